@@ -1,0 +1,1 @@
+"""Benchmarks: dated records of time, memory and accuracy."""

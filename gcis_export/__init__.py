@@ -1,0 +1,1 @@
+"""Export: checkpoint + prompts in, verified bundle out."""

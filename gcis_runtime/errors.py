@@ -1,0 +1,61 @@
+"""The one exception family of gCIS: what was received, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class GcisError(Exception):
+    """An error that a user can mend.
+
+    Args:
+        message: What went wrong, in one sentence without a full stop.
+        received: What was given, if that helps.
+        expected: What would have been right, if that helps.
+        fix: What to do about it, as an instruction.
+    """
+
+    def __init__(
+        self, message: str, *, received: str | None = None, expected: str | None = None, fix: str | None = None
+    ) -> None:
+        self.message = message
+        self.received = received
+        self.expected = expected
+        self.fix = fix
+        parts = [message]
+        if received is not None:
+            parts.append(f"received {received}")
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        line = "; ".join(parts)
+        super().__init__(f"{line}. {fix}" if fix else line)
+
+
+class ImageError(GcisError):
+    """An image that cannot be read or used."""
+
+
+class BundleError(GcisError):
+    """A bundle that is missing, damaged, of another schema, or not what was asked for."""
+
+
+class EngineError(GcisError):
+    """An inference engine or device that cannot be had."""
+
+
+class OutputError(GcisError):
+    """An output that cannot be written."""
+
+
+class CheckpointError(GcisError):
+    """A checkpoint or foreign weights file that cannot be used."""
+
+
+class DataError(GcisError):
+    """A datalist, a row of one, or a label that cannot be used."""
+
+
+class PromptError(GcisError):
+    """A prompt that is unknown or invalid."""
+
+
+class ParityError(GcisError):
+    """A graph whose answers differ from the network it was made from."""

@@ -1,0 +1,1 @@
+"""Training of the routed network: datalist in, checkpoint out."""
