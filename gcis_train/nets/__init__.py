@@ -1,0 +1,1 @@
+"""The network: encoder, decoder positions, routed and static assembly."""

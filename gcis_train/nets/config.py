@@ -1,0 +1,31 @@
+"""The network's configuration: what its parameter shapes follow from."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes of a gCIS network. Valid, or it does not exist.
+
+    Attributes:
+        feature_size: Channels of the first stage; a multiple of 12 (heads 3-6-12-24).
+        pathways: Residual blocks at each of the seven decoder positions.
+        text_dim: Length of a prompt's text embedding.
+        in_channels: Image channels.
+        out_channels: Classes of a prompt: background, foreground.
+    """
+
+    feature_size: int = 48
+    pathways: int = 6
+    text_dim: int = 512
+    in_channels: int = 1
+    out_channels: int = 2
+
+    def __post_init__(self) -> None:
+        if self.feature_size < 12 or self.feature_size % 12:
+            raise ValueError(f"feature size {self.feature_size} is not a positive multiple of 12")
+        if self.pathways < 1 or self.text_dim < 1 or self.in_channels < 1:
+            raise ValueError("pathways, text_dim and in_channels must be at least 1")
+        if self.out_channels != 2:
+            raise ValueError(f"{self.out_channels} classes: a prompt has two, background and foreground")

@@ -1,0 +1,63 @@
+"""The encoder: MONAI's Swin transformer and the convolutional blocks on its features."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from monai.networks.nets.swin_unetr import SwinTransformer
+from torch import Tensor, nn
+
+from gcis_train.nets.blocks import BottleneckBlock, PlainBlock
+
+WINDOW = 7
+PATCH = 2
+DEPTHS = (2, 2, 2, 2)
+HEADS = (3, 6, 12, 24)
+
+
+class Encoder(nn.Module):
+    """Image to six feature maps, from full resolution to 1/32.
+
+    Args:
+        in_channels: Image channels.
+        feature_size: Channels of the first stage.
+        checkpoint: Recompute the transformer's activations in the backward pass.
+    """
+
+    def __init__(self, *, in_channels: int, feature_size: int, checkpoint: bool = False) -> None:
+        super().__init__()
+        f = feature_size
+        self.swin = SwinTransformer(
+            in_chans=in_channels,
+            embed_dim=f,
+            window_size=(WINDOW,) * 3,
+            patch_size=(PATCH,) * 3,
+            depths=DEPTHS,
+            num_heads=HEADS,
+            use_checkpoint=checkpoint,
+        )
+        self.encoder1 = PlainBlock(in_channels, f)
+        self.encoder2 = PlainBlock(f, f)
+        self.encoder3 = PlainBlock(2 * f, 2 * f)
+        self.encoder4 = PlainBlock(4 * f, 4 * f)
+        self.encoder5 = BottleneckBlock(8 * f)
+        self.encoder10 = BottleneckBlock(16 * f)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the six maps that the decoder reads.
+
+        Args:
+            image: (B, in_channels, X, Y, Z) in [0, 1].
+
+        Returns:
+            Channels f, f, 2f, 4f, 8f, 16f at 1, 1/2, 1/4, 1/8, 1/16, 1/32 of the size.
+        """
+        hidden = cast("list[Tensor]", self.swin(image, normalize=True))
+        return (
+            self.encoder1(image),
+            self.encoder2(hidden[0]),
+            self.encoder3(hidden[1]),
+            self.encoder4(hidden[2]),
+            self.encoder5(hidden[3]),
+            self.encoder10(hidden[4]),
+        )
