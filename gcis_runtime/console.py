@@ -1,0 +1,82 @@
+"""How every command of gCIS ends: one clear line for an error, a traceback only on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from gcis_runtime.errors import GcisError
+
+USAGE_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+
+class _Guarded(click.Command):
+    """A command whose expected errors are one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("standalone_mode", None)
+        prog = self.name or "gcis"
+        try:
+            code = super().main(*args, prog_name=prog, standalone_mode=False, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo(f"{prog}: interrupted", err=True)
+            code = INTERRUPTED_EXIT
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        except (GcisError, OSError) as error:
+            code = _report(prog, error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class _GuardedGroup(_Guarded, click.Group):
+    """A group of commands with the same ending."""
+
+
+def _report(prog: str, error: GcisError | OSError) -> int:
+    if VERBOSE.on:
+        traceback.print_exc()
+    line = " ".join(str(error).split())
+    click.echo(f"{prog}: error: {line}", err=True)
+    return USAGE_EXIT
+
+
+class _Verbosity:
+    """Whether `-v` was given: read where the process ends."""
+
+    on = False
+
+
+VERBOSE = _Verbosity()
+
+
+def _verbose(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        VERBOSE.on = True
+
+
+def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    verbose = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Show tracebacks of errors."
+    )
+    version = click.version_option(package_name="gcis", prog_name="gcis")
+    return verbose(version(function))
+
+
+def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Decorate the function of a command called `name`."""
+    return lambda function: click.command(name, cls=_Guarded, **settings)(_with_options(function))
+
+
+def command_group(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Group]:
+    """Decorate the function of a group of commands called `name`."""
+    return lambda function: click.group(name, cls=_GuardedGroup, **settings)(_with_options(function))

@@ -1,0 +1,69 @@
+"""Dice plus cross-entropy, for two classes a prompt and for one softmax over all structures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMOOTH = 1e-5
+
+
+def soft_dice_loss(probability: Tensor, target: Tensor) -> Tensor:
+    """Return one minus the soft Dice of each row, with MONAI's smoothing.
+
+    Args:
+        probability: (N, ...) in [0, 1].
+        target: The same shape, 0 and 1.
+
+    Returns:
+        (N,) losses; zero where both are empty.
+    """
+    p, t = probability.flatten(1), target.flatten(1)
+    overlap = (p * t).sum(1)
+    total = p.sum(1) + t.sum(1)
+    return 1.0 - (2.0 * overlap + SMOOTH) / (total + SMOOTH)
+
+
+def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice (mean of both classes, as MONAI's `DiceCELoss` takes it) plus cross-entropy.
+
+    Args:
+        logits: (N, 2, X, Y, Z), background and foreground.
+        target: (N, X, Y, Z), 0 and 1.
+
+    Returns:
+        The mean over rows, a scalar.
+    """
+    logits = logits.float()
+    probability = logits.softmax(1)
+    dice = 0.5 * (
+        soft_dice_loss(probability[:, 1], target) + soft_dice_loss(probability[:, 0], 1.0 - target)
+    )
+    return dice.mean() + torch.nn.functional.cross_entropy(logits, target.long())
+
+
+def joint_loss(margins: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Dice plus cross-entropy of one softmax over background and all structures.
+
+    Background has logit zero, so that a prompt's logit is its margin. A structure that was not labelled
+    on a case leaves the softmax of that case: its voxels are counted as background there, and it is not
+    punished for claiming them.
+
+    Args:
+        margins: (N, P, X, Y, Z).
+        target: (N, X, Y, Z) int64; 0 background, `p + 1` structure `p`.
+        known: (N, P) bool: labelled on this case.
+
+    Returns:
+        A scalar.
+    """
+    margins = margins.float()
+    unknown = ~known[:, :, None, None, None]
+    logits = torch.cat((torch.zeros_like(margins[:, :1]), margins.masked_fill(unknown, -1e4)), dim=1)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, target)
+    probability = logits.softmax(1)[:, 1:]
+    classes = torch.arange(1, margins.shape[1] + 1, device=target.device)
+    one_hot = (target[:, None] == classes[None, :, None, None, None]).float()
+    dice = soft_dice_loss(probability.flatten(0, 1), one_hot.flatten(0, 1)).view(known.shape)
+    present = known & (one_hot.flatten(2).sum(2) > 0)
+    return cross_entropy + (dice * present).sum() / present.sum().clamp(min=1)

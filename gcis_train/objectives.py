@@ -1,0 +1,136 @@
+"""What a step optimises: the routed network as published, or a static one for all prompts at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gcis_train.losses import joint_loss, prompt_loss
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.pathway import Pathway
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Windows of one step.
+
+    Attributes:
+        names: Case of each window.
+        images: (N, 1, X, Y, Z) float32.
+        masks: For each window (T, X, Y, Z) float32.
+        prompts: For each window the T prompts of its masks.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    masks: tuple[Tensor, ...]
+    prompts: tuple[tuple[str, ...], ...]
+
+
+class Objective(Protocol):
+    """A network and its loss."""
+
+    @property
+    def net(self) -> nn.Module:
+        """The module whose parameters are trained."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Return the step's scalar loss; None when no window of the batch has a labelled structure."""
+
+    def evaluator(self) -> StaticGcisNet:
+        """Return a static network that gives every prompt's margin."""
+
+
+class RoutedObjective:
+    """Every (window, prompt) samples a pathway; the encoder runs once a window.
+
+    Args:
+        net: The routed network.
+        prompts: The prompt table's prompts.
+        embeddings: (P, text_dim).
+        tau: Temperature of the Gumbel-softmax.
+    """
+
+    def __init__(self, net: GcisNet, prompts: Sequence[str], embeddings: Tensor, *, tau: float) -> None:
+        self.net: GcisNet = net
+        self._embeddings = dict(zip(prompts, embeddings, strict=True))
+        self._tau = tau
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Return the mean loss over all (window, prompt) rows."""
+        rows = sum(len(p) for p in batch.prompts)
+        if rows == 0:
+            return None
+        features = self.net.encoder(batch.images)
+        losses = []
+        for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True)):
+            mine = tuple(f[index : index + 1] for f in features)
+            for mask, prompt in zip(masks, prompts, strict=True):
+                embedding = self._embeddings[prompt].to(batch.images.device)
+                gates = sample_gates(self.net.route(embedding), self._tau, generator)
+                pathway = Pathway(tuple(gates.argmax(-1).tolist()))
+                logits = self.net.decoder(mine, pathway, list(gates))
+                losses.append(prompt_loss(logits, mask[None]))
+        return torch.stack(losses).mean()
+
+    def pathways(self) -> dict[str, Pathway]:
+        """Return the pathway that evaluation uses for each prompt."""
+        with torch.no_grad():
+            device = next(self.net.parameters()).device
+            return {p: self.net.resolve(e.to(device)) for p, e in self._embeddings.items()}
+
+    def evaluator(self) -> StaticGcisNet:
+        """Return the static twin of the prompts' pathways."""
+        device = next(self.net.parameters()).device
+        return StaticGcisNet.resolved(self.net, list(self.pathways().values())).to(device).eval()
+
+
+class JointObjective:
+    """A static network with one softmax over background and all prompts.
+
+    Args:
+        net: A static network with one pathway for each prompt.
+        prompts: Its prompts, in channel order.
+    """
+
+    def __init__(self, net: StaticGcisNet, prompts: Sequence[str]) -> None:
+        self.net: StaticGcisNet = net
+        self._channel = {prompt: i for i, prompt in enumerate(prompts)}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Return the loss; structures that a case does not label are left out."""
+        known = torch.zeros(len(batch.names), len(self._channel), dtype=torch.bool, device=batch.images.device)
+        target = torch.zeros(
+            (len(batch.names), *batch.images.shape[2:]), dtype=torch.long, device=batch.images.device
+        )
+        for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True)):
+            for mask, prompt in zip(masks, prompts, strict=True):
+                known[index, self._channel[prompt]] = True
+                target[index][mask > 0] = self._channel[prompt] + 1
+        return joint_loss(self.net(batch.images), target, known) if known.any() else None
+
+    def evaluator(self) -> StaticGcisNet:
+        """Return the network itself."""
+        return self.net.eval()
+
+
+def sample_gates(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:
+    """Draw hard Gumbel-softmax weights with straight-through gradients.
+
+    Args:
+        logits: (7, K) router logits.
+        tau: Temperature.
+        generator: Source of the noise (on the CPU, so that a run does not depend on the device).
+
+    Returns:
+        (7, K): one-hot in value, softmax in gradient.
+    """
+    uniform = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)
+    noise = -torch.log(-torch.log(uniform)).to(logits.device)
+    soft = ((logits.float().log_softmax(-1) + noise) / tau).softmax(-1)
+    hard = torch.nn.functional.one_hot(soft.argmax(-1), logits.shape[-1]).to(soft.dtype)
+    return hard - soft.detach() + soft

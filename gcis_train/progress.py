@@ -1,0 +1,56 @@
+"""Progress of a training: a live line on a terminal, one line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+
+class Progress:
+    """Shows loss and time left.
+
+    Args:
+        stream: Where; a live line only if it is a terminal.
+    """
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._begin: tuple[float, int] | None = None
+        self._average: float | None = None
+
+    def step(self, *, epoch: int, step: int, steps: int, loss: float | None) -> None:
+        """Show one step."""
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = (now, step - 1)
+        if loss is not None:
+            self._average = loss if self._average is None else 0.95 * self._average + 0.05 * loss
+        if self._live:
+            rate = (now - self._begin[0]) / max(step - self._begin[1], 1)
+            shown = "-" if self._average is None else f"{self._average:.3f}"
+            line = f"epoch {epoch + 1}  step {step}/{steps}  loss {shown}  left {_clock(rate * (steps - step))}"
+            self._stream.write(f"\r{line:<78}")
+            self._stream.flush()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Show one finished epoch."""
+        parts = [f"epoch {record['epoch']}", f"{record['seconds']:.0f} s"]
+        if record.get("loss") is not None:
+            parts.append(f"loss {record['loss']:.4f}")
+        if "dice" in record:
+            each = ", ".join(f"{p} {d:.2f}" for p, d in record["dice_by_prompt"].items())
+            parts.append(f"Dice {record['dice']:.3f} ({each})")
+        self.say("  ".join(parts))
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        self._stream.write(("\r" + " " * 78 + "\r" if self._live else "") + text + "\n")
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,172 @@
+"""Training windows: what to draw is decided first, as a value, then applied.
+
+Decisions come from a generator seeded by (seed, epoch, item), so that a resumed run draws what an
+uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gcis_runtime.spec import Shape3
+from gcis_train.options import AugmentSpec, TrainOptions
+from gcis_train.sides import mirrored
+from gcis_train.volumes import CaseVolume
+
+BODY = 0.05
+"""Pre-processed intensity above which a voxel counts as body (about -154 HU in the default window)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowDraw:
+    """One training window, decided: where it is and how it is changed.
+
+    Attributes:
+        centre: Voxel of the case that the window is centred on.
+        flip: Axes to mirror.
+        turns: Quarter turns in the plane of the first two axes.
+        angles: Rotation about each axis, radians.
+        zoom: Size factor of what the window shows.
+        scale: Factor on the intensities.
+        shift: Added to the intensities.
+        targets: Index into the case's prompts and the prompt to train it as, for each mask.
+    """
+
+    centre: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+    turns: int
+    angles: tuple[float, float, float]
+    zoom: float
+    scale: float
+    shift: float
+    targets: tuple[tuple[int, str], ...]
+
+
+def draw_window(
+    case: CaseVolume, options: TrainOptions, *, prompts: Collection[str], rng: np.random.Generator
+) -> WindowDraw:
+    """Decide one window of a case.
+
+    Args:
+        case: Where to draw from.
+        options: Shares, probabilities, sizes.
+        prompts: Prompts of the run: a mirrored structure must be among them.
+        rng: Source of every choice.
+    """
+    a = options.augment
+    chosen = _choose_targets(len(case.prompts), options.max_prompts, rng)
+    centre = _centre(case, chosen, labelled=rng.random() < options.labelled_share, rng=rng)
+    wish = rng.random(3) < np.asarray(a.flip)
+    flip = [bool(f) for f in wish]
+    names = [case.prompts[i] for i in chosen]
+    if flip[case.left_right] and a.mirror == "sided":
+        names = [mirrored(n) for n in names]
+        if not set(names) <= set(prompts):
+            flip[case.left_right], names = False, [case.prompts[i] for i in chosen]
+    warp = rng.random() < a.affine
+    turns = int(rng.integers(1, 4)) if rng.random() < a.rotate90 else 0
+    if options.window.roi[0] != options.window.roi[1]:
+        turns = 2 if turns else 0  # a quarter turn would change the window's shape
+    return WindowDraw(
+        centre=centre,
+        flip=(flip[0], flip[1], flip[2]),
+        turns=turns,
+        angles=_angles(a, rng) if warp else (0.0, 0.0, 0.0),
+        zoom=float(np.exp(rng.uniform(-1, 1) * np.log1p(a.zoom))) if warp else 1.0,
+        scale=1 + a.intensity_size * rng.uniform(-1, 1) if rng.random() < a.intensity_scale else 1.0,
+        shift=a.intensity_size * rng.uniform(-1, 1) if rng.random() < a.intensity_shift else 0.0,
+        targets=tuple(zip(chosen, names, strict=True)),
+    )
+
+
+def _choose_targets(count: int, limit: int, rng: np.random.Generator) -> list[int]:
+    if limit and count > limit:
+        return sorted(rng.choice(count, size=limit, replace=False).tolist())
+    return list(range(count))
+
+
+def _angles(a: AugmentSpec, rng: np.random.Generator) -> tuple[float, float, float]:
+    x, y, z = np.deg2rad(a.degrees) * rng.uniform(-1, 1, 3)
+    return float(x), float(y), float(z)
+
+
+def _centre(
+    case: CaseVolume, chosen: list[int], *, labelled: bool, rng: np.random.Generator
+) -> tuple[int, int, int]:
+    """Pick a voxel: of a labelled structure (each structure equally likely), or of the body."""
+    flat: npt.NDArray[np.intp] = np.empty(0, np.intp)
+    if labelled and chosen:
+        flat = np.flatnonzero(case.mask(int(rng.choice(chosen))))
+    if not flat.size:
+        flat = np.flatnonzero(case.image > BODY)
+    voxel = int(flat[rng.integers(flat.size)]) if flat.size else int(rng.integers(case.image.size))
+    x, y, z = np.unravel_index(voxel, case.image.shape)
+    return int(x), int(y), int(z)
+
+
+def cut_window(case: CaseVolume, draw: WindowDraw, roi: Shape3) -> tuple[Tensor, Tensor]:
+    """Apply a decision.
+
+    Returns:
+        Image (1, *roi) float32 and masks (targets, *roi) float32 of 0 and 1. Beyond the case the
+        image is 0 (air) and the masks are empty.
+    """
+    warped = draw.zoom != 1.0 or any(draw.angles)
+    margin = 1.0 if not warped else 1.5
+    block = _block_around(draw.centre, roi, margin)
+    image = torch.from_numpy(_take(case.image, block).astype(np.float32))[None]
+    masks = torch.from_numpy(
+        np.stack([_take(case.mask(i), block) for i, _ in draw.targets]).astype(np.float32)
+        if draw.targets
+        else np.zeros((0, *image.shape[1:]), np.float32)
+    )
+    if warped:
+        grid = _grid(draw, roi, (image.shape[1], image.shape[2], image.shape[3]))
+        image = _resample(image, grid, "bilinear")
+        masks = _resample(masks, grid, "nearest")
+    axes = [1 + axis for axis, on in enumerate(draw.flip) if on]
+    both = torch.cat((image, masks))
+    both = torch.rot90(torch.flip(both, axes) if axes else both, draw.turns, (1, 2))
+    image = torch.clamp(both[:1] * draw.scale + draw.shift, 0.0, 1.0)
+    return image.contiguous(), both[1:].contiguous()
+
+
+Block = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def _block_around(centre: tuple[int, int, int], roi: Shape3, margin: float) -> Block:
+    sizes = [int(np.ceil(r * margin / 2)) * 2 for r in roi]
+    x, y, z = ((c - s // 2, c - s // 2 + s) for c, s in zip(centre, sizes, strict=True))
+    return x, y, z
+
+
+def _take(array: npt.NDArray[np.generic], block: Block) -> npt.NDArray[np.generic]:
+    """Cut a block that may reach beyond the array; what is beyond is zero."""
+    inside = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(block, array.shape, strict=True))
+    pad = [(max(-lo, 0), max(hi - n, 0)) for (lo, hi), n in zip(block, array.shape, strict=True)]
+    piece = array[inside]
+    return np.pad(piece, pad) if any(map(any, pad)) else piece
+
+
+def _grid(draw: WindowDraw, roi: Shape3, size: Shape3) -> Tensor:
+    """Sampling positions (1, *roi, 3) in the block's normalised coordinates, last axis Z, Y, X."""
+    a, b, c = draw.angles
+    rx = torch.tensor([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = torch.tensor([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = torch.tensor([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    turn = ((rz @ ry @ rx) * draw.zoom).float()
+    axes = [torch.arange(r, dtype=torch.float32) - (r - 1) / 2 for r in roi]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ turn.T
+    normal = points * 2 / torch.tensor(size, dtype=torch.float32)
+    return normal.flip(-1)[None]
+
+
+def _resample(volume: Tensor, grid: Tensor, mode: str) -> Tensor:
+    sampled = torch.nn.functional.grid_sample(volume[None], grid, mode=mode, align_corners=False)
+    return sampled[0]

@@ -1,0 +1,191 @@
+"""The two trainings: a static warm start with one softmax, and the routed network as published."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcis_runtime.errors import CheckpointError, DataError
+from gcis_train import checkpoint
+from gcis_train.checkpoint import CheckpointConfig
+from gcis_train.datalist import Case, group_cases, prompts_of, read_datalist
+from gcis_train.feed import Feed
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.objectives import JointObjective, Objective, RoutedObjective
+from gcis_train.options import TrainOptions
+from gcis_train.pathway import Pathway, group_equal, spread
+from gcis_train.progress import Progress
+from gcis_train.text import TextEncoder
+from gcis_train.trainer import Outcome, Trainer, write_options
+from gcis_train.upcycle import upcycle
+from gcis_train.volumes import load_case
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a run works on: cases, prompts and their embeddings."""
+
+    training: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    prompts: tuple[str, ...]
+    embeddings: Tensor
+    text_weights: str
+
+
+def gather(datalist: Path, options: TrainOptions) -> Material:
+    """Read the datalist and embed its prompts.
+
+    Raises:
+        DataError: A bad datalist, or nothing to train on.
+        CheckpointError: Text weights that cannot be had.
+        PromptError: A prompt that the text tower cannot read.
+    """
+    rows = read_datalist(datalist)
+    training = group_cases(rows.training, folder=datalist.parent)
+    if not training:
+        raise DataError(f"{datalist} has no training rows", fix="Add rows under \"training\".")
+    validation = group_cases(rows.validation, folder=datalist.parent)
+    prompts = prompts_of(training + validation)
+    encoder = TextEncoder(options.text_model, options.text_weights, seed=options.text_seed)
+    return Material(
+        training=training,
+        validation=validation[: options.validation_cases or None],
+        prompts=prompts,
+        embeddings=encoder.embed(prompts),
+        text_weights=encoder.weights,
+    )
+
+
+def warm_start(
+    material: Material, options: TrainOptions, run_dir: Path, *, resume: bool, device: torch.device, progress: Progress
+) -> Outcome:
+    """Train a static network with one softmax over all prompts, then upcycle it.
+
+    The run folder gets `static/` (its own run) and, when finished, `routed/`: a routed checkpoint that gives
+    the best static checkpoint's answers, for `pretrain --pretrained`.
+    """
+    pathways = spread(len(material.prompts), pathways=options.network.pathways)
+    torch.manual_seed(options.seed)
+    net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint).to(device)
+    objective = JointObjective(net, material.prompts)
+    describe = _describer(material, options, kind="static", pathways=pathways, stage="warm start")
+    outcome = _train(objective, material, options, run_dir / "static", describe, resume=resume, progress=progress)
+    if outcome.finished:
+        best = checkpoint.load(run_dir / "static")
+        routed = upcycle(best.static(), material.embeddings)
+        notes = {**best.config.provenance, "upcycled": True}
+        config = _describer(material, options, kind="routed", pathways=(), stage="warm start")(notes)
+        checkpoint.save(run_dir / "routed", config, routed.state_dict())
+    return outcome
+
+
+def pretrain(
+    material: Material,
+    options: TrainOptions,
+    run_dir: Path,
+    *,
+    pretrained: Path | None,
+    resume: bool,
+    device: torch.device,
+    progress: Progress,
+) -> Outcome:
+    """Train the routed network on every (window, prompt).
+
+    Raises:
+        CheckpointError: `pretrained` does not fit the network.
+    """
+    torch.manual_seed(options.seed)
+    net = GcisNet(options.network, checkpoint=options.grad_checkpoint)
+    if pretrained is not None and not resume:
+        _initialise(net, checkpoint.load(pretrained), progress)
+    objective = RoutedObjective(net.to(device), material.prompts, material.embeddings, tau=options.tau)
+    describe = _describer(material, options, kind="routed", pathways=(), stage="pretraining")
+    outcome = _train(objective, material, options, run_dir, describe, resume=resume, progress=progress)
+    report_coincidences(objective.pathways(), progress)
+    return outcome
+
+
+def report_coincidences(pathways: dict[str, Pathway], progress: Progress) -> None:
+    """Name the prompts whose seven choices coincide: their masks are the same."""
+    for group in group_equal(pathways):
+        names = ", ".join(repr(p) for p in group)
+        progress.say(f"warning: {names} share all seven pathways ({pathways[group[0]]}): they give the same mask")
+
+
+def _initialise(net: GcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
+    """Copy every tensor of `source` that the network has in the same shape, and say what was used."""
+    state = net.state_dict()
+    used = [n for n, t in source.weights.items() if n in state and state[n].shape == t.shape]
+    if not any(n.startswith("encoder.") for n in used):
+        raise CheckpointError(
+            f"{source.folder} shares no encoder tensor with this network",
+            received=f"feature size {source.config.network.feature_size}",
+            expected=f"feature size {net.config.feature_size}",
+        )
+    net.load_state_dict({**state, **{n: source.weights[n] for n in used}})
+    progress.say(f"initialised {len(used)} of {len(state)} tensors from {source.folder}")
+    rest = [n for n in state if n not in set(used)]
+    if rest:
+        progress.say(f"  left at their random values: {', '.join(rest[:8])}{' …' if len(rest) > 8 else ''}")
+
+
+def _describer(
+    material: Material, options: TrainOptions, *, kind: str, pathways: tuple[Pathway, ...], stage: str
+) -> Callable[[dict[str, Any]], CheckpointConfig]:
+    def describe(notes: dict[str, Any]) -> CheckpointConfig:
+        return CheckpointConfig(
+            kind="static" if kind == "static" else "routed",
+            network=options.network,
+            preprocess=options.preprocess,
+            window=options.window,
+            prompts=checkpoint.prompt_table(material.prompts, material.embeddings),
+            path_selections=tuple(p.one_based for p in pathways),
+            text_model=options.text_model,
+            text_weights=material.text_weights,
+            provenance={
+                "stage": stage,
+                "training_cases": len(material.training),
+                "phantoms_per_epoch": options.phantoms,
+                **notes,
+            },
+        )
+
+    return describe
+
+
+def _train(
+    objective: Objective,
+    material: Material,
+    options: TrainOptions,
+    run_dir: Path,
+    describe: Callable[[dict[str, Any]], CheckpointConfig],
+    *,
+    resume: bool,
+    progress: Progress,
+) -> Outcome:
+    write_options(run_dir, options)
+    cached: list[Any] = []
+
+    def validation() -> list[Any]:
+        if not cached:
+            cached.extend(load_case(case, options.preprocess) for case in material.validation)
+        return cached
+
+    trainer = Trainer(
+        objective=objective,
+        feed=Feed(material.training, material.prompts, options),
+        prompts=material.prompts,
+        validation=validation,
+        options=options,
+        run_dir=run_dir,
+        describe=describe,
+        progress=progress,
+    )
+    if resume and (run_dir / checkpoint.POINTER_FILE).is_file():
+        trainer.resume()
+    return trainer.run()

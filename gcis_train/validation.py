@@ -1,0 +1,55 @@
+"""Validation on the training grid: sliding windows, label map, Dice of every labelled structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.options import TrainOptions
+from gcis_train.volumes import CaseVolume
+
+
+def validate(
+    net: StaticGcisNet, prompts: Sequence[str], volumes: Iterable[CaseVolume], options: TrainOptions
+) -> dict[str, list[float]]:
+    """Return the Dice of every labelled structure, by prompt; a prompt without a case has no entry.
+
+    Args:
+        net: Gives the margins of `prompts`, in this order.
+        prompts: Channels of the network.
+        volumes: Pre-processed cases.
+        options: Window and overlap.
+    """
+    device = next(net.parameters()).device
+    scores: dict[str, list[float]] = {}
+    for volume in volumes:
+        image = torch.from_numpy(volume.image.astype(np.float32))[None, None].to(device)
+        with torch.no_grad():
+            margins = sliding_window_inference(
+                image,
+                roi_size=options.window.roi,
+                sw_batch_size=1,
+                predictor=net,
+                overlap=options.validation_overlap,
+                mode=options.window.blend,
+                sigma_scale=options.window.sigma_scale,
+                cval=options.window.padding_value,
+            )
+        best, channel = margins[0].max(0)
+        labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().numpy()
+        for index, prompt in enumerate(volume.prompts):
+            if prompt not in prompts:
+                continue
+            predicted = labels == prompts.index(prompt) + 1
+            scores.setdefault(prompt, []).append(dice(predicted, volume.mask(index)))
+    return scores
+
+
+def dice(predicted: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], truth: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    """Return the Dice coefficient of two masks; 1 when both are empty."""
+    total = int(predicted.sum()) + int(truth.sum())
+    return 2.0 * int((predicted & truth).sum()) / total if total else 1.0

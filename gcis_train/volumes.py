@@ -1,0 +1,156 @@
+"""Cases as arrays: pre-processed once as the `PreprocessSpec` says, kept compactly in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+
+from gcis_runtime.errors import DataError
+from gcis_runtime.phantom import STRUCTURES, make_phantom
+from gcis_runtime.spec import PreprocessSpec
+from gcis_train.datalist import Case
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseVolume:
+    """A pre-processed case.
+
+    Attributes:
+        name: For messages.
+        image: (X, Y, Z) float16 in [0, 1].
+        labels: (X, Y, Z) uint8: 0 nothing, `i + 1` the structure `prompts[i]`. Where structures overlap,
+            `overlaps` holds the full masks.
+        prompts: The labelled structures.
+        left_right: Axis that runs between the patient's left and right.
+        overlaps: Full masks (bool) of structures that share voxels with another, by index.
+    """
+
+    name: str
+    image: npt.NDArray[np.float16]
+    labels: npt.NDArray[np.uint8]
+    prompts: tuple[str, ...]
+    left_right: int
+    overlaps: dict[int, npt.NDArray[np.bool_]]
+
+    def mask(self, index: int) -> npt.NDArray[np.bool_]:
+        """Return the mask of structure `index`."""
+        return self.overlaps[index] if index in self.overlaps else self.labels == index + 1
+
+
+def preprocessing(spec: PreprocessSpec, *, keys: Sequence[str]) -> Compose:
+    """Return MONAI's transforms for `spec`: `image` trilinear, every other key nearest."""
+    transforms: list[object] = [
+        LoadImaged(keys=keys, image_only=True),
+        EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
+    ]
+    if spec.orientation is not None:
+        transforms.append(Orientationd(keys=keys, axcodes=spec.orientation, labels=None))
+    if spec.spacing is not None:
+        modes = ["bilinear" if key == "image" else "nearest" for key in keys]
+        transforms.append(Spacingd(keys=keys, pixdim=spec.spacing, mode=modes))
+    low, high = spec.intensity_window
+    transforms.append(
+        ScaleIntensityRanged(keys=["image"], a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
+    )
+    return Compose(transforms)
+
+
+def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
+    """Read and pre-process a case.
+
+    Raises:
+        DataError: A file that cannot be read, a label on another grid, or non-finite intensities.
+    """
+    files = tuple(dict.fromkeys(t.label for t in case.targets))
+    keys = ["image", *(f"label{i}" for i in range(len(files)))]
+    _check_grids(case.image, files)
+    try:
+        data = preprocessing(spec, keys=keys)(dict(zip(keys, [case.image, *files], strict=True)))
+    except Exception as error:
+        raise DataError(f"the case {case.name} cannot be pre-processed", received=str(error)) from error
+    image = np.asarray(data["image"][0], dtype=np.float32)
+    if not np.isfinite(image).all():
+        raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave out the image.")
+    masks = []
+    for target in case.targets:
+        values = np.rint(np.asarray(data[keys[1 + files.index(target.label)]][0]))
+        masks.append(values > 0 if target.label_value is None else values == target.label_value)
+    affine = np.asarray(data["image"].affine, dtype=np.float64)
+    return _pack(case.name, image, masks, tuple(t.prompt for t in case.targets), affine)
+
+
+def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
+    """Return a synthetic head and neck as a pre-processed case (made on the spec's grid, in RAS).
+
+    Raises:
+        DataError: The spec asks for an orientation other than RAS.
+    """
+    if spec.orientation != "RAS" or spec.spacing is None:
+        raise DataError(
+            "phantoms need a fixed grid",
+            received=f"orientation {spec.orientation}, spacing {spec.spacing}",
+            expected="orientation RAS and a spacing",
+        )
+    phantom = make_phantom(seed, spacing=spec.spacing)
+    low, high = spec.intensity_window
+    image = np.clip((phantom.ct.astype(np.float32) - low) / (high - low), 0.0, 1.0)
+    present = [value for value in STRUCTURES if (phantom.labels == value).any()]
+    masks = [phantom.labels == value for value in present]
+    return _pack(f"phantom {seed}", image, masks, tuple(STRUCTURES[v] for v in present), phantom.affine)
+
+
+def _check_grids(image: Path, labels: Sequence[Path]) -> None:
+    """Compare headers only; the transforms read the voxels."""
+    try:
+        reference = nib.load(image)
+        grids = [(path, nib.load(path)) for path in labels]
+    except Exception as error:
+        raise DataError(f"a file of the case {image.name} cannot be read", received=str(error)) from error
+    for path, label in grids:
+        if label.shape != reference.shape or not np.allclose(label.affine, reference.affine, atol=1e-2):
+            raise DataError(
+                f"the label {path.name} is on another grid than {image.name}",
+                received=f"shape {label.shape}",
+                expected=f"shape {reference.shape} and the same affine",
+                fix="Resample the label to the image.",
+            )
+
+
+def _pack(
+    name: str,
+    image: npt.NDArray[np.float32],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    prompts: tuple[str, ...],
+    affine: npt.NDArray[np.float64],
+) -> CaseVolume:
+    labels = np.zeros(image.shape, np.uint8)
+    overlaps: dict[int, npt.NDArray[np.bool_]] = {}
+    for index, mask in enumerate(masks):
+        for other in np.unique(labels[mask]):
+            if other:
+                overlaps[int(other) - 1] = masks[int(other) - 1]
+                overlaps[index] = mask
+        labels[mask] = index + 1
+    codes = nib.aff2axcodes(affine)
+    left_right = next(axis for axis, code in enumerate(codes) if code in ("L", "R"))
+    return CaseVolume(
+        name=name,
+        image=image.astype(np.float16),
+        labels=labels,
+        prompts=prompts,
+        left_right=left_right,
+        overlaps=overlaps,
+    )
