@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint
+from gcis_train.allocator import keep_freed_memory
 from gcis_train.checkpoint import CheckpointConfig
 from gcis_train.datalist import Case, group_cases, prompts_of, read_datalist
 from gcis_train.feed import Feed
@@ -168,6 +169,7 @@ def _train(
     resume: bool,
     progress: Progress,
 ) -> Outcome:
+    keep_freed_memory()
     write_options(run_dir, options)
     cached: list[Any] = []
 
