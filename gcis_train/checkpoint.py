@@ -40,7 +40,8 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What `config.json` holds.
 
     Attributes:
-        kind: `"routed"`, or `"static"` with `path_selections` (counted from 1), one for each prompt.
+        kind: `"routed"`; `"static"` with `path_selections` (counted from 1), one for each prompt or a single
+            one without a prompt; `"encoder"`, weights to start a training from.
         preprocess: None when imported weights do not say theirs.
         window: None when imported weights do not say theirs.
         prompts: The prompt table.
@@ -51,7 +52,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     schema: Literal["gcis-checkpoint"] = "gcis-checkpoint"
     schema_version: Literal[1] = 1
-    kind: Literal["routed", "static"]
+    kind: Literal["routed", "static", "encoder"]
     network: NetworkConfig
     preprocess: PreprocessSpec | None = None
     window: WindowSpec | None = None
@@ -91,11 +92,14 @@ class Checkpoint:
         """Return the routed network in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is static.
+            CheckpointError: The checkpoint is static or holds an encoder only.
         """
         if self.config.kind != "routed":
             raise CheckpointError(
-                f"{self.folder} holds a static network", expected="a routed one", fix="Use a pretrained checkpoint."
+                f"{self.folder} holds a network of another kind",
+                received=self.config.kind,
+                expected="routed",
+                fix="Use a pretrained checkpoint.",
             )
         net = GcisNet(self.config.network)
         _load(net, self.weights, self.folder)
@@ -105,10 +109,12 @@ class Checkpoint:
         """Return the static network of a static checkpoint, in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is routed.
+            CheckpointError: The checkpoint is routed or holds an encoder only.
         """
         if self.config.kind != "static":
-            raise CheckpointError(f"{self.folder} holds a routed network", expected="a static one")
+            raise CheckpointError(
+                f"{self.folder} holds a network of another kind", received=self.config.kind, expected="static"
+            )
         paths = [Pathway(tuple(n - 1 for n in one_based)) for one_based in self.config.path_selections]
         net = StaticGcisNet(self.config.network, paths)
         _load(net, self.weights, self.folder)

@@ -24,8 +24,12 @@ def main() -> None:
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every training shares; what is not given comes from --config or the recipe."""
     options = [
-        click.option("--datalist", type=FILE, required=True, help="Datalist JSON (training / validation rows)."),
-        click.option("--run-dir", type=FOLDER, required=True, help="Folder of the run: checkpoints, logs, options."),
+        click.option(
+            "--datalist", type=FILE, required=True, help="Datalist JSON (training / validation rows)."
+        ),
+        click.option(
+            "--run-dir", type=FOLDER, required=True, help="Folder of the run: checkpoints, logs, options."
+        ),
         click.option("--config", type=FILE, help="JSON file of options; flags override it."),
         click.option("--feature-size", type=int, help="Channels of the first stage, a multiple of 12 [48]."),
         click.option("--pathways", type=int, help="Residual blocks at each decoder position [6]."),
@@ -39,10 +43,16 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--learning-rate", type=float, help="Peak learning rate [1e-4]."),
         click.option("--validate-every", type=int, help="Epochs between validations [10]."),
         click.option("--validation-cases", type=int, help="Cases of a validation, 0 for all [0]."),
-        click.option("--amp", type=click.Choice(["auto", "none", "bf16", "fp16"]), help="Mixed precision [auto]."),
+        click.option(
+            "--amp", type=click.Choice(["auto", "none", "bf16", "fp16"]), help="Mixed precision [auto]."
+        ),
         click.option("--no-amp", is_flag=True, help="The same as --amp none."),
-        click.option("--mirror", type=click.Choice(["sided", "plain"]), help="Mirroring of left and right [sided]."),
-        click.option("--grad-checkpoint", is_flag=True, default=None, help="Recompute transformer activations."),
+        click.option(
+            "--mirror", type=click.Choice(["sided", "plain"]), help="Mirroring of left and right [sided]."
+        ),
+        click.option(
+            "--grad-checkpoint", is_flag=True, default=None, help="Recompute transformer activations."
+        ),
         click.option("--clip-weights", help="CLIP weights: a tag, a file, or 'random' [openai]."),
         click.option("--seed", type=int, help="Seed of weights, windows and routing [0]."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
@@ -57,7 +67,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @training_options
 @click.option("--pretrained", type=ANY, help="Checkpoint to start from.")
 @click.option("--tau", type=float, help="Temperature of the Gumbel-softmax [1.0].")
-def pretrain(datalist: Path, run_dir: Path, pretrained: Path | None, device: str, resume: bool, **flags: Any) -> None:
+def pretrain(
+    datalist: Path, run_dir: Path, pretrained: Path | None, device: str, resume: bool, **flags: Any
+) -> None:
     """Train the routed network on a datalist."""
     from gcis_train import stages
     from gcis_train.settings import check_run_folder, pick_device, resolve_options
@@ -92,6 +104,108 @@ def warmstart(datalist: Path, run_dir: Path, device: str, resume: bool, **flags:
     _finish(outcome, run_dir)
 
 
+@main.command()
+@click.option("--checkpoint", type=ANY, help="Checkpoint or run folder: evaluated with PyTorch and MONAI.")
+@click.option("--bundle", help="Bundle: evaluated exactly as gcis-run runs it.")
+@click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
+@click.option(
+    "--split", type=click.Choice(["validation", "training"]), default="validation", show_default=True
+)
+@click.option("--cases", type=int, default=0, help="Only the first N cases.")
+@click.option("--overlap", type=float, help="Window overlap [the checkpoint's].")
+@click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
+@click.option("--precision", default="auto", show_default=True, help="Precision of --bundle.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "-o", "--out", type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md."
+)
+def evaluate(
+    checkpoint: Path | None,
+    bundle: str | None,
+    datalist: Path,
+    split: str,
+    cases: int,
+    overlap: float | None,
+    engine: str,
+    precision: str,
+    device: str,
+    out: Path,
+) -> None:
+    """Dice of every labelled structure of a datalist, on the images' own grids."""
+    from gcis_train import checkpoint as checkpoints
+    from gcis_train.bundles import bundle_segment
+    from gcis_train.datalist import group_cases, read_datalist
+    from gcis_train.evaluate import evaluate as run
+    from gcis_train.evaluate import network_segment, table, write_results
+    from gcis_train.settings import pick_device
+
+    if (checkpoint is None) == (bundle is None):
+        raise click.UsageError("Give --checkpoint or --bundle.")
+    rows = read_datalist(datalist)
+    chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
+    chosen = chosen[: cases or None]
+    if checkpoint is not None:
+        found = checkpoints.load(checkpoint)
+        segment, values = network_segment(found, overlap=overlap, device=pick_device(device))
+        notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch"}
+        scores = run(chosen, segment, values, progress=_progress().say)
+    else:
+        with bundle_segment(str(bundle), engine=engine, precision=precision) as (segment, values, notes):
+            scores = run(chosen, segment, values, progress=_progress().say)
+    result = write_results(out, scores, {"datalist": datalist.name, "split": split, **notes})
+    click.echo(table(result))
+
+
+@main.command()
+@click.option("--checkpoint", type=ANY, required=True, help="Routed checkpoint or run folder.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for more [all that it knows].")
+@click.option("--clip-weights", help="CLIP weights for prompts that it does not know.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def paths(checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool) -> None:
+    """Print the pathway of each prompt at the seven positions, counted from 1, with router margins."""
+    import json
+
+    from gcis_train import checkpoint as checkpoints
+    from gcis_train.prompts import embeddings_of
+    from gcis_train.routing import route, routing_table
+
+    found = checkpoints.load(checkpoint)
+    net = found.routed()
+    wanted = prompts or found.prompts
+    vectors = embeddings_of(found, wanted, clip_weights=clip_weights)
+    routings = [route(net, prompt, vector) for prompt, vector in vectors.items()]
+    if as_json:
+        click.echo(json.dumps([r.as_dict() for r in routings], indent=2))
+    else:
+        click.echo(routing_table(routings))
+
+
+@main.command("import")
+@click.argument("file", type=FILE)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
+@click.option("--prompt", help="What a single-task checkpoint segments.")
+@click.option("--json", "as_json", is_flag=True, help="Print every tensor's fate as JSON.")
+def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
+    """Read published gCIS weights or SwinUNETR weights into a checkpoint."""
+    import json
+
+    from gcis_train.foreign import import_file
+
+    found = import_file(file, out, prompt=prompt)
+    if as_json:
+        report = {"kind": found.kind, "used": found.used, "unused": found.unused, "missing": found.missing}
+        click.echo(json.dumps(report, indent=2))
+        return
+    network = found.config.network
+    click.echo(f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways")
+    click.echo(f"used {len(found.used)} tensors, unused {len(found.unused)}, missing {len(found.missing)}")
+    for name, reason in found.unused.items():
+        click.echo(f"  unused   {name} ({reason})")
+    for name in found.missing:
+        click.echo(f"  missing  {name} (starts at random in a training)")
+    click.echo(f"written to {out}")
+
+
 def _progress() -> Any:
     from gcis_train.progress import Progress
 
@@ -103,5 +217,7 @@ def _finish(outcome: Any, run_dir: Path) -> None:
     if outcome.finished:
         click.echo(f"finished after epoch {outcome.epoch}{best}; checkpoints in {run_dir}")
         return
-    click.echo(f"stopped in epoch {outcome.epoch + 1}{best}; run the same command with --resume to go on", err=True)
+    click.echo(
+        f"stopped in epoch {outcome.epoch + 1}{best}; run the same command with --resume to go on", err=True
+    )
     raise SystemExit(130)
