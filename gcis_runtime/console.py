@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -19,11 +19,10 @@ INTERRUPTED_EXIT = 130
 class _Guarded(click.Command):
     """A command whose expected errors are one line on stderr and exit code 2."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("standalone_mode", None)
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         prog = self.name or "gcis"
         try:
-            code = super().main(*args, prog_name=prog, standalone_mode=False, **kwargs)
+            code = super().main(args, prog_name=prog, standalone_mode=False)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
@@ -33,7 +32,7 @@ class _Guarded(click.Command):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
-        except (GcisError, OSError) as error:
+        except (GcisError, OSError, MemoryError) as error:
             code = _report(prog, error)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -42,12 +41,18 @@ class _GuardedGroup(_Guarded, click.Group):
     """A group of commands with the same ending."""
 
 
-def _report(prog: str, error: GcisError | OSError) -> int:
+def _report(prog: str, error: BaseException) -> int:
+    click.echo(f"{prog}: error: {error_line(error)}", err=True)
+    return USAGE_EXIT
+
+
+def error_line(error: BaseException) -> str:
+    """Say in one line what went wrong; with `-v`, print the traceback of the error being handled first."""
     if VERBOSE.on:
         traceback.print_exc()
-    line = " ".join(str(error).split())
-    click.echo(f"{prog}: error: {line}", err=True)
-    return USAGE_EXIT
+    if isinstance(error, MemoryError):
+        return " ".join(f"out of memory {error}".split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Verbosity:
@@ -64,12 +69,20 @@ def _verbose(_context: click.Context, _parameter: click.Parameter, value: bool) 
         VERBOSE.on = True
 
 
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_verbose,
+    help="Show tracebacks of errors.",
+)
+"""`-v`, which commands and groups made here have; add it to the commands of a group."""
+
+
 def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    verbose = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Show tracebacks of errors."
-    )
     version = click.version_option(package_name="gcis", prog_name="gcis")
-    return verbose(version(function))
+    return verbose_option(version(function))
 
 
 def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:

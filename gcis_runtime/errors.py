@@ -14,7 +14,12 @@ class GcisError(Exception):
     """
 
     def __init__(
-        self, message: str, *, received: str | None = None, expected: str | None = None, fix: str | None = None
+        self,
+        message: str,
+        *,
+        received: str | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
     ) -> None:
         self.message = message
         self.received = received

@@ -6,14 +6,14 @@ more than this version understands is not guessed at.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from gcis_runtime.errors import BundleError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
-SCHEMA = "gcis-bundle"
+SCHEMA: Final = "gcis-bundle"
 SCHEMA_VERSION = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"

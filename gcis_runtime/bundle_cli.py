@@ -1,0 +1,150 @@
+"""`gcis-bundle`: look at bundles and at what can run them here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gcis_runtime.console import USAGE_EXIT, command_group, verbose_option
+
+if TYPE_CHECKING:
+    from gcis_runtime.bundle import Bundle
+
+PROGRAM = "gcis-bundle"
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@command_group(PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Look at exported bundles, verify them, and see what can run here."""
+
+
+@main.command("list")
+@_JSON
+@verbose_option
+def list_(as_json: bool) -> None:
+    """List the installed bundles and the shipped demo."""
+    from gcis_runtime.store import list_bundles, store_folder
+    from gcis_runtime.tables import table
+
+    entries = list_bundles(with_demo=True)
+    if as_json:
+        _print_json(
+            {
+                "store": str(store_folder()),
+                "bundles": [
+                    {
+                        "slug": e.slug,
+                        "folder": str(e.folder),
+                        "prompts": [label.prompt for label in e.manifest.labels] if e.manifest else [],
+                        "problem": e.problem,
+                    }
+                    for e in entries
+                ],
+            }
+        )
+        return
+    if not entries:
+        click.echo(f"No bundle in {store_folder()}. Export one with gcis-export.")
+        return
+    rows = [["bundle", "prompts", "folder"]]
+    for e in entries:
+        prompts = (
+            ", ".join(label.prompt for label in e.manifest.labels)
+            if e.manifest
+            else f"unreadable: {e.problem}"
+        )
+        rows.append([e.slug, prompts, str(e.folder)])
+    click.echo(table(rows))
+
+
+@main.command()
+@click.argument("bundle", metavar="B")
+@_JSON
+@verbose_option
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show prompts, pathways, engines, parity and provenance of bundle B (folder, name or 'demo')."""
+    opened = _open(bundle)
+    if as_json:
+        _print_json({"folder": str(opened.folder), "sha256": opened.sha256, "manifest": opened.manifest})
+        return
+    from gcis_runtime.inspection import describe
+
+    click.echo(describe(opened))
+
+
+@main.command()
+@click.argument("bundle", metavar="B")
+@click.option(
+    "--run", "run_engines", is_flag=True, help="Run one window with every engine that can run here."
+)
+@_JSON
+@verbose_option
+def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
+    """Check schema, paths, sizes and hashes of bundle B; with --run also its engines."""
+    from gcis_runtime.inspection import run_window
+
+    opened = _open(bundle)
+    runs = run_window(opened) if run_engines else []
+    ok = all(r["ok"] for r in runs)
+    if as_json:
+        _print_json({"folder": str(opened.folder), "sha256": opened.sha256, "ok": ok, "engines": runs})
+        return 0 if ok else USAGE_EXIT
+    click.echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
+    for r in runs:
+        if r["ok"]:
+            click.echo(
+                f"{r['engine']}: one window in {r['seconds']:.2f} s; differs from onnx by {r['max_abs']:.3g}"
+            )
+        else:
+            click.echo(f"{PROGRAM}: error: {r['engine']}: {r['problem']}", err=True)
+    return 0 if ok else USAGE_EXIT
+
+
+@main.command()
+@_JSON
+@verbose_option
+def doctor(as_json: bool) -> None:
+    """Show versions, processor, providers and devices, and which engines can run here."""
+    from dataclasses import asdict
+
+    from gcis_runtime.doctor import examine
+    from gcis_runtime.tables import table
+
+    found = examine()
+    if as_json:
+        _print_json(found | {"engines": [asdict(f) for f in found["engines"]]})
+        return
+    rows = [["python", found["python"]], ["system", found["system"]]]
+    rows += [[name, version] for name, version in found["packages"].items()]
+    rows += [
+        ["CPUs usable", str(found["cpus"])],
+        ["CPU features", ", ".join(found["cpu_flags"]) or "unknown"],
+        ["CUDA driver", found["cuda_driver"] or "none"],
+        ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
+    ]
+    rows += [[f"OpenVINO {device}", ", ".join(caps)] for device, caps in found["openvino"].items()]
+    click.echo(table(rows))
+    click.echo("")
+    engines = [[f.engine, f.device, "yes" if f.works else "no", f.why] for f in found["engines"]]
+    click.echo(table([["engine", "device", "runs", "why"], *engines]))
+
+
+def _open(bundle: str) -> Bundle:
+    """Find and verify a bundle."""
+    from gcis_runtime.bundle import open_bundle
+    from gcis_runtime.store import find_bundle
+
+    return open_bundle(find_bundle(bundle))
+
+
+def _print_json(document: Any) -> None:
+    """Print one indented JSON document."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A bundle described for people, and tried on one window."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.bundle import Bundle
+from gcis_runtime.errors import GcisError
+from gcis_runtime.manifest import POSITIONS, Manifest
+from gcis_runtime.sessions import open_session
+from gcis_runtime.tables import table
+
+
+def describe(bundle: Bundle) -> str:
+    """Describe a bundle: structures, pathways counted from 1, grid, engines, parity, provenance, sizes."""
+    m = bundle.manifest
+    p = m.preprocess
+    spacing = "the file's spacing" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
+    roi = " x ".join(map(str, m.window.roi))
+    low, high = p.intensity_window
+    grid = f"{p.orientation or 'the file order'}, {spacing}, HU {low:g} to {high:g}"
+    parts = [
+        f"{m.name}   {bundle.folder}   {bundle.size / 2**20:.1f} MiB   sha256 {bundle.sha256[:12]}",
+        f"{m.notice}\ncreated {m.created}",
+        *_text_weights(m),
+        _pathways(m),
+        f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
+        _engines(m),
+        _parity(m),
+        _provenance(m),
+        table(
+            [["file", "bytes", "sha256"], *([f.path, str(f.bytes), f.sha256[:12]] for f in m.files)],
+            right=(1,),
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def run_window(bundle: Bundle) -> list[dict[str, Any]]:
+    """Run one window of noise with every engine that this version knows for the CPU.
+
+    Returns:
+        For each engine: `engine`, `ok`, and either `seconds` and `max_abs` (largest difference from ONNX
+        Runtime's answer) or `problem`. An engine that is not installed is left out.
+    """
+    window = np.random.default_rng(0).random(bundle.manifest.input.shape, dtype=np.float32)
+    results: list[dict[str, Any]] = []
+    reference: NDArray[np.float32] | None = None
+    for engine in ("onnx", "openvino"):
+        try:
+            session = open_session(bundle, engine=engine)
+        except GcisError as error:
+            if "not installed" not in error.message:
+                results.append({"engine": engine, "ok": False, "problem": str(error)})
+            continue
+        try:
+            start = time.perf_counter()
+            answer = np.array(session.run(window))
+            seconds = time.perf_counter() - start
+        except GcisError as error:
+            results.append({"engine": engine, "ok": False, "problem": str(error)})
+            continue
+        finally:
+            session.close()
+        reference = answer if reference is None else reference
+        name = f"{session.name} {session.precision}"
+        if answer.shape != bundle.manifest.output.shape or not np.isfinite(answer).all():
+            results.append({"engine": name, "ok": False, "problem": "an answer of wrong shape or not finite"})
+        else:
+            gap = float(np.abs(answer - reference).max())
+            results.append({"engine": name, "ok": True, "seconds": round(seconds, 4), "max_abs": gap})
+    return results
+
+
+def _text_weights(m: Manifest) -> list[str]:
+    """Return a line that stands out when the prompts' text weights are random."""
+    if not m.provenance.text_weights.startswith("random"):
+        return []
+    return [
+        f"!!! TEXT WEIGHTS ARE {m.provenance.text_weights.upper()}: "
+        "prompts other than those trained mean nothing to this network !!!"
+    ]
+
+
+def _pathways(m: Manifest) -> str:
+    """Return prompts with label values and blocks at the seven positions; router margins below each."""
+    rows = [["value", "structure", "prompt", *POSITIONS]]
+    for label, pathway in zip(m.labels, m.pathways, strict=True):
+        rows.append([str(label.value), label.name, label.prompt, *map(str, pathway.path_selection)])
+        if pathway.margins is None:
+            rows.append(["", "", "  given by hand", *[""] * len(POSITIONS)])
+        else:
+            rows.append(["", "", "  margin", *(f"{x:.2f}" for x in pathway.margins)])
+    return table(rows, right=(0, *range(3, 10)))
+
+
+def _engines(m: Manifest) -> str:
+    """Return the engines that the export checked."""
+    rows = [["engine", "precision", "version", "device", "file"]]
+    rows += [[e.backend, e.precision, e.backend_version, e.device, e.file] for e in m.engines]
+    return table(rows)
+
+
+def _parity(m: Manifest) -> str:
+    """Return the parity report."""
+    rows = [
+        ["parity", "reference", "precision", "windows", "max difference", "scale", "labels changed", "passed"]
+    ]
+    rows += [
+        [
+            r.stage, r.reference, r.precision, str(r.windows), f"{r.max_abs:.3g}", f"{r.scale:.3g}",
+            f"{100 * r.labels_changed:.4f} %", "yes" if r.passed else "NO",
+        ]
+        for r in m.parity
+    ]  # fmt: skip
+    return table(rows, right=(3, 4, 5, 6))
+
+
+def _provenance(m: Manifest) -> str:
+    """Return where the weights come from."""
+    rows = [
+        ["checkpoint", f"sha256 {m.provenance.checkpoint_sha256[:12]}"],
+        ["text model", f"{m.provenance.text_model}, weights {m.provenance.text_weights}"],
+        ["weights stored as", m.weights_dtype],
+    ]
+    rows += [[f"training {key}", str(value)] for key, value in m.provenance.training.items()]
+    rows += [[f"made with {name}", version] for name, version in m.versions.items()]
+    return table(rows)

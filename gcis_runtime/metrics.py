@@ -1,0 +1,90 @@
+"""Scores and measures of label maps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.errors import ImageError
+from gcis_runtime.volume import Volume
+
+
+def dice_by_value(
+    labels: NDArray[Any], truth: NDArray[Any], values: Iterable[int]
+) -> dict[int, float | None]:
+    """Score a label map: 2 |A and B| / (|A| + |B|) of each label value.
+
+    Args:
+        labels: Label map (X, Y, Z).
+        truth: Reference label map, same shape.
+        values: Label values to score.
+
+    Returns:
+        Dice of each value in [0, 1]; None where the truth lacks the structure: public labels are partial,
+        so a structure without a contour may be there.
+    """
+    scores: dict[int, float | None] = {}
+    for value in values:
+        predicted, wanted = labels == value, truth == value
+        size = int(np.count_nonzero(wanted))
+        both = int(np.count_nonzero(predicted & wanted))
+        scores[value] = 2.0 * both / (int(np.count_nonzero(predicted)) + size) if size else None
+    return scores
+
+
+def check_same_grid(volume: Volume, truth: Volume, *, name: str) -> None:
+    """Refuse a reference label map that does not lie on the image's grid.
+
+    Raises:
+        ImageError: Another shape, or voxels more than a tenth of a voxel away.
+    """
+    fix = "Give the label map that belongs to this image."
+    if truth.shape != volume.shape:
+        raise ImageError(
+            f"{name} has another shape than the image",
+            received=f"{truth.shape}",
+            expected=f"{volume.shape}",
+            fix=fix,
+        )
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
+    corners[:, :3] *= np.array(volume.shape) - 1.0
+    shift = np.linalg.norm((corners @ (truth.affine - volume.affine).T)[:, :3], axis=1).max()
+    if shift > 0.1 * min(volume.spacing):
+        raise ImageError(
+            f"{name} lies elsewhere than the image",
+            received=f"up to {shift:.2f} mm away",
+            expected="one grid",
+            fix=fix,
+        )
+
+
+def intensity_warnings(array: NDArray[Any]) -> tuple[str, ...]:
+    """Say when values do not look like a CT in HU: air near -1000 and bone or contrast above 100.
+
+    Args:
+        array: Intensities (X, Y, Z).
+    """
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        return (f"every voxel is {low:g}: this is not a CT image",)
+    if low >= 0:
+        return (
+            f"no value below 0 (range {low:g} to {high:g}): CT in HU has air near -1000; add the offset?",
+        )
+    if low > -500 or high < 100 or low < -10000 or high > 40000:
+        return (f"values from {low:g} to {high:g} are unusual for CT in HU",)
+    return ()
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has had resident; None where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415 (not on Windows)
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

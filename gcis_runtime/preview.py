@@ -1,0 +1,147 @@
+"""One picture a case: three planes with the structures drawn in, for a person to judge at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from gcis_runtime.atomic import replacing
+from gcis_runtime.segmentation import Segmentation, Structure
+
+NOTICE = "research software, not a medical device"
+_SOFT_TISSUE = (-160.0, 240.0)
+_AIR = -500
+_ALPHA = 0.45
+_PANEL = 360
+_MARGIN = 12
+_LINE = 18
+_PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+
+
+def write_preview(path: Path, segmentation: Segmentation) -> None:
+    """Write an overlay of three planes through the structures' centroid as PNG, whole or not at all.
+
+    Radiological view: the patient's right is on the left of the picture, anterior is up (axial), superior is
+    up (coronal, sagittal). Soft-tissue window, voxels in their true proportions.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    picture = draw_preview(segmentation)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        picture.save(file, format="PNG")
+
+
+def draw_preview(segmentation: Segmentation) -> Image.Image:
+    """Draw the overlay; see `write_preview`."""
+    change = nib.io_orientation(segmentation.volume.affine)
+    image = _to_ras(segmentation.volume.array, change)
+    labels = _to_ras(segmentation.labels, change)
+    spacing = np.array(segmentation.volume.spacing)[np.argsort(change[:, 0])]
+    box = _body_box(image, labels)
+    image, labels = image[box], labels[box]
+    centre = _centre(labels)
+    lookup = np.zeros((int(labels.max()) + 1, 3), dtype=np.float32)
+    for structure in segmentation.structures:
+        if structure.value < len(lookup):
+            lookup[structure.value] = structure.color
+    rows = (len(segmentation.structures) + 2) // 3
+    size = (3 * _PANEL + 4 * _MARGIN, _PANEL + 3 * _MARGIN + _LINE * (rows + 2))
+    sheet = Image.new("RGB", size, (0, 0, 0))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for column, (name, axis) in enumerate(_PLANES):
+        panel = _panel(image, labels, lookup, spacing, axis=axis, index=int(centre[axis]))
+        left = _MARGIN + column * (_PANEL + _MARGIN)
+        draw.text((left, _MARGIN), name, fill=(220, 220, 220), font=font)
+        corner = (left + (_PANEL - panel.width) // 2, _MARGIN + _LINE + (_PANEL - panel.height) // 2)
+        sheet.paste(panel, corner)
+        for side, place in (("R", 0), ("L", _PANEL - 10)) if axis != 0 else (("A", 0), ("P", _PANEL - 10)):
+            draw.text((left + place, _MARGIN + _LINE + _PANEL // 2), side, fill=(220, 220, 220), font=font)
+    _legend(draw, segmentation.structures, font, top=2 * _MARGIN + _LINE + _PANEL)
+    draw.text((_MARGIN, size[1] - _LINE), NOTICE, fill=(255, 200, 80), font=font)
+    return sheet
+
+
+def _to_ras(array: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
+    """Flip and permute to the axes right, anterior, superior (a view)."""
+    out: NDArray[Any] = nib.orientations.apply_orientation(array, change)
+    return out
+
+
+def _body_box(image: NDArray[Any], labels: NDArray[Any]) -> tuple[slice, ...]:
+    """Return the box of everything denser than air or labelled: air around a patient only makes it small."""
+    inside = (image > _AIR) | (labels > 0)
+    if not inside.any():
+        return (slice(None),) * 3
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(max(0, int(found[0]) - 2), int(found[-1]) + 3))
+    return tuple(box)
+
+
+def _centre(labels: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the voxel nearest to the structures' centroid, or the middle of an empty map."""
+    inside = labels > 0
+    if not inside.any():
+        return np.array(labels.shape) // 2
+    centre = []
+    for axis in range(3):
+        counts = inside.sum(axis=tuple(a for a in range(3) if a != axis))
+        centre.append(round(float(np.average(np.arange(len(counts)), weights=counts))))
+    return np.array(centre)
+
+
+def _panel(
+    image: NDArray[Any],
+    labels: NDArray[Any],
+    lookup: NDArray[np.float32],
+    spacing: NDArray[np.float64],
+    *,
+    axis: int,
+    index: int,
+) -> Image.Image:
+    """Draw one plane, scaled to fit a panel with true proportions."""
+    low, high = _SOFT_TISSUE
+    across, up = (a for a in range(3) if a != axis)
+    grey = np.clip((image.take(index, axis).astype(np.float32) - low) / (high - low), 0, 1) * 255
+    plane = labels.take(index, axis)
+    # A picture's rows run downwards and its left is the patient's right or anterior: both axes are reversed.
+    grey, plane = grey.T[::-1, ::-1], plane.T[::-1, ::-1]
+    extent = (plane.shape[1] * spacing[across], plane.shape[0] * spacing[up])
+    scale = _PANEL / max(extent)
+    size = max(1, round(float(extent[0] * scale))), max(1, round(float(extent[1] * scale)))
+    # Grey is smoothed, labels are not: their voxels are what is judged.
+    smooth = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    rgb = np.repeat(np.asarray(smooth, dtype=np.float32)[..., None], 3, axis=2)
+    rows = np.minimum((np.arange(size[1]) + 0.5) * plane.shape[0] / size[1], plane.shape[0] - 1).astype(
+        np.intp
+    )
+    columns = np.minimum((np.arange(size[0]) + 0.5) * plane.shape[1] / size[0], plane.shape[1] - 1).astype(
+        np.intp
+    )
+    large = plane[np.ix_(rows, columns)]
+    inside = large > 0
+    rgb[inside] = (1 - _ALPHA) * rgb[inside] + _ALPHA * lookup[large[inside]]
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+def _legend(
+    draw: ImageDraw.ImageDraw,
+    structures: Sequence[Structure],
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    *,
+    top: int,
+) -> None:
+    """Write each structure's colour, name and volume, three a row."""
+    for i, structure in enumerate(structures):
+        x, y = _MARGIN + (i % 3) * (_PANEL + _MARGIN), top + (i // 3) * _LINE
+        draw.rectangle((x, y + 2, x + 11, y + 13), fill=structure.color)
+        text = f"{structure.name}  {structure.volume_ml:.1f} mL"
+        draw.text((x + 18, y), text, fill=(220, 220, 220), font=font)

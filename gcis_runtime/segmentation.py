@@ -1,0 +1,145 @@
+"""What a segmentation is: labels on the image's own grid, with measures, times and where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.atomic import replacing
+from gcis_runtime.manifest import Label
+from gcis_runtime.nifti import write_labels
+from gcis_runtime.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """The engine that computed: name, version, device, precision, CPU threads (0 on other devices)."""
+
+    name: str
+    version: str
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def text(self) -> str:
+        """One line for people, such as `openvino 2026.4 on cpu, bf16, 2 threads`."""
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.name} {self.version} on {self.device}, {self.precision}{threads}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """One structure of a label map.
+
+    Attributes:
+        value: Its value in the label map.
+        name: Its name.
+        prompt: The prompt that it was segmented with.
+        color: Red, green, blue in 0 to 255.
+        codes: Codes of terminologies.
+        voxels: Voxels of that value.
+        volume_ml: Their volume in mL.
+    """
+
+    value: int
+    name: str
+    prompt: str
+    color: tuple[int, int, int]
+    codes: dict[str, str]
+    voxels: int
+    volume_ml: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """A segmented volume.
+
+    Attributes:
+        labels: Label values, (X, Y, Z) on the volume's grid, uint8 or uint16.
+        volume: The image.
+        structures: Measures of each structure, by the bundle's order.
+        seconds: Time of each stage: preprocess, inference, restore.
+        windows: Windows in all.
+        windows_reused: Windows that were constant and answered from an earlier one.
+        peak_memory: Most memory that the process has had resident, bytes; None where unknown.
+        engine: What computed.
+        bundle: The bundle's name.
+        bundle_sha256: Hash of its manifest, which covers all its files.
+        notice: What the bundle says about its use.
+        warnings: What is odd about the image.
+    """
+
+    labels: NDArray[Any]
+    volume: Volume
+    structures: tuple[Structure, ...]
+    seconds: dict[str, float]
+    windows: int
+    windows_reused: int
+    peak_memory: int | None
+    engine: EngineInfo
+    bundle: str
+    bundle_sha256: str
+    notice: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the label map as NIfTI with the image's geometry, whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        write_labels(path, self.labels, like=self.volume)
+
+    def report(self) -> dict[str, Any]:
+        """Return everything but the voxels, ready for JSON."""
+        return {
+            "structures": [asdict(structure) for structure in self.structures],
+            "bundle": {"name": self.bundle, "sha256": self.bundle_sha256},
+            "engine": asdict(self.engine),
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "windows": {"total": self.windows, "reused": self.windows_reused},
+            "peak_memory_bytes": self.peak_memory,
+            "warnings": list(self.warnings),
+            "notice": self.notice,
+        }
+
+
+def measure(labels: NDArray[Any], structures: Sequence[Label], *, voxel_ml: float) -> tuple[Structure, ...]:
+    """Count the voxels of each structure.
+
+    Args:
+        labels: Label map (X, Y, Z).
+        structures: The manifest's labels.
+        voxel_ml: Volume of one voxel in mL.
+    """
+    counts = np.bincount(labels.ravel(order="K"), minlength=max(s.value for s in structures) + 1)
+    return tuple(
+        Structure(
+            value=s.value,
+            name=s.name,
+            prompt=s.prompt,
+            color=s.color,
+            codes=dict(s.codes),
+            voxels=int(counts[s.value]),
+            volume_ml=round(int(counts[s.value]) * voxel_ml, 4),
+        )
+        for s in structures
+    )
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report as indented JSON, whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

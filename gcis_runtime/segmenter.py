@@ -1,0 +1,159 @@
+"""The whole line in one object: `Segmenter.open(bundle).segment(volume)`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.blend import WindowCount, blend_labels, reuse_constant
+from gcis_runtime.bundle import Bundle, open_bundle, select_labels
+from gcis_runtime.errors import EngineError
+from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
+from gcis_runtime.preprocess import preprocess
+from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
+from gcis_runtime.sessions import Session, open_session
+from gcis_runtime.store import find_bundle
+from gcis_runtime.volume import Volume
+from gcis_runtime.windows import pad_to_plan, plan_windows, window_weights
+
+Progress = Callable[[int, int], None]
+"""Called with windows finished and windows in all."""
+
+
+class Segmenter:
+    """A bundle loaded into an engine, ready for any number of volumes.
+
+    A context manager. Threads may share one: their calls of `segment` take turns.
+
+    Attributes:
+        bundle: The verified bundle.
+        channels: Graph channels of the structures that are segmented.
+    """
+
+    def __init__(self, *, bundle: Bundle, session: Session, prompts: Sequence[str] = ()) -> None:
+        self.bundle = bundle
+        self.channels = select_labels(bundle.manifest, prompts)
+        self._session = session
+        self._weights = window_weights(bundle.manifest.window)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        engine: str = "auto",
+        device: str = "cpu",
+        precision: str = "auto",
+        prompts: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> Segmenter:
+        """Open a bundle and load it into an engine.
+
+        Args:
+            bundle: A bundle, its folder, its name in the store, `"demo"`, or None for the one in the store
+                that has `prompts` (the only one when none is named).
+            engine: `"auto"`, `"onnx"` or `"openvino"`.
+            device: `"cpu"`, `"cuda"` or `"cuda:1"`.
+            precision: `"auto"`, `"fp32"` or `"bf16"`.
+            prompts: Structures of the bundle to segment; all when empty.
+            threads: CPU threads; None counts what the process may use.
+
+        Raises:
+            BundleError: No such bundle, or a damaged one.
+            PromptError: A prompt that the bundle does not have.
+            EngineError: The engine or device cannot be had.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(find_bundle(bundle, prompts))
+        select_labels(opened.manifest, prompts)  # before an engine spends seconds on loading
+        session = open_session(opened, engine=engine, device=device, precision=precision, threads=threads)
+        return cls(bundle=opened, session=session, prompts=prompts)
+
+    @property
+    def engine(self) -> EngineInfo:
+        """The engine that runs, with its version, device, precision and threads."""
+        s = self._session
+        return EngineInfo(
+            name=s.name, version=s.version, device=s.device, precision=s.precision, threads=s.threads
+        )
+
+    def segment(self, volume: Volume, *, progress: Progress | None = None) -> Segmentation:
+        """Segment one CT volume.
+
+        Args:
+            volume: The image, HU.
+            progress: Told of every finished window.
+
+        Returns:
+            The label map on the volume's own grid, with measures and times.
+
+        Raises:
+            EngineError: The engine failed or answered with a value that is not finite.
+        """
+        with self._lock:
+            return self._segment(volume, progress)
+
+    def _segment(self, volume: Volume, progress: Progress | None) -> Segmentation:
+        manifest = self.bundle.manifest
+        clock = [time.perf_counter()]
+        image = preprocess(volume, manifest.preprocess)
+        plan = plan_windows(image.trace.shape, manifest.window)
+        padded = pad_to_plan(image.array, plan, manifest.window.padding_value)
+        clock.append(time.perf_counter())
+        count, total = WindowCount(), len(plan.starts)
+        labels = blend_labels(
+            padded,
+            plan,
+            self._weights,
+            reuse_constant(self._run, count),
+            channels=self.channels,
+            values=tuple(manifest.labels[c].value for c in self.channels),
+            done=None if progress is None else lambda finished: progress(finished, total),
+        )
+        clock.append(time.perf_counter())
+        native = image.trace.restore(labels)
+        clock.append(time.perf_counter())
+        steps = zip(("preprocess", "inference", "restore"), np.diff(clock), strict=True)
+        return Segmentation(
+            labels=native,
+            volume=volume,
+            structures=measure(native, [manifest.labels[c] for c in self.channels], voxel_ml=volume.voxel_ml),
+            seconds={name: float(value) for name, value in steps},
+            windows=count.total,
+            windows_reused=count.reused,
+            peak_memory=peak_memory_bytes(),
+            engine=self.engine,
+            bundle=self.bundle.name,
+            bundle_sha256=self.bundle.sha256,
+            notice=manifest.notice,
+            warnings=(*volume.notes, *intensity_warnings(volume.array)),
+        )
+
+    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network and refuse an answer that would silently become background."""
+        margins = self._session.run(window)
+        if not np.isfinite(margins).all():
+            raise EngineError(
+                f"{self._session.name} answered with values that are not finite",
+                received=self.engine.text,
+                fix="Use --precision fp32 or another --engine.",
+            )
+        return margins
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._session.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

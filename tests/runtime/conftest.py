@@ -1,0 +1,21 @@
+"""Fixtures of the runtime's tests; what they are made of is in `runtime_helpers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runtime_helpers import write_bundle, write_ct
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """`make_bundle(folder_name="b.gcis", **options of write_bundle)` in the test's folder."""
+    return lambda folder_name="b.gcis", **options: write_bundle(tmp_path / folder_name, **options)
+
+
+@pytest.fixture
+def ct(tmp_path: Path) -> Path:
+    """A small valid CT file."""
+    return write_ct(tmp_path / "ct.nii.gz")

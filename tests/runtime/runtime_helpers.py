@@ -1,0 +1,125 @@
+"""Bundles and images for the runtime's tests, made in a second without any training."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from gcis_runtime.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Engine,
+    FileEntry,
+    Label,
+    Manifest,
+    ParityRow,
+    PromptPathway,
+    Provenance,
+    Tensor,
+    encode,
+)
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
+
+ROI = (64, 64, 64)
+NAMES = ("bone", "liver")
+GAIN = (30.0, 8.0)
+THRESHOLD = (0.7, 0.45)
+"""Each structure's margin is GAIN * (3 x 3 x 3 mean of the pre-processed image - THRESHOLD)."""
+
+
+def conv_weights() -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (2, 1, 3, 3, 3) and bias (2,) of the test network."""
+    kernel = np.stack([np.full((1, 3, 3, 3), g / 27, dtype=np.float32) for g in GAIN])
+    return kernel, np.array([-g * t for g, t in zip(GAIN, THRESHOLD, strict=True)], dtype=np.float32)
+
+
+def write_model(path: Path, *, input_name: str = "image", nan: bool = False) -> None:
+    """Write the test network: one convolution from (1, 1, 64, 64, 64) to (1, 2, 64, 64, 64)."""
+    kernel, bias = conv_weights()
+    if nan:
+        bias = bias * np.nan
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [input_name, "kernel", "bias"], ["margins"], pads=[1] * 6)],
+        "test",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [1, 1, *ROI])],
+        [helper.make_tensor_value_info("margins", TensorProto.FLOAT, [1, 2, *ROI])],
+        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def file_entry(folder: Path, name: str) -> FileEntry:
+    data = (folder / name).read_bytes()
+    return FileEntry(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    name: str = "test",
+    prompts: tuple[str, str] = NAMES,
+    preprocess: PreprocessSpec | None = None,
+    window: WindowSpec | None = None,
+    values: tuple[int, int] = (1, 2),
+    parity: tuple[ParityRow, ...] = (),
+    engines: tuple[Engine, ...] = (),
+    text_weights: str = "openai",
+    **model: Any,
+) -> Path:
+    """Write a valid bundle around the test network and return its folder."""
+    folder.mkdir(parents=True)
+    write_model(folder / MODEL_FILE, **model)
+    manifest = Manifest(
+        name=name,
+        created="2026-01-01T00:00:00Z",
+        notice="test bundle, not a medical device",
+        preprocess=preprocess or PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0)),
+        window=window or WindowSpec(roi=ROI),
+        labels=tuple(
+            Label(value=v, name=p, prompt=p, color=c)
+            for v, p, c in zip(values, prompts, ((250, 240, 200), (200, 60, 40)), strict=True)
+        ),
+        pathways=tuple(
+            PromptPathway(prompt=p, path_selection=(1, 2, 3, 4, 5, 6, 1), margins=(0.5,) * 7) for p in prompts
+        ),
+        input=Tensor(name="image", shape=(1, 1, *ROI)),
+        output=Tensor(name="margins", shape=(1, 2, *ROI)),
+        weights_dtype="float32",
+        engines=engines,
+        files=(file_entry(folder, MODEL_FILE),),
+        parity=parity,
+        provenance=Provenance(checkpoint_sha256="0" * 64, text_model="ViT-B-32", text_weights=text_weights),
+        versions={"gcis": "0.1.0"},
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest))
+    return folder
+
+
+def smooth_ct(shape: tuple[int, int, int], *, seed: int = 0) -> np.ndarray:
+    """A blobby image from -1000 to about 900 HU, int16: smooth, so that labels have surfaces, not salt."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros(shape)
+    grid = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    for _ in range(6):
+        k, phase = rng.uniform(2, 14, 3), rng.uniform(0, 6.3)
+        out += np.sin(sum(a * g for a, g in zip(k, grid, strict=True)) + phase)
+    out = out / np.abs(out).max() * 900
+    out[out < -600] = -1000
+    return out.astype(np.int16)
+
+
+def write_ct(
+    path: Path, *, shape: tuple[int, int, int] = (40, 36, 30), affine: Any = None, seed: int = 0
+) -> Path:
+    """Write a smooth test CT of 3 mm voxels."""
+    affine = np.diag([-3.0, -3.0, 3.0, 1.0]) if affine is None else affine
+    nib.save(nib.Nifti1Image(smooth_ct(shape, seed=seed), affine), path)
+    return path

@@ -1,0 +1,102 @@
+"""`gcis-bundle`: lists, describes, verifies and says what can run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gcis_runtime import bundle_cli, doctor
+from gcis_runtime.manifest import ParityRow
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+    return lambda *args: CliRunner().invoke(bundle_cli.main, [str(a) for a in args])
+
+
+def test_list(run, make_bundle, tmp_path):
+    folder = make_bundle("home/bundles/organs.gcis")
+    (tmp_path / "home/bundles/bad.gcis").mkdir()
+    (tmp_path / "home/bundles/bad.gcis/manifest.json").write_text("{}")
+    text = run("list").stdout
+    assert str(folder) in text
+    assert "bone, liver" in text
+    assert "unreadable" in text
+    entries = {e["slug"]: e for e in json.loads(run("list", "--json").stdout)["bundles"]}
+    assert entries["organs"]["prompts"] == ["bone", "liver"]
+    assert "schema" in entries["bad"]["problem"]
+
+
+def test_inspect_shows_what_matters(run, make_bundle):
+    row = ParityRow(
+        stage="onnxruntime", reference="pytorch", precision="fp32", windows=2, max_abs=0.5, scale=20.0,
+        labels_changed=0.25, tolerance_abs=0.1, tolerance_labels=0.01,
+    )  # fmt: skip
+    folder = make_bundle(text_weights="random (seed 3)", parity=(row,))
+    text = run("inspect", folder).stdout
+    for part in (
+        "decoder10",
+        "0.50",
+        "!!! TEXT WEIGHTS ARE RANDOM (SEED 3)",
+        "onnxruntime",
+        "25.0000 %",
+        "NO",
+        "model.onnx",
+    ):
+        assert part in text
+    document = json.loads(run("inspect", folder, "--json").stdout)
+    assert document["manifest"]["pathways"][0]["path_selection"] == [1, 2, 3, 4, 5, 6, 1]
+    assert "!!!" not in run("inspect", make_bundle("other.gcis")).stdout
+
+
+def test_verify_runs_every_engine(run, make_bundle):
+    folder = make_bundle()
+    assert "as exported" in run("verify", folder).stdout
+    document = json.loads(run("verify", folder, "--run", "--json").stdout)
+    assert document["ok"]
+    assert [r["engine"] for r in document["engines"]] == ["onnx fp32", "openvino fp32"]
+    assert all(r["max_abs"] < 1e-4 for r in document["engines"])
+    result = run("verify", make_bundle("nan.gcis", nan=True), "--run")
+    assert result.exit_code == 2
+    assert "not finite" in result.stderr
+
+
+def test_verify_names_a_changed_file(run, make_bundle):
+    folder = make_bundle()
+    (folder / "model.onnx").write_bytes(b"0" * (folder / "model.onnx").stat().st_size)
+    result = run("verify", folder, "--run")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("gcis-bundle: error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" in run("verify", folder, "-v").stderr
+
+
+def test_doctor(run):
+    text = run("doctor").stdout
+    assert "CPUExecutionProvider" in text
+    found = json.loads(run("doctor", "--json").stdout)
+    engines = {(e["engine"], e["device"]): e["works"] for e in found["engines"]}
+    assert engines["onnx", "cpu"]
+    assert engines["openvino", "cpu"]
+    assert not engines["trt", "cuda"]
+
+
+def test_doctor_survives_missing_engines(monkeypatch):
+    monkeypatch.setattr(doctor, "onnx_providers", list)
+    monkeypatch.setattr(doctor, "openvino_devices", dict)
+    monkeypatch.setattr(doctor, "cuda_driver", lambda: "12.8")
+    findings = {(f.engine, f.device): f for f in doctor.examine()["engines"]}
+    assert not any(f.works for f in findings.values())
+    assert "pip install" in findings["openvino", "cpu"].why
+    assert "onnxruntime-gpu" in findings["onnx", "cuda"].why
+
+
+def test_cpu_flags(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor : 0\nflags\t\t: fpu avx2 amx_bf16\n")
+    assert doctor.cpu_flags(path) == ["avx2", "amx_bf16"]
+    assert doctor.cpu_flags(tmp_path / "none") == []

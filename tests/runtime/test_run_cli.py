@@ -1,0 +1,278 @@
+"""`gcis-run`: results for people and programs; every error one line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from runtime_helpers import write_ct
+
+from gcis_runtime import cli, console, segmenter
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(console.VERBOSE, "on", False)
+    return lambda *args: CliRunner().invoke(cli.main, [str(a) for a in args])
+
+
+@pytest.fixture
+def bundle(make_bundle):
+    return make_bundle()
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def assert_one_error(result, *texts):
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("gcis-run: error: ")
+    for text in texts:
+        assert text in lines[0]
+    assert result.stdout == ""
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_defaults_write_beside_the_image(run, bundle, ct):
+    result = run(ct, "--bundle", bundle, "--engine", "onnx")
+    assert result.exit_code == 0, result.output
+    image, labels = nib.load(ct), nib.load(ct.parent / "ct_seg.nii.gz")
+    assert labels.shape == image.shape
+    np.testing.assert_array_equal(labels.affine, image.affine)
+    assert labels.get_data_dtype() == np.uint8
+    report = json.loads((ct.parent / "ct_seg.json").read_text())
+    assert [s["name"] for s in report["structures"]] == ["bone", "liver"]
+    counts = [int(np.count_nonzero(np.asarray(labels.dataobj) == s["value"])) for s in report["structures"]]
+    assert [s["voxels"] for s in report["structures"]] == counts
+    assert report["notice"] == "test bundle, not a medical device"
+    assert report["engine"]["name"] == "onnx"
+    assert set(report["seconds"]) == {"read", "preprocess", "inference", "restore", "write"}
+    assert "liver" in result.stdout
+    assert f"{report['structures'][1]['volume_ml']:.1f}" in result.stdout
+    assert sorted(p.name for p in ct.parent.iterdir() if p.is_file()) == [
+        "ct.nii.gz",
+        "ct_seg.json",
+        "ct_seg.nii.gz",
+    ]
+
+
+def test_json_is_the_only_thing_on_stdout(run, bundle, ct, tmp_path):
+    result = run(ct, "--bundle", bundle, "--json", "-o", tmp_path / "x.nii.gz", "--truth", ct)
+    document = json.loads(result.stdout)
+    assert document["errors"] == []
+    assert document["results"][0]["labels"] == str(tmp_path / "x.nii.gz")
+    assert (tmp_path / "x.json").is_file()
+
+
+def test_truth_gives_dice_by_value(run, bundle, ct, tmp_path):
+    run(ct, "--bundle", bundle, "-o", tmp_path / "a.nii.gz")
+    result = run(
+        ct, "--bundle", bundle, "-o", tmp_path / "b.nii.gz", "--truth", tmp_path / "a.nii.gz", "--json"
+    )
+    assert [s["dice"] for s in json.loads(result.stdout)["results"][0]["structures"]] == [1.0, 1.0]
+    truth = nib.load(tmp_path / "a.nii.gz")
+    only_bone = np.where(np.asarray(truth.dataobj) == 1, 1, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(only_bone, truth.affine), tmp_path / "c.nii.gz")
+    result = run(ct, "--bundle", bundle, "-o", tmp_path / "b.nii.gz", "--truth", tmp_path / "c.nii.gz")
+    assert "1.000" in result.stdout
+    assert json.loads((tmp_path / "b.json").read_text())["structures"][1]["dice"] is None
+
+
+def test_a_truth_on_another_grid_is_refused(run, bundle, ct, tmp_path):
+    moved = nib.load(ct)
+    nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), moved.affine + np.eye(4, k=3)), tmp_path / "t.nii.gz")
+    out = tmp_path / "x.nii.gz"
+    assert_one_error(
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "elsewhere"
+    )
+    write_ct(tmp_path / "t.nii.gz", shape=(5, 5, 5))
+    assert_one_error(
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "another shape"
+    )
+    assert not out.exists()
+
+
+def _quiet(result):
+    """Drop the line that names bundle and engine, which precedes an image's error."""
+    kept = [line for line in result.stderr.splitlines() if line.startswith("gcis-run")]
+    return Outcome(result.exit_code, "\n".join(kept), result.stdout, result.output, result.exception)
+
+
+class Outcome:
+    def __init__(self, exit_code, stderr, stdout, output, exception):
+        self.exit_code, self.stderr, self.stdout = exit_code, stderr, stdout
+        self.output, self.exception = output, exception
+
+
+def test_several_images_go_on_after_a_failure(run, bundle, tmp_path):
+    a, b = write_ct(tmp_path / "a.nii.gz"), write_ct(tmp_path / "b.nii.gz", seed=1)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(a.read_bytes()[:2000])
+    result = run(a, broken, b, "--bundle", bundle, "-o", tmp_path / "out/", "--json", "--preview")
+    assert result.exit_code == 2
+    document = json.loads(result.stdout)
+    assert [Path(r["image"]).name for r in document["results"]] == ["a.nii.gz", "b.nii.gz"]
+    assert [e["image"] for e in document["errors"]] == [str(broken)]
+    assert files(tmp_path / "out") == [
+        "a_seg.json", "a_seg.nii.gz", "a_seg.png", "b_seg.json", "b_seg.nii.gz", "b_seg.png",
+    ]  # fmt: skip
+
+
+def test_the_store_is_used_without_a_bundle(run, make_bundle, ct):
+    assert_one_error(run(ct), "no bundle is installed")
+    make_bundle("home/bundles/organs.gcis")
+    assert run(ct).exit_code == 0
+    make_bundle("home/bundles/kidneys.gcis", name="kidneys", prompts=("right kidney", "left kidney"))
+    assert_one_error(run(ct), "several installed bundles fit", "kidneys (right kidney, left kidney)")
+    result = run(ct, "--prompt", "left kidney", "--json")
+    assert [s["name"] for s in json.loads(result.stdout)["results"][0]["structures"]] == ["left kidney"]
+    assert_one_error(run(ct, "--prompt", "livr"), "no such prompt", "'liver'")
+
+
+def bad_images(folder):
+    array = np.zeros((6, 6, 6), np.float32)
+    array[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "nan.nii")
+    nib.save(nib.Nifti1Image(np.zeros((6, 6, 6, 2), np.int16), np.eye(4)), folder / "4d.nii")
+    (folder / "text.nii.gz").write_text("no image")
+    write_ct(folder / "good.nii.gz")
+    (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:3000])
+    (folder / "dir").mkdir()
+
+
+IMAGE_ERRORS = {
+    "missing.nii.gz": "does not exist",
+    "dir": "is a folder",
+    "text.nii.gz": "not a NIfTI file",
+    "cut.nii.gz": "damaged or truncated",
+    "4d.nii": "not three-dimensional",
+    "nan.nii": "1 of 216 voxels",
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_ERRORS)
+def test_bad_images(run, bundle, tmp_path, name):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    bad_images(folder)
+    before = files(tmp_path)
+    assert_one_error(_quiet(run(folder / name, "--bundle", bundle)), IMAGE_ERRORS[name], name)
+    assert files(tmp_path) == before
+
+
+def test_bad_bundles_engines_and_outputs(run, bundle, ct, tmp_path):
+    before = files(tmp_path)
+    assert_one_error(run(ct, "--bundle", tmp_path / "none"), "there is no bundle")
+    assert_one_error(run(ct, "--bundle", tmp_path), "is not a bundle")
+    assert_one_error(run(ct, "--bundle", bundle, "--prompt", "spleen"), "no such prompt", "'bone', 'liver'")
+    assert_one_error(run(ct, "--bundle", bundle, "--engine", "trt"), "cannot run trt")
+    assert_one_error(run(ct, "--bundle", bundle, "--device", "gpu"), "unknown device")
+    assert_one_error(run(ct, "--bundle", bundle, "-o", ct / "x.nii.gz"), "cannot be written")
+    assert_one_error(run(ct, "--bundle", bundle, "-o", "/proc/x.nii.gz"), "cannot be written")
+    assert_one_error(run(ct, "--bundle", bundle, "-o", ct), "would overwrite an image")
+    assert_one_error(
+        run(ct, ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz"), "one output file for several"
+    )
+    assert_one_error(run(ct, ct, "--bundle", bundle), "have the same output")
+    assert files(tmp_path) == before
+    (bundle / "model.onnx").write_bytes(b"0" * (bundle / "model.onnx").stat().st_size)
+    assert_one_error(run(ct, "--bundle", bundle), "not the file that was exported")
+
+
+def test_usage_errors_exit_with_two(run, ct, tmp_path):
+    for arguments in (
+        [],
+        [ct, "--phantom", "1"],
+        ["--phantom", "1"],
+        [ct, ct, "--truth", ct],
+        [ct, "--engine", "x"],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "Error: " in result.stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, bundle, ct, monkeypatch):
+    before = files(ct.parent)
+    real = nib.Nifti1Image.to_stream
+
+    def full(self, stream, **kwargs):
+        real(self, stream, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
+    assert_one_error(_quiet(run(ct, "--bundle", bundle)), "No space left")
+    assert files(ct.parent) == before
+
+
+def test_an_interrupt_exits_with_130(run, bundle, ct, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmenter, "preprocess", interrupted)
+    result = run(ct, "--bundle", bundle)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert not (ct.parent / "ct_seg.nii.gz").exists()
+
+
+def test_out_of_memory_is_one_line(run, bundle, ct, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(segmenter, "preprocess", full)
+    assert_one_error(_quiet(run(ct, "--bundle", bundle)), "out of memory Unable to allocate")
+
+
+def test_verbose_shows_the_traceback(run, tmp_path):
+    result = run(tmp_path / "none.nii.gz", "-v")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("gcis-run: error: ")
+
+
+def test_a_phantom_is_written_and_scored(run, bundle, tmp_path):
+    result = run("--phantom", 3, "--bundle", bundle, "-o", tmp_path / "demo", "--json", "--preview")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)["results"][0]
+    assert all(0 <= s["dice"] <= 1 for s in report["structures"])
+    assert files(tmp_path / "demo") == [
+        "phantom_ct.nii.gz", "phantom_ct_seg.json", "phantom_ct_seg.nii.gz", "phantom_ct_seg.png",
+        "phantom_truth.nii.gz",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [(["-m", "gcis_runtime.cli", "--help"], 0.5), (["-c", "import gcis_runtime"], 0.2)],
+)
+def test_start_is_fast(arguments, limit):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < limit
+
+
+def test_the_command_ends_cleanly_as_a_process(bundle, ct, tmp_path):
+    command = [sys.executable, "-m", "gcis_runtime.cli"]
+    good = subprocess.run([*command, ct, "--bundle", bundle], capture_output=True, text=True, check=False)
+    assert good.returncode == 0
+    assert "\r" not in good.stderr  # no progress line in a pipe
+    bad = subprocess.run(
+        [*command, tmp_path / "no.nii", "--bundle", bundle], capture_output=True, text=True, check=False
+    )
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert len(bad.stderr.splitlines()) == 1

@@ -1,0 +1,145 @@
+"""Engines give the same answer, say which they are, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from runtime_helpers import conv_weights
+
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.errors import BundleError, EngineError
+from gcis_runtime.manifest import Engine, ParityRow
+from gcis_runtime.sessions import factory, open_session
+from gcis_runtime.sessions.openvino import bf16_passed
+
+BF16_ENGINE = Engine(
+    backend="openvino", precision="bf16", file="model.onnx", backend_version="2026", device="cpu"
+)
+
+
+def parity(labels_changed):
+    return ParityRow(
+        stage="openvino", reference="pytorch", precision="bf16", windows=1, max_abs=0.1, scale=10.0,
+        labels_changed=labels_changed, tolerance_abs=0.5, tolerance_labels=0.01,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_engines_compute_the_graph(make_bundle, engine):
+    window = np.random.default_rng(0).random((1, 1, 64, 64, 64), dtype=np.float32)
+    kernel, bias = (torch.from_numpy(a) for a in conv_weights())
+    expected = torch.nn.functional.conv3d(torch.from_numpy(window), kernel, bias, padding=1).numpy()
+    session = open_session(open_bundle(make_bundle()), engine=engine)
+    assert (session.name, session.device, session.precision) == (engine, "cpu", "fp32")
+    assert session.threads == usable_cpus()
+    np.testing.assert_allclose(session.run(window), expected, atol=2e-5)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run(window)
+
+
+def test_auto_takes_openvino_where_it_is_installed(make_bundle, monkeypatch):
+    bundle = open_bundle(make_bundle())
+    assert open_session(bundle).name == "openvino"
+    monkeypatch.setattr(factory, "_installed", lambda _: False)
+    assert open_session(bundle).name == "onnx"
+    with pytest.raises(EngineError, match="not installed"):
+        open_session(bundle, engine="openvino")
+    with pytest.raises(EngineError, match="needs OpenVINO"):
+        open_session(bundle, precision="bf16")
+
+
+def test_bf16_needs_a_passed_parity_row(make_bundle):
+    def allowed(folder, **options):
+        return bf16_passed(open_bundle(make_bundle(folder, **options)).manifest)
+
+    assert not allowed("a", engines=(BF16_ENGINE,))
+    assert not allowed("b", parity=(parity(0.0),))
+    assert not allowed("c", engines=(BF16_ENGINE,), parity=(parity(0.5),))
+    assert not allowed("d", engines=(BF16_ENGINE,), parity=(parity(0.0), parity(0.5)))
+    assert allowed("e", engines=(BF16_ENGINE,), parity=(parity(0.0),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorflow"}, "unknown engine"),
+        ({"device": "tpu"}, "unknown device"),
+        ({"engine": "trt"}, "cannot run trt"),
+        ({"engine": "trt-rtx"}, "cannot run trt-rtx"),
+        ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
+        ({"engine": "openvino", "precision": "int8"}, "does not offer"),
+        ({"engine": "onnx", "precision": "bf16"}, "graph's own precision"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(make_bundle, options, message):
+    with pytest.raises(EngineError, match=message):
+        open_session(open_bundle(make_bundle()), **options)
+
+
+def test_cuda_is_active_or_an_error(make_bundle, monkeypatch):
+    import onnxruntime as ort
+
+    bundle = open_bundle(make_bundle())
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="no CUDA provider"):
+        open_session(bundle, device="cuda")
+    # A provider that is offered but does not start leaves the CPU first in the session's list.
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    real = ort.InferenceSession
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda f, o, providers: real(f, o, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(EngineError, match="could not start on CUDA"):
+        open_session(bundle, device="cuda:0")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_graph_that_the_manifest_does_not_describe_is_refused(make_bundle, engine):
+    with pytest.raises(BundleError, match="input is not the one"):
+        open_session(open_bundle(make_bundle(input_name="other")), engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_an_unreadable_graph_is_an_engine_error(make_bundle, engine):
+    bundle = open_bundle(make_bundle())
+    bundle.model_file.write_bytes(b"not a graph")  # after verification, as a race would
+    with pytest.raises(EngineError, match="cannot load"):
+        open_session(bundle, engine=engine)
+
+
+def test_openvino_is_imported_without_its_telemetry():
+    import subprocess
+
+    code = (
+        "import sys; from gcis_runtime.sessions.quiet_openvino import import_openvino;"
+        "ov = import_openvino();"
+        "print(ov.__name__, 'openvino_telemetry' in sys.modules, 'openvino.tools.ovc' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["openvino", "False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_container_quotas_count(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cpus(cgroup=tmp_path) == (expected or 8)
