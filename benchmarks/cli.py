@@ -1,0 +1,62 @@
+"""Benchmark commands: parse, call, print."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gcis_runtime.console import command_group
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@command_group("benchmarks")
+def main() -> None:
+    """Measure gCIS on this machine. Research software, not a medical device."""
+
+
+@main.command()
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Routed checkpoint of the bundle."
+)
+@click.option("--bundle", default="demo", show_default=True, help="Bundle.")
+@click.option("--seed", default=7, show_default=True, help="Phantom.")
+@click.option("--repeats", default=3, show_default=True, help="Timed runs of gcis-run.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -> None:
+    """Compare gcis-run with the routed network in PyTorch and MONAI, on a phantom."""
+    from benchmarks.phantom import compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = compare(checkpoint, bundle, seed=seed, repeats=repeats, folder=Path(folder))
+    path = write_record(record, out)
+    for row in record["rows"]:
+        if "unavailable" in row:
+            click.echo(f"{row['pipeline']}: not measured ({row['unavailable']})")
+            continue
+        extra = (
+            f"  {row['speedup']:.1f} x  labels equal {row['labels_equal']:.4%}" if "speedup" in row else ""
+        )
+        click.echo(f"{row['seconds']:8.2f} s  Dice {row['dice']:.3f}  {row['pipeline']}{extra}")
+    click.echo(f"record: {path}")
+
+
+def write_record(record: dict[str, Any], folder: Path) -> Path:
+    """Write a record as `<what>_<hardware>_<yyyymmdd>.json`; returns its path."""
+    import msgspec
+
+    from gcis_runtime.atomic import replacing
+
+    cpu = record["environment"]["cpu"]
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{cpu['model']} {cpu['usable']}cpu".lower()).strip("-")
+    day = datetime.date.today().strftime("%Y%m%d")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['what']}_{hardware}_{day}.json"
+    with replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    return path

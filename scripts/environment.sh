@@ -1,0 +1,46 @@
+# Shared by the scripts: make a virtual environment and install this project into it.
+# Not executable: source it.
+
+# Print the newest Python from 3.11 on that is on the PATH.
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
+    if command -v "$name" >/dev/null 2>&1 &&
+      "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  echo "error: no Python 3.11 or newer on the PATH. Install one and run this again." >&2
+  return 1
+}
+
+# make_environment FOLDER REQUIREMENT [pip arguments]: create or reuse, install quietly, show the log on failure.
+# The installation runs again only when pyproject.toml or the constraints changed, or when it is not editable.
+make_environment() {
+  local folder=$1 requirement=$2 python stamp log editable=no
+  shift 2
+  local arguments=()
+  for argument in "$@"; do
+    if [ "$argument" = "-e" ]; then editable=yes; else arguments+=("$argument"); fi
+  done
+  python=$(find_python) || return 1
+  [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+  stamp=$(cat "$here/pyproject.toml" "$here/scripts/constraints.txt" | cksum)
+  if [ "$editable" = yes ]; then
+    [ "$(cat "$folder/.installed" 2>/dev/null)" = "$stamp" ] && return 0
+    arguments+=("-e")
+  fi
+  log="$folder/install.log"
+  export PIP_DISABLE_PIP_VERSION_CHECK=1
+  if [ "$editable" = no ] && [ "$(cat "$folder/.installed" 2>/dev/null)" = "$stamp" ]; then
+    # Dependencies stand; bring in the present sources only.
+    arguments+=(--no-deps --force-reinstall)
+  fi
+  if ! "$folder/bin/python" -m pip install --quiet --no-cache-dir "${arguments[@]}" "$requirement" >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "error: the installation failed; the whole log is in $log" >&2
+    return 1
+  fi
+  echo "$stamp" >"$folder/.installed"
+}
