@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
             "model": info.get("model name", platform.processor() or platform.machine()),
             "family": info.get("cpu family"),
             "flags": [flag for flag in _FLAGS if flag in info.get("flags", "").split()],
-            "logical": os.usable_cpus(),
+            "logical": os.cpu_count(),
             "usable": usable_cpus(),
         },
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
