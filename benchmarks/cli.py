@@ -46,6 +46,17 @@ def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -
     click.echo(f"record: {path}")
 
 
+@main.command()
+def tables() -> None:
+    """Write the README's tables again from the committed records."""
+    from benchmarks.tables import README, render
+    from gcis_runtime.atomic import replacing
+
+    text = render(README.read_text())
+    with replacing(README) as temporary:
+        temporary.write_text(text)
+
+
 def write_record(record: dict[str, Any], folder: Path) -> Path:
     """Write a record as `<what>_<hardware>_<yyyymmdd>.json`; returns its path."""
     import msgspec

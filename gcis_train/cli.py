@@ -206,6 +206,33 @@ def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
     click.echo(f"written to {out}")
 
 
+@main.command()
+@click.option(
+    "-o", "--out", type=FOLDER, required=True, help="Folder of the phantoms and their datalist.json."
+)
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first.")
+@click.option(
+    "--spacing", default="3", show_default=True, help="Voxel size in mm: one number or three with commas."
+)
+@click.option(
+    "--training-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of cases to train on.",
+)
+def phantoms(out: Path, count: int, seed: int, spacing: str, training_share: float) -> None:
+    """Write generated head-and-neck CTs with exact labels and a datalist."""
+    from gcis_train.phantoms import write_phantoms
+    from gcis_train.settings import three_numbers
+
+    x, y, z = three_numbers(spacing, float, "--spacing")
+    datalist = write_phantoms(out, count=count, seed=seed, spacing=(x, y, z), training_share=training_share)
+    rows = len(datalist.training), len(datalist.validation)
+    click.echo(f"{count} phantoms in {out}: {rows[0]} training rows, {rows[1]} validation rows")
+
+
 def _progress() -> Any:
     from gcis_train.progress import Progress
 

@@ -29,16 +29,16 @@ def resolve_options(flags: dict[str, Any], *, device: torch.device) -> TrainOpti
     tree = _read(given.pop("config", None))
     for name in _NETWORK:
         if name in given:
-            tree.setdefault("network", {})[name] = given.pop(name)
+            _part(tree, "network")[name] = given.pop(name)
     if "roi" in given:
-        tree.setdefault("window", {})["roi"] = _three(given.pop("roi"), int, "--roi")
+        _part(tree, "window")["roi"] = three_numbers(given.pop("roi"), int, "--roi")
     if "spacing" in given:
-        tree.setdefault("preprocess", {})["spacing"] = _three(given.pop("spacing"), float, "--spacing")
+        _part(tree, "preprocess")["spacing"] = three_numbers(given.pop("spacing"), float, "--spacing")
     if "orientation" in given:
         code = given.pop("orientation")
-        tree.setdefault("preprocess", {})["orientation"] = None if code == "file" else code.upper()
+        _part(tree, "preprocess")["orientation"] = None if code == "file" else code.upper()
     if "mirror" in given:
-        tree.setdefault("augment", {})["mirror"] = given.pop("mirror")
+        _part(tree, "augment")["mirror"] = given.pop("mirror")
     if "clip_weights" in given:
         tree["text_weights"] = given.pop("clip_weights")
     if given.pop("no_amp", False):
@@ -46,11 +46,22 @@ def resolve_options(flags: dict[str, Any], *, device: torch.device) -> TrainOpti
     tree |= given
     if tree.get("amp", "auto") == "auto":
         tree["amp"] = "fp16" if device.type == "cuda" else "none"
-    tree.setdefault("window", {}).setdefault("roi", [128, 128, 128])
+    _part(tree, "window").setdefault("roi", [128, 128, 128])
     try:
         return msgspec.convert(tree, TrainOptions)
     except (msgspec.ValidationError, ValueError) as error:
         raise DataError("an option has a value that is not allowed", received=str(error)) from error
+
+
+def _part(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    part = tree.setdefault(name, {})
+    if not isinstance(part, dict):
+        raise DataError(
+            f"{name!r} of the configuration is not a group of options",
+            received=repr(part),
+            expected="a JSON object",
+        )
+    return part
 
 
 def pick_device(name: str) -> torch.device:
@@ -65,8 +76,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DataError("unknown device", received=repr(name), expected="cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DataError("there is no CUDA device", received=name, fix="Use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DataError("there is no such CUDA device", received=name, fix="Use --device cpu.")
     return device
 
 
@@ -87,11 +98,16 @@ def _read(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"the configuration {path} cannot be read", received=str(error)) from error
 
 
-def _three(text: str, kind: type[int] | type[float], option: str) -> list[float]:
+def three_numbers(text: str, kind: type[int] | type[float], option: str) -> list[float]:
+    """Read one number, or three with commas; one stands for all three axes.
+
+    Raises:
+        DataError: Neither.
+    """
     try:
         values: list[float] = [kind(part) for part in text.split(",")]
     except ValueError:

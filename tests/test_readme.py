@@ -19,8 +19,8 @@ from gcis_runtime.phantom import make_phantom
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = {
-    "gcis-train pretrain": "--feature-size 12 --roi 64 --spacing 8 --max-epochs 1 --pathways 2 --windows-per-case 1 "
-    "--clip-weights random --validate-every 1",
+    "gcis-train pretrain": "--feature-size 12 --roi 64 --spacing 8 --max-epochs 1 --pathways 2 "
+    "--windows-per-case 1 --clip-weights random --validate-every 1",
 }
 
 
