@@ -1,0 +1,101 @@
+"""A bundle folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gcis_runtime.errors import OutputError
+from gcis_runtime.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, encode
+
+NOTICE = "Research software, not a medical device: its results are not for diagnosis or treatment."
+
+
+@contextlib.contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `target` that takes its place when the block ends well.
+
+    An older bundle stays until the new one is whole. Anything else of that name is refused.
+
+    Args:
+        target: The bundle's folder; folders above it are created.
+
+    Yields:
+        The temporary folder to fill.
+
+    Raises:
+        OutputError: The folder cannot be written, or something other than a bundle has its name.
+    """
+    _check_target(target)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        _sync(temporary)
+        _replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written",
+            received=error.strerror or str(error),
+            fix="Choose another place with -o.",
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model(folder: Path, data: bytes) -> FileEntry:
+    """Write `model.onnx` and return its entry."""
+    (folder / MODEL_FILE).write_bytes(data)
+    return FileEntry(path=MODEL_FILE, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write `manifest.json` and return its hash, which identifies the bundle."""
+    data = encode(manifest)
+    (folder / MANIFEST_FILE).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_target(target: Path) -> None:
+    """Refuse to replace what is not a bundle."""
+    if target.is_dir() and (not any(target.iterdir()) or (target / MANIFEST_FILE).is_file()):
+        return
+    if target.exists() or target.is_symlink():
+        raise OutputError(
+            f"{target} exists and is not a bundle",
+            expected=f"a new folder, or one with {MANIFEST_FILE}",
+            fix="Choose another place with -o.",
+        )
+
+
+def _sync(folder: Path) -> None:
+    """Bring every file to disk before the folder gets its final name."""
+    for file in folder.iterdir():
+        file.chmod(0o644)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename; an older bundle is moved aside first, and back if that fails."""
+    if not target.exists():
+        temporary.replace(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        target.replace(aside / target.name)
+        try:
+            temporary.replace(target)
+        except OSError:
+            (aside / target.name).replace(target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

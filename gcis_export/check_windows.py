@@ -1,0 +1,70 @@
+"""The windows that the parity gate looks at: real cases, or a phantom, and a constant one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.nifti import read_volume
+from gcis_runtime.phantom import make_phantom
+from gcis_runtime.preprocess import preprocess
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.volume import Volume
+from gcis_runtime.windows import pad_to_plan, plan_windows
+
+Window = NDArray[np.float32]
+"""(1, 1, X, Y, Z), pre-processed, contiguous."""
+
+PHANTOM_SEED = 20_261
+
+
+def gather_windows(
+    cases: Sequence[Path], *, spec: PreprocessSpec, window: WindowSpec, each: int = 2
+) -> tuple[list[Window], str]:
+    """Return windows to compare graphs on.
+
+    Args:
+        cases: CT files; none means a phantom of the head and neck.
+        spec: The bundle's pre-processing.
+        window: The bundle's window.
+        each: Windows a case, those with most tissue.
+
+    Returns:
+        The windows, a constant one last, and a description of where they come from.
+
+    Raises:
+        ImageError: A case cannot be read.
+    """
+    found: list[Window] = []
+    for case in cases:
+        found += _from_volume(read_volume(case), spec, window, each)
+    source = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
+    if not cases:
+        phantom = make_phantom(PHANTOM_SEED)
+        volume = Volume.from_array(phantom.ct, affine=phantom.affine)
+        mask = Volume.from_array((phantom.labels > 0).astype(np.int16), affine=phantom.affine)
+        found = _from_volume(volume, spec, window, each, mask=mask)
+        source = f"phantom {PHANTOM_SEED}"
+    # Air, the usual content of a constant window: everything below the intensity window maps to 0.
+    found.append(np.zeros((1, 1, *window.roi), dtype=np.float32))
+    return found, f"{source} and a constant window"
+
+
+def _from_volume(
+    volume: Volume, spec: PreprocessSpec, window: WindowSpec, each: int, *, mask: Volume | None = None
+) -> list[Window]:
+    """Return the `each` windows of a volume with most structure (where a mask says so) or soft tissue."""
+    image = preprocess(volume, spec)
+    plan = plan_windows(image.trace.shape, window)
+    padded = pad_to_plan(image.array, plan, window.padding_value)
+    if mask is None:
+        content = (padded > 0) & (padded < 1)
+    else:
+        on_grid = image.trace.forward(mask.array).astype(np.float32)
+        content = pad_to_plan(on_grid, plan, 0.0) > 0.5
+    cuts = [tuple(slice(s, s + r) for s, r in zip(start, window.roi, strict=True)) for start in plan.starts]
+    best = sorted(cuts, key=lambda cut: -int(np.count_nonzero(content[cut])))[:each]
+    return [np.ascontiguousarray(padded[cut], dtype=np.float32)[None, None] for cut in best]

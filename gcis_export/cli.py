@@ -1,0 +1,148 @@
+"""`gcis-export`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gcis_runtime.console import command
+
+_ENGINES = ("onnx", "openvino", "trt", "trt-rtx")
+
+
+def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
+    """Return a callback that reads `count` comma-separated numbers, or one for all where `repeat`."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        try:
+            numbers = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if repeat and len(numbers) == 1:
+            numbers *= count
+        if len(numbers) != count:
+            one = "one number or " if repeat else ""
+            raise click.BadParameter(f"{value!r} is not {one}{count} numbers with commas")
+        return numbers
+
+    return read
+
+
+@command("gcis-export")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, help="A structure; repeat for several [all that were trained]."
+)
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(_ENGINES),
+    multiple=True,
+    help="Engines to check; repeat for several [onnx].",
+)
+@click.option(
+    "--path-selection",
+    "path_selections",
+    multiple=True,
+    metavar="2,1,3,5,3,6,6",
+    help="Pathway by hand, counted from 1, one for each --prompt; needs no text weights.",
+)
+@click.option("--clip-weights", help="CLIP weights (tag or file) for prompts that were not trained.")
+@click.option(
+    "--roi",
+    callback=_numbers(3, int, repeat=True),
+    metavar="N|X,Y,Z",
+    help="Window in voxels [the checkpoint's].",
+)
+@click.option("--overlap", type=float, help="Overlap of windows, 0 to under 1 [the checkpoint's].")
+@click.option(
+    "--spacing",
+    callback=_numbers(3, float, repeat=True),
+    metavar="MM|X,Y,Z",
+    help="Voxel size [the checkpoint's].",
+)
+@click.option("--orientation", help="Axis codes such as RAS; 'file' keeps the file's [the checkpoint's].")
+@click.option(
+    "--intensity-window",
+    callback=_numbers(2, float, repeat=False),
+    metavar="LOW,HIGH",
+    help="HU mapped to 0 and 1 [the checkpoint's].",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="bf16: refuse the bundle unless OpenVINO's bf16 holds its limits.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="How weights are stored; fp16 halves the file.",
+)
+@click.option(
+    "--label-value",
+    "label_values",
+    type=int,
+    multiple=True,
+    help="Value in the label map, one for each prompt [1, 2, ...].",
+)
+@click.option(
+    "--check",
+    "cases",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="CT that the graphs are compared on; repeat for several [a phantom].",
+)
+@click.option(
+    "--check-windows",
+    "windows_per_case",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Windows compared in each.",
+)
+@click.option("--name", help="The bundle's name [from the prompts].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [the bundle store]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def main(
+    as_json: bool,
+    roi: Any,
+    overlap: float | None,
+    spacing: Any,
+    orientation: str | None,
+    intensity_window: Any,
+    engines: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Export prompts of a checkpoint as one verified bundle for gcis-run.
+
+    Resolves each prompt to a pathway, writes a static graph, compares it with the network in every engine,
+    and writes the bundle only when the numbers hold. Research software, not a medical device.
+    """
+    from gcis_export.engines import check_engines
+
+    engines = engines or ("onnx",)
+    check_engines(engines, precision=options["precision"])  # before PyTorch takes its seconds
+    from gcis_export import report
+    from gcis_export.export import Request, export
+    from gcis_export.settings import Overrides
+
+    overrides = Overrides(
+        roi=roi, overlap=overlap, spacing=spacing, orientation=orientation, intensity_window=intensity_window
+    )
+    result = export(
+        Request(engines=engines, overrides=overrides, **options),
+        say=None if as_json else lambda step: click.echo(f"{step} ...", err=True),
+    )
+    click.echo(report.as_json(result) if as_json else report.as_text(result))

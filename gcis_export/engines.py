@@ -1,0 +1,130 @@
+"""The bundle's graph in the engines that will run it: opened as the runtime opens it, and compared."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcis_export.parity import BF16, Gate, Margins
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.errors import EngineError
+from gcis_runtime.manifest import MODEL_FILE, Backend, Engine, Precision
+from gcis_runtime.sessions import open_session
+
+BUILT = ("onnx", "openvino")
+KNOWN = (*BUILT, "trt", "trt-rtx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What an engine is compared with.
+
+    Attributes:
+        name: The stage's name.
+        answers: Its margins on each window.
+    """
+
+    name: str
+    answers: Sequence[Margins]
+
+
+def check_engines(names: Sequence[str], *, precision: str) -> tuple[str, ...]:
+    """Return the engines to build, `onnx` first: it is always built.
+
+    Raises:
+        EngineError: Unknown, not built by this version, or not installed.
+    """
+    for name in names:
+        if name in ("trt", "trt-rtx"):
+            raise EngineError(
+                f"{name} engines are not built by this version",
+                expected=" or ".join(BUILT),
+                fix="Export with --engine onnx; ONNX Runtime runs it on an NVIDIA GPU with --device cuda.",
+            )
+        if name not in BUILT:
+            raise EngineError("unknown engine", received=repr(name), expected=", ".join(KNOWN))
+    chosen = tuple(name for name in BUILT if name == "onnx" or name in names)
+    if "openvino" in chosen and importlib.util.find_spec("openvino") is None:
+        raise EngineError(
+            "OpenVINO is not installed", fix="Install it: pip install 'gcis[openvino]'; or use --engine onnx."
+        )
+    if precision == "bf16" and "openvino" not in chosen:
+        raise EngineError(
+            "bf16 is a precision of OpenVINO",
+            received=f"--engine {', '.join(names)}",
+            fix="Add --engine openvino.",
+        )
+    return chosen
+
+
+def compare_engines(
+    folder: Path, gate: Gate, names: Sequence[str], *, exact: Reference, network: Reference, precision: str
+) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Run the staged bundle in each engine.
+
+    Args:
+        folder: The staged bundle, with a manifest that lists the graph.
+        gate: Windows and report.
+        names: Engines to check.
+        exact: The network with the weights of the file: float32 engines must equal it.
+        network: The checkpoint's network: bf16 is measured against it.
+        precision: `"bf16"` makes bf16 a must; else it is tried where the CPU has it.
+
+    Returns:
+        The engines that hold their limits, and remarks on those that do not.
+
+    Raises:
+        ParityError: A float32 engine, or bf16 that was asked for, differs.
+        EngineError: An engine cannot be opened.
+    """
+    engines: list[Engine] = []
+    notes: list[str] = []
+    for name in names:
+        engine, answers = _run(folder, gate, name, "fp32")
+        gate.check(_title(engine), answers, reference=exact.name, expected=exact.answers)
+        engines.append(engine)
+    if "openvino" in names:
+        try:
+            engine, answers = _run(folder, gate, "openvino", "bf16")
+        except EngineError as error:
+            if precision == "bf16":
+                raise
+            return tuple(engines), (f"bf16 was not checked: {error.message}",)
+        row = gate.check(
+            _title(engine),
+            answers,
+            reference=network.name,
+            expected=network.answers,
+            precision="bf16",
+            tolerance=BF16,
+            required=precision == "bf16",
+        )
+        if row.passed:
+            engines.append(engine)
+        else:
+            notes.append(
+                f"bf16 changes {100 * row.labels_changed:.2f} % of labels "
+                f"(limit {100 * row.tolerance_labels:.2f} %): the bundle does not offer it"
+            )
+    return tuple(engines), tuple(notes)
+
+
+def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Margins]]:
+    """Open an engine as the runtime does and run every window."""
+    session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
+    try:
+        answers = gate.answers(session.run)
+    finally:
+        session.close()
+    backend: Backend = "openvino" if name == "openvino" else "onnx"
+    engine = Engine(
+        backend=backend, precision=precision, file=MODEL_FILE, backend_version=session.version, device="cpu"
+    )
+    return engine, answers
+
+
+def _title(engine: Engine) -> str:
+    product = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[engine.backend]
+    return f"{product} {engine.backend_version}"

@@ -1,0 +1,110 @@
+"""What shifted windows look like on a grid of known size: everything that depends on the shape alone.
+
+MONAI builds one attention mask a window; only eight of them differ. A window sees a border of the
+rolled volume only where it is the last one along an axis, so 'last along x, y, z' names its mask.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.spec import Shape3
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowLayout:
+    """Windows on one stage's token grid, as MONAI's `get_window_size` and `compute_mask` place them.
+
+    Attributes:
+        dims: Tokens along (X, Y, Z).
+        window: Window size; an axis that is no longer than the window is one window.
+        shift: Tokens that the volume is rolled by in the second block; 0 where one window spans the axis.
+    """
+
+    dims: Shape3
+    window: Shape3
+    shift: Shape3
+
+    @classmethod
+    def of(cls, dims: Shape3, window: Shape3) -> WindowLayout:
+        """Lay windows of at most `window` tokens over a grid."""
+        fits = [d <= w for d, w in zip(dims, window, strict=True)]
+        size = [d if fit else w for d, w, fit in zip(dims, window, fits, strict=True)]
+        shift = [0 if fit else w // 2 for w, fit in zip(window, fits, strict=True)]
+        return cls(dims=dims, window=_triple(size), shift=_triple(shift))
+
+    @property
+    def counts(self) -> Shape3:
+        """Windows along each axis."""
+        return _triple([-(-d // w) for d, w in zip(self.dims, self.window, strict=True)])
+
+    @property
+    def pad(self) -> Shape3:
+        """Zero tokens added behind each axis."""
+        return _triple([n * w - d for n, w, d in zip(self.counts, self.window, self.dims, strict=True)])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a window."""
+        return int(np.prod(self.window))
+
+    @property
+    def windows(self) -> int:
+        """Windows in all."""
+        return int(np.prod(self.counts))
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the second block rolls the volume at all."""
+        return any(self.shift)
+
+    def patterns(self) -> list[tuple[bool, ...]]:
+        """Return the distinct masks of a shifted block, as 'cut along x, y, z'; the uncut one first."""
+        choices = [self._axis_patterns(axis) for axis in range(3)]
+        return list(itertools.product(*choices))
+
+    def groups(self) -> list[list[int]]:
+        """Return the windows (row-major index) of each pattern, in the order of `patterns`."""
+        behind = np.array(self.counts) - 1 - np.indices(self.counts).reshape(3, -1).T  # windows that follow
+        cut = (behind < 1) & (np.array(self.shift) > 0)
+        return [np.flatnonzero((cut == np.array(p)).all(axis=1)).tolist() for p in self.patterns()]
+
+    def regions(self) -> NDArray[np.int32]:
+        """Return, for each pattern, which side of the cuts each token lies on: (patterns, tokens).
+
+        Two tokens attend to each other where their numbers are equal.
+        """
+        place = np.indices(self.window).reshape(3, -1)
+        behind = [place[a] >= self.window[a] - self.shift[a] for a in range(3)]
+        rows = [sum((behind[a] & cut[a]).astype(np.int32) << a for a in range(3)) for cut in self.patterns()]
+        return np.stack(rows).astype(np.int32)
+
+    def _axis_patterns(self, axis: int) -> tuple[bool, ...]:
+        if not self.shift[axis]:
+            return (False,)
+        return (False, True)  # an axis with a shift has at least two windows
+
+
+def bias_index(window: int, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (rows, columns) so that `rows[:, None] - columns[None, :]` is MONAI's relative position index.
+
+    A window smaller than the full one uses the top left corner of the full window's index, as MONAI does.
+
+    Args:
+        window: Full window size, the same along each axis; the bias table has (2 * window - 1)^3 rows.
+        tokens: Tokens of the window that is used.
+    """
+    span = 2 * window - 1
+    x, y, z = np.indices((window,) * 3).reshape(3, -1)[:, :tokens]
+    rows = (x * span + y) * span + z
+    centre = (window - 1) * (span * span + span + 1)
+    return (rows + centre).astype(np.int64), rows.astype(np.int64)
+
+
+def _triple(values: list[int]) -> Shape3:
+    x, y, z = values
+    return x, y, z

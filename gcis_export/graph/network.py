@@ -1,0 +1,98 @@
+"""The static network for export: one window in, one margin channel for each prompt out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gcis_export.graph.swin import Swin
+from gcis_runtime.spec import Shape3
+from gcis_train.nets.encoder import Encoder
+from gcis_train.nets.network import StaticGcisNet
+
+
+class ExportEncoder(nn.Module):
+    """The encoder with its transformer written for export.
+
+    Args:
+        source: The network's encoder; its weights are copied.
+        roi: Window size (X, Y, Z).
+    """
+
+    def __init__(self, source: Encoder, roi: Shape3) -> None:
+        super().__init__()
+        self.swin = Swin(source.swin, roi)
+        first = copy.deepcopy(source.encoder1)
+        self.first = first
+        self.rest = nn.ModuleList(
+            copy.deepcopy(block)
+            for block in (
+                source.encoder2,
+                source.encoder3,
+                source.encoder4,
+                source.encoder5,
+                source.encoder10,
+            )
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the six maps that the decoder reads."""
+        hidden = self.swin(image)
+        return (self.first(image), *(block(x) for block, x in zip(self.rest, hidden, strict=True)))
+
+
+class ExportNet(nn.Module):
+    """The exportable twin of a `StaticGcisNet`, for windows of one size and batch 1.
+
+    The class difference is folded into the last convolution: its weights are foreground minus background.
+    Prompts that differ at the last position alone share one convolution.
+
+    Args:
+        source: The static network; its weights are copied.
+        roi: Window size (X, Y, Z).
+    """
+
+    def __init__(self, source: StaticGcisNet, roi: Shape3) -> None:
+        super().__init__()
+        self.roi = roi
+        self.encoder = ExportEncoder(source.encoder, roi)
+        self.decoder = copy.deepcopy(source.decoder)
+        last: nn.ModuleDict = self.decoder.positions[-1].blocks  # type: ignore[assignment]
+        self.pathways = source.pathways
+        prefixes = list(dict.fromkeys(p.choices[:-1] for p in self.pathways))
+        self.members = [
+            [i for i, p in enumerate(self.pathways) if p.choices[:-1] == prefix] for prefix in prefixes
+        ]
+        self.heads = nn.ModuleList(
+            _fold([last[str(self.pathways[i].choices[-1])] for i in members])  # type: ignore[misc]
+            for members in self.members
+        )
+        for name in list(last):
+            last[name] = nn.Identity()
+        placed = [i for members in self.members for i in members]
+        self.order = [placed.index(i) for i in range(len(placed))]
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map a window (1, 1, X, Y, Z) to margins (1, prompts, X, Y, Z)."""
+        features = self.decoder.branch(self.encoder(image), self.pathways)
+        margins = [head(features[members[0]]) for head, members in zip(self.heads, self.members, strict=True)]
+        out = margins[0] if len(margins) == 1 else torch.cat(margins, dim=1)
+        if self.order != sorted(self.order):
+            out = out.index_select(1, torch.tensor(self.order))
+        return out
+
+
+def _fold(convolutions: list[nn.Conv3d]) -> nn.Conv3d:
+    """Return one 1x1x1 convolution that gives foreground minus background of each two-class one."""
+    folded = nn.Conv3d(convolutions[0].in_channels, len(convolutions), 1)
+    with torch.no_grad():
+        folded.weight.copy_(torch.cat([c.weight[1:2] - c.weight[0:1] for c in convolutions]))
+        folded.bias.copy_(torch.cat([_bias(c)[1:2] - _bias(c)[0:1] for c in convolutions]))  # type: ignore[union-attr]
+    return folded
+
+
+def _bias(convolution: nn.Conv3d) -> Tensor:
+    return torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias

@@ -1,0 +1,141 @@
+"""MONAI's Swin transformer for one window size, written for export and equal to it number for number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcis_export.graph.attention import Block, Masks, PositionIndex
+from gcis_export.graph.layout import WindowLayout
+from gcis_runtime.spec import Shape3
+from gcis_train.nets.encoder import PATCH, WINDOW
+
+
+class Merging(nn.Module):
+    """Eight neighbours become one token of twice the channels: MONAI's `PatchMerging`.
+
+    The order in which MONAI concatenates the neighbours is read off MONAI itself (its versions differ)
+    and folded into the weights, so that merging is one reshape and transpose.
+
+    Args:
+        source: MONAI's module.
+        dims: Tokens along (X, Y, Z), all even.
+    """
+
+    def __init__(self, source: Any, dims: Shape3) -> None:
+        super().__init__()
+        self.dims = dims
+        width = source.reduction.in_features // 8
+        order = _neighbour_order(source)
+        self.folded = sorted(order) == list(range(8))
+        self.order = order
+        self.norm = nn.LayerNorm(8 * width, eps=source.norm.eps)
+        self.reduction = nn.Linear(8 * width, source.reduction.out_features, bias=False)
+        place = torch.arange(8 * width)
+        if self.folded:
+            place = torch.cat([torch.arange(width) + order.index(n) * width for n in range(8)])
+        with torch.no_grad():
+            self.norm.weight.copy_(source.norm.weight[place])
+            self.norm.bias.copy_(source.norm.bias[place])
+            self.reduction.weight.copy_(source.reduction.weight[:, place])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (T, C) to (T / 8, 2 C)."""
+        (a, b, c), width = self.dims, x.shape[1]
+        x = x.reshape(a // 2, 2, b // 2, 2, c // 2, 2, width).permute(0, 2, 4, 1, 3, 5, 6)
+        if not self.folded:
+            x = x.reshape(a * b * c // 8, 8, width).index_select(1, torch.tensor(self.order))
+        out: Tensor = self.reduction(self.norm(x.reshape(a * b * c // 8, 8 * width)))
+        return out
+
+
+class Stage(nn.Module):
+    """The transformer blocks of one resolution, then merging: MONAI's `BasicLayer`.
+
+    Args:
+        source: MONAI's module.
+        dims: Tokens along (X, Y, Z).
+    """
+
+    def __init__(self, source: Any, dims: Shape3) -> None:
+        super().__init__()
+        layout = WindowLayout.of(dims, (WINDOW,) * 3)
+        self.layout = layout
+        self.blocks = nn.ModuleList(
+            Block(block, layout, shifted=any(block.shift_size)) for block in source.blocks
+        )
+        self.merging = Merging(source.downsample, dims)
+
+    def forward(self, x: Tensor, index: Tensor, masks: Tensor | None) -> Tensor:
+        """Map tokens (T, C) to (T / 8, 2 C)."""
+        for block in self.blocks:
+            x = block(x, index, masks)
+        out: Tensor = self.merging(x)
+        return out
+
+
+class Swin(nn.Module):
+    """The transformer: an image to five normalised feature maps.
+
+    Args:
+        source: MONAI's `SwinTransformer`; its weights are copied.
+        roi: The image's size (X, Y, Z).
+    """
+
+    def __init__(self, source: Any, roi: Shape3) -> None:
+        super().__init__()
+        embed = source.patch_embed.proj
+        self.embed = nn.Conv3d(embed.in_channels, embed.out_channels, PATCH, stride=PATCH)
+        self.embed.load_state_dict(embed.state_dict())
+        layers = (source.layers1, source.layers2, source.layers3, source.layers4)
+        sizes = [tuple(r // (PATCH << level) for r in roi) for level in range(5)]
+        self.sizes: list[Shape3] = [(x, y, z) for x, y, z in sizes]
+        self.stages = nn.ModuleList(
+            Stage(layer[0], size) for layer, size in zip(layers, self.sizes, strict=False)
+        )
+        self.indices = nn.ModuleDict()
+        self.masks = nn.ModuleDict()
+        for stage in self.stages:
+            layout: WindowLayout = stage.layout  # type: ignore[assignment]
+            if str(layout.tokens) not in self.indices:
+                self.indices[str(layout.tokens)] = PositionIndex(WINDOW, layout.tokens)
+            if layout.shifted and _key(layout) not in self.masks:
+                self.masks[_key(layout)] = Masks(layout)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Map (1, 1, X, Y, Z) to maps of f, 2f, 4f, 8f and 16f channels at 1/2 to 1/32 of the size."""
+        indices = {name: module() for name, module in self.indices.items()}
+        masks = {name: module() for name, module in self.masks.items()}
+        x = self.embed(image)
+        x = x.reshape(x.shape[1], -1).t()
+        maps = [_to_map(x, self.sizes[0])]
+        for stage, size in zip(self.stages, self.sizes[1:], strict=True):
+            layout: WindowLayout = stage.layout  # type: ignore[assignment]
+            x = stage(x, indices[str(layout.tokens)], masks.get(_key(layout)))
+            maps.append(_to_map(x, size))
+        return maps
+
+
+def _to_map(x: Tensor, size: Shape3) -> Tensor:
+    """Normalise tokens (T, C) over their channels and return the map (1, C, X, Y, Z)."""
+    y = torch.nn.functional.layer_norm(x, x.shape[1:])
+    return y.t().reshape(1, x.shape[1], *size)
+
+
+def _key(layout: WindowLayout) -> str:
+    """Name the masks that stages with the same window and shift share."""
+    return "_".join(map(str, layout.window + layout.shift))
+
+
+def _neighbour_order(source: Any) -> list[int]:
+    """Return which neighbour (4 x + 2 y + z) MONAI puts at each of the eight places."""
+    probe = torch.arange(8.0).reshape(1, 2, 2, 2, 1)
+    norm, reduction = source.norm, source.reduction
+    source.norm = source.reduction = nn.Identity()
+    try:
+        placed: list[float] = source(probe).flatten().tolist()
+    finally:
+        source.norm, source.reduction = norm, reduction
+    return [int(n) for n in placed]

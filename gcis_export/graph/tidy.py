@@ -1,0 +1,207 @@
+"""What the exporter leaves to do: fold shape arithmetic, join operators, drop what tells of this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+FORBIDDEN = frozenset(
+    {"ScatterND", "ScatterElements", "GatherND", "Shape", "If", "Loop", "NonZero", "SequenceAt", "Expand"}
+)
+"""Operators that a graph of static shapes has no need of."""
+
+_FOLD_ELEMENTS = 4096  # enough for shapes, affine ones and window orders; never a bias or mask
+
+
+def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the exporter's model with shapes folded, operators joined and metadata dropped."""
+    folded: onnx.ModelProto = onnxscript.optimizer.optimize(
+        model, onnx_shape_inference=True, input_size_limit=_FOLD_ELEMENTS, output_size_limit=_FOLD_ELEMENTS
+    )
+    _join_slices(folded.graph)
+    _join_gathers(folded.graph)
+    _share_initializers(folded.graph)
+    _drop_unused(folded.graph)
+    return _clean_copy(folded)
+
+
+def node_types(model: onnx.ModelProto) -> Counter[str]:
+    """Return how often each operator occurs."""
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def store_half(model: onnx.ModelProto, *, smallest: int) -> int:
+    """Store float32 initializers as float16, with a Cast to float32, where that loses nothing.
+
+    Args:
+        model: Changed in place.
+        smallest: Elements from which on a tensor is stored so.
+
+    Returns:
+        How many initializers were stored as float16.
+    """
+    casts: list[NodeProto] = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < smallest:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, name=f"{name}.half"))
+        casts.append(
+            helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return len(casts)
+
+
+def _join_slices(graph: onnx.GraphProto) -> None:
+    """Join Slices that follow one another along different axes into one."""
+    values = _constants(graph)
+    while True:
+        readers, makers = _readers(graph), _makers(graph)
+        pair = next((p for p in _pairs(graph, makers, readers, "Slice", "Slice")), None)
+        if pair is None:
+            return
+        first, second = pair
+        joined = [first.input[0]]
+        for place, what in enumerate(("starts", "ends", "axes", "steps"), start=1):
+            value = np.concatenate([values[first.input[place]], values[second.input[place]]])
+            name = f"{second.output[0]}.{what}"
+            values[name] = value
+            graph.initializer.append(numpy_helper.from_array(value, name=name))
+            joined.append(name)
+        del second.input[:]
+        second.input.extend(joined)
+        graph.node.remove(first)
+
+
+def _join_gathers(graph: onnx.GraphProto) -> None:
+    """Let a Gather read a two-dimensional index itself: Reshape, Gather, Reshape becomes Gather."""
+    makers, readers = _makers(graph), _readers(graph)
+    for gather, shape in _pairs(graph, makers, readers, "Gather", "Reshape"):
+        flat = makers.get(gather.input[1])
+        if flat is None or flat.op_type != "Reshape":
+            continue
+        gather.input[1] = flat.input[0]
+        gather.output[0] = shape.output[0]
+        graph.node.remove(shape)
+    for node in [n for n in graph.node if n.op_type == "Reshape" and not _readers(graph).get(n.output[0])]:
+        graph.node.remove(node)
+
+
+def _pairs(
+    graph: onnx.GraphProto,
+    makers: dict[str, NodeProto],
+    readers: dict[str, list[NodeProto]],
+    first: str,
+    second: str,
+) -> list[tuple[NodeProto, NodeProto]]:
+    """Return neighbours of two types where the second is all that reads the first."""
+    found = []
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == second and node.input else None
+        if maker is not None and maker.op_type == first and len(readers[maker.output[0]]) == 1:
+            found.append((maker, node))
+    return found
+
+
+def _share_initializers(graph: onnx.GraphProto) -> None:
+    """Keep one of several equal initializers."""
+    kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    unique: list[TensorProto] = []
+    for tensor in graph.initializer:
+        values = np.ascontiguousarray(numpy_helper.to_array(tensor))
+        key = (tensor.data_type, tuple(tensor.dims), values.tobytes())
+        renamed[tensor.name] = kept.setdefault(key, tensor.name)
+        if renamed[tensor.name] == tensor.name:
+            unique.append(numpy_helper.from_array(values, name=tensor.name))
+    del graph.initializer[:]
+    graph.initializer.extend(unique)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove initializers that nothing reads."""
+    read = {name for node in graph.node for name in node.input}
+    used = [t for t in graph.initializer if t.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(used)
+
+
+def _clean_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of what counts: operators, weights, names and shapes of input and output.
+
+    Inner values are numbered in order, so that equal networks give equal bytes.
+    """
+    source = model.graph
+    fixed = {t.name for t in source.initializer} | {v.name for v in (*source.input, *source.output)}
+    names: dict[str, str] = {}
+
+    def rename(name: str) -> str:
+        return name if not name or name in fixed else names.setdefault(name, f"v{len(names)}")
+
+    nodes = [_clean_node(node, index, rename) for index, node in enumerate(source.node)]
+    ends = [
+        helper.make_tensor_value_info(
+            v.name, TensorProto.FLOAT, [d.dim_value for d in v.type.tensor_type.shape.dim]
+        )
+        for v in (*source.input, *source.output)
+    ]
+    count = len(source.input)
+    graph = helper.make_graph(nodes, "gcis", ends[:count], ends[count:], initializer=list(source.initializer))
+    clean: onnx.ModelProto = helper.make_model(
+        graph,
+        opset_imports=[
+            helper.make_opsetid(o.domain, o.version) for o in model.opset_import if o.domain == ""
+        ],
+        producer_name="gcis",
+        ir_version=10,  # the newest that ONNX Runtime 1.20 reads
+    )
+    return clean
+
+
+def _clean_node(node: NodeProto, index: int, rename: Callable[[str], str]) -> NodeProto:
+    clean = NodeProto(op_type=node.op_type, domain=node.domain, name=f"{node.op_type}_{index}")
+    clean.input.extend(rename(name) for name in node.input)
+    clean.output.extend(rename(name) for name in node.output)
+    for attribute in sorted(node.attribute, key=lambda a: a.name):
+        copied = clean.attribute.add()
+        copied.CopyFrom(attribute)
+        copied.doc_string = ""
+    return clean
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.int64]]:
+    """Return the small integer initializers by name."""
+    return {
+        t.name: numpy_helper.to_array(t)
+        for t in graph.initializer
+        if t.data_type == TensorProto.INT64 and int(np.prod(t.dims)) <= _FOLD_ELEMENTS
+    }
+
+
+def _makers(graph: onnx.GraphProto) -> dict[str, NodeProto]:
+    return {name: node for node in graph.node for name in node.output}
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers

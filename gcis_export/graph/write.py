@@ -1,0 +1,83 @@
+"""A twin written as ONNX: static shapes, names `image` and `margins`, the same bytes every time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import onnx
+import torch
+
+from gcis_export.graph.network import ExportNet
+from gcis_export.graph.tidy import store_half, tidy
+
+INPUT, OUTPUT = "image", "margins"
+OPSET = 20
+LARGE = 1024
+"""Tensors of at least so many elements are stored as float16 where 16-bit weights are asked for."""
+
+WeightsType = Literal["fp32", "fp16"]
+
+
+def round_weights(twin: ExportNet) -> int:
+    """Round the large weights of a twin to float16 in place; they stay float32 tensors.
+
+    Returns:
+        How many tensors were rounded. One that float16 cannot hold stays as it is.
+    """
+    rounded = 0
+    with torch.no_grad():
+        for tensor in [*twin.parameters(), *twin.buffers()]:
+            if tensor.dtype != torch.float32 or tensor.numel() < LARGE:
+                continue
+            half = tensor.half().float()
+            if torch.isfinite(half).all():
+                tensor.copy_(half)
+                rounded += 1
+    return rounded
+
+
+def to_onnx(twin: ExportNet, *, weights: WeightsType = "fp32") -> onnx.ModelProto:
+    """Write a twin as an ONNX model that `onnx.checker` accepts.
+
+    Args:
+        twin: The network, in evaluation mode.
+        weights: How large weights are stored. `"fp16"` halves the file without changing a number when
+            the twin went through `round_weights`; a Cast gives them back as float32, which computes.
+
+    Returns:
+        A model with input `image` (1, 1, X, Y, Z) and output `margins` (1, prompts, X, Y, Z), and nothing
+        of this machine in it.
+    """
+    window = torch.zeros(1, 1, *twin.roi)
+    with _quiet():
+        program: Any = torch.onnx.export(
+            twin.eval(),
+            (window,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            optimize=False,
+            verbose=False,
+        )
+        model = tidy(program.model_proto)
+    if weights == "fp16":
+        store_half(model, smallest=LARGE)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks on its own dependencies."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

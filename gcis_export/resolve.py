@@ -1,0 +1,202 @@
+"""Prompts to pathways: by the router on text embeddings, by hand, or as a static checkpoint says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_train.checkpoint import Checkpoint, unknown_prompt
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.pathway import Pathway, group_equal
+
+_SAME_EMBEDDING = (
+    1e-2  # of the embedding's length: float32 on other machines gives 1e-5, other weights about 1
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One prompt and where it goes.
+
+    Attributes:
+        prompt: The prompt.
+        pathway: Its block at each position.
+        margins: Router logit of the chosen block minus the runner-up's at each position; None when the
+            pathway was not chosen by a router.
+    """
+
+    prompt: str
+    pathway: Pathway
+    margins: tuple[float, float, float, float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resolution:
+    """What is exported: the prompts in channel order, and the static network that answers them.
+
+    Attributes:
+        choices: One for each output channel.
+        network: The static network, in evaluation mode.
+        routed: The network that it was resolved from; None for a static checkpoint.
+    """
+
+    choices: tuple[Choice, ...]
+    network: StaticGcisNet
+    routed: GcisNet | None
+
+    @property
+    def coinciding(self) -> list[list[str]]:
+        """Groups of prompts whose seven choices are the same: they give the same mask."""
+        return group_equal({choice.prompt: choice.pathway for choice in self.choices})
+
+
+def resolve(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str] = (),
+    *,
+    path_selections: Sequence[str] = (),
+    clip_weights: str | None = None,
+) -> Resolution:
+    """Work out the pathway of each prompt and cut the static network out of the checkpoint.
+
+    Args:
+        checkpoint: A routed or static checkpoint.
+        prompts: Structures to export, in channel order; none means all of the prompt table.
+        path_selections: Pathways by hand, counted from 1, one for each prompt (`"2,1,3,5,3,6,6"`).
+        clip_weights: CLIP text weights for prompts that the table lacks: a tag, a file, or `"random"`.
+
+    Raises:
+        PromptError: Unknown, repeated or missing prompts, or unreadable path selections.
+        CheckpointError: CLIP weights other than the checkpoint's, or a damaged checkpoint.
+    """
+    wanted = tuple(prompts) or checkpoint.prompts
+    _check_names(wanted, path_selections)
+    if checkpoint.config.kind == "static":
+        choices = _fixed(checkpoint, wanted, by_name=bool(prompts), path_selections=path_selections)
+        return Resolution(choices=choices, network=_cut(checkpoint, choices), routed=None)
+    net = checkpoint.routed()
+    if path_selections:
+        choices = tuple(
+            Choice(prompt=p, pathway=Pathway.parse(text, pathways=checkpoint.config.network.pathways))
+            for p, text in zip(wanted, path_selections, strict=True)
+        )
+    else:
+        embeddings = _embeddings(checkpoint, wanted, clip_weights)
+        choices = tuple(_route(net, p, e) for p, e in zip(wanted, embeddings, strict=True))
+    network = StaticGcisNet.resolved(net, [choice.pathway for choice in choices]).eval()
+    return Resolution(choices=choices, network=network, routed=net)
+
+
+def _check_names(prompts: Sequence[str], path_selections: Sequence[str]) -> None:
+    """Refuse no prompts, empty ones, one twice, and path selections that do not match them."""
+    if not prompts:
+        raise PromptError(
+            "no prompt to export", expected="at least one", fix="Name the structures with --prompt."
+        )
+    seen: set[str] = set()
+    for prompt in prompts:
+        key = " ".join(prompt.casefold().split())
+        if not key or key in seen:
+            raise PromptError(
+                "prompts must be distinct and not empty",
+                received=repr(prompt),
+                fix="Give each structure once.",
+            )
+        seen.add(key)
+    if path_selections and len(path_selections) != len(prompts):
+        raise PromptError(
+            "path selections and prompts do not match",
+            received=f"{len(path_selections)} path selections for {len(prompts)} prompts",
+            expected="one --path-selection for each --prompt",
+        )
+
+
+def _fixed(
+    checkpoint: Checkpoint, prompts: Sequence[str], *, by_name: bool, path_selections: Sequence[str]
+) -> tuple[Choice, ...]:
+    """Return the pathways that a static checkpoint holds for the prompts."""
+    if path_selections:
+        raise PromptError(
+            f"{checkpoint.folder.name} is a static checkpoint: its pathways are fixed",
+            fix="Leave --path-selection out.",
+        )
+    fixed = [Pathway(tuple(n - 1 for n in one_based)) for one_based in checkpoint.config.path_selections]
+    known = checkpoint.prompts
+    if not known:  # imported weights do not say what they segment: --prompt names it
+        if len(prompts) != len(fixed):
+            raise PromptError(
+                "the checkpoint does not name its structures",
+                received=f"{len(prompts)} prompts",
+                expected=f"{len(fixed)}",
+                fix="Give one --prompt for each.",
+            )
+        return tuple(Choice(prompt=p, pathway=w) for p, w in zip(prompts, fixed, strict=True))
+    if by_name and (unknown := [p for p in prompts if p not in known]):
+        raise unknown_prompt(unknown[0], known)
+    return tuple(Choice(prompt=p, pathway=fixed[known.index(p)]) for p in prompts)
+
+
+def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
+    """Return the part of a static checkpoint that the choices need."""
+    full = checkpoint.static()
+    part = StaticGcisNet(full.config, [choice.pathway for choice in choices])
+    state = full.state_dict()
+    part.load_state_dict({name: state[name] for name in part.state_dict()})
+    return part.eval()
+
+
+def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
+    """Let the router choose, and note by how much."""
+    with torch.no_grad():
+        logits = net.route(embedding)  # (7, pathways)
+        pathway = net.resolve(embedding)
+    best = logits.topk(min(2, logits.shape[-1]), dim=-1).values
+    lead = (best[:, 0] - best[:, 1]).tolist() if best.shape[-1] > 1 else [0.0] * len(best)
+    a, b, c, d, e, f, g = (round(float(m), 4) for m in lead)
+    return Choice(prompt=prompt, pathway=pathway, margins=(a, b, c, d, e, f, g))
+
+
+def _embeddings(checkpoint: Checkpoint, prompts: Sequence[str], clip_weights: str | None) -> list[Tensor]:
+    """Return embeddings from the prompt table; of prompts that it lacks, from CLIP."""
+    stored = {entry.prompt for entry in checkpoint.config.prompts if entry.embedding}
+    new = [p for p in prompts if p not in stored]
+    if new and clip_weights is None:
+        raise unknown_prompt(new[0], checkpoint.prompts)
+    fresh = dict(zip(new, _embed(checkpoint, new, clip_weights), strict=True)) if new and clip_weights else {}
+    return [fresh[p] if p in fresh else checkpoint.embedding(p) for p in prompts]
+
+
+def _embed(checkpoint: Checkpoint, prompts: Sequence[str], clip_weights: str) -> list[Tensor]:
+    """Embed new prompts with the text tower that the checkpoint was trained with, and no other."""
+    from gcis_train.text import RANDOM, TextEncoder  # noqa: PLC0415 (CLIP only for a new prompt)
+
+    config = checkpoint.config
+    seed = re.fullmatch(r"random \(seed (\d+)\)", config.text_weights)
+    encoder = TextEncoder(config.text_model, clip_weights, seed=int(seed[1]) if seed else 0)
+    fix = f"Give --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
+    if encoder.dim != config.network.text_dim:
+        raise CheckpointError(
+            "the text tower does not fit the router",
+            received=f"embeddings of {encoder.dim} numbers",
+            expected=f"{config.network.text_dim}",
+            fix=fix,
+        )
+    probe = next((entry for entry in config.prompts if entry.embedding), None)
+    if probe is None:
+        same = config.text_weights in ("unknown", encoder.weights)
+    else:  # a file may have any name: what counts is what it makes of a known prompt
+        ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
+        same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
+    if not same:
+        raise CheckpointError(
+            "the CLIP weights are not those that the checkpoint was trained with",
+            received=f"{encoder.weights} of {config.text_model}",
+            expected=f"{config.text_weights} of {config.text_model}",
+            fix=fix,
+        )
+    return list(encoder.embed(prompts))

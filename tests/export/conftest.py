@@ -1,0 +1,45 @@
+"""Networks and graphs are built once: an export costs seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from export_helpers import ROI, Case, load_case, write_checkpoint
+
+from gcis_export.graph.network import ExportNet
+from gcis_export.graph.write import to_onnx
+from gcis_train.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Built:
+    """A conformance case with its exportable twin, its margins (B, prompts, ...) and its ONNX file."""
+
+    case: Case
+    twin: ExportNet
+    margins: torch.Tensor
+    model: onnx.ModelProto
+    file: Path
+
+
+@pytest.fixture(scope="session", params=["small", "two_pathways"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Each conformance case, exported."""
+    case = load_case(request.param)
+    twin = ExportNet(case.static, ROI)
+    with torch.no_grad():
+        margins = torch.cat([twin(window[None]) for window in case.image])
+    model = to_onnx(twin)
+    file = tmp_path_factory.mktemp("graph") / f"{request.param}.onnx"
+    file.write_bytes(model.SerializeToString(deterministic=True))
+    return Built(case=case, twin=twin, margins=margins, model=model, file=file)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A routed checkpoint with random weights."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")

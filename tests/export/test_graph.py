@@ -1,0 +1,79 @@
+"""The exportable twin equals the network that it was made from."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from export_helpers import ROI, randomise
+
+from gcis_export.graph.network import ExportNet
+from gcis_export.graph.swin import Swin
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.decoder import margin
+from gcis_train.nets.encoder import Encoder
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.pathway import Pathway
+
+
+@pytest.mark.parametrize("roi", [(64, 64, 64), (64, 96, 128)])
+def test_swin_equals_monai(roi):
+    encoder = Encoder(in_channels=1, feature_size=12).eval()
+    randomise(encoder)
+    image = torch.rand(1, 1, *roi)
+    with torch.no_grad():
+        expected = encoder.swin(image, normalize=True)
+        answers = Swin(encoder.swin, roi)(image)
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_twin_equals_static_and_routed_network(built):
+    """In double precision, where rounding does not blur what is computed: in float32 the static network
+    itself lies 2e-4 from its own double on these weights (margins up to 12)."""
+    case = built.case
+    window = case.image[:1].double()
+    static, twin = copy.deepcopy(case.static).double(), copy.deepcopy(built.twin).double()
+    net = copy.deepcopy(case.net).double()
+    with torch.no_grad():
+        expected, answer = static(window), twin(window)
+        features = net.encoder(window)
+        routed = [margin(net.decoder(features, p)) for p in static.pathways]
+    assert (expected - torch.cat(routed, dim=1)).abs().max() <= 1e-12
+    assert (answer - expected).abs().max() <= 1e-5
+
+
+def test_twin_equals_static_network_in_float32(built):
+    with torch.no_grad():
+        static = built.case.static(built.case.image)
+    assert (built.margins - static).abs().max() <= 1e-4 * static.abs().max()
+
+
+def test_many_prompts_equal_single_ones(built):
+    case = built.case
+    window = case.image[:1]
+    for channel, pathway in enumerate(case.static.pathways):
+        single = StaticGcisNet.resolved(case.net, [pathway]).eval()
+        with torch.no_grad():
+            margins = ExportNet(single, ROI)(window)
+        assert (margins[0, 0] - built.margins[0, channel]).abs().max() <= 1e-5
+
+
+def test_heads_share_a_convolution_and_keep_the_prompts_order():
+    a, b = Pathway((0, 0, 0, 0, 0, 0, 0)), Pathway((0, 0, 0, 0, 0, 1, 0))
+    pathways = [a, b, Pathway((0, 0, 0, 0, 0, 0, 1))]
+    static = StaticGcisNet(NetworkConfig(feature_size=12, pathways=2), pathways).eval()
+    randomise(static)
+    twin = ExportNet(static, ROI)
+    assert [head.out_channels for head in twin.heads] == [2, 1]
+    window = torch.rand(1, 1, *ROI)
+    with torch.no_grad():
+        assert (twin(window) - static(window)).abs().max() <= 1e-4
+
+
+def test_the_twin_leaves_the_network_as_it_was(built):
+    names = set(built.case.static.state_dict())
+    assert {n for n in names if n.startswith("decoder.positions.6.")}  # its own last convolutions
+    assert all(p.requires_grad for p in built.case.static.parameters())

@@ -1,0 +1,95 @@
+"""The ONNX file: the published numbers, few plain operators, nothing of this machine, the same bytes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from export_helpers import ROI
+from onnx import numpy_helper
+
+from gcis_export.graph.tidy import FORBIDDEN, node_types, store_half
+from gcis_export.graph.write import to_onnx
+from gcis_runtime.sessions.quiet_openvino import import_openvino
+
+
+def _onnxruntime(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda window: session.run(["margins"], {"image": window})[0]
+
+
+def _openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = import_openvino().Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    request = model.create_infer_request()
+    return lambda window: np.array(request.infer([window])[0])
+
+
+@pytest.mark.parametrize("engine", [_onnxruntime, _openvino])
+def test_engines_give_the_published_numbers(built, engine):
+    run, case = engine(built.file), built.case
+    margins = np.concatenate([run(window[None].numpy()) for window in case.image])
+    assert np.abs(margins[..., ::4, ::4, ::4] - case.golden_margins()).max() <= 1e-3
+    assert np.mean((margins > 0) != case.golden_foreground()) <= 1e-4
+
+
+def test_checker_accepts_static_shapes_and_names(built):
+    onnx.checker.check_model(built.model, full_check=True)
+    (image,), (margins,) = built.model.graph.input, built.model.graph.output
+    shape = lambda value: [d.dim_value for d in value.type.tensor_type.shape.dim]  # noqa: E731
+    assert (image.name, shape(image)) == ("image", [1, 1, *ROI])
+    assert (margins.name, shape(margins)) == ("margins", [1, built.case.prompts, *ROI])
+
+
+def test_operators_are_few_and_plain(built):
+    types = node_types(built.model)
+    assert not FORBIDDEN & set(types)
+    convolutions = types["Conv"] + types["ConvTranspose"]
+    assert types["LayerNormalization"] == 25  # two a block, one a merging, one a feature map
+    assert types["Gelu"] == 8
+    assert types["InstanceNormalization"] < convolutions
+    assert types["Where"] == 1  # all masks of all stages at once
+    assert not types["Constant"] and not types["Identity"] and not types["Cast"]
+
+
+def test_file_is_hardly_larger_than_its_weights(built):
+    weights = sum(p.numel() for p in built.twin.parameters())
+    weights += sum(b.numel() for name, b in built.twin.named_buffers() if name.endswith("table"))
+    assert built.file.stat().st_size <= 1.05 * 4 * weights
+
+
+def test_file_tells_nothing_of_this_machine(built):
+    data = built.file.read_bytes()
+    for text in (
+        str(Path(__file__).parents[2]),
+        "site-packages",
+        "gcis_export.",
+        "torch.nn",
+        platform.node(),
+    ):
+        assert len(text) < 5 or text.encode() not in data, text  # shorter ones occur by chance
+    graph = built.model.graph
+    assert not built.model.metadata_props and not graph.doc_string and not graph.value_info
+    assert not any(node.doc_string or node.metadata_props for node in graph.node)
+
+
+def test_exporting_again_gives_the_same_bytes(built):
+    if built.case.prompts != 2:
+        pytest.skip("one case is enough")
+    again = to_onnx(built.twin)
+    assert again.SerializeToString(deterministic=True) == built.file.read_bytes()
+
+
+def test_half_is_stored_only_where_nothing_is_lost():
+    exact = np.linspace(-8, 8, 2048, dtype=np.float32).astype(np.float16).astype(np.float32)
+    values = {"exact": exact, "inexact": exact + np.float32(1e-4), "large": exact * 1e6, "small": exact[:8]}
+    graph = onnx.GraphProto(initializer=[numpy_helper.from_array(v, name=n) for n, v in values.items()])
+    model = onnx.ModelProto(graph=graph)
+    assert store_half(model, smallest=1024) == 1
+    assert [t.name for t in model.graph.initializer] == ["exact.half", "inexact", "large", "small"]
+    assert [(n.op_type, list(n.output)) for n in model.graph.node] == [("Cast", ["exact"])]
+    np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), exact)

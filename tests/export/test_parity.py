@@ -1,0 +1,175 @@
+"""The gate sees each stage break, says which, and leaves no bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from export_helpers import ROI
+
+from gcis_export.check_windows import gather_windows
+from gcis_export.engines import Reference, check_engines, compare_engines
+from gcis_export.graph.network import ExportNet
+from gcis_export.parity import (
+    BF16,
+    ROUNDED,
+    STATIC,
+    TWIN,
+    Gate,
+    check_networks,
+    check_rounding,
+    compare,
+    label_map,
+)
+from gcis_export.resolve import resolve
+from gcis_runtime.errors import EngineError, ParityError
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
+
+
+class _Identity(torch.nn.Module):
+    """A network that is cheap: the window, scaled."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.scale * (image - 0.5)
+
+
+@pytest.fixture
+def gate():
+    return Gate([np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)])
+
+
+def test_a_changed_static_network_is_caught(checkpoint, gate):
+    resolution = resolve(checkpoint, ["larynx"])
+    with torch.no_grad():
+        resolution.network.encoder.encoder2.conv1.weight[:, 0] *= 1.1  # not all: the norm would undo it
+    with pytest.raises(ParityError, match=f"^{STATIC} does not give the answers of PyTorch routed"):
+        check_networks(gate, resolution, _Identity())
+
+
+def test_a_changed_twin_is_caught(checkpoint, gate, monkeypatch):
+    resolution = resolve(checkpoint, ["larynx"])
+    twin = ExportNet(resolution.network, ROI)
+    with torch.no_grad():
+        twin.encoder.swin.stages[0].blocks[1].attention.table.mul_(1.5)
+    monkeypatch.setattr("gcis_export.parity._routed", _static)
+    with pytest.raises(ParityError, match=f"^{TWIN} does not give the answers of {STATIC}"):
+        check_networks(gate, resolution, twin)
+    assert [row.passed for row in gate.rows] == [True, False]
+
+
+def _static(resolution, window):
+    with torch.no_grad():
+        return resolution.network(torch.from_numpy(window)).numpy()
+
+
+def test_rounding_that_goes_too_far_is_caught(gate):
+    exact = gate.answers(lambda w: w - np.float32(0.5))
+    check_rounding(gate, _Identity(1.0005), exact)
+    with pytest.raises(ParityError, match=f"^{ROUNDED} does not give"):
+        check_rounding(gate, _Identity(1.1), exact)
+
+
+class _Session:
+    """Stands for an engine: the window minus a half, times a factor."""
+
+    version = "1.0"
+
+    def __init__(self, factor: float) -> None:
+        self.factor = np.float32(factor)
+
+    def run(self, window):
+        return (window - np.float32(0.5)) * self.factor
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def engines(gate, monkeypatch, tmp_path):
+    """Compare stand-in engines whose factors are given by engine and precision."""
+    answers = gate.answers(lambda w: w - np.float32(0.5))
+    network = Reference(name=STATIC, answers=answers)
+    monkeypatch.setattr("gcis_export.engines.open_bundle", lambda folder: folder)
+
+    def run(factors, precision="fp32"):
+        def open_session(bundle, *, engine, device, precision):
+            factor = factors[engine, precision]
+            if factor is None:
+                raise EngineError("this CPU has no bf16")
+            return _Session(factor)
+
+        monkeypatch.setattr("gcis_export.engines.open_session", open_session)
+        names = ("onnx", "openvino")
+        return compare_engines(tmp_path, gate, names, exact=network, network=network, precision=precision)
+
+    return run
+
+
+GOOD = {("onnx", "fp32"): 1.0, ("openvino", "fp32"): 1.0, ("openvino", "bf16"): 1.01}
+
+
+def test_good_engines_are_listed(engines, gate):
+    found, notes = engines(GOOD)
+    assert [(e.backend, e.precision) for e in found] == [
+        ("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
+    ]  # fmt: skip
+    assert notes == () and all(row.passed for row in gate.rows)
+
+
+@pytest.mark.parametrize(("engine", "title"), [("onnx", "ONNX Runtime 1.0"), ("openvino", "OpenVINO 1.0")])
+def test_a_wrong_engine_is_caught(engines, engine, title):
+    with pytest.raises(ParityError, match=f"^{title} does not give the answers of {STATIC}"):
+        engines(GOOD | {(engine, "fp32"): 1.01})
+
+
+def test_bf16_that_fails_is_left_out_and_said(engines, gate):
+    found, notes = engines(GOOD | {("openvino", "bf16"): -1.0})
+    assert ("openvino", "bf16") not in [(e.backend, e.precision) for e in found]
+    assert "does not offer it" in notes[0]
+    assert not gate.rows[-1].passed and gate.rows[-1].tolerance_labels == BF16.labels
+
+
+def test_bf16_that_was_asked_for_must_hold(engines):
+    with pytest.raises(ParityError, match=r"^OpenVINO"):
+        engines(GOOD | {("openvino", "bf16"): -1.0}, precision="bf16")
+
+
+def test_a_cpu_without_bf16_is_said(engines):
+    found, notes = engines(GOOD | {("openvino", "bf16"): None})
+    assert len(found) == 2 and notes == ("bf16 was not checked: this CPU has no bf16",)
+    with pytest.raises(EngineError):
+        engines(GOOD | {("openvino", "bf16"): None}, precision="bf16")
+
+
+def test_nan_and_another_shape_never_pass():
+    good = [np.ones((1, 1, 2, 2, 2), np.float32)]
+    nan = [np.full((1, 1, 2, 2, 2), np.nan, np.float32)]
+    row = compare("a", nan, "b", good, precision="fp32", tolerance=BF16)
+    assert not row.passed and np.isfinite(row.max_abs)
+    with pytest.raises(ParityError, match="another shape"):
+        compare("a", [good[0][..., :1]], "b", good, precision="fp32", tolerance=BF16)
+
+
+def test_labels_are_background_or_the_largest_positive_margin():
+    margins = np.array([[-1.0, 2.0, -0.5, 0.0], [-2.0, 1.0, 3.0, -1.0]], np.float32).reshape(1, 2, 4, 1, 1)
+    assert label_map(margins).ravel().tolist() == [0, 1, 2, 0]
+
+
+def test_windows_cover_the_phantoms_structures_and_a_constant_one():
+    spec = PreprocessSpec(orientation="LPS", spacing=(4.0, 4.0, 4.0))
+    windows, source = gather_windows((), spec=spec, window=WindowSpec(roi=ROI))
+    assert [w.shape for w in windows] == [(1, 1, *ROI)] * 3
+    assert windows[0].std() > 0.1 and not windows[-1].any()
+    assert "phantom" in source
+
+
+def test_engines_of_later_versions_are_refused():
+    with pytest.raises(EngineError, match="not built by this version"):
+        check_engines(["trt-rtx"], precision="fp32")
+    with pytest.raises(EngineError, match="precision of OpenVINO"):
+        check_engines(["onnx"], precision="bf16")
+    assert check_engines(["openvino"], precision="fp32") == ("onnx", "openvino")

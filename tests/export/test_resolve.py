@@ -1,0 +1,119 @@
+"""Prompts become pathways: by the router, by hand, as the static checkpoint says; or a clear error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from export_helpers import PROMPTS, write_checkpoint, write_static
+
+from gcis_export.resolve import resolve
+from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_train import text
+from gcis_train.checkpoint import prompt_table
+
+
+def test_router_chooses_and_says_by_how_much(checkpoint):
+    net = checkpoint.routed()
+    result = resolve(checkpoint)
+    assert [c.prompt for c in result.choices] == list(PROMPTS)
+    for choice in result.choices:
+        embedding = checkpoint.embedding(choice.prompt)
+        assert choice.pathway == net.resolve(embedding)
+        top = net.route(embedding).sort(dim=-1, descending=True).values
+        torch.testing.assert_close(torch.tensor(choice.margins), top[:, 0] - top[:, 1], atol=1e-3, rtol=0)
+        assert min(choice.margins) >= 0
+    assert result.network.pathways == tuple(c.pathway for c in result.choices)
+
+
+def test_prompts_are_exported_in_the_order_given(checkpoint):
+    result = resolve(checkpoint, ["mandible", "brainstem"])
+    assert [c.prompt for c in result.choices] == ["mandible", "brainstem"]
+
+
+def test_unknown_prompt_names_the_known_and_the_nearest(checkpoint):
+    with pytest.raises(PromptError) as caught:
+        resolve(checkpoint, ["brain stem"])
+    message = str(caught.value)
+    assert "'brain stem'" in message and "'larynx'" in message and "--clip-weights" in message
+    assert message.endswith("Nearest: 'brainstem'.")
+
+
+def test_path_selection_needs_no_embedding(tmp_path):
+    bare = write_checkpoint(tmp_path / "bare", prompts=())
+    result = resolve(bare, ["pancreas"], path_selections=["2,1,2,1,1,2,1"])
+    assert str(result.choices[0].pathway) == "2,1,2,1,1,2,1"
+    assert result.choices[0].margins is None
+    with pytest.raises(PromptError, match=r"from 1 to 2"):
+        resolve(bare, ["pancreas"], path_selections=["2,1,2,1,1,2,3"])
+    with pytest.raises(PromptError, match="1 path selections for 2 prompts"):
+        resolve(bare, ["pancreas", "liver"], path_selections=["2,1,2,1,1,2,1"])
+    with pytest.raises(PromptError, match="no prompt to export"):
+        resolve(bare)
+
+
+def test_prompts_must_differ(checkpoint):
+    with pytest.raises(PromptError, match="distinct"):
+        resolve(checkpoint, ["larynx", "Larynx "])
+
+
+def test_coinciding_pathways_are_reported(checkpoint):
+    hand = ["1,1,1,1,1,1,1", "2,1,1,1,1,1,1", "1,1,1,1,1,1,1"]
+    result = resolve(checkpoint, ["a", "b", "c"], path_selections=hand)
+    assert result.coinciding == [["a", "c"]]
+
+
+def test_static_checkpoint_exports_directly(checkpoint, tmp_path):
+    static = write_static(tmp_path / "static", checkpoint)
+    result = resolve(static, ["larynx"])
+    assert result.routed is None
+    assert result.network.pathways == (resolve(checkpoint, ["larynx"]).choices[0].pathway,)
+    with pytest.raises(PromptError, match="no text embedding"):
+        resolve(static, ["mandible"])
+    with pytest.raises(PromptError, match="pathways are fixed"):
+        resolve(static, ["larynx"], path_selections=["1,1,1,1,1,1,1"])
+
+
+def test_static_checkpoint_without_names_takes_them_from_the_prompts(checkpoint, tmp_path):
+    static = write_static(tmp_path / "static", checkpoint, named=False)
+    assert [c.prompt for c in resolve(static, ["a", "b"]).choices] == ["a", "b"]
+    with pytest.raises(PromptError, match="does not name its structures"):
+        resolve(static, ["a"])
+
+
+class _Tower:
+    """Stands for a CLIP text tower: an embedding from the prompt and the weights' name."""
+
+    dim = 8
+
+    def __init__(self, model, weights, *, seed=0):
+        self.model, self.weights = model, f"random (seed {seed})" if weights == "random" else weights
+
+    def embed(self, prompts):
+        rows = [torch.Generator().manual_seed(sum((p + self.weights).encode())) for p in prompts]
+        return torch.stack([torch.randn(self.dim, generator=g) for g in rows])
+
+
+def test_new_prompt_is_embedded_with_the_checkpoints_own_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    tower = _Tower("m", "tag")
+    table = prompt_table(PROMPTS, tower.embed(PROMPTS))
+    trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="tag")
+    result = resolve(trained, ["spleen", "larynx"], clip_weights="tag")
+    assert result.choices[0].pathway == trained.routed().resolve(tower.embed(["spleen"])[0])
+    with pytest.raises(CheckpointError, match=r"received other of .*; expected tag of .*--clip-weights tag"):
+        resolve(trained, ["spleen"], clip_weights="other")
+
+
+def test_random_text_weights_are_drawn_with_the_checkpoints_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    table = prompt_table(PROMPTS, _Tower("m", "random", seed=7).embed(PROMPTS))
+    trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="random (seed 7)")
+    resolve(trained, ["spleen"], clip_weights="random")
+
+
+def test_text_tower_of_another_width_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    monkeypatch.setattr(_Tower, "dim", 16)
+    trained = write_checkpoint(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="does not fit the router"):
+        resolve(trained, ["spleen"], clip_weights="random")
