@@ -22,9 +22,10 @@ def demo_table() -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     means = f"| **mean** | **{patients['mean_dice']:.2f}** | | **{phantoms['mean_dice']:.2f}** | |"
     note = (
-        f"Mean Dice on the grids of the original files, through `gcis-run`'s own code ({patients['pipeline']}). "
-        "Validation patients of the datalist and phantom seeds that no training saw; only contoured structures count. "
-        "Demo, not for clinical use."
+        "Mean Dice on the grids of the original files, through `gcis-run`'s own code "
+        f"({patients['pipeline']}). "
+        "Validation patients of the datalist and phantom seeds that no training saw; only contoured "
+        "structures count. Demo, not for clinical use."
     )
     return "\n".join([*lines, means, "", note])
 
@@ -42,7 +43,8 @@ def speed_table() -> str:
     e = record["environment"]
     shape = " x ".join(str(n) for n in record["voxels"])
     note = (
-        f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on {e['date'][:10]}: "
+        f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on "
+        f"{e['date'][:10]}: "
         f"{e['cpu']['model']}, {e['cpu']['usable']} cores ({', '.join(e['cpu']['flags'])}). "
         "Repeat with `python -m benchmarks phantom`."
     )

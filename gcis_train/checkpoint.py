@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_runtime.manifest import POSITIONS
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
@@ -62,6 +64,15 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     text_weights: str = "unknown"
     provenance: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        for selection in self.path_selections:
+            fits = all(1 <= n <= self.network.pathways for n in selection)
+            if len(selection) != len(POSITIONS) or not fits:
+                raise ValueError(
+                    f"path selection {selection} is not {len(POSITIONS)} numbers "
+                    f"from 1 to {self.network.pathways}"
+                )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -102,7 +113,7 @@ class Checkpoint:
                 fix="Use a pretrained checkpoint.",
             )
         net = GcisNet(self.config.network)
-        _load(net, self.weights, self.folder)
+        self.load_into(net)
         return net.eval()
 
     def static(self) -> StaticGcisNet:
@@ -117,14 +128,28 @@ class Checkpoint:
             )
         paths = [Pathway(tuple(n - 1 for n in one_based)) for one_based in self.config.path_selections]
         net = StaticGcisNet(self.config.network, paths)
-        _load(net, self.weights, self.folder)
+        self.load_into(net)
         return net.eval()
+
+    def load_into(self, net: torch.nn.Module) -> None:
+        """Put the weights into a network.
+
+        Raises:
+            CheckpointError: They are not exactly this network's.
+        """
+        try:
+            net.load_state_dict(self.weights)
+        except RuntimeError as error:
+            received = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the weights in {self.folder} do not fit the network",
+                received=received if len(received) < 300 else f"{received[:300]}…",
+                expected="the network that its config.json describes",
+            ) from error
 
 
 def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
     """Return the error for a prompt that has no stored embedding, with the nearest known ones."""
-    import difflib
-
     near = difflib.get_close_matches(prompt, known, n=3, cutoff=0.4)
     listing = ", ".join(repr(p) for p in known) or "none"
     hint = f" Nearest: {', '.join(repr(p) for p in near)}." if near else ""
@@ -137,13 +162,6 @@ def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
     )
 
 
-def _load(net: torch.nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json", received=str(error)) from error
-
-
 def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
     """Return the checkpoint folder that `path` means: itself, or the one a run folder points to.
 
@@ -154,7 +172,7 @@ def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
         return path
     try:
         pointer = msgspec.json.decode((path / POINTER_FILE).read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         pointer = {}
     name = pointer.get(prefer) or pointer.get("latest")
     if name and (path / name / CONFIG_FILE).is_file():
@@ -175,7 +193,7 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     folder = find(path, prefer=prefer)
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=CheckpointConfig)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} cannot be read", received=str(error)) from error
     file = folder / WEIGHTS_FILE
     try:
@@ -185,7 +203,9 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     return Checkpoint(config=config, weights=weights, sha256=hash_file(file), folder=folder)
 
 
-def save(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], extra: dict[str, bytes] | None = None) -> None:
+def save(
+    folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], extra: dict[str, bytes] | None = None
+) -> None:
     """Write a checkpoint folder, whole or not at all.
 
     Args:
@@ -203,16 +223,19 @@ def save(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], ext
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written", received=error.strerror) from error
     try:
-        save_file({n: t.detach().cpu().contiguous().clone() for n, t in weights.items()}, temporary / WEIGHTS_FILE)
+        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in weights.items()}
+        save_file(tensors, temporary / WEIGHTS_FILE)
         for name, data in (extra or {}).items():
             (temporary / name).write_bytes(data)
         (temporary / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
         temporary.chmod(0o755)
         _sync(temporary)
         _replace(temporary, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         raise CheckpointError(
-            f"{folder} cannot be written", received=error.strerror or str(error), fix="Free space or choose another folder."
+            f"{folder} cannot be written",
+            received=getattr(error, "strerror", None) or str(error),
+            fix="Free space or choose another folder.",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -230,8 +253,13 @@ def _replace(temporary: Path, folder: Path) -> None:
     if folder.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
         folder.replace(aside / folder.name)
-        temporary.replace(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            (aside / folder.name).replace(folder)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     else:
         temporary.replace(folder)
 

@@ -71,7 +71,7 @@ def read_datalist(path: Path) -> Datalist:
         raise DataError(f"the datalist {path} cannot be read", received=error.strerror) from error
     try:
         datalist = msgspec.json.decode(data, type=Datalist)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"the datalist {path} is not in the published form",
             received=str(error),

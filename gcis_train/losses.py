@@ -36,9 +36,7 @@ def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     logits = logits.float()
     probability = logits.softmax(1)
-    dice = 0.5 * (
-        soft_dice_loss(probability[:, 1], target) + soft_dice_loss(probability[:, 0], 1.0 - target)
-    )
+    dice = 0.5 * (soft_dice_loss(probability[:, 1], target) + soft_dice_loss(probability[:, 0], 1.0 - target))
     return dice.mean() + torch.nn.functional.cross_entropy(logits, target.long())
 
 

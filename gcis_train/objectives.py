@@ -103,10 +103,9 @@ class JointObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Return the loss; structures that a case does not label are left out."""
-        known = torch.zeros(len(batch.names), len(self._channel), dtype=torch.bool, device=batch.images.device)
-        target = torch.zeros(
-            (len(batch.names), *batch.images.shape[2:]), dtype=torch.long, device=batch.images.device
-        )
+        count, device = len(batch.names), batch.images.device
+        known = torch.zeros(count, len(self._channel), dtype=torch.bool, device=device)
+        target = torch.zeros((count, *batch.images.shape[2:]), dtype=torch.long, device=device)
         for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True)):
             for mask, prompt in zip(masks, prompts, strict=True):
                 known[index, self._channel[prompt]] = True
@@ -131,6 +130,7 @@ def sample_gates(logits: Tensor, tau: float, generator: torch.Generator) -> Tens
     """
     uniform = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)
     noise = -torch.log(-torch.log(uniform)).to(logits.device)
-    soft = ((logits.float().log_softmax(-1) + noise) / tau).softmax(-1)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    soft = ((wide.log_softmax(-1) + noise) / tau).softmax(-1)
     hard = torch.nn.functional.one_hot(soft.argmax(-1), logits.shape[-1]).to(soft.dtype)
     return hard - soft.detach() + soft

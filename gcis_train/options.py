@@ -86,3 +86,8 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("learning rate and tau are positive")
         if not 0 <= self.labelled_share <= 1:
             raise ValueError(f"labelled_share {self.labelled_share} is not a share")
+        counts = (self.max_prompts, self.phantoms, self.validation_cases)
+        if min(*counts, self.warmup_epochs, self.clip_gradient, self.weight_decay) < 0:
+            raise ValueError("counts, warm-up, gradient limit and weight decay are not negative")
+        if not 0 <= self.validation_overlap < 1:
+            raise ValueError(f"validation_overlap {self.validation_overlap} is not in [0, 1)")

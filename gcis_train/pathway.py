@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from gcis_runtime.errors import PromptError
 from gcis_runtime.manifest import POSITIONS
@@ -84,7 +83,7 @@ def spread(prompts: int, *, pathways: int) -> tuple[Pathway, ...]:
             received=f"{prompts} prompts",
             expected=f"at most {pathways ** len(POSITIONS)} with {pathways} pathways",
         )
-    groups = -(-prompts // pathways)
+    groups = max(-(-prompts // pathways), 1)
     size = -(-prompts // groups) if groups <= pathways else pathways
     result = []
     for index in range(prompts):

@@ -24,13 +24,14 @@ class Progress:
         """Show one step."""
         now = time.monotonic()
         if self._begin is None:
-            self._begin = (now, step - 1)
+            self._begin = (now, step)  # the first step also waits for data; it is not counted
         if loss is not None:
             self._average = loss if self._average is None else 0.95 * self._average + 0.05 * loss
         if self._live:
             rate = (now - self._begin[0]) / max(step - self._begin[1], 1)
             shown = "-" if self._average is None else f"{self._average:.3f}"
-            line = f"epoch {epoch + 1}  step {step}/{steps}  loss {shown}  left {_clock(rate * (steps - step))}"
+            left = _clock(rate * (steps - step))
+            line = f"epoch {epoch + 1}  step {step}/{steps}  loss {shown}  left {left}"
             self._stream.write(f"\r{line:<78}")
             self._stream.flush()
 

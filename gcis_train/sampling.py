@@ -56,11 +56,13 @@ def draw_window(
     Args:
         case: Where to draw from.
         options: Shares, probabilities, sizes.
-        prompts: Prompts of the run: a mirrored structure must be among them.
+        prompts: Prompts of the run: structures beyond them are not trained (a phantom has all seven),
+            and a mirrored structure must be among them.
         rng: Source of every choice.
     """
     a = options.augment
-    chosen = _choose_targets(len(case.prompts), options.max_prompts, rng)
+    known = [i for i, prompt in enumerate(case.prompts) if prompt in prompts]
+    chosen = _choose_targets(known, options.max_prompts, rng)
     centre = _centre(case, chosen, labelled=rng.random() < options.labelled_share, rng=rng)
     wish = rng.random(3) < np.asarray(a.flip)
     flip = [bool(f) for f in wish]
@@ -85,10 +87,11 @@ def draw_window(
     )
 
 
-def _choose_targets(count: int, limit: int, rng: np.random.Generator) -> list[int]:
-    if limit and count > limit:
-        return sorted(rng.choice(count, size=limit, replace=False).tolist())
-    return list(range(count))
+def _choose_targets(known: list[int], limit: int, rng: np.random.Generator) -> list[int]:
+    if limit and len(known) > limit:
+        picked = rng.choice(len(known), size=limit, replace=False).tolist()
+        return [known[i] for i in sorted(picked)]
+    return known
 
 
 def _angles(a: AugmentSpec, rng: np.random.Generator) -> tuple[float, float, float]:

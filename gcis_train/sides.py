@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+"""Whole words; `kidney_left` has a side too."""
 _OTHER = {"left": "right", "right": "left"}
 
 

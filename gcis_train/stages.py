@@ -49,10 +49,17 @@ def gather(datalist: Path, options: TrainOptions) -> Material:
     rows = read_datalist(datalist)
     training = group_cases(rows.training, folder=datalist.parent)
     if not training:
-        raise DataError(f"{datalist} has no training rows", fix="Add rows under \"training\".")
+        raise DataError(f"{datalist} has no training rows", fix='Add rows under "training".')
     validation = group_cases(rows.validation, folder=datalist.parent)
     prompts = prompts_of(training + validation)
     encoder = TextEncoder(options.text_model, options.text_weights, seed=options.text_seed)
+    if encoder.dim != options.network.text_dim:
+        raise CheckpointError(
+            f"the text model {options.text_model} does not fit the network",
+            received=f"embeddings of {encoder.dim} numbers",
+            expected=str(options.network.text_dim),
+            fix="Set network.text_dim in the configuration.",
+        )
     return Material(
         training=training,
         validation=validation[: options.validation_cases or None],
@@ -63,7 +70,13 @@ def gather(datalist: Path, options: TrainOptions) -> Material:
 
 
 def warm_start(
-    material: Material, options: TrainOptions, run_dir: Path, *, resume: bool, device: torch.device, progress: Progress
+    material: Material,
+    options: TrainOptions,
+    run_dir: Path,
+    *,
+    resume: bool,
+    device: torch.device,
+    progress: Progress,
 ) -> Outcome:
     """Train a static network with one softmax over all prompts, then upcycle it.
 
@@ -75,7 +88,9 @@ def warm_start(
     net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint).to(device)
     objective = JointObjective(net, material.prompts)
     describe = _describer(material, options, kind="static", pathways=pathways, stage="warm start")
-    outcome = _train(objective, material, options, run_dir / "static", describe, resume=resume, progress=progress)
+    outcome = _train(
+        objective, material, options, run_dir / "static", describe, resume=resume, progress=progress
+    )
     if outcome.finished:
         best = checkpoint.load(run_dir / "static")
         routed = upcycle(best.static(), material.embeddings)
@@ -102,7 +117,7 @@ def pretrain(
     """
     torch.manual_seed(options.seed)
     net = GcisNet(options.network, checkpoint=options.grad_checkpoint)
-    if pretrained is not None and not resume:
+    if pretrained is not None and not (resume and _begun(run_dir)):
         _initialise(net, checkpoint.load(pretrained), progress)
     objective = RoutedObjective(net.to(device), material.prompts, material.embeddings, tau=options.tau)
     describe = _describer(material, options, kind="routed", pathways=(), stage="pretraining")
@@ -115,18 +130,23 @@ def report_coincidences(pathways: dict[str, Pathway], progress: Progress) -> Non
     """Name the prompts whose seven choices coincide: their masks are the same."""
     for group in group_equal(pathways):
         names = ", ".join(repr(p) for p in group)
-        progress.say(f"warning: {names} share all seven pathways ({pathways[group[0]]}): they give the same mask")
+        progress.say(
+            f"warning: {names} share all seven pathways ({pathways[group[0]]}): they give the same mask"
+        )
 
 
 def _initialise(net: GcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
     """Copy every tensor of `source` that the network has in the same shape, and say what was used."""
     state = net.state_dict()
     used = [n for n, t in source.weights.items() if n in state and state[n].shape == t.shape]
-    if not any(n.startswith("encoder.") for n in used):
+    size = source.config.network.feature_size
+    # Position bias tables have one shape at every feature size: sharing a few tensors is not enough.
+    if size != net.config.feature_size or not any(n.startswith("encoder.") for n in used):
         raise CheckpointError(
-            f"{source.folder} shares no encoder tensor with this network",
-            received=f"feature size {source.config.network.feature_size}",
+            f"{source.folder} does not fit this network's encoder",
+            received=f"feature size {size}",
             expected=f"feature size {net.config.feature_size}",
+            fix="Set --feature-size to that of the checkpoint.",
         )
     net.load_state_dict({**state, **{n: source.weights[n] for n in used}})
     progress.say(f"initialised {len(used)} of {len(state)} tensors from {source.folder}")
@@ -188,6 +208,11 @@ def _train(
         describe=describe,
         progress=progress,
     )
-    if resume and (run_dir / checkpoint.POINTER_FILE).is_file():
+    if resume and _begun(run_dir):
         trainer.resume()
     return trainer.run()
+
+
+def _begun(run_dir: Path) -> bool:
+    """Tell whether a run folder has a checkpoint to resume from."""
+    return (run_dir / checkpoint.POINTER_FILE).is_file()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counter
             tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     notes = {"groups": json.dumps(state["param_groups"]), "counters": json.dumps(counters)}
     notes["scaler"] = json.dumps(scaler.state_dict())
-    return save(tensors, metadata=notes)
+    return bytes(save(tensors, metadata=notes))
 
 
 def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
@@ -33,19 +34,21 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
         The counters.
 
     Raises:
-        CheckpointError: The state is of another network.
+        CheckpointError: The state is damaged or of another network.
     """
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    notes: dict[str, str] = header["__metadata__"]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load(data).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
     try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        notes: dict[str, str] = header["__metadata__"]
+        for key, tensor in load(data).items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": json.loads(notes["groups"])})
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            "the training state does not fit the network", received=str(error), fix="Start a new run folder."
+            "the training state is damaged or of another network",
+            received=str(error),
+            fix="Start a new run folder.",
         ) from error
     scaler_state = json.loads(notes["scaler"])
     if scaler_state:

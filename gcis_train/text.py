@@ -7,6 +7,9 @@ import importlib
 import io
 import logging
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +91,7 @@ class TextEncoder:
 
     def _pretrained(self, weights: str) -> nn.Module:
         try:
-            with _quiet():
+            with _quiet(), _offline_if_unreachable():
                 clip = self._open_clip.create_model(
                     self.model, pretrained=weights, force_custom_text=True, weights_only=True
                 )
@@ -127,6 +130,34 @@ def _import_open_clip() -> Any:
         with contextlib.suppress(RuntimeError):  # declared by an earlier attempt
             torch.library.define(f"torchvision::{name}", signature)
     return importlib.import_module("open_clip")
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Look in the download cache only where the weights' host does not answer.
+
+    The downloader would try several names with growing pauses: 50 s until the error, for nothing.
+    """
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    """Tell whether a host takes connections; behind a proxy only the attempt itself can tell."""
+    if urllib.request.getproxies():
+        return True
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=5.0):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,9 +73,11 @@ class Trainer:
         self._describe, self._progress = describe, progress
         self._device = next(objective.net.parameters()).device
         trained = [p for p in objective.net.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self._optimizer = torch.optim.AdamW(
+            trained, lr=options.learning_rate, weight_decay=options.weight_decay
+        )
         fp16 = options.amp == "fp16"
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=fp16)  # type: ignore[attr-defined]
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=fp16)
         self._epoch, self._step = 0, 0
         self._best: float | None = None
         self._pointer: dict[str, str] = {}
@@ -89,8 +90,20 @@ class Trainer:
             CheckpointError: There is none, or it is of another network.
         """
         found = checkpoint.load(self._run_dir, prefer="latest")
-        self._objective.net.load_state_dict(found.weights)
-        data = (found.folder / state.STATE_FILE).read_bytes()
+        if found.config.kind == "static" and found.prompts != self._prompts:
+            raise CheckpointError(
+                f"{found.folder} was trained on other prompts",
+                received=", ".join(self._prompts),
+                expected=", ".join(found.prompts),
+                fix="Use the datalist that the run began with.",
+            )
+        found.load_into(self._objective.net)
+        try:
+            data = (found.folder / state.STATE_FILE).read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"{found.folder} has no training state to resume from", received=error.strerror
+            ) from error
         counters = state.unpack(data, self._optimizer, self._scaler)
         self._epoch, self._step, self._best = counters["epoch"], counters["step"], counters["best"]
         pointer = (self._run_dir / checkpoint.POINTER_FILE).read_bytes()
@@ -102,8 +115,8 @@ class Trainer:
         Raises:
             DataError: The loss of a step is not finite; the last checkpoint is intact.
         """
-        writer = SummaryWriter(self._run_dir / "tensorboard", purge_step=self._global_step)  # type: ignore[no-untyped-call]
-        with contextlib.closing(writer), self._interruptible():  # type: ignore[type-var]
+        writer = SummaryWriter(self._run_dir / "tensorboard", purge_step=self._global_step)
+        with contextlib.closing(writer), self._interruptible():
             while self._epoch < self._options.max_epochs and not self._stop:
                 self._run_epoch(writer, save_minutes)
         if self._stop:
@@ -127,9 +140,12 @@ class Trainer:
             self._step += 1
             if loss is not None:
                 losses.append(loss)
-                writer.add_scalar("train/loss", loss, self._global_step)  # type: ignore[no-untyped-call]
+                writer.add_scalar("train/loss", loss, self._global_step)
             self._progress.step(
-                epoch=self._epoch, step=self._global_step, loss=loss, steps=self._feed.steps * self._options.max_epochs
+                epoch=self._epoch,
+                step=self._global_step,
+                loss=loss,
+                steps=self._feed.steps * self._options.max_epochs,
             )
             if self._stop:
                 return
@@ -162,7 +178,8 @@ class Trainer:
             raise DataError(
                 f"the loss is {value} at step {self._global_step}",
                 received=f"window of {', '.join(batch.names)}",
-                fix="Check that case, lower --learning-rate, or use --amp bf16; the last checkpoint is intact.",
+                fix="Check that case, lower --learning-rate, or use --amp bf16; "
+                "the last checkpoint is intact.",
             )
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -187,8 +204,8 @@ class Trainer:
         by_prompt = {p: float(np.mean(s)) for p, s in scores.items()}
         mean = float(np.mean(list(by_prompt.values())))
         for prompt, score in by_prompt.items():
-            writer.add_scalar(f"validation/{prompt}", score, self._global_step)  # type: ignore[no-untyped-call]
-        writer.add_scalar("validation/mean_dice", mean, self._global_step)  # type: ignore[no-untyped-call]
+            writer.add_scalar(f"validation/{prompt}", score, self._global_step)
+        writer.add_scalar("validation/mean_dice", mean, self._global_step)
         if self._best is None or mean > self._best:
             self._best = mean
             self._save("best")
@@ -205,7 +222,7 @@ class Trainer:
         self._pointer = {**self._pointer, role: name}
         temporary = self._run_dir / f".{checkpoint.POINTER_FILE}.tmp"
         temporary.write_bytes(msgspec.json.encode(self._pointer))
-        os.replace(temporary, self._run_dir / checkpoint.POINTER_FILE)
+        temporary.replace(self._run_dir / checkpoint.POINTER_FILE)
         checkpoint.prune(self._run_dir / "checkpoints", keep=set(self._pointer.values()))
 
     @contextlib.contextmanager

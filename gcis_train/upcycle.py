@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gcis_runtime.manifest import POSITIONS
+from gcis_runtime.errors import PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
 
 ROUTER_MARGIN = 4.0
-"""Router logit of a prompt's own pathway above the others: at six pathways it samples its own 9 times in 10."""
+"""Router logit of a prompt's own pathway above the others: with six it samples its own 9 times in 10."""
 
 
 def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_margin: float = ROUTER_MARGIN) -> GcisNet:
@@ -29,6 +29,9 @@ def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_margin: float =
         static: A network with one pathway a prompt.
         embeddings: (P, text_dim) embeddings in the order of its pathways; linearly independent.
         router_margin: Logit difference to fit.
+
+    Raises:
+        PromptError: The embeddings do not tell the prompts apart.
     """
     net = GcisNet(static.config)
     source = static.state_dict()
@@ -60,6 +63,9 @@ def fit_routers(net: GcisNet, embeddings: Tensor, pathways: Sequence[Pathway], *
         embeddings: (P, text_dim).
         pathways: P pathways.
         margin: Logit of the chosen block above the others.
+
+    Raises:
+        PromptError: The embeddings do not tell the prompts apart.
     """
     mean = embeddings.double().mean(0)
     inverse = torch.linalg.pinv(embeddings.double() - mean)
@@ -71,7 +77,12 @@ def fit_routers(net: GcisNet, embeddings: Tensor, pathways: Sequence[Pathway], *
         weight = (inverse @ (wanted - average)).T
         _set(router, weight, average - weight @ mean)
     if [net.resolve(e) for e in embeddings.float()] != list(pathways):
-        raise ValueError(f"embeddings do not tell the prompts apart at one of {', '.join(POSITIONS)}")
+        raise PromptError(
+            "the text embeddings do not tell the prompts apart",
+            received=f"{len(pathways)} prompts with embeddings of {embeddings.shape[1]} numbers",
+            expected="linearly independent embeddings",
+            fix="Use other text weights, or word the prompts more differently.",
+        )
 
 
 def _set(router: nn.Module, weight: Tensor, bias: Tensor) -> None:

@@ -77,13 +77,20 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     files = tuple(dict.fromkeys(t.label for t in case.targets))
     keys = ["image", *(f"label{i}" for i in range(len(files)))]
     _check_grids(case.image, files)
+    steps = preprocessing(spec, keys=keys)
     try:
-        data = preprocessing(spec, keys=keys)(dict(zip(keys, [case.image, *files], strict=True)))
+        data = steps(dict(zip(keys, [case.image, *files], strict=True)), end=1)
+        finite = bool(np.isfinite(np.asarray(data["image"])).all())  # before clipping hides infinities
+        data = steps(data, start=1) if finite else data
     except Exception as error:
-        raise DataError(f"the case {case.name} cannot be pre-processed", received=str(error)) from error
+        raise DataError(
+            f"the case {case.name} cannot be pre-processed",
+            received=_root_cause(error),
+            fix="Repair its files or leave it out of the datalist.",
+        ) from error
+    if not finite:
+        raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
     image = np.asarray(data["image"][0], dtype=np.float32)
-    if not np.isfinite(image).all():
-        raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave out the image.")
     masks = []
     for target in case.targets:
         values = np.rint(np.asarray(data[keys[1 + files.index(target.label)]][0]))
@@ -112,6 +119,13 @@ def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
     return _pack(f"phantom {seed}", image, masks, tuple(STRUCTURES[v] for v in present), phantom.affine)
 
 
+def _root_cause(error: BaseException) -> str:
+    """Return what went wrong first: MONAI wraps it in the name of the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
+
+
 def _check_grids(image: Path, labels: Sequence[Path]) -> None:
     """Compare headers only; the transforms read the voxels."""
     try:
@@ -119,6 +133,12 @@ def _check_grids(image: Path, labels: Sequence[Path]) -> None:
         grids = [(path, nib.load(path)) for path in labels]
     except Exception as error:
         raise DataError(f"a file of the case {image.name} cannot be read", received=str(error)) from error
+    if len(reference.shape) != 3:
+        raise DataError(
+            f"the image {image.name} is not one volume",
+            received=f"shape {reference.shape}",
+            expected="three axes",
+        )
     for path, label in grids:
         if label.shape != reference.shape or not np.allclose(label.affine, reference.affine, atol=1e-2):
             raise DataError(

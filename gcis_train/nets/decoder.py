@@ -58,9 +58,7 @@ class Decoder(nn.Module):
         positions: list[Position] = []
         for name, up, indices in zip(POSITIONS, ups, used, strict=True):
             merge = None if up is None else UpMerge(*up)
-            positions.append(
-                Position(merge, {i: _block(name, f, up, out_channels) for i in sorted(indices)})
-            )
+            positions.append(Position(merge, {i: _block(name, f, up, out_channels) for i in sorted(indices)}))
         self.positions = nn.ModuleList(positions)
 
     def forward(

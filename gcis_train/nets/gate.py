@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, gates: Tensor, choice: int, blocks: Sequence[nn.Module]) -> Tensor:
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any, y: Tensor, x: Tensor, gates: Tensor, choice: int, blocks: Sequence[nn.Module]
+    ) -> Tensor:
         ctx.save_for_backward(y, x)
         ctx.choice, ctx.blocks = choice, blocks
         ctx.autocast = (torch.is_autocast_enabled(y.device.type), torch.get_autocast_dtype(y.device.type))
@@ -30,10 +32,11 @@ class _Gate(torch.autograd.Function):
         y, x = ctx.saved_tensors
         products: list[Tensor] = []
         enabled, dtype = ctx.autocast
+        wide = torch.promote_types(grad.dtype, torch.float32)  # sums of half precision would overflow
         with torch.no_grad(), torch.autocast(grad.device.type, dtype=dtype, enabled=enabled):
             for index, block in enumerate(ctx.blocks):
                 out = y if index == ctx.choice else block(x)
-                products.append((grad.float() * out.float()).sum())
+                products.append((grad.to(wide) * out.to(wide)).sum())
         return grad, None, torch.stack(products), None, None
 
 

@@ -67,7 +67,9 @@ class StaticGcisNet(nn.Module):
         checkpoint: Recompute the transformer's activations in the backward pass.
     """
 
-    def __init__(self, config: NetworkConfig, pathways: Sequence[Pathway], *, checkpoint: bool = False) -> None:
+    def __init__(
+        self, config: NetworkConfig, pathways: Sequence[Pathway], *, checkpoint: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.pathways = tuple(pathways)

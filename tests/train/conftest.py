@@ -1,0 +1,83 @@
+"""Fixtures of the training tests: the conformance cases and one random text tower a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from train_helpers import CONFORMANCE
+
+from gcis_train.allocator import keep_freed_memory
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.network import GcisNet
+from gcis_train.published import published_name
+from gcis_train.text import TextEncoder
+
+
+def _recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("conformance_recipe", CONFORMANCE / "recipe.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RECIPE = _recipe()
+keep_freed_memory()  # forward and backward passes take half the time
+
+
+@dataclass(frozen=True)
+class ConformanceCase:
+    """A published network in numbers, and ours with its weights."""
+
+    info: dict[str, Any]
+    answers: dict[str, np.ndarray]
+    net: GcisNet
+    image: torch.Tensor
+
+    def embedding(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(RECIPE.prompt_embedding(index, self.info["seed"]))
+
+
+@pytest.fixture(scope="session", params=["small", "two_pathways"])
+def conformance(request: pytest.FixtureRequest) -> ConformanceCase:
+    info = json.loads((CONFORMANCE / f"case_{request.param}.json").read_text())
+    with np.load(CONFORMANCE / f"case_{request.param}.npz") as data:
+        answers = dict(data)
+    net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"]))
+    state = net.state_dict()
+    weights = RECIPE.state_dict(info["routed_shapes"], info["seed"])
+    for name, _ in net.named_parameters():
+        state[name] = torch.from_numpy(weights[published_name(name, single=False)])
+    net.load_state_dict(state)
+    image = torch.from_numpy(RECIPE.image(info["roi"], info["batch"], info["seed"]))
+    return ConformanceCase(info=info, answers=answers, net=net.eval(), image=image)
+
+
+@pytest.fixture(scope="session")
+def tower() -> TextEncoder:
+    """The random text tower (63 M parameters): once a session."""
+    return TextEncoder("ViT-B-32-quickgelu", "random")
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> GcisNet:
+    """A routed network of two pathways with random weights; tests must not change it."""
+    torch.manual_seed(7)
+    return GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=16)).eval()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Tests neither depend on nor disturb each other's random state."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.random.set_rng_state(state)

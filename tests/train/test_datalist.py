@@ -1,0 +1,89 @@
+"""The datalist is read strictly; rows that share an image become one case."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcis_runtime.errors import DataError
+from gcis_train.datalist import Row, group_cases, prompts_of, read_datalist
+
+ROW = {"image": "a.nii.gz", "label": "b.nii.gz", "prompt": "liver"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def _write(folder: Path, data: Any) -> Path:
+    path = folder / "datalist.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+def test_the_published_form_is_read(folder: Path) -> None:
+    rows = [ROW, {**ROW, "prompt": "spleen", "label_value": 2}]
+    datalist = read_datalist(_write(folder, {"training": rows, "validation": [ROW], "name": "x"}))
+    assert datalist.training[0] == Row(image="a.nii.gz", label="b.nii.gz", prompt="liver")
+    assert datalist.training[1].label_value == 2
+    assert len(datalist.validation) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "not in the published form"),
+        ("[]", "not in the published form"),
+        ({"validation": [ROW]}, "missing required field `training`"),
+        ({"training": [{**ROW, "labelvalue": 3}]}, r"unknown field `labelvalue`.*training"),
+        ({"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}, "missing required field `prompt`"),
+        ({"training": [{**ROW, "label_value": "3"}]}, r"Expected `int.*label_value"),
+        ({"training": [ROW, {**ROW, "prompt": " "}]}, r"training\[1\] has an empty prompt"),
+        (
+            {"training": [], "validation": [{**ROW, "image": "x.nii.gz"}]},
+            r"validation\[0\] .*'x.nii.gz'.*relative to",
+        ),
+        ({"training": [{**ROW, "label": "x.nii.gz"}]}, r"training\[0\] .* does not exist.*label 'x.nii.gz'"),
+        (
+            {"training": [{**ROW, "label_value": 0}]},
+            r"training\[0\] .*label_value; received 0; expected 1 or more",
+        ),
+    ],
+)
+def test_a_bad_row_is_named(folder: Path, data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_datalist(_write(folder, data))
+
+
+def test_unreadable_lists(folder: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_datalist(folder / "none.json")
+    with pytest.raises(DataError, match="directory"):
+        read_datalist(folder)
+    (folder / "binary.json").write_bytes(b'{"training": "\xff\xfe"}')
+    with pytest.raises(DataError, match="not in the published form"):
+        read_datalist(folder / "binary.json")
+
+
+def test_rows_of_an_image_become_one_case(folder: Path) -> None:
+    rows = tuple(
+        Row(image=i, label="b.nii.gz", prompt=p, label_value=v)
+        for i, p, v in (("a.nii.gz", "liver", 1), ("c.nii.gz", "liver", 1), ("a.nii.gz", "spleen", 2))
+    )
+    cases = group_cases(rows, folder=folder)
+    assert [c.name for c in cases] == ["a", "c"]
+    assert [(t.prompt, t.label_value) for t in cases[0].targets] == [("liver", 1), ("spleen", 2)]
+    assert cases[0].targets[0].label == folder / "b.nii.gz"
+    assert prompts_of(cases) == ("liver", "spleen")
+
+
+def test_the_same_structure_twice_is_an_error(folder: Path) -> None:
+    row = Row(**ROW)
+    with pytest.raises(DataError, match=r"twice; received 'liver' for a\.nii\.gz"):
+        group_cases((row, row), folder=folder)

@@ -1,0 +1,92 @@
+"""Losses: MONAI's numbers, hand-worked numbers, and silence about what was not labelled."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+
+from gcis_train.losses import joint_loss, prompt_loss, soft_dice_loss
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.objectives import Batch, JointObjective
+from gcis_train.pathway import Pathway
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_prompt_loss_is_monais(rows: int) -> None:
+    logits = (3 * torch.randn(rows, 2, 5, 6, 7)).requires_grad_()
+    target = (torch.rand(rows, 5, 6, 7) > 0.6).float()
+    target[0] = 0  # an empty mask
+    ours = prompt_loss(logits, target)
+    ours.backward()
+    grad, logits.grad = logits.grad, None
+    theirs = DiceCELoss(to_onehot_y=True, softmax=True)(logits, target[:, None])
+    theirs.backward()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert grad is not None and logits.grad is not None
+    assert torch.allclose(grad, logits.grad, atol=1e-7)
+
+
+def test_soft_dice_by_hand() -> None:
+    p = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    t = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    # 1 - 2 * 0.5 / (1 + 1), both empty, no overlap.
+    assert torch.allclose(soft_dice_loss(p, t), torch.tensor([0.5, 0.0, 1.0]), atol=1e-4)
+
+
+def test_joint_loss_by_hand() -> None:
+    margins = torch.zeros(1, 2, 1, 1, 3)
+    target = torch.tensor([0, 1, 1]).view(1, 1, 1, 3)
+    loss = joint_loss(margins, target, torch.tensor([[True, True]]))
+    # Three equal classes: cross-entropy log 3; structure 1: 1 - 2 * (2/3) / (1 + 2) = 5/9; 2 is absent.
+    assert float(loss) == pytest.approx(math.log(3) + 5 / 9, abs=1e-4)
+
+
+def test_an_unlabelled_structure_is_left_alone() -> None:
+    margins = torch.randn(2, 3, 2, 2, 4, requires_grad=True)
+    target = torch.randint(0, 2, (2, 2, 2, 4))
+    known = torch.tensor([[True, False, True], [True, True, True]])
+    joint_loss(margins, target, known).backward()
+    assert margins.grad is not None
+    assert (margins.grad[0, 1] == 0).all()
+    assert (margins.grad[1, 1] != 0).any() and (margins.grad[0, 0] != 0).any()
+    # And it is not in the softmax of the others: its margin changes nothing.
+    changed = margins.detach().clone()
+    changed[0, 1] += 5
+    assert torch.equal(joint_loss(changed, target, known), joint_loss(margins.detach(), target, known))
+
+
+def test_joint_loss_falls_to_zero_at_the_truth() -> None:
+    target = torch.randint(0, 3, (1, 4, 4, 4))
+    margins = torch.stack([20.0 * (target == c) - 10 for c in (1, 2)], dim=1)
+    assert float(joint_loss(margins, target, torch.tensor([[True, True]]))) < 1e-3
+
+
+def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [Pathway((0,) * 7), Pathway((0, 0, 0, 0, 0, 0, 1))]
+    net = StaticGcisNet(NetworkConfig(feature_size=12, pathways=2), paths)
+    margins = torch.zeros(2, 2, 2, 2, 2, requires_grad=True)
+    monkeypatch.setattr(net, "forward", lambda image: margins)
+    seen = {}
+    monkeypatch.setattr(
+        "gcis_train.objectives.joint_loss", lambda m, t, k: seen.update(target=t, known=k) or m.sum()
+    )
+    mask = torch.zeros(1, 2, 2, 2)
+    mask[0, 1, 1, 1] = 1
+    objective = JointObjective(net, ("a", "b"))
+    batch = Batch(
+        names=("x", "y"),
+        images=torch.zeros(2, 1, 2, 2, 2),
+        masks=(mask, torch.zeros(0, 2, 2, 2)),
+        prompts=(("b",), ()),
+    )
+    assert objective.loss(batch, torch.Generator()) is not None
+    assert seen["known"].tolist() == [[False, True], [False, False]]
+    assert seen["target"].sum() == 2 and seen["target"][0, 1, 1, 1] == 2
+    empty = Batch(
+        names=("y",), images=torch.zeros(1, 1, 2, 2, 2), masks=(torch.zeros(0, 2, 2, 2),), prompts=((),)
+    )
+    assert objective.loss(empty, torch.Generator()) is None
