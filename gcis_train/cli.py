@@ -87,7 +87,10 @@ def pretrain(
 
 @main.command()
 @training_options
-def warmstart(datalist: Path, run_dir: Path, device: str, resume: bool, **flags: Any) -> None:
+@click.option("--pretrained", type=ANY, help="Checkpoint to start from, such as another RUN/static.")
+def warmstart(
+    datalist: Path, run_dir: Path, pretrained: Path | None, device: str, resume: bool, **flags: Any
+) -> None:
     """Train a static network for all prompts, then copy it into every pathway.
 
     Learns several times faster a step than the routed network. RUN_DIR/routed is then a routed checkpoint
@@ -100,7 +103,15 @@ def warmstart(datalist: Path, run_dir: Path, device: str, resume: bool, **flags:
     options = resolve_options(flags, device=where)
     check_run_folder(run_dir / "static", resume=resume)
     material = stages.gather(datalist, options)
-    outcome = stages.warm_start(material, options, run_dir, resume=resume, device=where, progress=_progress())
+    outcome = stages.warm_start(
+        material,
+        options,
+        run_dir,
+        pretrained=pretrained,
+        resume=resume,
+        device=where,
+        progress=_progress(),
+    )
     _finish(outcome, run_dir)
 
 

@@ -40,7 +40,7 @@ def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
     return dice.mean() + torch.nn.functional.cross_entropy(logits, target.long())
 
 
-def joint_loss(margins: Tensor, target: Tensor, known: Tensor) -> Tensor:
+def joint_loss(margins: Tensor, target: Tensor, known: Tensor, *, foreground_weight: float = 1.0) -> Tensor:
     """Dice plus cross-entropy of one softmax over background and all structures.
 
     Background has logit zero, so that a prompt's logit is its margin. A structure that was not labelled
@@ -51,6 +51,9 @@ def joint_loss(margins: Tensor, target: Tensor, known: Tensor) -> Tensor:
         margins: (N, P, X, Y, Z).
         target: (N, X, Y, Z) int64; 0 background, `p + 1` structure `p`.
         known: (N, P) bool: labelled on this case.
+        foreground_weight: Weight of a structure's voxel in the cross-entropy, against one of background.
+            Where structures fill a thousandth of a window, their gradients otherwise vanish before
+            they appear.
 
     Returns:
         A scalar.
@@ -58,7 +61,9 @@ def joint_loss(margins: Tensor, target: Tensor, known: Tensor) -> Tensor:
     margins = margins.float()
     unknown = ~known[:, :, None, None, None]
     logits = torch.cat((torch.zeros_like(margins[:, :1]), margins.masked_fill(unknown, -1e4)), dim=1)
-    cross_entropy = torch.nn.functional.cross_entropy(logits, target)
+    weight = torch.full((logits.shape[1],), foreground_weight, device=logits.device)
+    weight[0] = 1.0
+    cross_entropy = torch.nn.functional.cross_entropy(logits, target, weight=weight)
     probability = logits.softmax(1)[:, 1:]
     classes = torch.arange(1, margins.shape[1] + 1, device=target.device)
     one_hot = (target[:, None] == classes[None, :, None, None, None]).float()

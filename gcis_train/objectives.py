@@ -95,10 +95,12 @@ class JointObjective:
     Args:
         net: A static network with one pathway for each prompt.
         prompts: Its prompts, in channel order.
+        foreground_weight: See `joint_loss`.
     """
 
-    def __init__(self, net: StaticGcisNet, prompts: Sequence[str]) -> None:
+    def __init__(self, net: StaticGcisNet, prompts: Sequence[str], *, foreground_weight: float = 1.0) -> None:
         self.net: StaticGcisNet = net
+        self._weight = foreground_weight
         self._channel = {prompt: i for i, prompt in enumerate(prompts)}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
@@ -110,7 +112,9 @@ class JointObjective:
             for mask, prompt in zip(masks, prompts, strict=True):
                 known[index, self._channel[prompt]] = True
                 target[index][mask > 0] = self._channel[prompt] + 1
-        return joint_loss(self.net(batch.images), target, known) if known.any() else None
+        if not known.any():
+            return None
+        return joint_loss(self.net(batch.images), target, known, foreground_weight=self._weight)
 
     def evaluator(self) -> StaticGcisNet:
         """Return the network itself."""

@@ -45,6 +45,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         labelled_share: Share of windows centred on a labelled voxel; the others on any body voxel.
         max_prompts: Labelled structures of a window that are trained in one step; 0 means all.
         phantoms: Synthetic cases added to each epoch (new ones every epoch, from the seed).
+        foreground_weight: Weight of structures in the warm start's cross-entropy; 1 is unweighted.
         tau: Temperature of the Gumbel-softmax.
         amp: Autocast type of the forward pass.
         warmup_epochs: Epochs of linear warm-up before the cosine.
@@ -69,6 +70,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     weight_decay: float = 1e-5
     warmup_epochs: float = 5.0
     clip_gradient: float = 0.0
+    foreground_weight: float = 1.0
     tau: float = 1.0
     amp: Literal["none", "bf16", "fp16"] = "fp16"
     grad_checkpoint: bool = False

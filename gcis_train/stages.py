@@ -74,19 +74,25 @@ def warm_start(
     options: TrainOptions,
     run_dir: Path,
     *,
+    pretrained: Path | None = None,
     resume: bool,
     device: torch.device,
     progress: Progress,
 ) -> Outcome:
     """Train a static network with one softmax over all prompts, then upcycle it.
 
+    `pretrained` is an earlier checkpoint to start from, a warm start's `static/` among them.
+
     The run folder gets `static/` (its own run) and, when finished, `routed/`: a routed checkpoint that gives
     the best static checkpoint's answers, for `pretrain --pretrained`.
     """
     pathways = spread(len(material.prompts), pathways=options.network.pathways)
     torch.manual_seed(options.seed)
-    net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint).to(device)
-    objective = JointObjective(net, material.prompts)
+    net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint)
+    if pretrained is not None and not (resume and _begun(run_dir / "static")):
+        _initialise(net, checkpoint.load(pretrained), progress)
+    net = net.to(device)
+    objective = JointObjective(net, material.prompts, foreground_weight=options.foreground_weight)
     describe = _describer(material, options, kind="static", pathways=pathways, stage="warm start")
     outcome = _train(
         objective, material, options, run_dir / "static", describe, resume=resume, progress=progress
@@ -135,7 +141,7 @@ def report_coincidences(pathways: dict[str, Pathway], progress: Progress) -> Non
         )
 
 
-def _initialise(net: GcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
+def _initialise(net: GcisNet | StaticGcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
     """Copy every tensor of `source` that the network has in the same shape, and say what was used."""
     state = net.state_dict()
     used = [n for n, t in source.weights.items() if n in state and state[n].shape == t.shape]

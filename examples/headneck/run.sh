@@ -11,8 +11,10 @@ datalist=$1 run=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 gcis-train warmstart --datalist "$datalist" --run-dir "$run/warm" --config "$here/warmstart.json" --resume
+gcis-train warmstart --datalist "$datalist" --run-dir "$run/weighted" --config "$here/weighted.json" \
+  --pretrained "$run/warm/static" --resume
 gcis-train pretrain --datalist "$datalist" --run-dir "$run/routed" --config "$here/routed.json" \
-  --pretrained "$run/warm/routed" --resume
+  --pretrained "$run/weighted/routed" --resume
 gcis-train paths --checkpoint "$run/routed"
 rm -rf "$run/headneck.gcis"
 gcis-export --checkpoint "$run/routed" --name headneck --weights fp16 --engine onnx --engine openvino \

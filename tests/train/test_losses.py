@@ -90,3 +90,16 @@ def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.Monkey
         names=("y",), images=torch.zeros(1, 1, 2, 2, 2), masks=(torch.zeros(0, 2, 2, 2),), prompts=((),)
     )
     assert objective.loss(empty, torch.Generator()) is None
+
+
+def test_foreground_weight_by_hand() -> None:
+    # Two voxels, one of background: with margins of zero every class of two costs log 2, whatever its
+    # weight; a margin of 2 costs background log(1 + e^2) and the structure log(1 + e^-2).
+    margins = torch.full((1, 1, 2, 1, 1), 2.0)
+    target = torch.tensor([0, 1]).view(1, 2, 1, 1)
+    known = torch.ones(1, 1, dtype=torch.bool)
+    background, structure = math.log1p(math.exp(2)), math.log1p(math.exp(-2))
+    plain = joint_loss(margins, target, known)
+    heavy = joint_loss(margins, target, known, foreground_weight=3.0)
+    dice = float(plain) - (background + structure) / 2
+    assert float(heavy) == pytest.approx((background + 3 * structure) / 4 + dice, abs=1e-5)

@@ -125,6 +125,19 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert all(torch.equal(routed.weights[n], t) for n, t in static.weights.items())
     assert routed.config.provenance["upcycled"] is True and routed.config.prompts == static.config.prompts
 
+    # A warm start goes on from another one's weights.
+    stages.warm_start(
+        material,
+        options(max_epochs=1, learning_rate=1e-12),
+        tmp_path / "again",
+        pretrained=tmp_path / "warm" / "static",
+        resume=False,
+        device=CPU,
+        progress=progress,  # type: ignore[arg-type]
+    )
+    again = checkpoint.load(tmp_path / "again" / "static", prefer="latest").weights
+    assert all(torch.allclose(again[n].float(), t.float(), atol=1e-6) for n, t in static.weights.items())
+
     # Killed before its first checkpoint, a run that is resumed still starts from --pretrained.
     still = options(max_epochs=1, learning_rate=1e-12)
     _pretrain(
