@@ -21,6 +21,7 @@ class _Guarded(click.Command):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         prog = self.name or "gcis"
+        VERBOSE.on = False  # several commands may run in one process
         try:
             code = super().main(args, prog_name=prog, standalone_mode=False)
         except click.ClickException as error:

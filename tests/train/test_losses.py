@@ -72,7 +72,7 @@ def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.Monkey
     monkeypatch.setattr(net, "forward", lambda image: margins)
     seen = {}
     monkeypatch.setattr(
-        "gcis_train.objectives.joint_loss", lambda m, t, k: seen.update(target=t, known=k) or m.sum()
+        "gcis_train.objectives.joint_loss", lambda m, t, k, **_: seen.update(target=t, known=k) or m.sum()
     )
     mask = torch.zeros(1, 2, 2, 2)
     mask[0, 1, 1, 1] = 1
