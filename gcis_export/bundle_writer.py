@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gcis_runtime.atomic import unwritable
 from gcis_runtime.errors import OutputError
 from gcis_runtime.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, encode
 
@@ -41,11 +42,7 @@ def staged(target: Path) -> Iterator[Path]:
         _sync(temporary)
         _replace(temporary, target)
     except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written",
-            received=error.strerror or str(error),
-            fix="Choose another place with -o.",
-        ) from error
+        raise unwritable(target, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gcis_export.export import Exported
+from gcis_runtime.inspection import text_weights_warning
 from gcis_runtime.manifest import POSITIONS, Manifest
 from gcis_runtime.tables import table
 
@@ -13,7 +14,7 @@ def as_text(result: Exported) -> str:
     """Describe an export for people: pathways, parity, size, place, and what to watch out for."""
     m = result.manifest
     parts = [
-        *_text_weights(m),
+        *text_weights_warning(m),
         _pathways(m),
         *(
             f"WARNING: {' and '.join(map(repr, group))} have the same pathway: they give the same mask"
@@ -40,16 +41,6 @@ def as_json(result: Exported) -> str:
         "manifest": msgspec.to_builtins(result.manifest),
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-
-
-def _text_weights(m: Manifest) -> list[str]:
-    """Return a line that stands out when the prompts' text weights are random."""
-    if not m.provenance.text_weights.startswith("random"):
-        return []
-    return [
-        f"!!! TEXT WEIGHTS ARE {m.provenance.text_weights.upper()}: "
-        "prompts other than those trained mean nothing to this network !!!"
-    ]
 
 
 def _pathways(m: Manifest) -> str:

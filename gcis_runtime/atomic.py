@@ -38,11 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written",
-            received=error.strerror or str(error),
-            fix="Choose another place with -o.",
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -63,11 +59,16 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written",
-            received=error.strerror or str(error),
-            fix="Choose another place with -o.",
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Return the error for an output that the system refuses to write."""
+    return OutputError(
+        f"{path} cannot be written",
+        received=error.strerror or str(error),
+        fix="Choose another place with -o.",
+    )
 
 
 def _umask() -> int:

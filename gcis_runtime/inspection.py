@@ -26,7 +26,7 @@ def describe(bundle: Bundle) -> str:
     parts = [
         f"{m.name}   {bundle.folder}   {bundle.size / 2**20:.1f} MiB   sha256 {bundle.sha256[:12]}",
         f"{m.notice}\ncreated {m.created}",
-        *_text_weights(m),
+        *text_weights_warning(m),
         _pathways(m),
         f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
         _engines(m),
@@ -76,7 +76,7 @@ def run_window(bundle: Bundle) -> list[dict[str, Any]]:
     return results
 
 
-def _text_weights(m: Manifest) -> list[str]:
+def text_weights_warning(m: Manifest) -> list[str]:
     """Return a line that stands out when the prompts' text weights are random."""
     if not m.provenance.text_weights.startswith("random"):
         return []
