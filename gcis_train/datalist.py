@@ -1,15 +1,21 @@
 """The datalist: which image, which label file, which prompt; rows that share an image become one case.
 
 The published JSON form (`training` / `validation` lists of `image`, `label`, `prompt`) with an optional
-`label_value`, so that one multi-label file serves many prompts. Paths are relative to the datalist.
+`label_value`, so that one multi-label file serves many prompts. A value may be a list (a liver and the
+tumours in it), and so may a label (left and right in files of their own). Paths are relative to the datalist.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
 
@@ -19,15 +25,26 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     Attributes:
         image: CT file.
-        label: Label file on the image's grid.
+        label: Label file on the image's grid, or several: the structure is their union.
         prompt: The structure, in words.
-        label_value: Value of the structure in the label file; None means every value above zero.
+        label_value: Value of the structure in each label file, or several; None means every value above
+            zero.
     """
 
     image: str
-    label: str
+    label: str | tuple[str, ...]
     prompt: str
-    label_value: int | None = None
+    label_value: int | tuple[int, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label files."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def values(self) -> tuple[int, ...] | None:
+        """The label values; None means every value above zero."""
+        return (self.label_value,) if isinstance(self.label_value, int) else self.label_value
 
 
 class Datalist(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,24 +56,45 @@ class Datalist(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """A labelled structure of a case: where its mask is."""
+    """A labelled structure of a case: where its mask is.
+
+    Attributes:
+        prompt: The structure, in words.
+        labels: Its label files; the mask is their union.
+        values: Its values in each of them; None means every value above zero.
+    """
 
     prompt: str
-    label: Path
-    label_value: int | None
+    labels: tuple[Path, ...]
+    values: tuple[int, ...] | None
+
+    def select(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return where an array of whole label values holds the structure."""
+        if self.values is None:
+            return np.asarray(labels > 0)
+        if len(self.values) == 1:
+            return np.asarray(labels == self.values[0])
+        return np.isin(labels, self.values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One image and the structures that were labelled on it; others are unknown, not absent."""
+    """One image and the structures that were labelled on it; others are unknown, not absent.
+
+    Attributes:
+        image: CT file.
+        targets: The labelled structures.
+        title: A name of its own, where the file's is another case's too (`ct.nii.gz` in every folder).
+    """
 
     image: Path
     targets: tuple[Target, ...]
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """The image's file name without its extension, for messages and tables."""
-        return self.image.name.removesuffix(".gz").removesuffix(".nii")
+        """The title, or the image's file name without its extension, for messages and tables."""
+        return self.title or stem(self.image)
 
 
 def read_datalist(path: Path) -> Datalist:
@@ -86,11 +124,13 @@ def read_datalist(path: Path) -> Datalist:
 def _check_row(row: Row, *, where: str, folder: Path) -> None:
     if not row.prompt.strip():
         raise DataError(f"{where} has an empty prompt", fix="Name the structure in words.")
-    if row.label_value is not None and row.label_value < 1:
+    if row.values is not None and (not row.values or min(row.values) < 1):
         raise DataError(
             f"{where} has an impossible label_value", received=str(row.label_value), expected="1 or more"
         )
-    for field, name in (("image", row.image), ("label", row.label)):
+    if not row.labels:
+        raise DataError(f"{where} has no label file", expected="one or more")
+    for field, name in (("image", row.image), *(("label", name) for name in row.labels)):
         if not (folder / name).is_file():
             raise DataError(
                 f"{where} names a file that does not exist",
@@ -114,8 +154,27 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
                 received=f"{row.prompt!r} for {row.image}",
                 fix="Remove one of the two rows.",
             )
-        mine.append(Target(prompt=row.prompt, label=folder / row.label, label_value=row.label_value))
-    return tuple(Case(image=folder / image, targets=tuple(t)) for image, t in targets.items())
+        files = tuple(folder / name for name in row.labels)
+        mine.append(Target(prompt=row.prompt, labels=files, values=row.values))
+    return tuple(
+        Case(image=folder / image, targets=tuple(t), title=title)
+        for (image, t), title in zip(targets.items(), titles([folder / i for i in targets]), strict=True)
+    )
+
+
+def titles(images: Sequence[Path]) -> list[str]:
+    """Name each image by its file, and by its folder too where another image has that file name."""
+    names = [stem(image) for image in images]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        f"{image.parent.name}/{name}" if name in twice else name
+        for image, name in zip(images, names, strict=True)
+    ]
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without `.nii.gz` or its one extension."""
+    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
 
 
 def prompts_of(cases: tuple[Case, ...]) -> tuple[str, ...]:

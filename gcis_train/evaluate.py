@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +19,7 @@ from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.checkpoint import Checkpoint
 from gcis_train.datalist import Case, Target
+from gcis_train.images import read_mask
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.reference import reference_labels
 from gcis_train.validation import dice
@@ -73,11 +73,10 @@ def evaluate(
 
 
 def _score(case: Case, target: Target, predicted: npt.NDArray[np.bool_]) -> Score:
-    truth = np.rint(np.asanyarray(nib.load(target.label).dataobj))
-    mask = truth > 0 if target.label_value is None else truth == target.label_value
+    mask = read_mask(target)
     if mask.shape != predicted.shape:
         raise DataError(
-            f"the label {target.label.name} is on another grid than its image",
+            f"the label {target.labels[0].name} is on another grid than its image",
             received=f"shape {mask.shape}",
             expected=f"shape {predicted.shape}",
         )

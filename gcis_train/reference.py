@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
-from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, ScaleIntensityRange, Spacing
+from monai.transforms import Compose, EnsureChannelFirst, Orientation, ScaleIntensityRange, Spacing
 from monai.transforms.utils import convert_applied_interp_mode
 from torch import Tensor
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_train.volumes import load_tensor
 
 
 def reference_labels(
@@ -41,7 +42,7 @@ def reference_labels(
         (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where margin `p` is the largest and positive.
     """
     geometry = _geometry(preprocess)
-    loaded = EnsureChannelFirst(channel_dim="no_channel")(LoadImage(image_only=True)(image))
+    loaded = EnsureChannelFirst(channel_dim="no_channel")(load_tensor(image))
     moved = geometry(loaded)
     low, high = preprocess.intensity_window
     scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(moved)

@@ -9,10 +9,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
-    LoadImaged,
+    LoadImage,
     Orientationd,
     ScaleIntensityRanged,
     Spacingd,
@@ -22,6 +23,7 @@ from gcis_runtime.errors import DataError
 from gcis_runtime.phantom import STRUCTURES, make_phantom
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.datalist import Case
+from gcis_train.images import ITK, read_array, read_grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class CaseVolume:
 def preprocessing(spec: PreprocessSpec, *, keys: Sequence[str]) -> Compose:
     """Return MONAI's transforms for `spec`: `image` trilinear, every other key nearest."""
     transforms: list[object] = [
-        LoadImaged(keys=keys, image_only=True),
+        lambda data: {**data, **{key: load_tensor(data[key]) for key in keys}},
         EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
     ]
     if spec.orientation is not None:
@@ -74,7 +76,7 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     Raises:
         DataError: A file that cannot be read, a label on another grid, or non-finite intensities.
     """
-    files = tuple(dict.fromkeys(t.label for t in case.targets))
+    files = tuple(dict.fromkeys(path for t in case.targets for path in t.labels))
     keys = ["image", *(f"label{i}" for i in range(len(files)))]
     _check_grids(case.image, files)
     steps = preprocessing(spec, keys=keys)
@@ -91,12 +93,17 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     if not finite:
         raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
     image = np.asarray(data["image"][0], dtype=np.float32)
-    masks = []
-    for target in case.targets:
-        values = np.rint(np.asarray(data[keys[1 + files.index(target.label)]][0]))
-        masks.append(values > 0 if target.label_value is None else values == target.label_value)
+    found = {path: np.rint(np.asarray(data[key][0])) for path, key in zip(files, keys[1:], strict=True)}
+    masks = [np.logical_or.reduce([t.select(found[path]) for path in t.labels]) for t in case.targets]
     affine = np.asarray(data["image"].affine, dtype=np.float64)
     return _pack(case.name, image, masks, tuple(t.prompt for t in case.targets), affine)
+
+
+def load_tensor(path: Path) -> MetaTensor:
+    """Read a file as MONAI's transforms want it: (X, Y, Z) float32 with its RAS+ affine."""
+    if not path.name.endswith(ITK):
+        return LoadImage(image_only=True)(path)
+    return MetaTensor(read_array(path).astype(np.float32), affine=read_grid(path).affine)
 
 
 def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
@@ -129,9 +136,9 @@ def _root_cause(error: BaseException) -> str:
 def _check_grids(image: Path, labels: Sequence[Path]) -> None:
     """Compare headers only; the transforms read the voxels."""
     try:
-        reference = nib.load(image)
-        grids = [(path, nib.load(path)) for path in labels]
-    except Exception as error:
+        reference = read_grid(image)
+        grids = [(path, read_grid(path)) for path in labels]
+    except DataError as error:
         raise DataError(f"a file of the case {image.name} cannot be read", received=str(error)) from error
     if len(reference.shape) != 3:
         raise DataError(
@@ -140,7 +147,7 @@ def _check_grids(image: Path, labels: Sequence[Path]) -> None:
             expected="three axes",
         )
     for path, label in grids:
-        if label.shape != reference.shape or not np.allclose(label.affine, reference.affine, atol=1e-2):
+        if not label.matches(reference):
             raise DataError(
                 f"the label {path.name} is on another grid than {image.name}",
                 received=f"shape {label.shape}",

@@ -46,7 +46,7 @@ AFFINES = {
 def _case(folder: Path, hu: np.ndarray, labels: np.ndarray, affine: np.ndarray = RAS) -> Case:
     image = write_nifti(folder / "ct7.nii.gz", hu, affine)
     label = write_nifti(folder / "seg7.nii.gz", labels, affine)
-    targets = tuple(Target(prompt=p, label=label, label_value=v) for v, p in ((1, "left"), (2, "right")))
+    targets = tuple(Target(prompt=p, labels=(label,), values=(v,)) for v, p in ((1, "left"), (2, "right")))
     return Case(image=image, targets=targets)
 
 
@@ -107,7 +107,7 @@ def test_a_label_without_value_means_everything_above_zero(tmp_path: Path) -> No
     hu, labels = ball_case()
     image = write_nifti(tmp_path / "a.nii.gz", hu)
     label = write_nifti(tmp_path / "b.nii.gz", labels)
-    target = Target(prompt="balls", label=label, label_value=None)
+    target = Target(prompt="balls", labels=(label,), values=None)
     case = load_case(Case(image=image, targets=(target,)), SPEC)
     assert np.array_equal(case.mask(0), labels > 0)
 
@@ -122,7 +122,7 @@ def test_overlapping_structures_keep_their_full_masks(tmp_path: Path) -> None:
         mask[low:high] = 1
         wanted.append(mask > 0)
         label = write_nifti(tmp_path / f"{name}.nii.gz", mask)
-        targets.append(Target(prompt=name, label=label, label_value=None))
+        targets.append(Target(prompt=name, labels=(label,), values=None))
     case = load_case(Case(image=image, targets=tuple(targets)), SPEC)
     for index, mask in enumerate(wanted):
         assert np.array_equal(case.mask(index), mask)

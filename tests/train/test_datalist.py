@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gcis_runtime.errors import DataError
@@ -49,6 +51,10 @@ def test_the_published_form_is_read(folder: Path) -> None:
             {"training": [], "validation": [{**ROW, "image": "x.nii.gz"}]},
             r"validation\[0\] .*'x.nii.gz'.*relative to",
         ),
+        ({"training": [{**ROW, "label_value": []}]}, r"training\[0\] .*label_value; received \(\)"),
+        ({"training": [{**ROW, "label_value": [1, 0]}]}, r"label_value; received \(1, 0\)"),
+        ({"training": [{**ROW, "label": []}]}, r"training\[0\] has no label file"),
+        ({"training": [{**ROW, "label": ["b.nii.gz", "x.nii.gz"]}]}, r"label 'x.nii.gz'"),
         ({"training": [{**ROW, "label": "x.nii.gz"}]}, r"training\[0\] .* does not exist.*label 'x.nii.gz'"),
         (
             {"training": [{**ROW, "label_value": 0}]},
@@ -78,8 +84,8 @@ def test_rows_of_an_image_become_one_case(folder: Path) -> None:
     )
     cases = group_cases(rows, folder=folder)
     assert [c.name for c in cases] == ["a", "c"]
-    assert [(t.prompt, t.label_value) for t in cases[0].targets] == [("liver", 1), ("spleen", 2)]
-    assert cases[0].targets[0].label == folder / "b.nii.gz"
+    assert [(t.prompt, t.values) for t in cases[0].targets] == [("liver", (1,)), ("spleen", (2,))]
+    assert cases[0].targets[0].labels == (folder / "b.nii.gz",)
     assert prompts_of(cases) == ("liver", "spleen")
 
 
@@ -87,3 +93,22 @@ def test_the_same_structure_twice_is_an_error(folder: Path) -> None:
     row = Row(**ROW)
     with pytest.raises(DataError, match=r"twice; received 'liver' for a\.nii\.gz"):
         group_cases((row, row), folder=folder)
+
+
+def test_a_structure_may_have_several_values_and_files(folder: Path) -> None:
+    row = {**ROW, "label": ["b.nii.gz", "a.nii.gz"], "label_value": [1, 3]}
+    rows = read_datalist(_write(folder, {"training": [row]})).training
+    target = group_cases(rows, folder=folder)[0].targets[0]
+    assert target.labels == (folder / "b.nii.gz", folder / "a.nii.gz") and target.values == (1, 3)
+    labels = np.array([0, 1, 2, 3, 4])
+    assert target.select(labels).tolist() == [False, True, False, True, False]
+    one = dataclasses.replace(target, values=(4,))
+    assert one.select(labels).tolist() == [False, False, False, False, True]
+    assert dataclasses.replace(target, values=None).select(labels).tolist() == [False, True, True, True, True]
+
+
+def test_files_that_share_a_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    images = ["s1/ct.nii.gz", "s2/ct.nii.gz", "other.nii", "x/case_1_IMG_CT.nrrd"]
+    rows = tuple(Row(image=i, label="b.nii.gz", prompt="liver") for i in images)
+    names = [c.name for c in group_cases(rows, folder=tmp_path)]
+    assert names == ["s1/ct", "s2/ct", "other", "case_1_IMG_CT"]

@@ -1,0 +1,147 @@
+"""Image and label files of a datalist: their grids, their values, and which formats can be read.
+
+NIfTI is read through nibabel; NRRD and MetaImage (HaN-Seg publishes NRRD) through SimpleITK, whose patient
+axes are turned from LPS to NIfTI's RAS. Axis order is the file's (X, Y, Z).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from gcis_runtime.errors import DataError
+from gcis_train.datalist import Target
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".nrrd", ".mha", ".mhd")
+"""Formats that SimpleITK reads here."""
+READABLE = (*NIFTI, *ITK)
+_TOLERANCE = 1e-2
+"""Affines whose entries are this close (mm) place voxels alike: headers carry float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """Where a file's voxels lie.
+
+    Attributes:
+        shape: Voxels along the file's axes.
+        affine: (4, 4), voxel index to RAS+ mm.
+    """
+
+    shape: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+
+    def matches(self, other: Grid) -> bool:
+        """Tell whether both have the same shape and place voxels alike."""
+        return self.shape == other.shape and np.allclose(self.affine, other.affine, atol=_TOLERANCE)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y, Z."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def orientation(self) -> str:
+        """Axis codes, such as `RAS`."""
+        return "".join(nib.aff2axcodes(self.affine))
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a file's grid from its header.
+
+    Raises:
+        DataError: A format or a file that cannot be read.
+    """
+    try:
+        if path.name.endswith(ITK):
+            reader = _sitk(path).ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            return Grid(shape=tuple(int(n) for n in reader.GetSize()), affine=_ras(reader))
+        _check_format(path)
+        image = nib.load(path)
+        return Grid(shape=tuple(image.shape), affine=np.asarray(image.affine, dtype=np.float64))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path.name} cannot be read", received=str(error)) from error
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a file's voxels, scaled as its header says.
+
+    Raises:
+        DataError: A format or a file that cannot be read.
+    """
+    try:
+        if path.name.endswith(ITK):
+            sitk = _sitk(path)
+            # SimpleITK's arrays are Z, Y, X.
+            return np.ascontiguousarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T)
+        _check_format(path)
+        return np.asanyarray(nib.load(path).dataobj)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path.name} cannot be read", received=str(error)) from error
+
+
+def read_mask(target: Target) -> npt.NDArray[np.bool_]:
+    """Return a structure's mask on its files' grid: the union over its label files.
+
+    Raises:
+        DataError: A file that cannot be read, or files of different shapes.
+    """
+    mask: npt.NDArray[np.bool_] | None = None
+    for path in target.labels:
+        found = target.select(np.rint(read_array(path)))
+        if mask is not None and found.shape != mask.shape:
+            raise DataError(
+                f"the label files of {target.prompt!r} have different shapes",
+                received=f"{path.name} {found.shape}",
+                expected=f"{mask.shape}",
+                fix="Resample them to the image.",
+            )
+        mask = found if mask is None else mask | found
+    if mask is None:
+        raise DataError(f"{target.prompt!r} has no label file")
+    return mask
+
+
+def _check_format(path: Path) -> None:
+    if not path.name.endswith(NIFTI):
+        raise DataError(
+            f"{path.name} has a format that training does not read",
+            expected=f"one of {', '.join(READABLE)}",
+            fix="Convert it to NIfTI: `dcm2niix -z y -o OUT DICOM_FOLDER` for DICOM, "
+            "`SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'x.nii.gz')` for what SimpleITK reads.",
+        )
+
+
+def _sitk(path: Path) -> Any:
+    """Import SimpleITK, which only these formats need."""
+    try:
+        return importlib.import_module("SimpleITK")
+    except ImportError as error:
+        raise DataError(
+            f"{path.name} needs SimpleITK",
+            received="no such package here",
+            fix='`pip install SimpleITK` (or "gcis[train]"), or convert the dataset to NIfTI.',
+        ) from error
+
+
+def _ras(image: Any) -> npt.NDArray[np.float64]:
+    """Return the RAS affine of a SimpleITK image or reader (ITK counts in LPS)."""
+    direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(3, 3)
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.asarray(image.GetSpacing(), dtype=np.float64)
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
