@@ -79,7 +79,7 @@ class Feed:
         o = self._options
         order = self._order(epoch)
         items = order[step * o.batch_size : (step + 1) * o.batch_size]
-        names, images, masks, prompts = [], [], [], []
+        names, images, masks, prompts, seeds = [], [], [], [], []
         for item in items:
             index, window = divmod(int(item), o.windows_per_case)
             volume = self._volume(index, epoch)
@@ -90,8 +90,13 @@ class Feed:
             images.append(image)
             masks.append(mask)
             prompts.append(tuple(name for _, name in draw.targets))
+            seeds.append(int(rng.integers(2**62)))
         return Batch(
-            names=tuple(names), images=torch.stack(images), masks=tuple(masks), prompts=tuple(prompts)
+            names=tuple(names),
+            images=torch.stack(images),
+            masks=tuple(masks),
+            prompts=tuple(prompts),
+            seeds=tuple(seeds),
         )
 
     def _order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 SMOOTH = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean in its two parts, so that several processes can add theirs up.
+
+    Attributes:
+        total: Scalar sum, with its gradient.
+        count: Scalar that the sum is divided by, without one.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+def value(terms: Sequence[Mean]) -> Tensor:
+    """Return the loss of one process: the sum of the means; a mean over nothing is zero."""
+    return torch.stack([t.total / t.count.clamp(min=1e-12) for t in terms]).sum()
 
 
 def soft_dice_loss(probability: Tensor, target: Tensor) -> Tensor:
@@ -40,7 +61,9 @@ def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
     return dice.mean() + torch.nn.functional.cross_entropy(logits, target.long())
 
 
-def joint_loss(margins: Tensor, target: Tensor, known: Tensor, *, foreground_weight: float = 1.0) -> Tensor:
+def joint_loss(
+    margins: Tensor, target: Tensor, known: Tensor, *, foreground_weight: float = 1.0
+) -> tuple[Mean, Mean]:
     """Dice plus cross-entropy of one softmax over background and all structures.
 
     Background has logit zero, so that a prompt's logit is its margin. A structure that was not labelled
@@ -56,17 +79,20 @@ def joint_loss(margins: Tensor, target: Tensor, known: Tensor, *, foreground_wei
             they appear.
 
     Returns:
-        A scalar.
+        The cross-entropy (a mean over voxels by weight) and the Dice loss (a mean over structures present).
     """
     margins = margins.float()
     unknown = ~known[:, :, None, None, None]
     logits = torch.cat((torch.zeros_like(margins[:, :1]), margins.masked_fill(unknown, -1e4)), dim=1)
     weight = torch.full((logits.shape[1],), foreground_weight, device=logits.device)
     weight[0] = 1.0
-    cross_entropy = torch.nn.functional.cross_entropy(logits, target, weight=weight)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, target, weight=weight, reduction="sum")
     probability = logits.softmax(1)[:, 1:]
     classes = torch.arange(1, margins.shape[1] + 1, device=target.device)
     one_hot = (target[:, None] == classes[None, :, None, None, None]).float()
     dice = soft_dice_loss(probability.flatten(0, 1), one_hot.flatten(0, 1)).view(known.shape)
     present = known & (one_hot.flatten(2).sum(2) > 0)
-    return cross_entropy + (dice * present).sum() / present.sum().clamp(min=1)
+    return (
+        Mean(total=cross_entropy, count=weight[target].sum()),
+        Mean(total=(dice * present).sum(), count=present.sum().float()),
+    )

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from gcis_train.losses import joint_loss, prompt_loss
+from gcis_train.losses import Mean, joint_loss, prompt_loss
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
 
@@ -23,12 +23,15 @@ class Batch:
         images: (N, 1, X, Y, Z) float32.
         masks: For each window (T, X, Y, Z) float32.
         prompts: For each window the T prompts of its masks.
+        seeds: For each window the seed of what a step draws for it; the same window draws the same in any
+            batch and on any process.
     """
 
     names: tuple[str, ...]
     images: Tensor
     masks: tuple[Tensor, ...]
     prompts: tuple[tuple[str, ...], ...]
+    seeds: tuple[int, ...]
 
 
 class Objective(Protocol):
@@ -38,8 +41,13 @@ class Objective(Protocol):
     def net(self) -> nn.Module:
         """The module whose parameters are trained."""
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Return the step's scalar loss; None when no window of the batch has a labelled structure."""
+    def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
+        """Return the step's loss as terms to add up, always as many; the first one counts what is labelled.
+
+        Args:
+            batch: Windows; maybe none, or none with a labelled structure (the first count is then zero).
+            done: Share of the training that is done, in [0, 1), for what changes over a training.
+        """
 
     def evaluator(self) -> StaticGcisNet:
         """Return a static network that gives every prompt's margin."""
@@ -60,22 +68,24 @@ class RoutedObjective:
         self._embeddings = dict(zip(prompts, embeddings, strict=True))
         self._tau = tau
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+    def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         """Return the mean loss over all (window, prompt) rows."""
         rows = sum(len(p) for p in batch.prompts)
         if rows == 0:
-            return None
+            return (nothing(batch),)
         features = self.net.encoder(batch.images)
         losses = []
         for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True)):
             mine = tuple(f[index : index + 1] for f in features)
+            generator = torch.Generator().manual_seed(batch.seeds[index])
             for mask, prompt in zip(masks, prompts, strict=True):
                 embedding = self._embeddings[prompt].to(batch.images.device)
                 gates = sample_gates(self.net.route(embedding), self._tau, generator)
                 pathway = Pathway(tuple(gates.argmax(-1).tolist()))
                 logits = self.net.decoder(mine, pathway, list(gates))
                 losses.append(prompt_loss(logits, mask[None]))
-        return torch.stack(losses).mean()
+        total = torch.stack(losses).sum()
+        return (Mean(total=total, count=total.new_tensor(float(rows))),)
 
     def pathways(self) -> dict[str, Pathway]:
         """Return the pathway that evaluation uses for each prompt."""
@@ -103,7 +113,7 @@ class JointObjective:
         self._weight = foreground_weight
         self._channel = {prompt: i for i, prompt in enumerate(prompts)}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+    def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         """Return the loss; structures that a case does not label are left out."""
         count, device = len(batch.names), batch.images.device
         known = torch.zeros(count, len(self._channel), dtype=torch.bool, device=device)
@@ -113,12 +123,18 @@ class JointObjective:
                 known[index, self._channel[prompt]] = True
                 target[index][mask > 0] = self._channel[prompt] + 1
         if not known.any():
-            return None
+            return nothing(batch), nothing(batch)
         return joint_loss(self.net(batch.images), target, known, foreground_weight=self._weight)
 
     def evaluator(self) -> StaticGcisNet:
         """Return the network itself."""
         return self.net.eval()
+
+
+def nothing(batch: Batch) -> Mean:
+    """Return the mean over nothing, on the batch's device."""
+    zero = torch.zeros((), device=batch.images.device)
+    return Mean(total=zero, count=zero)
 
 
 def sample_gates(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint, state
 from gcis_train.feed import Feed
+from gcis_train.losses import value
 from gcis_train.objectives import Batch, Objective
 from gcis_train.options import TrainOptions
 from gcis_train.progress import Progress
@@ -166,17 +167,18 @@ class Trainer:
     def _train_step(self, batch: Batch) -> float | None:
         self._objective.net.train()
         rate = self._set_rate()
-        generator = torch.Generator().manual_seed(hash_seed(self._options.seed, self._global_step))
+        done = self._global_step / (self._feed.steps * self._options.max_epochs)
         with torch.autocast(
             self._device.type, dtype=_dtype(self._options.amp), enabled=self._options.amp != "none"
         ):
-            loss = self._objective.loss(_to(batch, self._device), generator)
-        if loss is None or rate <= 0:
+            terms = self._objective.loss(_to(batch, self._device), done=done)
+        if not float(terms[0].count) or rate <= 0:
             return None
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        loss = value(terms)
+        number = float(loss.detach())
+        if not math.isfinite(number):
             raise DataError(
-                f"the loss is {value} at step {self._global_step}",
+                f"the loss is {number} at step {self._global_step}",
                 received=f"window of {', '.join(batch.names)}",
                 fix="Check that case, lower --learning-rate, or use --amp bf16; "
                 "the last checkpoint is intact.",
@@ -188,7 +190,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self._objective.net.parameters(), self._options.clip_gradient)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return value
+        return number
 
     def _set_rate(self) -> float:
         rate = learning_rate(self._options, self._global_step, steps=self._feed.steps)
@@ -249,11 +251,6 @@ def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
         return options.learning_rate * (step + 1) / warm
     done = (step - warm) / max(total - warm, 1)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def hash_seed(seed: int, step: int) -> int:
-    """Return a generator seed for one step: distinct steps draw independent noise."""
-    return int(np.random.default_rng([seed, step, 7]).integers(2**62))
 
 
 def write_options(run_dir: Path, options: TrainOptions) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from gcis_train.losses import joint_loss, prompt_loss, soft_dice_loss
+from gcis_train.losses import Mean, joint_loss, prompt_loss, soft_dice_loss, value
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.objectives import Batch, JointObjective
@@ -40,7 +40,7 @@ def test_soft_dice_by_hand() -> None:
 def test_joint_loss_by_hand() -> None:
     margins = torch.zeros(1, 2, 1, 1, 3)
     target = torch.tensor([0, 1, 1]).view(1, 1, 1, 3)
-    loss = joint_loss(margins, target, torch.tensor([[True, True]]))
+    loss = value(joint_loss(margins, target, torch.tensor([[True, True]])))
     # Three equal classes: cross-entropy log 3; structure 1: 1 - 2 * (2/3) / (1 + 2) = 5/9; 2 is absent.
     assert float(loss) == pytest.approx(math.log(3) + 5 / 9, abs=1e-4)
 
@@ -49,20 +49,22 @@ def test_an_unlabelled_structure_is_left_alone() -> None:
     margins = torch.randn(2, 3, 2, 2, 4, requires_grad=True)
     target = torch.randint(0, 2, (2, 2, 2, 4))
     known = torch.tensor([[True, False, True], [True, True, True]])
-    joint_loss(margins, target, known).backward()
+    value(joint_loss(margins, target, known)).backward()
     assert margins.grad is not None
     assert (margins.grad[0, 1] == 0).all()
     assert (margins.grad[1, 1] != 0).any() and (margins.grad[0, 0] != 0).any()
     # And it is not in the softmax of the others: its margin changes nothing.
     changed = margins.detach().clone()
     changed[0, 1] += 5
-    assert torch.equal(joint_loss(changed, target, known), joint_loss(margins.detach(), target, known))
+    assert torch.equal(
+        value(joint_loss(changed, target, known)), value(joint_loss(margins.detach(), target, known))
+    )
 
 
 def test_joint_loss_falls_to_zero_at_the_truth() -> None:
     target = torch.randint(0, 3, (1, 4, 4, 4))
     margins = torch.stack([20.0 * (target == c) - 10 for c in (1, 2)], dim=1)
-    assert float(joint_loss(margins, target, torch.tensor([[True, True]]))) < 1e-3
+    assert float(value(joint_loss(margins, target, torch.tensor([[True, True]])))) < 1e-3
 
 
 def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,14 +84,19 @@ def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.Monkey
         images=torch.zeros(2, 1, 2, 2, 2),
         masks=(mask, torch.zeros(0, 2, 2, 2)),
         prompts=(("b",), ()),
+        seeds=(0, 1),
     )
-    assert objective.loss(batch, torch.Generator()) is not None
+    objective.loss(batch, done=0.0)
     assert seen["known"].tolist() == [[False, True], [False, False]]
     assert seen["target"].sum() == 2 and seen["target"][0, 1, 1, 1] == 2
     empty = Batch(
-        names=("y",), images=torch.zeros(1, 1, 2, 2, 2), masks=(torch.zeros(0, 2, 2, 2),), prompts=((),)
+        names=("y",),
+        images=torch.zeros(1, 1, 2, 2, 2),
+        masks=(torch.zeros(0, 2, 2, 2),),
+        prompts=((),),
+        seeds=(0,),
     )
-    assert objective.loss(empty, torch.Generator()) is None
+    assert [(float(m.total), float(m.count)) for m in objective.loss(empty, done=0.0)] == [(0, 0), (0, 0)]
 
 
 def test_foreground_weight_by_hand() -> None:
@@ -99,7 +106,21 @@ def test_foreground_weight_by_hand() -> None:
     target = torch.tensor([0, 1]).view(1, 2, 1, 1)
     known = torch.ones(1, 1, dtype=torch.bool)
     background, structure = math.log1p(math.exp(2)), math.log1p(math.exp(-2))
-    plain = joint_loss(margins, target, known)
-    heavy = joint_loss(margins, target, known, foreground_weight=3.0)
+    plain = value(joint_loss(margins, target, known))
+    heavy = value(joint_loss(margins, target, known, foreground_weight=3.0))
     dice = float(plain) - (background + structure) / 2
     assert float(heavy) == pytest.approx((background + 3 * structure) / 4 + dice, abs=1e-5)
+
+
+def test_a_batch_in_two_halves_adds_up_to_the_whole() -> None:
+    margins, target = torch.randn(4, 3, 2, 3, 4), torch.randint(0, 4, (4, 2, 3, 4))
+    known = torch.tensor([[True, True, True]] * 3 + [[True, False, False]])
+    whole = joint_loss(margins, target, known, foreground_weight=2.0)
+    # Unequal halves: the mean of their means is something else.
+    halves = [
+        joint_loss(margins[part], target[part], known[part], foreground_weight=2.0)
+        for part in (slice(0, 1), slice(1, 4))
+    ]
+    sums = [Mean(total=a.total + b.total, count=a.count + b.count) for a, b in zip(*halves, strict=True)]
+    assert torch.allclose(value(sums), value(whole), atol=1e-6)
+    assert not torch.allclose((value(halves[0]) + value(halves[1])) / 2, value(whole), atol=1e-3)

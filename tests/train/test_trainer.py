@@ -21,7 +21,8 @@ from gcis_train import checkpoint
 from gcis_train.checkpoint import CheckpointConfig, prompt_table
 from gcis_train.datalist import group_cases, read_datalist
 from gcis_train.feed import Feed
-from gcis_train.objectives import Batch
+from gcis_train.losses import Mean
+from gcis_train.objectives import Batch, nothing
 from gcis_train.options import AugmentSpec, TrainOptions
 from gcis_train.trainer import Outcome, Trainer, learning_rate
 from gcis_train.validation import dice, validate
@@ -43,18 +44,19 @@ class StubNet(nn.Module):
 
 
 class StubObjective:
-    """Squared error with noise from the step's generator."""
+    """Squared error with noise from the window's seed."""
 
     def __init__(self) -> None:
         self.net: nn.Module = StubNet()
         self.nan_at: str | None = None
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+    def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         small = batch.images[..., ::4, ::4, ::4]
         target = batch.masks[0][None, ..., ::4, ::4, ::4]
-        noise = torch.rand(2, generator=generator).view(1, 2, 1, 1, 1)
+        noise = torch.rand(2, generator=torch.Generator().manual_seed(batch.seeds[0])).view(1, 2, 1, 1, 1)
         loss = ((self.net(small) - target) ** 2 * noise).mean()
-        return loss * float("nan") if self.nan_at in batch.names else loss
+        total = loss * float("nan") if self.nan_at in batch.names else loss
+        return (Mean(total=total, count=torch.ones(())),)
 
     def evaluator(self) -> Any:
         return self.net.eval()
@@ -210,8 +212,8 @@ def test_a_bad_loss_stops_and_names_the_case(make: Callable[..., Trainer], tmp_p
 
 def test_steps_without_labels_change_nothing(make: Callable[..., Trainer]) -> None:
     class Unlabelled(StubObjective):
-        def loss(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-            return None
+        def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
+            return (nothing(batch),)
 
     progress = Silent()
     trainer = make("run", objective=Unlabelled(), progress=progress)

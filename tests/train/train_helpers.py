@@ -103,7 +103,11 @@ def batch(roi: tuple[int, int, int], prompts: tuple[tuple[str, ...], ...], seed:
     images = torch.rand((len(prompts), 1, *roi), generator=generator)
     masks = tuple((torch.rand((len(p), *roi), generator=generator) > 0.7).to(torch.float32) for p in prompts)
     return Batch(
-        names=tuple(f"case {i}" for i in range(len(prompts))), images=images, masks=masks, prompts=prompts
+        names=tuple(f"case {i}" for i in range(len(prompts))),
+        images=images,
+        masks=masks,
+        prompts=prompts,
+        seeds=tuple(range(100 * seed, 100 * seed + len(prompts))),
     )
 
 
