@@ -10,9 +10,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
+
 from gcis_runtime.atomic import unwritable
 from gcis_runtime.errors import OutputError
-from gcis_runtime.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, encode
+from gcis_runtime.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    Graph,
+    Manifest,
+    Precision,
+    WeightsDtype,
+    encode,
+    graph_file,
+)
 
 NOTICE = "Research software, not a medical device: its results are not for diagnosis or treatment."
 
@@ -48,10 +59,35 @@ def staged(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_model(folder: Path, data: bytes) -> FileEntry:
-    """Write `model.onnx` and return its entry."""
-    (folder / MODEL_FILE).write_bytes(data)
-    return FileEntry(path=MODEL_FILE, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+def write_graph(
+    folder: Path,
+    model: onnx.ModelProto,
+    *,
+    weights_dtype: WeightsDtype,
+    precision: Precision = "fp32",
+    batch: int = 1,
+) -> tuple[Graph, FileEntry]:
+    """Write an ONNX file under the name of its precision and batch; return both its manifest entries."""
+    data = model.SerializeToString(deterministic=True)
+    file = graph_file(precision, batch)
+    (folder / file).write_bytes(data)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    graph = Graph(
+        file=file,
+        precision=precision,
+        batch=batch,
+        opset=opset,
+        nodes=len(model.graph.node),
+        weights_dtype=weights_dtype,
+    )
+    return graph, file_entry(folder, file)
+
+
+def file_entry(folder: Path, path: str) -> FileEntry:
+    """Return the manifest's entry of a file that lies in the staged folder."""
+    with (folder / path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path=path, sha256=digest, bytes=(folder / path).stat().st_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
@@ -75,7 +111,10 @@ def _check_target(target: Path) -> None:
 
 def _sync(folder: Path) -> None:
     """Bring every file to disk before the folder gets its final name."""
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            file.chmod(0o755)
+            continue
         file.chmod(0o644)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())

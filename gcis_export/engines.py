@@ -120,7 +120,12 @@ def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Eng
         session.close()
     backend: Backend = "openvino" if name == "openvino" else "onnx"
     engine = Engine(
-        backend=backend, precision=precision, file=MODEL_FILE, backend_version=session.version, device="cpu"
+        backend=backend,
+        precision=precision,
+        file=MODEL_FILE,
+        graph=MODEL_FILE,
+        backend_version=session.version,
+        device="cpu",
     )
     return engine, answers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from gcis_export.bundle_writer import NOTICE, staged, write_manifest, write_model
+from gcis_export.bundle_writer import NOTICE, staged, write_graph, write_manifest
 from gcis_export.check_windows import gather_windows
 from gcis_export.engines import Reference, check_engines, compare_engines
 from gcis_export.graph.network import ExportNet
@@ -24,6 +24,7 @@ from gcis_runtime.manifest import (
     MODEL_FILE,
     Engine,
     FileEntry,
+    Graph,
     Label,
     Manifest,
     PromptPathway,
@@ -134,10 +135,10 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         gate = Gate(windows)
         tell("comparing the networks in PyTorch")
         exact, network, model = _make_graph(resolution, settings, gate, request.weights, tell)
-        entry = write_model(folder, model.SerializeToString(deterministic=True))
-        draft = _manifest(
-            checkpoint, resolution, settings, labels, name=name, entry=entry, weights=request.weights
+        graph, entry = write_graph(
+            folder, model, weights_dtype="float16" if request.weights == "fp16" else "float32"
         )
+        draft = _manifest(checkpoint, resolution, settings, labels, name=name, graph=graph, entry=entry)
         write_manifest(folder, draft)
         tell(f"comparing {' and '.join(engines)}")
         passed, remarks = compare_engines(
@@ -177,12 +178,14 @@ def _manifest(
     labels: tuple[Label, ...],
     *,
     name: str,
+    graph: Graph,
     entry: FileEntry,
-    weights: WeightsType,
 ) -> Manifest:
     """Return the manifest without parity report; it lists ONNX Runtime alone until the others passed."""
     config, choices, roi = checkpoint.config, resolution.choices, settings.window.roi
-    draft_engine = Engine(backend="onnx", precision="fp32", file=MODEL_FILE, backend_version="", device="cpu")
+    draft_engine = Engine(
+        backend="onnx", precision="fp32", file=MODEL_FILE, graph=MODEL_FILE, backend_version="", device="cpu"
+    )
     return Manifest(
         name=name,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -196,7 +199,7 @@ def _manifest(
         ),
         input=Tensor(name=INPUT, shape=(1, 1, *roi)),
         output=Tensor(name=OUTPUT, shape=(1, len(choices), *roi)),
-        weights_dtype="float16" if weights == "fp16" else "float32",
+        graphs=(graph,),
         engines=(draft_engine,),
         files=(entry,),
         parity=(),

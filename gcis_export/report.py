@@ -75,4 +75,6 @@ def _size(result: Exported) -> str:
     roi = " x ".join(map(str, m.window.roi))
     files = ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in m.files)
     engines = ", ".join(f"{e.backend} {e.precision}" for e in m.engines)
-    return f"window {roi}, {result.nodes} operators, weights {m.weights_dtype}; {files}; engines {engines}"
+    return (
+        f"window {roi}, {result.nodes} operators, weights {m.model.weights_dtype}; {files}; engines {engines}"
+    )

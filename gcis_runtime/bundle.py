@@ -40,6 +40,16 @@ class Bundle:
         """Path of the ONNX graph."""
         return self.folder / MODEL_FILE
 
+    def file(self, path: str) -> Path:
+        """Return where a listed file lies, such as a graph's or an engine's.
+
+        Raises:
+            BundleError: The manifest does not list it: nobody has checked it.
+        """
+        if path not in [entry.path for entry in self.manifest.files]:
+            raise BundleError(f"bundle {self.name!r} has no such file", received=repr(path), fix=_FIX)
+        return safe_path(self.folder, path)
+
     @property
     def size(self) -> int:
         """Bytes of all files that the manifest lists."""
@@ -59,14 +69,6 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
     manifest, digest = read_manifest(folder)
     for entry in manifest.files:
         verify_file(folder, entry)
-    listed = {entry.path for entry in manifest.files}
-    for engine in manifest.engines:
-        if engine.file not in listed:
-            raise BundleError(
-                f"{folder}: the {engine.backend} engine's file is not among the files",
-                received=engine.file,
-                fix=_FIX,
-            )
     return Bundle(folder=folder, manifest=manifest, sha256=digest)
 
 

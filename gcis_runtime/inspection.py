@@ -29,6 +29,7 @@ def describe(bundle: Bundle) -> str:
         *text_weights_warning(m),
         _pathways(m),
         f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
+        _graphs(m),
         _engines(m),
         _parity(m),
         _provenance(m),
@@ -100,9 +101,25 @@ def _pathways(m: Manifest) -> str:
 
 def _engines(m: Manifest) -> str:
     """Return the engines that the export checked."""
-    rows = [["engine", "precision", "version", "device", "file"]]
-    rows += [[e.backend, e.precision, e.backend_version, e.device, e.file] for e in m.engines]
-    return table(rows)
+    rows = [["engine", "precision", "batch", "version", "device", "file", "settings"]]
+    rows += [
+        [
+            e.backend, e.precision, str(e.batch), e.backend_version, e.device, e.file,
+            ", ".join(f"{name} {value}" for name, value in e.settings.items()),
+        ]
+        for e in m.engines
+    ]  # fmt: skip
+    return table(rows, right=(2,))
+
+
+def _graphs(m: Manifest) -> str:
+    """Return the ONNX files."""
+    rows = [["graph", "precision", "batch", "operators", "opset", "weights stored as"]]
+    rows += [
+        [g.file, g.precision, str(g.batch), str(g.nodes or "-"), str(g.opset or "-"), g.weights_dtype]
+        for g in m.graphs
+    ]
+    return table(rows, right=(2, 3, 4))
 
 
 def _parity(m: Manifest) -> str:
@@ -125,7 +142,6 @@ def _provenance(m: Manifest) -> str:
     rows = [
         ["checkpoint", f"sha256 {m.provenance.checkpoint_sha256[:12]}"],
         ["text model", f"{m.provenance.text_model}, weights {m.provenance.text_weights}"],
-        ["weights stored as", m.weights_dtype],
     ]
     rows += [[f"training {key}", str(value)] for key, value in m.provenance.training.items()]
     rows += [[f"made with {name}", version] for name, version in m.versions.items()]

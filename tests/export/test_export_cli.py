@@ -57,7 +57,7 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     assert manifest.name == "Two Things" and [lb.value for lb in manifest.labels] == [1, 2]
     assert [p.prompt for p in manifest.pathways] == list(PROMPTS[:2])
     assert all(p.margins is not None for p in manifest.pathways)
-    assert manifest.weights_dtype == "float16" and manifest.provenance.training == {
+    assert manifest.model.weights_dtype == "float16" and manifest.provenance.training == {
         "data": "none: random weights"
     }
     assert all(row.passed for row in manifest.parity if row.precision == "fp32")

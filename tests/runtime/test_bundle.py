@@ -49,7 +49,7 @@ DAMAGE = {
     "no folder": (shutil.rmtree, "does not exist"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a bundle"),
     "not JSON": (lambda f: (f / "manifest.json").write_text("{"), "not a bundle manifest"),
-    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=2)), "another schema"),
+    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=3)), "another schema"),
     "unknown field": (lambda f: edit(f, lambda m: m.update(more=1)), "follow the schema"),
     "changed bit": (damage_model, "not the file that was exported"),
     "other size": (lambda f: (f / "model.onnx").write_bytes(b"x"), "another size"),
@@ -59,7 +59,8 @@ DAMAGE = {
     "link out": (link_out, "outside itself"),
     "engine elsewhere": (
         lambda f: edit(f, lambda m: m.update(engines=[{
-            "backend": "trt", "precision": "fp16", "file": "x.engine", "backend_version": "1", "device": "g",
+            "backend": "trt", "precision": "fp16", "file": "x.engine", "graph": "model.onnx",
+            "backend_version": "1", "device": "sm_89",
         }])), "not among the files",
     ),
 }  # fmt: skip

@@ -17,7 +17,12 @@ from gcis_runtime.sessions import factory, open_session
 from gcis_runtime.sessions.openvino import bf16_passed
 
 BF16_ENGINE = Engine(
-    backend="openvino", precision="bf16", file="model.onnx", backend_version="2026", device="cpu"
+    backend="openvino",
+    precision="bf16",
+    file="model.onnx",
+    graph="model.onnx",
+    backend_version="2026",
+    device="cpu",
 )
 
 
