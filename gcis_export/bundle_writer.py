@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
-from gcis_runtime.atomic import unwritable
+from gcis_runtime.atomic import replacing_folder, unwritable
 from gcis_runtime.errors import OutputError
 from gcis_runtime.manifest import (
     MANIFEST_FILE,
@@ -44,19 +41,11 @@ def staged(target: Path) -> Iterator[Path]:
         OutputError: The folder cannot be written, or something other than a bundle has its name.
     """
     _check_target(target)
-    temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        _sync(temporary)
-        _replace(temporary, target)
+        with replacing_folder(target) as temporary:
+            yield temporary
     except OSError as error:
         raise unwritable(target, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_graph(
@@ -107,31 +96,3 @@ def _check_target(target: Path) -> None:
             expected=f"a new folder, or one with {MANIFEST_FILE}",
             fix="Choose another place with -o.",
         )
-
-
-def _sync(folder: Path) -> None:
-    """Bring every file to disk before the folder gets its final name."""
-    for file in folder.rglob("*"):
-        if file.is_dir():
-            file.chmod(0o755)
-            continue
-        file.chmod(0o644)
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    """Rename; an older bundle is moved aside first, and back if that fails."""
-    if not target.exists():
-        temporary.replace(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        target.replace(aside / target.name)
-        try:
-            temporary.replace(target)
-        except OSError:
-            (aside / target.name).replace(target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

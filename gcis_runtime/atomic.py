@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +45,67 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its name when the block ends well.
+
+    Its files are on disk before it gets the name. An older folder of that name is exchanged for it in one
+    step where the system can (Linux), so that a process killed at any moment leaves the one or the other;
+    elsewhere the older one is moved aside first, and back if that fails.
+
+    Args:
+        path: The final name; the folders above it are created when missing.
+
+    Yields:
+        The temporary folder to fill.
+
+    Raises:
+        OSError: The system refuses (missing rights, full disk); `path` is as it was.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(0, "a file has that name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes folders private
+        for file in temporary.rglob("*"):
+            if file.is_dir():
+                file.chmod(0o755)
+                continue
+            file.chmod(0o644)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if not path.exists():
+            temporary.replace(path)
+        elif not _exchange(temporary, path):
+            _move_aside(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Swap two names in one step; false where the system cannot."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
+
+
+def _move_aside(temporary: Path, path: Path) -> None:
+    """Rename, moving an older folder of that name aside first."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        path.replace(aside / path.name)
+        try:
+            temporary.replace(path)
+        except OSError:
+            (aside / path.name).replace(path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gcis_runtime.atomic import replacing_folder
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.manifest import POSITIONS
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
@@ -218,50 +217,18 @@ def save(
         CheckpointError: The folder cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written", received=error.strerror) from error
-    try:
-        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in weights.items()}
-        save_file(tensors, temporary / WEIGHTS_FILE)
-        for name, data in (extra or {}).items():
-            (temporary / name).write_bytes(data)
-        (temporary / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-        temporary.chmod(0o755)
-        _sync(temporary)
-        _replace(temporary, folder)
+        with replacing_folder(folder) as temporary:
+            tensors = {n: t.detach().cpu().contiguous().clone() for n, t in weights.items()}
+            save_file(tensors, temporary / WEIGHTS_FILE)
+            for name, data in (extra or {}).items():
+                (temporary / name).write_bytes(data)
+            (temporary / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         raise CheckpointError(
             f"{folder} cannot be written",
             received=getattr(error, "strerror", None) or str(error),
-            fix="Free space or choose another folder.",
+            fix="Free space or choose another folder; what was saved before is intact.",
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Bring every file to disk before the folder gets its final name."""
-    for file in folder.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Rename, moving an older folder of that name aside first."""
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        folder.replace(aside / folder.name)
-        try:
-            temporary.replace(folder)
-        except OSError:
-            (aside / folder.name).replace(folder)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    else:
-        temporary.replace(folder)
 
 
 def hash_file(file: Path) -> str:
