@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.resample import GridMap, matrix_product
+from gcis_runtime.resample import Box, GridMap, matrix_product
 from gcis_runtime.spec import PreprocessSpec, Shape3, Triple
 
 _TOLERANCE = 1e-3
@@ -40,17 +40,24 @@ class GridTrace:
     shape: Shape3
     affine: NDArray[np.float64]
 
-    def forward(self, array: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, array: NDArray[Any], box: Box | None = None) -> NDArray[Any]:
         """Bring an image to the network's grid.
 
         Args:
             array: (X, Y, Z) on the file's grid, int16 or float32.
+            box: Part of the network's grid; None is all of it. Values do not depend on it.
 
         Returns:
-            (X, Y, Z) on the network's grid: float32 when resampled, else a view of `array`.
+            (X, Y, Z) of the box: a view of `array` where nothing is resampled, else float32.
         """
-        array = np.flip(array, self.flips).transpose(self.order)
-        return array if self.to_network is None else self.to_network.linear(array)
+        array = self.oriented(array)
+        if self.to_network is None:
+            return array if box is None else array[box]
+        return self.to_network.linear(array, box)
+
+    def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of an array on the file's grid, flipped and permuted to the network's axes."""
+        return np.flip(array, self.flips).transpose(self.order)
 
     def restore(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Bring labels on the network's grid back to the file's, nearest voxel.

@@ -10,6 +10,7 @@ gathers and a linear step each. A sheared grid (CT gantry tilt) takes the genera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,14 @@ from gcis_runtime.spec import Shape3
 _SHEAR_TOLERANCE = 1e-3
 """Voxels by which off-diagonal terms may move a sample before the general path is taken."""
 _CHUNK_VOXELS = 1 << 22
+
+Box = tuple[slice, slice, slice]
+"""Part of a grid: first and last index along X, Y, Z, both given."""
+
+
+def whole(shape: Shape3) -> Box:
+    """Return the box of a whole grid."""
+    return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,26 +53,36 @@ class GridMap:
         shift = (linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0)
         return bool(shift.max() <= _SHEAR_TOLERANCE)
 
-    def linear(self, array: NDArray[Any]) -> NDArray[np.float32]:
+    def linear(self, array: NDArray[Any], box: Box | None = None) -> NDArray[np.float32]:
         """Resample an image linearly.
 
         Args:
             array: (X, Y, Z) of `shape_in`, int16 or float32.
+            box: Part of the output to compute; None is all of it. Values do not depend on it.
 
         Returns:
-            (X, Y, Z) of `shape_out`, float32.
+            (X, Y, Z) of the box, float32.
         """
+        box = whole(self.shape_out) if box is None else box
         if not self.separable:
-            return _general_linear(array, self)
+            return _general_linear(array, self, box)
+        positions, crop = [], []
+        for axis, part in enumerate(box):
+            position = axis_coordinates(self, axis)[part]
+            low, high = int(position.min()), min(int(position.max()) + 1, self.shape_in[axis] - 1)
+            crop.append(slice(low, high + 1))
+            positions.append(position - low)
+        array = array[tuple(crop)]
         # Memory order: slowest axis first, so that gathers move long runs (NIfTI arrays have X fastest).
         order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
         out: NDArray[Any] = array.transpose(order)
-        # The axis that shrinks most comes first: the others then have less to do.
-        for axis in sorted(range(3), key=lambda a: self.shape_out[order[a]] / self.shape_in[order[a]]):
-            position = axis_coordinates(self, order[axis])
-            if not np.array_equal(position, np.arange(self.shape_in[order[axis]])):
-                out = _lerp_axis(out, position, axis)
+        for axis in self.cheapest_order():
+            out = lerp_axis(out, positions[axis], order.index(axis))
         return np.asarray(out, dtype=np.float32).transpose(np.argsort(order))
+
+    def cheapest_order(self) -> list[int]:
+        """Return the axes by growth, the one that shrinks most first: the others then have less to do."""
+        return sorted(range(3), key=lambda axis: self.shape_out[axis] / self.shape_in[axis])
 
     def nearest(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Resample labels to the nearest voxel centre; a tie goes to the even index (see `axis_coordinates`).
@@ -74,7 +93,7 @@ class GridMap:
         Returns:
             (X, Y, Z) of `shape_out`, same type.
         """
-        if not self.separable or self._noise_breaks_ties():
+        if not self.separable or self.noise_breaks_ties():
             return _general_nearest(labels, self)
         out = labels
         for axis in sorted(range(3), key=lambda a: self.shape_out[a] / self.shape_in[a]):
@@ -83,7 +102,7 @@ class GridMap:
                 out = out.take(index, axis=axis)
         return out
 
-    def _noise_breaks_ties(self) -> bool:
+    def noise_breaks_ties(self) -> bool:
         """Rounding noise off the diagonal (1e-17, oblique grids) decides samples halfway between voxels.
 
         MONAI lets it, voxel by voxel; only then is the slower general path needed to agree.
@@ -162,8 +181,22 @@ def _linspace(count: int) -> NDArray[np.float64]:
     return ends.astype(np.float64)
 
 
-def _lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
-    """Interpolate along one axis at `position`, in chunks of about `_CHUNK_VOXELS`."""
+def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> NDArray[Any]:
+    """Interpolate along one axis.
+
+    Args:
+        array: Three axes, any layout.
+        position: Coordinate of each output index, not decreasing, within the axis.
+        axis: Which axis.
+
+    Returns:
+        float32, in C order; a view of `array`, of its type, where every position is the next voxel's centre.
+    """
+    first = int(position[0])
+    if np.array_equal(position, np.arange(first, first + len(position))):
+        return array[
+            tuple(slice(first, first + len(position)) if a == axis else slice(None) for a in range(3))
+        ]
     low = np.floor(position).astype(np.intp)
     high = np.minimum(low + 1, array.shape[axis] - 1)
     weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -174,22 +207,21 @@ def _lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) ->
     for start in range(0, shape[0], rows):
         part = slice(start, start + rows)
         if axis == 0:
-            first, second, factor = array[low[part]], array[high[part]], weight[part]
+            before, after, factor = array[low[part]], array[high[part]], weight[part]
         else:
-            first, second, factor = array[part].take(low, axis), array[part].take(high, axis), weight
-        base = first.astype(np.float32, copy=False)
+            before, after, factor = array[part].take(low, axis), array[part].take(high, axis), weight
+        base = before.astype(np.float32, copy=False)
         target = out[part]
-        np.subtract(second, base, out=target, dtype=np.float32)
+        np.subtract(after, base, out=target, dtype=np.float32)
         target *= factor
         target += base
     return out
 
 
-def _general_coordinates(grid: GridMap, rows: slice) -> list[NDArray[np.float64]]:
-    """Return clipped input coordinates, three arrays of (rows, Y, Z), for output planes `rows` of X."""
+def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
+    """Return clipped input coordinates along X, Y, Z of an output box, three arrays of the box's shape."""
     theta = _unit_matrix(grid)
-    x, y, z = np.ix_(*(_unit_axis(n) for n in grid.shape_out))
-    x = x[rows]
+    x, y, z = np.ix_(*(_unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
     # Summed from the last axis to the first, as torch does.
     return [
         _to_voxels(z * t[2] + y * t[1] + x * t[0] + t[3], n)
@@ -197,35 +229,44 @@ def _general_coordinates(grid: GridMap, rows: slice) -> list[NDArray[np.float64]
     ]
 
 
-def _row_chunks(grid: GridMap) -> list[slice]:
-    """Cut the output's X axis into slices of about a quarter of `_CHUNK_VOXELS` (coordinates are float64)."""
-    rows = max(1, _CHUNK_VOXELS // (4 * grid.shape_out[1] * grid.shape_out[2]))
-    return [slice(s, min(s + rows, grid.shape_out[0])) for s in range(0, grid.shape_out[0], rows)]
+def trilinear(array: NDArray[Any], coordinates: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Sample linearly at arbitrary coordinates.
+
+    Args:
+        array: Three axes.
+        coordinates: Along each axis, within the array, all of one shape.
+
+    Returns:
+        float32 of the coordinates' shape.
+    """
+    low = [np.floor(c).astype(np.intp) for c in coordinates]
+    weight = [(c - i).astype(np.float32) for c, i in zip(coordinates, low, strict=True)]
+    total = np.zeros(coordinates[0].shape, dtype=np.float32)
+    for corner in np.ndindex(2, 2, 2):
+        index = tuple(np.minimum(i + b, n - 1) for i, b, n in zip(low, corner, array.shape, strict=True))
+        share = np.ones_like(total)
+        for w, b in zip(weight, corner, strict=True):
+            share *= w if b else 1 - w
+        total += share * array[index]
+    return total
 
 
-def _general_linear(array: NDArray[Any], grid: GridMap) -> NDArray[np.float32]:
+def _row_chunks(box: Box) -> list[Box]:
+    """Cut a box along X into boxes of about a quarter of `_CHUNK_VOXELS` (coordinates are float64)."""
+    x, y, z = box
+    rows = max(1, _CHUNK_VOXELS // (4 * max(1, (y.stop - y.start) * (z.stop - z.start))))
+    return [(slice(s, min(s + rows, x.stop)), y, z) for s in range(x.start, x.stop, rows)]
+
+
+def _general_linear(array: NDArray[Any], grid: GridMap, box: Box) -> NDArray[np.float32]:
     """Trilinear sampling at arbitrary coordinates."""
-    out = np.empty(grid.shape_out, dtype=np.float32)
-    for rows in _row_chunks(grid):
-        coordinates = _general_coordinates(grid, rows)
-        low = [np.floor(c).astype(np.intp) for c in coordinates]
-        weight = [(c - i).astype(np.float32) for c, i in zip(coordinates, low, strict=True)]
-        total = np.zeros(coordinates[0].shape, dtype=np.float32)
-        for corner in np.ndindex(2, 2, 2):
-            index = tuple(
-                np.minimum(i + b, n - 1) for i, b, n in zip(low, corner, grid.shape_in, strict=True)
-            )
-            share = np.ones_like(total)
-            for w, b in zip(weight, corner, strict=True):
-                share *= w if b else 1 - w
-            total += share * array[index]
-        out[rows] = total
-    return out
+    chunks = [trilinear(array, general_coordinates(grid, part)) for part in _row_chunks(box)]
+    return np.concatenate(chunks)
 
 
 def _general_nearest(labels: NDArray[Any], grid: GridMap) -> NDArray[Any]:
     """Nearest sampling at arbitrary coordinates."""
     out = np.empty(grid.shape_out, dtype=labels.dtype)
-    for rows in _row_chunks(grid):
-        out[rows] = labels[tuple(np.rint(c).astype(np.intp) for c in _general_coordinates(grid, rows))]
+    for part in _row_chunks(whole(grid.shape_out)):
+        out[part] = labels[tuple(np.rint(c).astype(np.intp) for c in general_coordinates(grid, part))]
     return out

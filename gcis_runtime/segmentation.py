@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.manifest import Label
 from gcis_runtime.nifti import write_labels
+from gcis_runtime.sink import Masks
 from gcis_runtime.volume import Volume
 
 
@@ -66,7 +66,8 @@ class Segmentation:
         labels: Label values, (X, Y, Z) on the volume's grid, uint8 or uint16.
         volume: The image.
         structures: Measures of each structure, by the bundle's order.
-        seconds: Time of each stage: preprocess, inference, restore.
+        restore: How labels came to the volume's grid: `"smooth"` or `"nearest"`.
+        seconds: Time of each stage: preprocess, network, blend, restore.
         windows: Windows in all.
         windows_reused: Windows that were constant and answered from an earlier one.
         peak_memory: Most memory that the process has had resident, bytes; None where unknown.
@@ -75,11 +76,13 @@ class Segmentation:
         bundle_sha256: Hash of its manifest, which covers all its files.
         notice: What the bundle says about its use.
         warnings: What is odd about the image.
+        masks: Where each structure's margin is positive, by label value; None unless asked for.
     """
 
     labels: NDArray[Any]
     volume: Volume
     structures: tuple[Structure, ...]
+    restore: str
     seconds: dict[str, float]
     windows: int
     windows_reused: int
@@ -89,6 +92,7 @@ class Segmentation:
     bundle_sha256: str
     notice: str
     warnings: tuple[str, ...] = field(default=())
+    masks: Masks | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map as NIfTI with the image's geometry, whole or not at all.
@@ -104,6 +108,7 @@ class Segmentation:
             "structures": [asdict(structure) for structure in self.structures],
             "bundle": {"name": self.bundle, "sha256": self.bundle_sha256},
             "engine": asdict(self.engine),
+            "restore": self.restore,
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "windows": {"total": self.windows, "reused": self.windows_reused},
             "peak_memory_bytes": self.peak_memory,
@@ -112,15 +117,16 @@ class Segmentation:
         }
 
 
-def measure(labels: NDArray[Any], structures: Sequence[Label], *, voxel_ml: float) -> tuple[Structure, ...]:
-    """Count the voxels of each structure.
+def measure(
+    counts: Mapping[int, int], structures: Sequence[Label], *, voxel_ml: float
+) -> tuple[Structure, ...]:
+    """Say how large each structure is.
 
     Args:
-        labels: Label map (X, Y, Z).
+        counts: Voxels of each label value.
         structures: The manifest's labels.
         voxel_ml: Volume of one voxel in mL.
     """
-    counts = np.bincount(labels.ravel(order="K"), minlength=max(s.value for s in structures) + 1)
     return tuple(
         Structure(
             value=s.value,
@@ -128,8 +134,8 @@ def measure(labels: NDArray[Any], structures: Sequence[Label], *, voxel_ml: floa
             prompt=s.prompt,
             color=s.color,
             codes=dict(s.codes),
-            voxels=int(counts[s.value]),
-            volume_ml=round(int(counts[s.value]) * voxel_ml, 4),
+            voxels=counts[s.value],
+            volume_ml=round(counts[s.value] * voxel_ml, 4),
         )
         for s in structures
     )

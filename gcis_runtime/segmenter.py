@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.blend import WindowCount, blend_labels, reuse_constant
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
+from gcis_runtime.clock import StageClock
 from gcis_runtime.errors import EngineError
+from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, LabelTask, Restore
 from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
 from gcis_runtime.preprocess import preprocess
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
 from gcis_runtime.sessions import Session, open_session
+from gcis_runtime.sink import LabelSink
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume
-from gcis_runtime.windows import pad_to_plan, plan_windows, window_weights
+from gcis_runtime.windows import plan_windows, window_weights
 
 Progress = Callable[[int, int], None]
 """Called with windows finished and windows in all."""
@@ -83,11 +84,20 @@ class Segmenter:
             name=s.name, version=s.version, device=s.device, precision=s.precision, threads=s.threads
         )
 
-    def segment(self, volume: Volume, *, progress: Progress | None = None) -> Segmentation:
+    def segment(
+        self,
+        volume: Volume,
+        *,
+        restore: Restore = DEFAULT_RESTORE,
+        masks: bool = False,
+        progress: Progress | None = None,
+    ) -> Segmentation:
         """Segment one CT volume.
 
         Args:
             volume: The image, HU.
+            restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
+            masks: Keep a mask of each structure too, which may overlap others.
             progress: Told of every finished window.
 
         Returns:
@@ -97,34 +107,38 @@ class Segmenter:
             EngineError: The engine failed or answered with a value that is not finite.
         """
         with self._lock:
-            return self._segment(volume, progress)
+            return self._segment(volume, restore, masks, progress)
 
-    def _segment(self, volume: Volume, progress: Progress | None) -> Segmentation:
+    def _segment(
+        self, volume: Volume, restore: Restore, masks: bool, progress: Progress | None
+    ) -> Segmentation:
         manifest = self.bundle.manifest
-        clock = [time.perf_counter()]
-        image = preprocess(volume, manifest.preprocess)
+        clock = StageClock(*STAGES)
+        with clock.stage("preprocess"):
+            image = preprocess(volume, manifest.preprocess)
         plan = plan_windows(image.trace.shape, manifest.window)
-        padded = pad_to_plan(image.array, plan, manifest.window.padding_value)
-        clock.append(time.perf_counter())
-        count, total = WindowCount(), len(plan.starts)
-        labels = blend_labels(
-            padded,
-            plan,
-            self._weights,
-            reuse_constant(self._run, count),
+        labels = [manifest.labels[channel] for channel in self.channels]
+        values = tuple(label.value for label in labels)
+        sink = LabelSink(trace=image.trace, shape=volume.shape, values=values, masks=masks)
+        total = len(plan.starts)
+        task = LabelTask(
+            image=image,
+            plan=plan,
+            weights=self._weights,
+            padding_value=manifest.window.padding_value,
             channels=self.channels,
-            values=tuple(manifest.labels[c].value for c in self.channels),
+            values=values,
+            restore=restore,
             done=None if progress is None else lambda finished: progress(finished, total),
         )
-        clock.append(time.perf_counter())
-        native = image.trace.restore(labels)
-        clock.append(time.perf_counter())
-        steps = zip(("preprocess", "inference", "restore"), np.diff(clock), strict=True)
+        count = CpuLabeller(self._run).label(task, sink, clock)
         return Segmentation(
-            labels=native,
+            labels=sink.labels,
+            masks=sink.masks(),
             volume=volume,
-            structures=measure(native, [manifest.labels[c] for c in self.channels], voxel_ml=volume.voxel_ml),
-            seconds={name: float(value) for name, value in steps},
+            structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml),
+            restore=restore,
+            seconds=clock.seconds,
             windows=count.total,
             windows_reused=count.reused,
             peak_memory=peak_memory_bytes(),

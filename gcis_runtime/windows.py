@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.resample import Box
 from gcis_runtime.spec import Shape3, WindowSpec
 
 
@@ -21,7 +23,8 @@ class WindowPlan:
         padded: The padded grid.
         roi: Window size.
         axis: Slab axis: windows are ordered by their start along it, then along the others.
-        starts: First index of each window on the padded grid.
+        starts: First index of each window on the padded grid. To leave windows out,
+            `dataclasses.replace` this tuple by a part of it in the same order.
     """
 
     shape: Shape3
@@ -30,6 +33,12 @@ class WindowPlan:
     roi: Shape3
     axis: int
     starts: tuple[Shape3, ...]
+
+    @property
+    def across(self) -> tuple[int, int]:
+        """The other two axes, `u` and `v`: within a slab, windows are ordered along `u`, then `v`."""
+        u, v = (axis for axis in range(3) if axis != self.axis)
+        return u, v
 
 
 def plan_windows(shape: Shape3, spec: WindowSpec, *, axis: int | None = None) -> WindowPlan:
@@ -91,3 +100,63 @@ def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> N
     out = np.full(plan.padded, value, dtype=np.float32)
     out[tuple(slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True))] = array
     return out
+
+
+class WindowReader:
+    """Cuts windows out of an image that is computed a slab at a time; call it with starts in plan order.
+
+    Args:
+        box: Computes a part of the unpadded grid, (X, Y, Z) float32.
+        plan: Window positions.
+        padding_value: What lies around the unpadded grid.
+    """
+
+    def __init__(
+        self, box: Callable[[Box], NDArray[np.float32]], plan: WindowPlan, *, padding_value: float
+    ) -> None:
+        self._box, self._plan = box, plan
+        shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
+        self._slab = np.full(shape, padding_value, dtype=np.float32)
+        self._padding = padding_value
+        self._first: int | None = None
+
+    def __call__(self, start: Shape3) -> NDArray[np.float32]:
+        """Return a window's content, (1, 1, X, Y, Z) C-contiguous, valid until the next call.
+
+        Args:
+            start: First index on the padded grid.
+        """
+        if start[self._plan.axis] != self._first:
+            self._move(start[self._plan.axis])
+        index = tuple(
+            slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.roi[a])
+            for a in range(3)
+        )
+        return np.ascontiguousarray(self._slab[index])[None, None]
+
+    def _move(self, first: int) -> None:
+        """Advance the slab and compute only its new planes."""
+        plan, axis = self._plan, self._plan.axis
+        depth = plan.roi[axis]
+        step = depth if self._first is None else first - self._first
+        kept = max(0, depth - step) if step > 0 else 0
+        advance(self._slab, axis, step, kept)
+        planes = np.moveaxis(self._slab, axis, 0)
+        planes[kept:] = self._padding
+        begin = max(first + kept - plan.before[axis], 0)
+        stop = min(first + depth - plan.before[axis], plan.shape[axis])
+        if begin < stop:
+            part = [slice(0, n) for n in plan.shape]
+            part[axis] = slice(begin, stop)
+            offset = first - plan.before[axis]
+            target = [slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True)]
+            target[axis] = slice(begin - offset, stop - offset)
+            self._slab[tuple(target)] = self._box((part[0], part[1], part[2]))
+        self._first = first
+
+
+def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
+    """Move planes `steps` to `steps + keep` of a buffer to its front along `axis`, in place."""
+    view = np.moveaxis(buffer, axis, 0)
+    for plane in range(keep):  # plane by plane: source and target overlap, and numpy would copy it all
+        view[plane] = view[plane + steps]

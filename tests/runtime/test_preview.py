@@ -18,8 +18,10 @@ def segmentation(affine, labels):
     volume = Volume.from_array(np.where(labels > 0, 40, -200).astype(np.int16), affine=affine)
     label = Label(value=1, name="thing", prompt="thing", color=(255, 0, 0))
     return Segmentation(
-        labels=labels, volume=volume, structures=measure(labels, [label], voxel_ml=volume.voxel_ml),
-        seconds={}, windows=1, windows_reused=0, peak_memory=None, bundle="b", bundle_sha256="0", notice="n",
+        labels=labels, volume=volume,
+        structures=measure({1: int((labels == 1).sum())}, [label], voxel_ml=volume.voxel_ml),
+        restore="nearest", seconds={}, windows=1, windows_reused=0, peak_memory=None,
+        bundle="b", bundle_sha256="0", notice="n",
         engine=EngineInfo(name="onnx", version="1", device="cpu", precision="fp32", threads=1),
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_defaults_write_beside_the_image(run, bundle, ct):
     assert [s["voxels"] for s in report["structures"]] == counts
     assert report["notice"] == "test bundle, not a medical device"
     assert report["engine"]["name"] == "onnx"
-    assert set(report["seconds"]) == {"read", "preprocess", "inference", "restore", "write"}
+    assert set(report["seconds"]) == {"read", "preprocess", "network", "blend", "restore", "write"}
     assert "liver" in result.stdout
     assert f"{report['structures'][1]['volume_ml']:.1f}" in result.stdout
     assert sorted(p.name for p in ct.parent.iterdir() if p.is_file()) == [

@@ -93,7 +93,7 @@ def test_the_result_says_what_was_done(make_bundle, volume):
         assert structure.voxels == np.count_nonzero(result.labels == structure.value) > 0
         assert structure.volume_ml == pytest.approx(structure.voxels * 0.027, abs=1e-3)
     assert seen[-1] == (result.windows, result.windows)
-    assert set(result.seconds) == {"preprocess", "inference", "restore"}
+    assert set(result.seconds) == {"preprocess", "network", "blend", "restore"}
     assert result.peak_memory is None or result.peak_memory > 1 << 20
     assert result.engine.text.startswith("onnx ")
 
