@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gcis_runtime.console import command_group
+from gcis_train.datalist_cli import datalist as datalist_commands
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -19,6 +20,9 @@ ANY = click.Path(path_type=Path)
 @command_group("gcis-train")
 def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
+
+
+main.add_command(datalist_commands)
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gcis_runtime.errors import DataError
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One (image, structure).
 
     Attributes:

@@ -7,10 +7,15 @@ import re
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 """Whole words; `kidney_left` has a side too."""
 _OTHER = {"left": "right", "right": "left"}
+_UNPAIRED = re.compile(r"(?<![a-z])(heart|cardiac|atrial|atrium)(?![a-z])", re.IGNORECASE)
+"""Left and right of the heart are two chambers of different shape, not two sides of the body."""
 
 
 def mirrored(prompt: str) -> str:
-    """Return the prompt with left and right exchanged, its capitals kept; unchanged without a side."""
+    """Return the prompt with left and right exchanged, its capitals kept; unchanged without a side.
+
+    The chambers of the heart have no side in this sense.
+    """
 
     def swap(match: re.Match[str]) -> str:
         word = match.group(0)
@@ -19,4 +24,17 @@ def mirrored(prompt: str) -> str:
             return other.upper()
         return other.capitalize() if word[0].isupper() else other
 
-    return _SIDE.sub(swap, prompt)
+    return prompt if _UNPAIRED.search(prompt) else _SIDE.sub(swap, prompt)
+
+
+def other_side(prompt: str) -> str | None:
+    """Return the prompt of the structure on the other side of the body; None without a side."""
+    other = mirrored(prompt)
+    return None if other == prompt else other
+
+
+def without_side(prompt: str) -> str:
+    """Return the prompt without left and right; unchanged without a side."""
+    if other_side(prompt) is None:
+        return prompt
+    return " ".join(_SIDE.sub("", prompt).split())

@@ -1,0 +1,250 @@
+"""From a dataset's folder to a datalist, with a report of what was found, left out and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from gcis_runtime.atomic import replacing
+from gcis_runtime.errors import DataError
+from gcis_train.datalist import Datalist, Row
+from gcis_train.datasets.listing import Listing
+from gcis_train.datasets.merges import lesions_in_organs, sides_joined
+from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
+from gcis_train.datasets.splits import fold_of, hold_out
+from gcis_train.images import read_array
+
+DEFAULT_SHARE = 0.2
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a datalist is made with.
+
+    Attributes:
+        lesions: Whether tumours and cysts count as part of their organ; they have own rows either way.
+        sides: Whether left and right are one structure.
+        prompts: Only these; empty means all.
+        empty: Whether structures without a voxel get a row ("not here"); `drop` reads every label file.
+        seed: Of the split.
+        folds: Number of folds; 0 means no cross-validation.
+        fold: The fold that validates, from 0.
+        validation_share: Share of patients that validate; None means the dataset's own split, or 0.2.
+        test: Validate on the dataset's own test part, which is left out otherwise.
+    """
+
+    lesions: Literal["organ", "apart"] = "organ"
+    sides: Literal["apart", "joined"] = "apart"
+    prompts: tuple[str, ...] = ()
+    empty: Literal["keep", "drop"] = "keep"
+    seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    validation_share: float | None = None
+    test: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folds and not (self.folds > 1 and 0 <= self.fold < self.folds):
+            raise ValueError(f"fold {self.fold} of {self.folds} (folds are counted from 0, at least two)")
+        if self.folds and self.validation_share is not None:
+            raise ValueError("a validation share and folds")
+        if self.validation_share is not None and not 0 <= self.validation_share < 1:
+            raise ValueError(f"a validation share of {self.validation_share}")
+        if self.test and (self.folds or self.validation_share is not None):
+            raise ValueError("the published test part and another split")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """A datalist and how it came about.
+
+    Attributes:
+        datalist: The rows.
+        report: Ready for JSON: counts, split, skipped cases with reasons, files that nothing uses.
+    """
+
+    datalist: Datalist
+    report: dict[str, Any]
+
+
+def build(
+    dataset: Dataset,
+    root: Path,
+    *,
+    folder: Path,
+    choices: Choices,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Read a dataset's folder.
+
+    Args:
+        dataset: The adaptor.
+        root: The dataset's folder.
+        folder: Where the datalist will lie: images below it get relative paths, others absolute ones.
+        choices: Merges and split.
+        progress: Told one line a case while label files are read.
+
+    Raises:
+        DataError: Not that dataset's folder, no complete case, or a prompt that it does not have.
+    """
+    listing = Listing(root)
+    scan = dataset.scan(listing)
+    if not scan.samples:
+        raise _nothing(dataset, listing, scan.skipped)
+    samples = [_merged(sample, choices) for sample in scan.samples]
+    skipped = list(scan.skipped)
+    if choices.prompts:
+        samples = _only(samples, choices.prompts)
+        skipped += [
+            Skip(name=s.name, reason="no structure that was asked for") for s in samples if not s.masks
+        ]
+        samples = [s for s in samples if s.masks]
+    if choices.empty == "drop" or dataset.absent_is_unknown:
+        samples = _without_empty(samples, progress)
+        skipped += [Skip(name=s.name, reason="no voxel of any structure") for s in samples if not s.masks]
+        samples = [s for s in samples if s.masks]
+    parts, how = _split(samples, choices)
+    rows = {part: tuple(r for s in parts[part] for r in _rows(s, folder)) for part in parts}
+    used = {f for s in scan.samples for f in (s.image, *(f for m in s.masks for f in m.files))}
+    report = {
+        "dataset": dataset.title,
+        "source": dataset.source,
+        "choices": msgspec.to_builtins(choices),
+        "split": how,
+        "cases": {part: len(found) for part, found in parts.items()},
+        "rows": {part: len(found) for part, found in rows.items()},
+        "structures": dict(Counter(r.prompt for p in ("training", "validation") for r in rows[p])),
+        "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
+        "unused_files": list(listing.unused(used, dataset.aside)),
+    }
+    if not rows["training"] and not rows["validation"]:
+        raise DataError(
+            f"no case of {dataset.title} is left for the datalist",
+            received=", ".join(f"{part} {len(found)}" for part, found in parts.items()),
+            fix="Its labels hold no voxel, or all its cases are its test part (--test lists those).",
+        )
+    return Built(datalist=Datalist(training=rows["training"], validation=rows["validation"]), report=report)
+
+
+def write_datalist(path: Path, built: Built) -> None:
+    """Write the datalist, with the report's account of it under `about`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    about = {k: built.report[k] for k in ("dataset", "source", "choices", "split")}
+    tree = {
+        "about": about,
+        "training": built.datalist.training,
+        "validation": built.datalist.validation,
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=1) + b"\n")
+
+
+def _nothing(dataset: Dataset, listing: Listing, skipped: Sequence[Skip]) -> DataError:
+    if skipped:
+        first = skipped[0]
+        return DataError(
+            f"{listing.root} holds no complete case of {dataset.title}",
+            received=f"{len(skipped)} incomplete, such as {first.name}: {first.reason}",
+            expected=dataset.layout,
+            fix=f"The layout is documented at {dataset.source}.",
+        )
+    dicom = " It holds DICOM: convert each series with `dcm2niix -z y`." if listing.has_dicom() else ""
+    return DataError(
+        f"{listing.root} does not look like {dataset.title}",
+        received=listing.contents(),
+        expected=dataset.layout,
+        fix=f"Give the folder that {dataset.source} describes.{dicom}",
+    )
+
+
+def _merged(sample: Sample, choices: Choices) -> Sample:
+    masks = sample.masks
+    if choices.lesions == "organ":
+        masks = lesions_in_organs(masks)
+    if choices.sides == "joined":
+        masks = sides_joined(masks)
+    return dataclasses.replace(sample, masks=masks)
+
+
+def _only(samples: Sequence[Sample], prompts: Sequence[str]) -> list[Sample]:
+    known = {m.prompt for s in samples for m in s.masks}
+    unknown = [p for p in prompts if p not in known]
+    if unknown:
+        raise DataError(
+            "the dataset has no such structure",
+            received=", ".join(unknown),
+            expected="of " + ", ".join(sorted(known)),
+        )
+    return [dataclasses.replace(s, masks=tuple(m for m in s.masks if m.prompt in prompts)) for s in samples]
+
+
+def _without_empty(samples: Sequence[Sample], progress: Callable[[str], None]) -> list[Sample]:
+    """Drop the masks that hold no voxel; every label file is read once."""
+
+    @functools.lru_cache(maxsize=256)
+    def values(file: Path) -> frozenset[int]:
+        return frozenset(np.unique(np.rint(read_array(file))).astype(int).tolist())
+
+    def there(mask: Mask) -> bool:
+        found = frozenset[int]().union(*(values(file) for file in mask.files))
+        return any(v > 0 for v in found) if mask.values is None else bool(found & set(mask.values))
+
+    kept = []
+    for number, sample in enumerate(samples, start=1):
+        kept.append(dataclasses.replace(sample, masks=tuple(m for m in sample.masks if there(m))))
+        progress(f"{number}/{len(samples)}  {sample.name}  {len(kept[-1].masks)} structures")
+    return kept
+
+
+def _split(samples: Sequence[Sample], choices: Choices) -> tuple[dict[str, list[Sample]], str]:
+    """Divide the samples into training, validation and what the dataset keeps for its test."""
+    held = [s for s in samples if s.part == "test"]
+    free = [s for s in samples if s.part != "test"]
+    if choices.test:
+        if not held:
+            raise DataError("this dataset publishes no labelled test part", fix="Leave --test out.")
+        return {"training": free, "validation": held, "held out": []}, "validation on the published test part"
+    groups = {s.group for s in free}
+    published = any(s.part == "validation" for s in free)
+    if choices.folds:
+        chosen = fold_of(groups, folds=choices.folds, fold=choices.fold, seed=choices.seed)
+        how = f"fold {choices.fold} of {choices.folds}, seed {choices.seed}"
+    elif choices.validation_share is None and published:
+        chosen = frozenset(s.group for s in free if s.part == "validation")
+        how = "as published"
+    else:
+        share = DEFAULT_SHARE if choices.validation_share is None else choices.validation_share
+        chosen = hold_out(groups, share=share, seed=choices.seed)
+        how = f"{share:g} of the patients validate, seed {choices.seed}"
+    return {
+        "training": [s for s in free if s.group not in chosen],
+        "validation": [s for s in free if s.group in chosen],
+        "held out": held,
+    }, how
+
+
+def _rows(sample: Sample, folder: Path) -> list[Row]:
+    def name(file: Path) -> str:
+        whole = file.resolve()
+        base = folder.resolve()
+        return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else whole.as_posix()
+
+    image = name(sample.image)
+    return [
+        Row(
+            image=image,
+            label=name(m.files[0]) if len(m.files) == 1 else tuple(name(f) for f in m.files),
+            prompt=m.prompt,
+            label_value=m.values[0] if m.values is not None and len(m.values) == 1 else m.values,
+        )
+        for m in sample.masks
+    ]

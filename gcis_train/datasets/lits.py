@@ -1,0 +1,31 @@
+"""LiTS: 131 abdominal CTs with liver and liver tumours.
+
+Layout and labels: https://competitions.codalab.org/competitions/17094 and Bilic et al., Medical Image
+Analysis 2023 (`Training Batch 1/volume-0.nii` and `segmentation-0.nii`); the test volumes have no labels.
+CT-ORG and the Decathlon's liver task hold the same patients: do not train on one and validate on another.
+"""
+
+from __future__ import annotations
+
+from gcis_train.datasets.listing import SUFFIX, Listing
+from gcis_train.datasets.samples import Dataset, Scan, label_map, paired
+
+LABELS = {1: "liver", 2: "liver tumor"}
+LESIONS = {"liver tumor": "liver"}
+
+
+def scan(listing: Listing) -> Scan:
+    """Find the cases of LiTS."""
+    images = listing.find(rf"volume-(?P<key>\d+){SUFFIX}")
+    labels = listing.find(rf"segmentation-(?P<key>\d+){SUFFIX}")
+    return paired(images, labels, lambda file: label_map(file, LABELS, LESIONS), name="volume-{}")
+
+
+DATASET = Dataset(
+    kind="lits",
+    title="LiTS",
+    source="https://competitions.codalab.org/competitions/17094",
+    layout="volume-0.nii and segmentation-0.nii, in any folders",
+    scan=scan,
+    aside=(r"test-volume-\d+",),
+)
