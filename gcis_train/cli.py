@@ -58,6 +58,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--grad-checkpoint", is_flag=True, default=None, help="Recompute transformer activations."
         ),
         click.option("--clip-weights", help="CLIP weights: a tag, a file, or 'random' [openai]."),
+        click.option("--cache", help="Folder of pre-processed cases; runs may share it [none]."),
         click.option("--seed", type=int, help="Seed of weights, windows and routing [0]."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
         click.option("--resume", is_flag=True, help="Continue from the run folder's latest checkpoint."),

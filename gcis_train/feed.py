@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,9 +27,18 @@ class Feed:
         cases: Training cases; read when first needed and then kept.
         prompts: Prompts of the run.
         options: What to draw.
+        load: How a case is read; None reads it as the options say, without a cache.
     """
 
-    def __init__(self, cases: Sequence[Case], prompts: Sequence[str], options: TrainOptions) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        prompts: Sequence[str],
+        options: TrainOptions,
+        *,
+        load: Callable[[Case], CaseVolume] | None = None,
+    ) -> None:
+        self._load = load or functools.partial(load_case, spec=options.preprocess)
         self._cases = tuple(cases)
         self._prompts = frozenset(prompts)
         self._options = options
@@ -108,5 +118,5 @@ class Feed:
             number = epoch * self._options.phantoms + index - len(self._cases)
             return load_phantom(PHANTOM_SEEDS + number, self._options.preprocess)
         if index not in self._volumes:
-            self._volumes[index] = load_case(self._cases[index], self._options.preprocess)
+            self._volumes[index] = self._load(self._cases[index])
         return self._volumes[index]

@@ -53,6 +53,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         validate_every: Epochs between validations.
         validation_cases: Cases of a validation; 0 means all.
         validation_overlap: Window overlap of a validation.
+        cache: Folder of pre-processed cases, which runs may share; empty keeps cases in memory only.
     """
 
     network: NetworkConfig = NetworkConfig()
@@ -80,6 +81,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     text_model: str = "ViT-B-32-quickgelu"
     text_weights: str = "openai"
     text_seed: int = 0
+    cache: str = ""
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.windows_per_case, self.max_epochs, self.validate_every) < 1:

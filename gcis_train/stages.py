@@ -13,6 +13,7 @@ from torch import Tensor
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint
 from gcis_train.allocator import keep_freed_memory
+from gcis_train.cache import VolumeCache, case_loader
 from gcis_train.checkpoint import CheckpointConfig
 from gcis_train.datalist import Case, group_cases, prompts_of, read_datalist
 from gcis_train.feed import Feed
@@ -24,7 +25,6 @@ from gcis_train.progress import Progress
 from gcis_train.text import TextEncoder
 from gcis_train.trainer import Outcome, Trainer, write_options
 from gcis_train.upcycle import upcycle
-from gcis_train.volumes import load_case
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,15 +198,17 @@ def _train(
     keep_freed_memory()
     write_options(run_dir, options)
     cached: list[Any] = []
+    cache = VolumeCache(Path(options.cache), notify=progress.say) if options.cache else None
+    load = case_loader(options.preprocess, cache)
 
     def validation() -> list[Any]:
         if not cached:
-            cached.extend(load_case(case, options.preprocess) for case in material.validation)
+            cached.extend(load(case) for case in material.validation)
         return cached
 
     trainer = Trainer(
         objective=objective,
-        feed=Feed(material.training, material.prompts, options),
+        feed=Feed(material.training, material.prompts, options, load=load),
         prompts=material.prompts,
         validation=validation,
         options=options,
@@ -216,7 +218,10 @@ def _train(
     )
     if resume and _begun(run_dir):
         trainer.resume()
-    return trainer.run()
+    outcome = trainer.run()
+    if cache is not None:
+        progress.say(cache.summary())
+    return outcome
 
 
 def _begun(run_dir: Path) -> bool:
