@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcis_export.parity import BF16, Gate, Margins
+from gcis_export.compare import Margins, describe, describe_limits
+from gcis_export.parity import Gate
 from gcis_runtime.bundle import open_bundle
-from gcis_runtime.errors import EngineError
+from gcis_runtime.errors import BundleError, EngineError, ParityError
 from gcis_runtime.manifest import MODEL_FILE, Backend, Engine, Precision
 from gcis_runtime.sessions import open_session
 
 BUILT = ("onnx", "openvino")
 KNOWN = (*BUILT, "trt", "trt-rtx")
+_PRODUCTS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def compare_engines(
     notes: list[str] = []
     for name in names:
         engine, answers = _run(folder, gate, name, "fp32")
-        gate.check(_title(engine), answers, reference=exact.name, expected=exact.answers)
+        gate.check(_title(engine), answers, reference=exact.name, expected=exact.answers, graph=engine.graph)
         engines.append(engine)
     if "openvino" in names:
         try:
@@ -98,22 +100,29 @@ def compare_engines(
             reference=network.name,
             expected=network.answers,
             precision="bf16",
-            tolerance=BF16,
+            graph=engine.graph,
             required=precision == "bf16",
         )
         if row.passed:
             engines.append(engine)
         else:
             notes.append(
-                f"bf16 changes {100 * row.labels_changed:.2f} % of labels "
-                f"(limit {100 * row.tolerance_labels:.2f} %): the bundle does not offer it"
+                f"bf16 does not hold ({describe(row)}; {describe_limits(row)}): the bundle does not offer it"
             )
     return tuple(engines), tuple(notes)
 
 
 def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Margins]]:
     """Open an engine as the runtime does and run every window."""
-    session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
+    try:
+        session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
+    except BundleError as error:  # another name or shape than the manifest's
+        raise ParityError(
+            f"{_PRODUCTS[name]} does not hold the graph that was exported",
+            received=f"{error.message}: {error.received}",
+            expected=error.expected,
+            fix="No bundle was written.",
+        ) from error
     try:
         answers = gate.answers(session.run)
     finally:
@@ -131,5 +140,4 @@ def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Eng
 
 
 def _title(engine: Engine) -> str:
-    product = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[engine.backend]
-    return f"{product} {engine.backend_version}"
+    return f"{_PRODUCTS[engine.backend]} {engine.backend_version}"

@@ -153,7 +153,7 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         coinciding=tuple(tuple(group) for group in resolution.coinciding),
         nodes=len(model.graph.node),
         windows=source,
-        notes=(*settings.notes, *remarks),
+        notes=(*settings.notes, *gate.remarks(), *remarks),
     )
 
 

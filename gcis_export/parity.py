@@ -7,46 +7,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gcis_export.check_windows import Window
+from gcis_export.compare import (
+    HALF_WEIGHTS,
+    LIMITS,
+    PYTORCH,
+    Margins,
+    Tolerance,
+    compare,
+    describe,
+    describe_limits,
+)
 from gcis_export.graph.network import ExportNet
 from gcis_export.resolve import Resolution
 from gcis_runtime.errors import ParityError
 from gcis_runtime.manifest import ParityRow, Precision
 from gcis_train.nets.decoder import margin
 
-Margins = NDArray[np.float32]
-"""(1, prompts, X, Y, Z): foreground minus background logit of each prompt."""
-
 ROUTED, STATIC, TWIN = "PyTorch routed", "PyTorch static", "export graph in PyTorch"
 ROUNDED = "16-bit weights in PyTorch"
 
-_UNBOUNDED = float(np.finfo(np.float32).max)  # what a NaN difference is recorded as: JSON has no NaN
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """Limits of a comparison.
-
-    Attributes:
-        relative: On the largest difference, as a share of the reference's largest absolute value.
-        labels: On the share of voxels whose label changes.
-    """
-
-    relative: float
-    labels: float
-
-
-EXACT = Tolerance(relative=1e-3, labels=5e-4)
-"""float32 against float32: sums in another order. A trained network changes 1 label in a million; one with
-random weights, whose margins lie around zero everywhere, up to 2 in ten thousand."""
-
-HALF_WEIGHTS = Tolerance(relative=2e-2, labels=5e-3)
-"""Weights rounded to 11 bits, float32 arithmetic."""
-
-BF16 = Tolerance(relative=1.5e-1, labels=5e-3)
-"""8-bit mantissas throughout: single voxels at borders move by a tenth of the range, labels hardly."""
+UNTRAINED = 0.01
+"""Share of undecided voxels from which the network is said to look untrained; a trained one leaves 0.0003."""
 
 
 @dataclass(eq=False)
@@ -73,7 +56,8 @@ class Gate:
         reference: str,
         expected: Sequence[Margins],
         precision: Precision = "fp32",
-        tolerance: Tolerance = EXACT,
+        graph: str = "",
+        tolerance: Tolerance | None = None,
         required: bool = True,
     ) -> ParityRow:
         """Compare a graph's answers with its reference's and note the result.
@@ -84,70 +68,50 @@ class Gate:
             reference: What it is compared with.
             expected: The reference's margins.
             precision: What `stage` computes in.
-            tolerance: Limits.
+            graph: The ONNX file that it ran; empty for PyTorch.
+            tolerance: Limits; None takes those of the precision.
             required: Raise when a limit is exceeded.
 
         Raises:
             ParityError: Another shape, or a required comparison failed; names the stage.
         """
-        row = compare(stage, answers, reference, expected, precision=precision, tolerance=tolerance)
+        row = compare(
+            stage,
+            answers,
+            reference,
+            expected,
+            precision=precision,
+            graph=graph,
+            tolerance=tolerance or LIMITS[precision],
+        )
         self.rows.append(row)
         if required and not row.passed:
             raise ParityError(
                 f"{stage} does not give the answers of {reference}",
-                received=f"difference {row.max_abs:.3g}, {100 * row.labels_changed:.4f} % of labels changed",
-                expected=f"at most {row.tolerance_abs:.3g} and {100 * row.tolerance_labels:.4f} %",
-                fix="No bundle was written; the stage named first is the one that broke.",
+                received=describe(row),
+                expected=describe_limits(row),
+                fix="No bundle was written; the stage named first is the one that broke: "
+                "docs/how-to/debug_accuracy.md goes on from here.",
             )
         return row
 
-
-def compare(
-    stage: str,
-    answers: Sequence[Margins],
-    reference: str,
-    expected: Sequence[Margins],
-    *,
-    precision: Precision,
-    tolerance: Tolerance,
-) -> ParityRow:
-    """Measure how far margins lie apart, over all windows.
-
-    Raises:
-        ParityError: A shape differs.
-    """
-    worst, scale, changed, voxels = 0.0, 0.0, 0, 0
-    for ours, theirs in zip(answers, expected, strict=True):
-        if ours.shape != theirs.shape:
-            raise ParityError(
-                f"{stage} gives another shape than {reference}",
-                received=str(ours.shape),
-                expected=str(theirs.shape),
-                fix="No bundle was written.",
+    def remarks(self) -> tuple[str, ...]:
+        """Say what the windows could not show."""
+        found = []
+        if not self.rows:
+            return ()
+        if all(row.dice is None for row in self.rows):
+            found.append(
+                "no structure appears in the windows that were compared, so no Dice could be taken: "
+                "give cases that show them with --check"
             )
-        gap = float(np.abs(ours - theirs).max())
-        worst = max(worst, gap if np.isfinite(gap) else _UNBOUNDED)
-        scale = max(scale, float(np.abs(theirs).max()))
-        a, b = label_map(ours), label_map(theirs)
-        changed += int(np.count_nonzero(a != b))
-        voxels += a.size
-    return ParityRow(
-        stage=stage,
-        reference=reference,
-        precision=precision,
-        windows=len(expected),
-        max_abs=worst,
-        scale=scale,
-        labels_changed=changed / voxels,
-        tolerance_abs=tolerance.relative * scale,
-        tolerance_labels=tolerance.labels,
-    )
-
-
-def label_map(margins: Margins) -> NDArray[np.intp]:
-    """Return 0 for background, else 1 + the channel of the largest positive margin: (1, X, Y, Z)."""
-    best: NDArray[np.intp] = margins.argmax(axis=1) + 1
-    return np.where(margins.max(axis=1) > 0, best, 0)
+        undecided = max(row.undecided for row in self.rows)
+        if undecided >= UNTRAINED:
+            found.append(
+                f"the network leaves {100 * undecided:.1f} % of voxels undecided: it looks untrained, "
+                "and low precision will turn their labels"
+            )
+        return tuple(found)
 
 
 def check_networks(gate: Gate, resolution: Resolution, twin: ExportNet) -> list[Margins]:
@@ -159,8 +123,9 @@ def check_networks(gate: Gate, resolution: Resolution, twin: ExportNet) -> list[
     static = gate.answers(lambda w: _torch(resolution.network, w))
     if resolution.routed is not None:
         routed = gate.answers(lambda w: _routed(resolution, w))
-        gate.check(STATIC, static, reference=ROUTED, expected=routed)
-    gate.check(TWIN, gate.answers(lambda w: _torch(twin, w)), reference=STATIC, expected=static)
+        gate.check(STATIC, static, reference=ROUTED, expected=routed, tolerance=PYTORCH)
+    answers = gate.answers(lambda w: _torch(twin, w))
+    gate.check(TWIN, answers, reference=STATIC, expected=static, tolerance=PYTORCH)
     return static
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gcis_export.export import Exported
-from gcis_runtime.inspection import text_weights_warning
+from gcis_runtime.inspection import parity_table, text_weights_warning
 from gcis_runtime.manifest import POSITIONS, Manifest
 from gcis_runtime.tables import table
 
@@ -20,7 +20,7 @@ def as_text(result: Exported) -> str:
             f"WARNING: {' and '.join(map(repr, group))} have the same pathway: they give the same mask"
             for group in result.coinciding
         ),
-        f"{_parity(m)}\ncompared on {result.windows}",
+        f"{parity_table(m)}\ncompared on {result.windows}",
         *(f"note: {note}" for note in result.notes),
         _size(result),
         m.notice,
@@ -53,20 +53,6 @@ def _pathways(m: Manifest) -> str:
         selection = ",".join(map(str, pathway.path_selection))
         rows.append([str(label.value), label.prompt, selection, *margins])
     return table(rows, right=(0, *range(3, 10)))
-
-
-def _parity(m: Manifest) -> str:
-    """Return the parity table."""
-    rows = [["stage", "against", "precision", "max difference", "limit", "labels changed", "limit", ""]]
-    rows += [
-        [
-            r.stage, r.reference, r.precision, f"{r.max_abs:.3g}", f"{r.tolerance_abs:.3g}",
-            f"{100 * r.labels_changed:.4f} %", f"{100 * r.tolerance_labels:g} %",
-            "ok" if r.passed else "FAILED",
-        ]
-        for r in m.parity
-    ]  # fmt: skip
-    return table(rows, right=(3, 4, 5, 6))
 
 
 def _size(result: Exported) -> str:

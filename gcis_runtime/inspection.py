@@ -31,7 +31,7 @@ def describe(bundle: Bundle) -> str:
         f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
         _graphs(m),
         _engines(m),
-        _parity(m),
+        parity_table(m) if m.parity else "",
         _provenance(m),
         table(
             [["file", "bytes", "sha256"], *([f.path, str(f.bytes), f.sha256[:12]] for f in m.files)],
@@ -122,19 +122,26 @@ def _graphs(m: Manifest) -> str:
     return table(rows, right=(2, 3, 4))
 
 
-def _parity(m: Manifest) -> str:
-    """Return the parity report."""
+def parity_table(m: Manifest) -> str:
+    """Return the parity report: what was measured, each limit beside it, and the outcome."""
     rows = [
-        ["parity", "reference", "precision", "windows", "max difference", "scale", "labels changed", "passed"]
-    ]
+        [
+            "stage", "against", "precision", "graph", "windows", "max difference", "relative", "limit",
+            "labels changed", "decided", "limit", "Dice", "limit", "",
+        ]
+    ]  # fmt: skip
     rows += [
         [
-            r.stage, r.reference, r.precision, str(r.windows), f"{r.max_abs:.3g}", f"{r.scale:.3g}",
-            f"{100 * r.labels_changed:.4f} %", "yes" if r.passed else "NO",
+            r.stage, r.reference, r.precision, r.graph or "-", str(r.windows),
+            f"{r.max_abs:.3g}", f"{r.relative:.2g}", f"{r.limit_relative:.2g}",
+            f"{100 * r.labels_changed:.4f} %", f"{100 * r.decided:.4f} %", f"{100 * r.tolerance_labels:g} %",
+            "-" if r.dice is None else f"{r.dice:.4f}",
+            "-" if r.tolerance_dice is None else f"{r.tolerance_dice:g}",
+            "ok" if r.passed else "FAILED",
         ]
         for r in m.parity
     ]  # fmt: skip
-    return table(rows, right=(3, 4, 5, 6))
+    return table(rows, right=range(4, 13))
 
 
 def _provenance(m: Manifest) -> str:

@@ -6,13 +6,53 @@ more than this version understands is not guessed at.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from gcis_runtime.errors import BundleError
+from gcis_runtime.manifest_parts import (
+    GRAPH_BACKENDS,
+    Backend,
+    Engine,
+    FileEntry,
+    Graph,
+    Label,
+    ParityRow,
+    Precision,
+    PromptPathway,
+    Provenance,
+    Strict,
+    Tensor,
+    WeightsDtype,
+)
 from gcis_runtime.manifest_upgrade import upgrade
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
+
+__all__ = [
+    "GRAPH_BACKENDS",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "POSITIONS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Backend",
+    "Engine",
+    "FileEntry",
+    "Graph",
+    "Label",
+    "Manifest",
+    "ParityRow",
+    "Precision",
+    "PromptPathway",
+    "Provenance",
+    "Tensor",
+    "WeightsDtype",
+    "decode",
+    "encode",
+    "engine_file",
+    "graph_file",
+]
 
 SCHEMA: Final = "gcis-bundle"
 SCHEMA_VERSION: Final = 2
@@ -20,158 +60,8 @@ MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decoder1", "out")
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Backend = Literal["onnx", "openvino", "trt", "trt-rtx"]
-GRAPH_BACKENDS: Final = ("onnx", "openvino")
-"""Engines that load an ONNX file as it is; the others are compiled into a file of their own."""
-WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Batch = Annotated[int, msgspec.Meta(ge=1)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
-
-class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every manifest part: immutable, keyword-only, no unknown fields."""
-
-
-class Label(_Strict, frozen=True, kw_only=True):
-    """One structure: its value in the label map, its name, its prompt, how to draw it.
-
-    The order of the manifest's labels is the order of the graph's output channels.
-    """
-
-    value: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    name: str
-    prompt: str
-    color: tuple[int, int, int]
-    codes: dict[str, str] = {}
-
-
-class PromptPathway(_Strict, frozen=True, kw_only=True):
-    """The residual block that a prompt uses at each of the seven `POSITIONS`, counted from 1.
-
-    Attributes:
-        margins: Router logit of the chosen pathway minus the runner-up's at each position; None
-            when the pathway was given by hand.
-    """
-
-    prompt: str
-    path_selection: tuple[int, int, int, int, int, int, int]
-    margins: tuple[float, float, float, float, float, float, float] | None = None
-
-
-class Tensor(_Strict, frozen=True, kw_only=True):
-    """A graph input or output; `shape` is static, (batch, channel, X, Y, Z)."""
-
-    name: str
-    shape: tuple[int, int, int, int, int]
-    dtype: Literal["float32"] = "float32"
-
-
-class FileEntry(_Strict, frozen=True, kw_only=True):
-    """A file of the bundle, by path relative to its folder with `/`."""
-
-    path: str
-    sha256: Sha256
-    bytes: Count
-
-
-class Graph(_Strict, frozen=True, kw_only=True):
-    """An ONNX file of the bundle. The first, `model.onnx`, is the portable truth: fp32, batch 1.
-
-    Attributes:
-        file: Its path; `graph_file` makes it from precision and batch.
-        precision: What its large operations compute in.
-        batch: Windows a run.
-        opset: ONNX operator set; 0 where it was not recorded (bundles of schema version 1).
-        nodes: Operators; 0 as above.
-        weights_dtype: How large weights are stored.
-    """
-
-    file: str
-    precision: Precision
-    batch: Batch = 1
-    opset: Count
-    nodes: Count
-    weights_dtype: WeightsDtype
-
-
-class Engine(_Strict, frozen=True, kw_only=True):
-    """An engine that the bundle was checked with.
-
-    Attributes:
-        backend: Which engine.
-        precision: What it computes in, as read back from it.
-        file: What is loaded: the graph for `onnx` and `openvino`, `engine_file` for compiled ones.
-        graph: The ONNX file that it reads or was built from.
-        backend_version: The version that built and checked it.
-        device: `cpu`, `cuda`, a compute capability (`sm_89`), or one and all later ones (`sm_80+`).
-        batch: Windows a run.
-        settings: How it was built, for people: optimisation level, compatibility, seconds.
-    """
-
-    backend: Backend
-    precision: Precision
-    file: str
-    graph: str
-    backend_version: str
-    device: str
-    batch: Batch = 1
-    settings: dict[str, str] = {}
-
-
-class ParityRow(_Strict, frozen=True, kw_only=True):
-    """One comparison of the parity gate: `stage` against `reference` on `windows` windows.
-
-    Attributes:
-        graph: The ONNX file that `stage` ran; empty for PyTorch.
-        max_abs: Largest absolute difference of the foreground-minus-background logit.
-        max_rel: Largest over the windows of a window's `max_abs` as a share of its reference's largest
-            absolute value; None where it was not recorded (bundles of schema version 1).
-        scale: Largest absolute value of the reference, to read `max_abs` against.
-        labels_changed: Share of voxels whose label (argmax over background and structures) differs.
-        dice: Mean over the structures present of the Dice between the two label results; None as above.
-        tolerance_abs: Limit on `max_abs`.
-        tolerance_labels: Limit on `labels_changed`.
-    """
-
-    stage: str
-    reference: str
-    precision: Precision
-    graph: str = ""
-    windows: int
-    max_abs: float
-    max_rel: float | None = None
-    scale: float
-    labels_changed: float
-    dice: float | None = None
-    tolerance_abs: float
-    tolerance_labels: float
-
-    @property
-    def passed(self) -> bool:
-        """Both limits hold; false for a NaN difference."""
-        return self.max_abs <= self.tolerance_abs and self.labels_changed <= self.tolerance_labels
-
-
-class Provenance(_Strict, frozen=True, kw_only=True):
-    """Where the weights come from.
-
-    Attributes:
-        checkpoint_sha256: Hash of the checkpoint's `weights.safetensors`.
-        text_model: open_clip model name of the text tower.
-        text_weights: Tag or file name of its weights; `"random (seed N)"` when none were had, which means
-            that prompts outside the table mean nothing to the router.
-        training: Free notes of the training (data, epochs, dates), shown and never interpreted.
-    """
-
-    checkpoint_sha256: Sha256
-    text_model: str
-    text_weights: str
-    training: dict[str, Any] = {}
-
-
-class Manifest(_Strict, frozen=True, kw_only=True):
+class Manifest(Strict, frozen=True, kw_only=True):
     """Everything that `gcis-run` needs to know of a bundle beside the weights."""
 
     schema: Literal["gcis-bundle"] = SCHEMA

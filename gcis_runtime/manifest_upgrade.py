@@ -16,7 +16,16 @@ Document = dict[str, Any]
 _MODEL = "model.onnx"
 _NEW_IN_2 = {
     "engines": ("graph", "batch", "settings"),
-    "parity": ("graph", "max_rel", "dice"),
+    "parity": (
+        "graph",
+        "max_rel",
+        "labels_decided",
+        "undecided",
+        "dice",
+        "tolerance_rel",
+        "tolerance_dice",
+        "band",
+    ),
 }
 
 

@@ -8,21 +8,13 @@ import torch
 from export_helpers import ROI
 
 from gcis_export.check_windows import gather_windows
+from gcis_export.compare import LIMITS
 from gcis_export.engines import Reference, check_engines, compare_engines
 from gcis_export.graph.network import ExportNet
-from gcis_export.parity import (
-    BF16,
-    ROUNDED,
-    STATIC,
-    TWIN,
-    Gate,
-    check_networks,
-    check_rounding,
-    compare,
-    label_map,
-)
+from gcis_export.parity import ROUNDED, ROUTED, STATIC, TWIN, Gate, check_networks, check_rounding
 from gcis_export.resolve import resolve
-from gcis_runtime.errors import EngineError, ParityError
+from gcis_runtime.errors import BundleError, EngineError, ParityError
+from gcis_runtime.manifest import ParityRow
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 
@@ -130,7 +122,8 @@ def test_bf16_that_fails_is_left_out_and_said(engines, gate):
     found, notes = engines(GOOD | {("openvino", "bf16"): -1.0})
     assert ("openvino", "bf16") not in [(e.backend, e.precision) for e in found]
     assert "does not offer it" in notes[0]
-    assert not gate.rows[-1].passed and gate.rows[-1].tolerance_labels == BF16.labels
+    assert not gate.rows[-1].passed and gate.rows[-1].tolerance_labels == LIMITS["bf16"].labels
+    assert gate.rows[-1].graph == "model.onnx"
 
 
 def test_bf16_that_was_asked_for_must_hold(engines):
@@ -145,18 +138,33 @@ def test_a_cpu_without_bf16_is_said(engines):
         engines(GOOD | {("openvino", "bf16"): None}, precision="bf16")
 
 
-def test_nan_and_another_shape_never_pass():
-    good = [np.ones((1, 1, 2, 2, 2), np.float32)]
-    nan = [np.full((1, 1, 2, 2, 2), np.nan, np.float32)]
-    row = compare("a", nan, "b", good, precision="fp32", tolerance=BF16)
-    assert not row.passed and np.isfinite(row.max_abs)
-    with pytest.raises(ParityError, match="another shape"):
-        compare("a", [good[0][..., :1]], "b", good, precision="fp32", tolerance=BF16)
+def test_an_engine_with_another_output_is_named(gate, monkeypatch, tmp_path):
+    def open_session(bundle, **options):
+        raise BundleError("the graph's output is not the one", received="logits", expected="margins")
+
+    monkeypatch.setattr("gcis_export.engines.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("gcis_export.engines.open_session", open_session)
+    network = Reference(name=STATIC, answers=())
+    with pytest.raises(ParityError, match=r"^OpenVINO does not hold the graph.*logits; expected margins"):
+        compare_engines(tmp_path, gate, ("openvino",), exact=network, network=network, precision="fp32")
 
 
-def test_labels_are_background_or_the_largest_positive_margin():
-    margins = np.array([[-1.0, 2.0, -0.5, 0.0], [-2.0, 1.0, 3.0, -1.0]], np.float32).reshape(1, 2, 4, 1, 1)
-    assert label_map(margins).ravel().tolist() == [0, 1, 2, 0]
+def row(**changes):
+    return ParityRow(
+        **{
+            "stage": ROUTED, "reference": STATIC, "precision": "fp32", "windows": 1, "max_abs": 0.0,
+            "scale": 1.0,
+            "labels_changed": 0.0, "tolerance_abs": 1.0, "tolerance_labels": 0.0,
+        } | changes
+    )  # fmt: skip
+
+
+def test_what_the_windows_could_not_show_is_said(gate):
+    gate.rows = [row(dice=1.0, undecided=0.0004)]
+    assert gate.remarks() == ()
+    gate.rows = [row(dice=None, undecided=0.2)]
+    absent, untrained = gate.remarks()
+    assert "--check" in absent and "leaves 20.0 % of voxels undecided" in untrained
 
 
 def test_windows_cover_the_phantoms_structures_and_a_constant_one():

@@ -43,7 +43,7 @@ def test_inspect_shows_what_matters(run, make_bundle):
         "!!! TEXT WEIGHTS ARE RANDOM (SEED 3)",
         "onnxruntime",
         "25.0000 %",
-        "NO",
+        "FAILED",
         "model.onnx",
     ):
         assert part in text
