@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.segmentation import Segmentation, Structure
+from gcis_runtime.volume import Volume
 
 NOTICE = "research software, not a medical device"
 _SOFT_TISSUE = (-160.0, 240.0)
@@ -40,18 +41,29 @@ def write_preview(path: Path, segmentation: Segmentation) -> None:
 
 def draw_preview(segmentation: Segmentation) -> Image.Image:
     """Draw the overlay; see `write_preview`."""
-    change = nib.io_orientation(segmentation.volume.affine)
-    image = _to_ras(segmentation.volume.array, change)
-    labels = _to_ras(segmentation.labels, change)
-    spacing = np.array(segmentation.volume.spacing)[np.argsort(change[:, 0])]
+    return draw_overlay(segmentation.volume, segmentation.labels, segmentation.structures)
+
+
+def draw_overlay(volume: Volume, labels: NDArray[Any], structures: Sequence[Structure]) -> Image.Image:
+    """Draw a volume with a label map of its grid; see `write_preview`.
+
+    Args:
+        volume: The image.
+        labels: Label values, (X, Y, Z).
+        structures: What to draw and to write in the legend.
+    """
+    change = nib.io_orientation(volume.affine)
+    image = _to_ras(volume.array, change)
+    labels = _to_ras(labels, change)
+    spacing = np.array(volume.spacing)[np.argsort(change[:, 0])]
     box = _body_box(image, labels)
     image, labels = image[box], labels[box]
     centre = _centre(labels)
     lookup = np.zeros((int(labels.max()) + 1, 3), dtype=np.float32)
-    for structure in segmentation.structures:
+    for structure in structures:
         if structure.value < len(lookup):
             lookup[structure.value] = structure.color
-    rows = (len(segmentation.structures) + 2) // 3
+    rows = (len(structures) + 2) // 3
     size = (3 * _PANEL + 4 * _MARGIN, _PANEL + 3 * _MARGIN + _LINE * (rows + 2))
     sheet = Image.new("RGB", size, (0, 0, 0))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
@@ -63,7 +75,7 @@ def draw_preview(segmentation: Segmentation) -> Image.Image:
         sheet.paste(panel, corner)
         for side, place in (("R", 0), ("L", _PANEL - 10)) if axis != 0 else (("A", 0), ("P", _PANEL - 10)):
             draw.text((left + place, _MARGIN + _LINE + _PANEL // 2), side, fill=(220, 220, 220), font=font)
-    _legend(draw, segmentation.structures, font, top=2 * _MARGIN + _LINE + _PANEL)
+    _legend(draw, structures, font, top=2 * _MARGIN + _LINE + _PANEL)
     draw.text((_MARGIN, size[1] - _LINE), NOTICE, fill=(255, 200, 80), font=font)
     return sheet
 

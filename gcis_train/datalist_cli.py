@@ -39,6 +39,50 @@ def datalist() -> None:
     """Make a datalist from a public dataset's folder: `datalist KIND ROOT -o F`; or `check` one."""
 
 
+@datalist.command("check")
+@click.argument("path", metavar="F", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole finding as JSON.")
+@click.option("--headers-only", is_flag=True, help="Compare grids without reading a voxel.")
+@click.option("--picture", type=FILE, help="Sheet of a few cases, PNG [beside F, NAME_check.png].")
+@click.option("--no-picture", is_flag=True, help="Draw no sheet.")
+@click.option(
+    "--pictures", "count", type=click.IntRange(min=1), default=4, show_default=True, help="Cases drawn."
+)
+@verbose_option
+def check(
+    path: Path, as_json: bool, headers_only: bool, picture: Path | None, no_picture: bool, count: int
+) -> None:
+    """Read all that datalist F names: files, grids, labels, HU, copies. Errors end with exit code 2."""
+    import json
+    import sys
+
+    from gcis_runtime.atomic import check_writable
+    from gcis_train.datalist import group_cases, read_datalist
+    from gcis_train.datalist_check import check_datalist
+    from gcis_train.datalist_report import spread, summary, told, write_sheet
+    from gcis_train.progress import Progress
+
+    sheet = None if no_picture or headers_only else picture or path.with_name(f"{path.stem}_check.png")
+    rows = read_datalist(path)
+    if sheet is not None:
+        check_writable(sheet)
+    facts, problems = check_datalist(path, headers_only=headers_only, progress=Progress(sys.stderr).say)
+    result = summary(facts, problems)
+    chosen = spread(facts, count) if sheet is not None else []
+    if sheet is not None and chosen:
+        cases = [c for rs in (rows.training, rows.validation) for c in group_cases(rs, folder=path.parent)]
+        write_sheet(sheet, [(f"{facts[i].split}: {facts[i].name}", cases[i]) for i in chosen])
+        result["picture"] = str(sheet)
+    click.echo(json.dumps(result, indent=2) if as_json else told(result))
+    for problem in problems:
+        click.echo(f"{problem.level}: {problem.where}: {problem.message}", err=True)
+    if "picture" in result and not as_json:
+        click.echo(f"picture      {result['picture']}")
+    click.echo(f"{result['errors']} errors, {result['warnings']} warnings", err=True)
+    if result["errors"]:
+        raise SystemExit(2)
+
+
 def _kind_command(kind: str) -> click.Command:
     from gcis_train.datasets import DATASETS
 
