@@ -47,6 +47,42 @@ def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -
 
 
 @main.command()
+@click.option(
+    "--case", "cases", multiple=True, default=("12/64",), show_default=True, help="FEATURE_SIZE/ROI; repeat."
+)
+@click.option("--rounds", default=2, show_default=True, help="Turns of each way, in a process of its own.")
+@click.option("--repeats", default=2, show_default=True, help="Timed steps of a turn.")
+@click.option("--warmup", default=1, show_default=True, help="Steps before the timed ones.")
+@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def routing(cases: tuple[str, ...], rounds: int, repeats: int, warmup: int, threads: int, out: Path) -> None:
+    """Compare a routed training step with the published sum over pathways.
+
+    48/96 takes 16 GB and minutes a step on two cores.
+    """
+    from benchmarks.routing import compare
+
+    sizes = []
+    for case in cases:
+        match = re.fullmatch(r"(\d+)/(\d+)", case)
+        if match is None:
+            raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {case!r}.")
+        sizes.append((int(match[1]), int(match[2])))
+    record = compare(
+        sizes,
+        rounds=rounds,
+        repeats=repeats,
+        warmup=warmup,
+        threads=threads,
+        progress=lambda line: click.echo(line, err=True),
+    )
+    path = write_record(record, out)
+    for name, values in record["ratios"].items():
+        click.echo(f"{name}: " + "  ".join(f"{key} {value:.3g}" for key, value in values.items()))
+    click.echo(f"record: {path}")
+
+
+@main.command()
 def tables() -> None:
     """Write the README's tables again from the committed records."""
     from benchmarks.tables import README, render

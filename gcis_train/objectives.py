@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,45 @@ class Batch:
     seeds: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One (window, prompt) of a batch: index of the window, prompt, and mask (X, Y, Z)."""
+
+    window: int
+    prompt: str
+    mask: Tensor
+
+
+def rows_of(batch: Batch) -> list[Row]:
+    """Return the rows of a batch, window after window."""
+    return [
+        Row(window=index, prompt=prompt, mask=mask)
+        for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True))
+        for mask, prompt in zip(masks, prompts, strict=True)
+    ]
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def group_rows(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """Return the indices of equal keys, in order of first appearance."""
+    groups: dict[Key, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return groups
+
+
+def take_windows(features: tuple[Tensor, ...], windows: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the feature maps of the given windows; a single one is a view, not a copy."""
+    if len(windows) == 1:
+        return tuple(f[windows[0] : windows[0] + 1] for f in features)
+    if list(windows) == list(range(len(features[0]))):
+        return features
+    index = torch.tensor(windows, device=features[0].device)
+    return tuple(f.index_select(0, index) for f in features)
+
+
 class Objective(Protocol):
     """A network and its loss."""
 
@@ -54,7 +93,10 @@ class Objective(Protocol):
 
 
 class RoutedObjective:
-    """Every (window, prompt) samples a pathway; the encoder runs once a window.
+    """Every (window, prompt) row samples a pathway; rows that sampled the same one run together.
+
+    The encoder runs once a window, whatever the number of its prompts. All layers treat the samples of a
+    batch independently, so loss and gradients are those of rows that run one by one.
 
     Args:
         net: The routed network.
@@ -70,22 +112,30 @@ class RoutedObjective:
 
     def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         """Return the mean loss over all (window, prompt) rows."""
-        rows = sum(len(p) for p in batch.prompts)
-        if rows == 0:
+        rows = rows_of(batch)
+        if not rows:
             return (nothing(batch),)
         features = self.net.encoder(batch.images)
+        gates = self._draw(batch)
+        pathways = [Pathway(tuple(choices)) for choices in gates.argmax(-1).tolist()]
         losses = []
-        for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True)):
-            mine = tuple(f[index : index + 1] for f in features)
-            generator = torch.Generator().manual_seed(batch.seeds[index])
-            for mask, prompt in zip(masks, prompts, strict=True):
-                embedding = self._embeddings[prompt].to(batch.images.device)
-                gates = sample_gates(self.net.route(embedding), self._tau, generator)
-                pathway = Pathway(tuple(gates.argmax(-1).tolist()))
-                logits = self.net.decoder(mine, pathway, list(gates))
-                losses.append(prompt_loss(logits, mask[None]))
+        for pathway, members in group_rows(pathways).items():
+            mine = take_windows(features, [rows[i].window for i in members])
+            logits = self.net.decoder(mine, pathway, gates[members])
+            masks = torch.stack([rows[i].mask for i in members])
+            losses.append(len(members) * prompt_loss(logits, masks))
         total = torch.stack(losses).sum()
-        return (Mean(total=total, count=total.new_tensor(float(rows))),)
+        return (Mean(total=total, count=total.new_tensor(float(len(rows)))),)
+
+    def _draw(self, batch: Batch) -> Tensor:
+        """Draw the router weights (rows, 7, K) of every row, each window's from its own seed."""
+        drawn = []
+        for prompts, seed in zip(batch.prompts, batch.seeds, strict=True):
+            if prompts:
+                embeddings = torch.stack([self._embeddings[p] for p in prompts]).to(batch.images.device)
+                generator = torch.Generator().manual_seed(seed)
+                drawn.append(sample_gates(self.net.route(embeddings), self._tau, generator))
+        return torch.cat(drawn)
 
     def pathways(self) -> dict[str, Pathway]:
         """Return the pathway that evaluation uses for each prompt."""
@@ -141,12 +191,12 @@ def sample_gates(logits: Tensor, tau: float, generator: torch.Generator) -> Tens
     """Draw hard Gumbel-softmax weights with straight-through gradients.
 
     Args:
-        logits: (7, K) router logits.
+        logits: (..., 7, K) router logits.
         tau: Temperature.
         generator: Source of the noise (on the CPU, so that a run does not depend on the device).
 
     Returns:
-        (7, K): one-hot in value, softmax in gradient.
+        (..., 7, K): one-hot in value, softmax in gradient.
     """
     uniform = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)
     noise = -torch.log(-torch.log(uniform)).to(logits.device)

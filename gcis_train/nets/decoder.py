@@ -36,7 +36,7 @@ class Position(nn.Module):
         return x if self.up is None or skip is None else self.up(x, skip)
 
     def choose(self, x: Tensor, choice: int, gates: Tensor | None) -> Tensor:
-        """Return the chosen block's output; `gates` (K,) carries the router's gradient."""
+        """Return the chosen block's output; `gates` (B, K) carries the router's gradient."""
         block: nn.Module = self.blocks[str(choice)]
         y: Tensor = block(x)
         return y if gates is None else gate(y, x, gates, choice, list(self.blocks.values()))
@@ -61,20 +61,19 @@ class Decoder(nn.Module):
             positions.append(Position(merge, {i: _block(name, f, up, out_channels) for i in sorted(indices)}))
         self.positions = nn.ModuleList(positions)
 
-    def forward(
-        self, features: tuple[Tensor, ...], pathway: Pathway, gates: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, features: tuple[Tensor, ...], pathway: Pathway, gates: Tensor | None = None) -> Tensor:
         """Return logits (B, out_channels, X, Y, Z) of one pathway.
 
         Args:
             features: What the encoder returns.
             pathway: The block to use at each position.
-            gates: Seven hard one-hot router weights (K,) with gradients, or None without a router.
+            gates: (B, 7, K) hard one-hot router weights of each sample with gradients, or None without a
+                router.
         """
         x = features[-1]
         for index, (position, choice) in enumerate(zip(self.positions, pathway.choices, strict=True)):
             x = position.merge(x, _skip(features, index))  # type: ignore[operator]
-            x = position.choose(x, choice, None if gates is None else gates[index])  # type: ignore[operator]
+            x = position.choose(x, choice, None if gates is None else gates[:, index])  # type: ignore[operator]
         return x
 
     def branch(self, features: tuple[Tensor, ...], pathways: Sequence[Pathway]) -> list[Tensor]:

@@ -36,8 +36,8 @@ class _Gate(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(grad.device.type, dtype=dtype, enabled=enabled):
             for index, block in enumerate(ctx.blocks):
                 out = y if index == ctx.choice else block(x)
-                products.append((grad.to(wide) * out.to(wide)).sum())
-        return grad, None, torch.stack(products), None, None
+                products.append((grad.to(wide) * out.to(wide)).flatten(1).sum(1))
+        return grad, None, torch.stack(products, dim=1), None, None
 
 
 def gate(y: Tensor, x: Tensor, gates: Tensor, choice: int, blocks: Sequence[nn.Module]) -> Tensor:
@@ -46,7 +46,8 @@ def gate(y: Tensor, x: Tensor, gates: Tensor, choice: int, blocks: Sequence[nn.M
     Args:
         y: Output of `blocks[choice]` on `x`.
         x: Input of the position's blocks; `y` carries its gradient.
-        gates: (K,) hard one-hot weights, one at `choice`, with a gradient (straight-through).
+        gates: (B, K) hard one-hot weights of each sample, one at `choice`, with a gradient
+            (straight-through).
         choice: The sampled block.
         blocks: All K blocks, in order.
     """

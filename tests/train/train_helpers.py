@@ -1,4 +1,4 @@
-"""Small volumes, embeddings, batches and the published network's naive sum, for the tests of training."""
+"""Small volumes, embeddings and batches, for the tests of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.network import GcisNet
 from gcis_train.objectives import Batch
 from gcis_train.options import AugmentSpec, TrainOptions
 from gcis_train.volumes import CaseVolume
@@ -109,16 +108,6 @@ def batch(roi: tuple[int, int, int], prompts: tuple[tuple[str, ...], ...], seed:
         prompts=prompts,
         seeds=tuple(range(100 * seed, 100 * seed + len(prompts))),
     )
-
-
-def naive_decoder(net: GcisNet, features: tuple[Tensor, ...], gates: Tensor) -> Tensor:
-    """The published decoder: all blocks of a position computed, each times its gate, added up."""
-    x = features[-1]
-    for index, position in enumerate(net.decoder.positions):
-        if 1 <= index <= 5:
-            x = position.up(x, features[5 - index])
-        x = sum(gates[index][k] * block(x) for k, block in enumerate(position.blocks.values()))
-    return x
 
 
 class Silent:
