@@ -83,6 +83,52 @@ def routing(cases: tuple[str, ...], rounds: int, repeats: int, warmup: int, thre
 
 
 @main.command()
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
+)
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="CT; repeat for more."
+)
+@click.option("--phantom", "phantoms", multiple=True, type=int, help="Phantom's seed; repeat for more.")
+@click.option("--engine", "engines", multiple=True, help="Engine; repeat for more [onnx, openvino].")
+@click.option(
+    "--variants",
+    is_flag=True,
+    help="Phantoms and the first image also flipped, permuted, oblique, tilted and in thick slices.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def agreement(
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    phantoms: tuple[int, ...],
+    engines: tuple[str, ...],
+    variants: bool,
+    out: Path,
+) -> None:
+    """Compare the runtime's labels with PyTorch and MONAI, in float32, voxel for voxel."""
+    if not (images or phantoms):
+        raise click.UsageError("Give --image or --phantom.")
+    from benchmarks.agreement import WANTED, compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = compare(
+            checkpoint,
+            images,
+            phantoms=phantoms,
+            variants=variants,
+            engines=engines or ("onnx", "openvino"),
+            folder=Path(folder),
+        )
+    for row in record["rows"]:
+        low = "" if row["equal"] >= WANTED else f"  BELOW {WANTED:.2%}"
+        click.echo(
+            f"{row['equal']:.5%} of {row['voxels']} voxels, {row['unequal']} unequal  {row['engine']}"
+            f"  {row['image']}, {row['variant']}{low}"
+        )
+    click.echo(f"lowest {record['lowest']:.5%}; record: {write_record(record, out)}")
+
+
+@main.command()
 def tables() -> None:
     """Write the README's tables again from the committed records."""
     from benchmarks.tables import README, render
