@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
-import re
 from collections.abc import Sequence
 
 from gcis_runtime.errors import PromptError
 from gcis_runtime.manifest import Label
+from gcis_train.colors import distinct_colors, structure_key
 
-Color = tuple[int, int, int]
-
-_COLORS: dict[str, Color] = {
-    "brainstem": (255, 176, 0),
-    "spinal cord": (255, 230, 90),
-    "right parotid gland": (0, 158, 115),
-    "left parotid gland": (102, 205, 170),
-    "esophagus": (200, 90, 60),
-    "larynx": (86, 180, 233),
-    "mandible": (204, 121, 167),
-    "liver": (165, 60, 40),
-    "spleen": (130, 60, 140),
-    "pancreas": (240, 200, 120),
-    "left kidney": (90, 160, 60),
-    "right kidney": (60, 120, 40),
-    "aorta": (220, 20, 40),
-}
 _SNOMED: dict[str, str] = {
     "brainstem": "15926001",
     "spinal cord": "2748008",
@@ -50,8 +32,6 @@ _SNOMED: dict[str, str] = {
     "left lung": "44029006",
     "right lung": "3341006",
 }
-_ALIASES = {"oesophagus": "esophagus", "brain stem": "brainstem", "bladder": "urinary bladder"}
-_TEMPLATE = re.compile(r"^a (?:computerized tomography|ct|photo) of (?:an? |the )?(.+?)\.?$")
 
 
 def make_labels(prompts: Sequence[str], values: Sequence[int] = ()) -> tuple[Label, ...]:
@@ -74,30 +54,8 @@ def make_labels(prompts: Sequence[str], values: Sequence[int] = ()) -> tuple[Lab
             fix="Give --label-value once for each prompt, or not at all.",
         )
     labels: list[Label] = []
-    taken: set[Color] = set()
-    for index, (prompt, value) in enumerate(zip(prompts, numbers, strict=True)):
+    for prompt, value, color in zip(prompts, numbers, distinct_colors(prompts), strict=True):
         key = structure_key(prompt)
-        color = _COLORS.get(key)
-        step = index
-        while color is None or color in taken:
-            color = _spread_color(step)
-            step += len(prompts)
-        taken.add(color)
         codes = {"SCT": _SNOMED[key]} if key in _SNOMED else {}
         labels.append(Label(value=value, name=prompt, prompt=prompt, color=color, codes=codes))
     return tuple(labels)
-
-
-def structure_key(prompt: str) -> str:
-    """Return the bare structure that a prompt names, in lower case: its sentence around it removed."""
-    text = " ".join(prompt.casefold().split())
-    match = _TEMPLATE.match(text)
-    bare = match.group(1) if match else text
-    return _ALIASES.get(bare, bare)
-
-
-def _spread_color(step: int) -> Color:
-    """Return colours far from one another: hues by the golden ratio, three shades in turn."""
-    hue = (0.58 + 0.618034 * step) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.75, 0.55, 0.95)[step % 3], (0.95, 0.85, 0.65)[step % 3])
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from gcis_runtime.atomic import replacing
 from gcis_runtime.segmentation import Segmentation, Structure
 from gcis_runtime.volume import Volume
+
+Color = tuple[int, int, int]
 
 NOTICE = "research software, not a medical device"
 _SOFT_TISSUE = (-160.0, 240.0)
@@ -52,32 +54,68 @@ def draw_overlay(volume: Volume, labels: NDArray[Any], structures: Sequence[Stru
         labels: Label values, (X, Y, Z).
         structures: What to draw and to write in the legend.
     """
+    return draw_planes(
+        volume,
+        [("", labels)],
+        colors={s.value: s.color for s in structures},
+        legend=[(s.color, f"{s.name}  {s.volume_ml:.1f} mL") for s in structures],
+    )
+
+
+def draw_planes(
+    volume: Volume,
+    maps: Sequence[tuple[str, NDArray[Any]]],
+    *,
+    colors: Mapping[int, Color],
+    legend: Sequence[tuple[Color, str]],
+    centre_on: NDArray[np.bool_] | None = None,
+) -> Image.Image:
+    """Draw label maps of one volume over the same three planes, a row of panels each; see `write_preview`.
+
+    Args:
+        volume: The image.
+        maps: Title and label map (X, Y, Z) of each row; all values below 65536.
+        colors: Colour of each label value; others stay black.
+        legend: Colour and text of each entry.
+        centre_on: Mask (X, Y, Z) through whose centroid the planes go; None takes the first map's labels.
+    """
     change = nib.io_orientation(volume.affine)
     image = _to_ras(volume.array, change)
-    labels = _to_ras(labels, change)
+    rows = [(title, _to_ras(labels, change)) for title, labels in maps]
     spacing = np.array(volume.spacing)[np.argsort(change[:, 0])]
-    box = _body_box(image, labels)
-    image, labels = image[box], labels[box]
-    centre = _centre(labels)
-    lookup = np.zeros((int(labels.max()) + 1, 3), dtype=np.float32)
-    for structure in structures:
-        if structure.value < len(lookup):
-            lookup[structure.value] = structure.color
-    rows = (len(structures) + 2) // 3
-    size = (3 * _PANEL + 4 * _MARGIN, _PANEL + 3 * _MARGIN + _LINE * (rows + 2))
+    aim = rows[0][1] if centre_on is None else _to_ras(centre_on, change)
+    box = _body_box(image, [labels for _, labels in rows])
+    centre = _centre(aim[box])
+    lookup = _lookup(colors, largest=max(int(labels.max()) for _, labels in rows))
+    height = _PANEL + 2 * _MARGIN + _LINE
+    lines = (len(legend) + 2) // 3 + 1
+    size = (3 * _PANEL + 4 * _MARGIN, len(rows) * height + _MARGIN + _LINE * lines)
     sheet = Image.new("RGB", size, (0, 0, 0))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for column, (name, axis) in enumerate(_PLANES):
-        panel = _panel(image, labels, lookup, spacing, axis=axis, index=int(centre[axis]))
-        left = _MARGIN + column * (_PANEL + _MARGIN)
-        draw.text((left, _MARGIN), name, fill=(220, 220, 220), font=font)
-        corner = (left + (_PANEL - panel.width) // 2, _MARGIN + _LINE + (_PANEL - panel.height) // 2)
-        sheet.paste(panel, corner)
-        for side, place in (("R", 0), ("L", _PANEL - 10)) if axis != 0 else (("A", 0), ("P", _PANEL - 10)):
-            draw.text((left + place, _MARGIN + _LINE + _PANEL // 2), side, fill=(220, 220, 220), font=font)
-    _legend(draw, structures, font, top=2 * _MARGIN + _LINE + _PANEL)
+    for row, (title, labels) in enumerate(rows):
+        top = _MARGIN + row * height
+        for column, (name, axis) in enumerate(_PLANES):
+            panel = _panel(image[box], labels[box], lookup, spacing, axis=axis, index=int(centre[axis]))
+            left = _MARGIN + column * (_PANEL + _MARGIN)
+            text = f"{title}, {name}" if title else name
+            draw.text((left, top), text, fill=(220, 220, 220), font=font)
+            corner = (left + (_PANEL - panel.width) // 2, top + _LINE + (_PANEL - panel.height) // 2)
+            sheet.paste(panel, corner)
+            sides = (("R", 0), ("L", _PANEL - 10)) if axis != 0 else (("A", 0), ("P", _PANEL - 10))
+            for side, place in sides:
+                draw.text((left + place, top + _LINE + _PANEL // 2), side, fill=(220, 220, 220), font=font)
+    _legend(draw, legend, font, top=len(rows) * height)
     draw.text((_MARGIN, size[1] - _LINE), NOTICE, fill=(255, 200, 80), font=font)
     return sheet
+
+
+def _lookup(colors: Mapping[int, Color], *, largest: int) -> NDArray[np.float32]:
+    """Return the colour of each label value up to `largest`."""
+    lookup = np.zeros((largest + 1, 3), dtype=np.float32)
+    for value, color in colors.items():
+        if value <= largest:
+            lookup[value] = color
+    return lookup
 
 
 def _to_ras(array: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
@@ -86,9 +124,11 @@ def _to_ras(array: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def _body_box(image: NDArray[Any], labels: NDArray[Any]) -> tuple[slice, ...]:
+def _body_box(image: NDArray[Any], maps: Sequence[NDArray[Any]]) -> tuple[slice, ...]:
     """Return the box of everything denser than air or labelled: air around a patient only makes it small."""
-    inside = (image > _AIR) | (labels > 0)
+    inside = image > _AIR
+    for labels in maps:
+        inside |= labels > 0
     if not inside.any():
         return (slice(None),) * 3
     box = []
@@ -146,14 +186,13 @@ def _panel(
 
 def _legend(
     draw: ImageDraw.ImageDraw,
-    structures: Sequence[Structure],
+    entries: Sequence[tuple[Color, str]],
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     *,
     top: int,
 ) -> None:
-    """Write each structure's colour, name and volume, three a row."""
-    for i, structure in enumerate(structures):
+    """Write each entry's colour and text, three a row."""
+    for i, (color, text) in enumerate(entries):
         x, y = _MARGIN + (i % 3) * (_PANEL + _MARGIN), top + (i // 3) * _LINE
-        draw.rectangle((x, y + 2, x + 11, y + 13), fill=structure.color)
-        text = f"{structure.name}  {structure.volume_ml:.1f} mL"
+        draw.rectangle((x, y + 2, x + 11, y + 13), fill=color)
         draw.text((x + 18, y), text, fill=(220, 220, 220), font=font)
