@@ -1,33 +1,29 @@
-"""A bundle as a segmenter for evaluation: the same code path as `gcis-run`."""
+"""A bundle as a source of predictions: the same code path as `gcis-run`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
-from gcis_runtime import Segmenter, read_volume
-from gcis_train.evaluate import Segment
+from gcis_runtime import Segmenter
+from gcis_train.datalist import Case
+from gcis_train.evaluate import Prediction, Source
+from gcis_train.images import read_image
 
 
 @contextlib.contextmanager
-def bundle_segment(
-    bundle: str, *, engine: str, precision: str
-) -> Iterator[tuple[Segment, dict[str, int], dict[str, Any]]]:
-    """Open a bundle; yields its segment function, the value of each prompt, and notes for the record.
+def bundle_source(bundle: str, *, engine: str, precision: str, device: str = "cpu") -> Iterator[Source]:
+    """Open a bundle; yields the source of its predictions.
 
     Raises:
         BundleError: No such bundle, or a damaged one.
         EngineError: The engine cannot be had.
     """
-    with Segmenter.open(bundle, engine=engine, precision=precision) as segmenter:
-
-        def segment(image: Path) -> npt.NDArray[Any]:
-            return segmenter.segment(read_volume(image)).labels
-
+    with Segmenter.open(bundle, engine=engine, precision=precision, device=device) as segmenter:
         values = {label.prompt: label.value for label in segmenter.bundle.manifest.labels}
+
+        def predict(case: Case) -> Prediction:
+            return Prediction(labels=segmenter.segment(read_image(case.image)).labels, values=values)
+
         notes = {"bundle_sha256": segmenter.bundle.sha256, "pipeline": segmenter.engine.text}
-        yield segment, values, notes
+        yield Source(predict=predict, prompts=values.keys(), notes=notes)

@@ -11,6 +11,7 @@ import click
 
 from gcis_runtime.console import command_group
 from gcis_train.datalist_cli import datalist as datalist_commands
+from gcis_train.evaluation_cli import ceiling, curves, evaluate
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -22,7 +23,8 @@ def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
 
 
-main.add_command(datalist_commands)
+for _command in (datalist_commands, evaluate, ceiling, curves):
+    main.add_command(_command)
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,58 +120,6 @@ def warmstart(
         progress=_progress(),
     )
     _finish(outcome, run_dir)
-
-
-@main.command()
-@click.option("--checkpoint", type=ANY, help="Checkpoint or run folder: evaluated with PyTorch and MONAI.")
-@click.option("--bundle", help="Bundle: evaluated exactly as gcis-run runs it.")
-@click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
-@click.option(
-    "--split", type=click.Choice(["validation", "training"]), default="validation", show_default=True
-)
-@click.option("--cases", type=int, default=0, help="Only the first N cases.")
-@click.option("--overlap", type=float, help="Window overlap [the checkpoint's].")
-@click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of --bundle.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option(
-    "-o", "--out", type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md."
-)
-def evaluate(
-    checkpoint: Path | None,
-    bundle: str | None,
-    datalist: Path,
-    split: str,
-    cases: int,
-    overlap: float | None,
-    engine: str,
-    precision: str,
-    device: str,
-    out: Path,
-) -> None:
-    """Dice of every labelled structure of a datalist, on the images' own grids."""
-    from gcis_train import checkpoint as checkpoints
-    from gcis_train.bundles import bundle_segment
-    from gcis_train.datalist import group_cases, read_datalist
-    from gcis_train.evaluate import evaluate as run
-    from gcis_train.evaluate import network_segment, table, write_results
-    from gcis_train.settings import pick_device
-
-    if (checkpoint is None) == (bundle is None):
-        raise click.UsageError("Give --checkpoint or --bundle.")
-    rows = read_datalist(datalist)
-    chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
-    chosen = chosen[: cases or None]
-    if checkpoint is not None:
-        found = checkpoints.load(checkpoint)
-        segment, values = network_segment(found, overlap=overlap, device=pick_device(device))
-        notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch"}
-        scores = run(chosen, segment, values, progress=_progress().say)
-    else:
-        with bundle_segment(str(bundle), engine=engine, precision=precision) as (segment, values, notes):
-            scores = run(chosen, segment, values, progress=_progress().say)
-    result = write_results(out, scores, {"datalist": datalist.name, "split": split, **notes})
-    click.echo(table(result))
 
 
 @main.command()

@@ -1,98 +1,179 @@
-"""Evaluation on a datalist: Dice of every labelled structure, on the images' own grids."""
+"""Evaluation on a datalist: every labelled structure of every case, on the images' own grids."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.checkpoint import Checkpoint
 from gcis_train.datalist import Case, Target
-from gcis_train.images import read_mask
+from gcis_train.images import Grid, read_array, read_grid, read_mask
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.reference import reference_labels
-from gcis_train.validation import dice
+from gcis_train.scores import TOLERANCE, Score, score
 
-Segment = Callable[[Path], npt.NDArray[Any]]
-"""CT file to label map on its own grid."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What is scored.
+
+    Attributes:
+        labels: Label map (X, Y, Z) on the image's grid.
+        values: Value of each prompt in it; other prompts are not scored.
+    """
+
+    labels: npt.NDArray[Any]
+    values: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Score:
-    """Dice of one structure of one case; 1 when truth and prediction are both empty."""
+class Source:
+    """Where predictions come from: a network, a bundle or a folder.
 
-    case: str
-    prompt: str
-    dice: float
-    voxels_true: int
-    voxels_predicted: int
+    Attributes:
+        predict: Gives a case's prediction; None where there is none and that is allowed.
+        prompts: What it can predict; None where each prediction says.
+        notes: What the record says about it.
+    """
+
+    predict: Callable[[Case], Prediction | None]
+    prompts: Collection[str] | None
+    notes: dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Sees every scored case before its label map is dropped."""
+
+    def see(self, case: Case, prediction: Prediction, scores: Sequence[Score]) -> None:
+        """Look at one case."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The outcome.
+
+    Attributes:
+        scores: One a (case, structure).
+        tolerance: Of the surface Dice, in mm.
+        unscored: Prompts of the datalist that the source does not predict, with their number of rows.
+        missing: Cases without a prediction.
+    """
+
+    scores: tuple[Score, ...]
+    tolerance: float
+    unscored: dict[str, int]
+    missing: tuple[str, ...]
 
 
 def evaluate(
-    cases: Sequence[Case], segment: Segment, values: dict[str, int], *, progress: Callable[[str], None]
-) -> list[Score]:
-    """Segment every case and score its labelled structures.
+    cases: Sequence[Case],
+    source: Source,
+    *,
+    progress: Callable[[str], None],
+    tolerance: float = TOLERANCE,
+    watcher: Watcher | None = None,
+) -> Evaluation:
+    """Predict every case and score its labelled structures.
 
     Args:
         cases: What to evaluate.
-        segment: Gives a label map on the image's grid.
-        values: Value of each prompt in that label map; structures of other prompts are not scored.
+        source: Where predictions come from.
         progress: Told one line a case.
+        tolerance: Distance in mm that the surface Dice forgives.
+        watcher: Shown every scored case.
 
     Raises:
         DataError: No case has a structure that can be scored, or a label is on another grid.
     """
     scores: list[Score] = []
+    unscored: dict[str, int] = {}
+    missing: list[str] = []
     for number, case in enumerate(cases, start=1):
-        targets = [t for t in case.targets if t.prompt in values]
-        if not targets:
+        if source.prompts is not None and not any(t.prompt in source.prompts for t in case.targets):
+            _count(unscored, case.targets)
             continue
         started = time.monotonic()
-        labels = segment(case.image)
-        mine = [_score(case, target, labels == values[target.prompt]) for target in targets]
+        prediction = source.predict(case)
+        if prediction is None:
+            missing.append(case.name)
+            progress(f"{number}/{len(cases)}  {case.name}  no prediction")
+            continue
+        _count(unscored, [t for t in case.targets if t.prompt not in prediction.values])
+        mine = score_case(case, prediction, tolerance=tolerance)
+        if not mine:
+            continue
         scores.extend(mine)
+        if watcher is not None:
+            watcher.see(case, prediction, mine)
         mean = np.mean([s.dice for s in mine])
         progress(f"{number}/{len(cases)}  {case.name}  Dice {mean:.3f}  {time.monotonic() - started:.1f} s")
     if not scores:
         raise DataError(
-            "no labelled structure of the datalist is known to the network",
-            expected=f"one of {sorted(values)}",
+            "no labelled structure of the datalist is predicted",
+            received=f"predictions of {sorted(source.prompts)}" if source.prompts is not None else None,
+            expected=f"one of {sorted(unscored)}",
+            fix="The names must be equal, letter for letter.",
         )
-    return scores
+    return Evaluation(scores=tuple(scores), tolerance=tolerance, unscored=unscored, missing=tuple(missing))
 
 
-def _score(case: Case, target: Target, predicted: npt.NDArray[np.bool_]) -> Score:
-    mask = read_mask(target)
-    if mask.shape != predicted.shape:
+def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[Score]:
+    """Score the structures of a case that a prediction has.
+
+    Raises:
+        DataError: A label or the prediction is on another grid than the image.
+    """
+    targets = [t for t in case.targets if t.prompt in prediction.values]
+    grid = read_grid(case.image)
+    _check_grids(case, targets, grid)
+    if prediction.labels.shape != grid.shape:
         raise DataError(
-            f"the label {target.labels[0].name} is on another grid than its image",
-            received=f"shape {mask.shape}",
-            expected=f"shape {predicted.shape}",
+            f"the prediction for {case.name} is on another grid than its image",
+            received=f"shape {prediction.labels.shape}",
+            expected=f"shape {grid.shape}",
         )
-    return Score(
-        case=case.name,
-        prompt=target.prompt,
-        dice=dice(predicted, mask),
-        voxels_true=int(mask.sum()),
-        voxels_predicted=int(predicted.sum()),
-    )
+    read = functools.cache(read_array)  # one file often holds every structure
+    return [
+        score(
+            prediction.labels == prediction.values[target.prompt],
+            read_mask(target, read=read),
+            case=case.name,
+            prompt=target.prompt,
+            spacing=grid.spacing,
+            tolerance=tolerance,
+        )
+        for target in targets
+    ]
 
 
-def network_segment(
-    found: Checkpoint, *, overlap: float | None, device: torch.device
-) -> tuple[Segment, dict[str, int]]:
-    """Return the reference pipeline of a checkpoint and the label value of each of its prompts.
+def _check_grids(case: Case, targets: Sequence[Target], grid: Grid) -> None:
+    for path in dict.fromkeys(path for target in targets for path in target.labels):
+        label = read_grid(path)
+        if not label.matches(grid):
+            raise DataError(
+                f"the label {path.name} is on another grid than its image",
+                received=f"shape {label.shape}, spacing {label.spacing}",
+                expected=f"shape {grid.shape}, spacing {grid.spacing} and the same affine",
+                fix="Resample the label to the image.",
+            )
+
+
+def _count(unscored: dict[str, int], targets: Sequence[Target]) -> None:
+    for target in targets:
+        unscored[target.prompt] = unscored.get(target.prompt, 0) + 1
+
+
+def network_source(found: Checkpoint, *, overlap: float | None, device: torch.device) -> Source:
+    """Return the reference pipeline of a checkpoint: PyTorch and MONAI.
 
     Raises:
         CheckpointError: The checkpoint does not say its pre-processing, window or prompts.
@@ -106,11 +187,14 @@ def network_segment(
     net = static_network(found).to(device)
     preprocess = config.preprocess
     window = config.window if overlap is None else msgspec.structs.replace(config.window, overlap=overlap)
+    values = {prompt: i + 1 for i, prompt in enumerate(found.prompts)}
 
-    def segment(image: Path) -> npt.NDArray[Any]:
-        return reference_labels(image, net, preprocess=preprocess, window=window, device=device)
+    def predict(case: Case) -> Prediction:
+        labels = reference_labels(case.image, net, preprocess=preprocess, window=window, device=device)
+        return Prediction(labels=labels, values=values)
 
-    return segment, {prompt: i + 1 for i, prompt in enumerate(found.prompts)}
+    notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch"}
+    return Source(predict=predict, prompts=values.keys(), notes=notes)
 
 
 def static_network(found: Checkpoint) -> StaticGcisNet:
@@ -119,54 +203,3 @@ def static_network(found: Checkpoint) -> StaticGcisNet:
         return found.static()
     net = found.routed()
     return StaticGcisNet.resolved(net, [net.resolve(found.embedding(p)) for p in found.prompts]).eval()
-
-
-def summary(scores: Iterable[Score]) -> dict[str, Any]:
-    """Return mean, median and worst Dice of each prompt, and the mean over prompts."""
-    by_prompt: dict[str, list[float]] = {}
-    for score in scores:
-        by_prompt.setdefault(score.prompt, []).append(score.dice)
-    rows = {
-        prompt: {
-            "cases": len(values),
-            "mean": round(float(np.mean(values)), 4),
-            "median": round(float(np.median(values)), 4),
-            "worst": round(min(values), 4),
-        }
-        for prompt, values in by_prompt.items()
-    }
-    return {"mean_dice": round(float(np.mean([r["mean"] for r in rows.values()])), 4), "prompts": rows}
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return a summary as a Markdown table."""
-    lines = ["| structure | patients | mean Dice | median | worst |", "|---|---|---|---|---|"]
-    for prompt, row in result["prompts"].items():
-        lines.append(
-            f"| {prompt} | {row['cases']} | {row['mean']:.3f} | {row['median']:.3f} | {row['worst']:.3f} |"
-        )
-    lines.append(f"| **mean of structures** | | **{result['mean_dice']:.3f}** | | |")
-    return "\n".join(lines) + "\n"
-
-
-def write_results(folder: Path, scores: Sequence[Score], notes: dict[str, Any]) -> dict[str, Any]:
-    """Write `scores.csv`, `summary.json` and `summary.md` into a folder; returns the summary.
-
-    Raises:
-        OutputError: A file cannot be written.
-    """
-    result = {**notes, **summary(scores)}
-    text = io.StringIO()
-    writer = csv.writer(text)
-    names = [field.name for field in dataclasses.fields(Score)]
-    writer.writerow(names)
-    writer.writerows([getattr(score, name) for name in names] for score in scores)
-    contents = {
-        "scores.csv": text.getvalue().encode(),
-        "summary.json": msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n",
-        "summary.md": table(result).encode(),
-    }
-    for name, data in contents.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(data)
-    return result

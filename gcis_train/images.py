@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from gcis_runtime import Volume, read_volume
 from gcis_runtime.errors import DataError
 from gcis_train.datalist import Target
 
@@ -94,15 +96,34 @@ def read_array(path: Path) -> npt.NDArray[Any]:
         raise DataError(f"{path.name} cannot be read", received=str(error)) from error
 
 
-def read_mask(target: Target) -> npt.NDArray[np.bool_]:
+def read_image(path: Path) -> Volume:
+    """Read a CT in any of these formats as the runtime's volume, HU.
+
+    Raises:
+        DataError: A format or a file that cannot be read.
+        ImageError: A damaged NIfTI file, or voxels or an affine that are no CT.
+    """
+    if path.name.endswith(ITK):
+        return Volume.from_array(read_array(path), affine=read_grid(path).affine)
+    _check_format(path)
+    return read_volume(path)
+
+
+def read_mask(
+    target: Target, *, read: Callable[[Path], npt.NDArray[Any]] = read_array
+) -> npt.NDArray[np.bool_]:
     """Return a structure's mask on its files' grid: the union over its label files.
+
+    Args:
+        target: The structure.
+        read: Gives a label file's voxels; one that remembers serves many structures of one file.
 
     Raises:
         DataError: A file that cannot be read, or files of different shapes.
     """
     mask: npt.NDArray[np.bool_] | None = None
     for path in target.labels:
-        found = target.select(np.rint(read_array(path)))
+        found = target.select(np.rint(read(path)))
         if mask is not None and found.shape != mask.shape:
             raise DataError(
                 f"the label files of {target.prompt!r} have different shapes",

@@ -142,6 +142,8 @@ class Trainer:
             if loss is not None:
                 losses.append(loss)
                 writer.add_scalar("train/loss", loss, self._global_step)
+                rate = self._optimizer.param_groups[0]["lr"]
+                writer.add_scalar("train/learning_rate", rate, self._global_step)
             self._progress.step(
                 epoch=self._epoch,
                 step=self._global_step,
