@@ -100,7 +100,13 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     "cases",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="CT that the graphs are compared on; repeat for several [a phantom].",
+    help="CT that the graphs are compared on; repeat for several [those of --calibration, or a phantom].",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="CT that INT8 is calibrated on; repeat for several [a phantom].",
 )
 @click.option(
     "--check-windows",
@@ -113,6 +119,18 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
 @click.option("--name", help="The bundle's name [from the prompts].")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [the bundle store]."
+)
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also add it to this Triton model repository.",
+)
+@click.option(
+    "--monai-bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write it there as a MONAI bundle.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import onnx
 
-from gcis_export.bundle_writer import NOTICE, staged, write_graph, write_manifest
+from gcis_export.bundle_writer import staged, write_graph, write_manifest
 from gcis_export.check_windows import gather_windows
+from gcis_export.draft import draft_manifest
 from gcis_export.engines import Reference, check_engines, compare_engines
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.write import INPUT, OUTPUT, WeightsType, round_weights, to_onnx
+from gcis_export.graph.write import WeightsType, round_weights, to_onnx
+from gcis_export.onward.monai_bundle import METADATA, check_monai_target, write_monai_bundle
+from gcis_export.onward.triton import CONFIG_FILE, write_triton
 from gcis_export.parity import ROUNDED, STATIC, Gate, check_networks, check_rounding
 from gcis_export.resolve import Resolution, resolve
 from gcis_export.settings import Overrides, Settings, choose_settings
 from gcis_export.structures import make_labels
-from gcis_runtime.manifest import (
-    MODEL_FILE,
-    Engine,
-    FileEntry,
-    Graph,
-    Label,
-    Manifest,
-    PromptPathway,
-    Provenance,
-    Tensor,
-)
+from gcis_runtime.atomic import check_writable
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.manifest import Manifest
 from gcis_runtime.store import SUFFIX, slugify, store_folder
 from gcis_train import checkpoint as checkpoints
-from gcis_train.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 """Told of each step as it begins."""
-
-_VERSIONED = ("gcis", "torch", "monai", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +45,13 @@ class Request:
         weights: How weights are stored.
         overrides: Window and pre-processing where they differ from the checkpoint's.
         label_values: Values in the label map; none means 1, 2, 3, …
-        cases: CT files for the parity gate; none means a phantom.
+        cases: CT files for the parity gate; none means those of `calibration`, or a phantom.
+        calibration: CT files whose windows calibrate INT8; none means a phantom.
         windows_per_case: Windows of each case that the parity gate looks at.
         name: The bundle's name; None makes one from the prompts.
         output: The bundle's folder; None installs it into the bundle store.
+        triton: A Triton model repository to add the bundle to.
+        monai_bundle: A folder to write it to as a MONAI bundle.
     """
 
     checkpoint: Path
@@ -71,9 +64,12 @@ class Request:
     overrides: Overrides = field(default_factory=Overrides)
     label_values: tuple[int, ...] = ()
     cases: tuple[Path, ...] = ()
+    calibration: tuple[Path, ...] = ()
     windows_per_case: int = 2
     name: str | None = None
     output: Path | None = None
+    triton: Path | None = None
+    monai_bundle: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +84,7 @@ class Exported:
         nodes: Operators in the graph.
         windows: Where the parity gate's windows come from.
         notes: What was assumed, overridden or left out.
+        onward: Folders that it was also written to: models of a Triton repository, a MONAI bundle.
     """
 
     folder: Path
@@ -97,6 +94,7 @@ class Exported:
     nodes: int
     windows: str
     notes: tuple[str, ...]
+    onward: tuple[Path, ...] = ()
 
 
 def export(request: Request, *, say: Say | None = None) -> Exported:
@@ -112,9 +110,10 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         EngineError: An engine is not available.
         ImageError: A check case cannot be read.
         ParityError: A graph does not give the network's answers; nothing was written.
-        OutputError: The bundle cannot be written.
+        OutputError: The bundle, the Triton repository or the MONAI bundle cannot be written.
     """
     tell = say or _silent
+    _check_onward(request)
     engines = check_engines(request.engines, precision=request.precision)
     tell("reading the checkpoint")
     checkpoint = checkpoints.load(request.checkpoint)
@@ -129,7 +128,10 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
     name = request.name or (request.output.stem if request.output else _name(resolution))
     target = request.output or store_folder() / f"{slugify(name)}{SUFFIX}"
     windows, source = gather_windows(
-        request.cases, spec=settings.preprocess, window=settings.window, each=request.windows_per_case
+        request.cases or request.calibration,
+        spec=settings.preprocess,
+        window=settings.window,
+        each=request.windows_per_case,
     )
     with staged(target) as folder:
         gate = Gate(windows)
@@ -138,7 +140,7 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         graph, entry = write_graph(
             folder, model, weights_dtype="float16" if request.weights == "fp16" else "float32"
         )
-        draft = _manifest(checkpoint, resolution, settings, labels, name=name, graph=graph, entry=entry)
+        draft = draft_manifest(checkpoint, resolution, settings, labels, name=name, graph=graph, entry=entry)
         write_manifest(folder, draft)
         tell(f"comparing {' and '.join(engines)}")
         passed, remarks = compare_engines(
@@ -146,6 +148,7 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         )
         manifest = msgspec.structs.replace(draft, engines=passed, parity=tuple(gate.rows))
         digest = write_manifest(folder, manifest)
+    onward = _write_onward(request, target, tell)
     return Exported(
         folder=target,
         manifest=manifest,
@@ -154,7 +157,29 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         nodes=len(model.graph.node),
         windows=source,
         notes=(*settings.notes, *gate.remarks(), *remarks),
+        onward=onward,
     )
+
+
+def _check_onward(request: Request) -> None:
+    """Refuse before any work what could not be written after it."""
+    if request.triton is not None:
+        check_writable(request.triton / CONFIG_FILE)
+    if request.monai_bundle is not None:
+        check_monai_target(request.monai_bundle)
+        check_writable(request.monai_bundle / METADATA)
+
+
+def _write_onward(request: Request, target: Path, tell: Say) -> tuple[Path, ...]:
+    """Write the finished bundle in the other formats that were asked for."""
+    folders: list[Path] = []
+    if request.triton is not None:
+        tell("adding to the Triton model repository")
+        folders += [model.folder for model in write_triton(open_bundle(target), request.triton)]
+    if request.monai_bundle is not None:
+        tell("writing the MONAI bundle")
+        folders.append(write_monai_bundle(open_bundle(target), request.monai_bundle))
+    return tuple(folders)
 
 
 def _make_graph(
@@ -169,59 +194,6 @@ def _make_graph(
         exact = Reference(name=ROUNDED, answers=check_rounding(gate, twin, network.answers))
     tell("writing the graph")
     return exact, network, to_onnx(twin, weights=weights)
-
-
-def _manifest(
-    checkpoint: Checkpoint,
-    resolution: Resolution,
-    settings: Settings,
-    labels: tuple[Label, ...],
-    *,
-    name: str,
-    graph: Graph,
-    entry: FileEntry,
-) -> Manifest:
-    """Return the manifest without parity report; it lists ONNX Runtime alone until the others passed."""
-    config, choices, roi = checkpoint.config, resolution.choices, settings.window.roi
-    draft_engine = Engine(
-        backend="onnx", precision="fp32", file=MODEL_FILE, graph=MODEL_FILE, backend_version="", device="cpu"
-    )
-    return Manifest(
-        name=name,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        notice=NOTICE,
-        preprocess=settings.preprocess,
-        window=settings.window,
-        labels=labels,
-        pathways=tuple(
-            PromptPathway(prompt=c.prompt, path_selection=c.pathway.one_based, margins=c.margins)
-            for c in choices
-        ),
-        input=Tensor(name=INPUT, shape=(1, 1, *roi)),
-        output=Tensor(name=OUTPUT, shape=(1, len(choices), *roi)),
-        graphs=(graph,),
-        engines=(draft_engine,),
-        files=(entry,),
-        parity=(),
-        provenance=Provenance(
-            checkpoint_sha256=checkpoint.sha256,
-            text_model=config.text_model,
-            text_weights=config.text_weights,
-            training=config.provenance,
-        ),
-        versions=_versions(_VERSIONED),
-    )
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _name(resolution: Resolution) -> str:

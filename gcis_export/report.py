@@ -24,7 +24,7 @@ def as_text(result: Exported) -> str:
         *(f"note: {note}" for note in result.notes),
         _size(result),
         m.notice,
-        f"wrote {result.folder}",
+        "\n".join(f"wrote {folder}" for folder in (*result.onward, result.folder)),
     ]
     return "\n\n".join(parts)
 
@@ -38,6 +38,7 @@ def as_json(result: Exported) -> str:
         "coinciding": result.coinciding,
         "windows": result.windows,
         "notes": result.notes,
+        "onward": [str(folder) for folder in result.onward],
         "manifest": msgspec.to_builtins(result.manifest),
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()

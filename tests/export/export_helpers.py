@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,11 @@ def write_static(folder: Path, routed: Checkpoint, *, named: bool = True) -> Che
     )
     save(folder, config, StaticGcisNet.resolved(net, pathways).state_dict())
     return load(folder)
+
+
+def cheap_bundle(folder: Path, **options: Any) -> Path:
+    """Write the runtime tests' bundle, whose network is one convolution: `bone` and `liver` by thresholds."""
+    sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+    from runtime_helpers import write_bundle
+
+    return write_bundle(folder, **options)

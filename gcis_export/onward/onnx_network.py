@@ -1,0 +1,67 @@
+"""The network of a MONAI bundle written by gCIS: an ONNX graph as a `torch.nn.Module`, in ONNX Runtime.
+
+This file is copied into the bundle's `scripts/`; it needs PyTorch and ONNX Runtime, and nothing of gCIS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX graph with one input and one output of static shape, its first axis the batch.
+
+    Args:
+        file: The graph.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def forward(self, window: Tensor) -> Tensor:
+        """Map windows (B, 1, X, Y, Z) to margins (B, prompts, X, Y, Z) on the same device, one by one.
+
+        Raises:
+            RuntimeError: The windows are on a GPU that ONNX Runtime cannot use.
+        """
+        session = self._session(window.device)
+        (image,), (margins,) = session.get_inputs(), session.get_outputs()
+        values = np.ascontiguousarray(torch.as_tensor(window).detach().cpu().numpy(), dtype=np.float32)
+        parts = [session.run([margins.name], {image.name: item[None]})[0] for item in values]
+        return torch.from_numpy(np.concatenate(parts)).to(window.device)
+
+    def _session(self, device: torch.device) -> ort.InferenceSession:
+        """Return the session of a device, made when it is first needed."""
+        key = str(device)
+        if key not in self._sessions:
+            cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0})
+            providers = [cuda, "CPUExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
+            session = ort.InferenceSession(self.file, providers=providers)
+            if device.type == "cuda" and session.get_providers()[0] != cuda[0]:
+                raise RuntimeError(
+                    "ONNX Runtime cannot use the GPU: install onnxruntime-gpu, or run with --device cpu"
+                )
+            self._sessions[key] = session
+        return self._sessions[key]
+
+
+def margins_to_labels(margins: Tensor, values: Sequence[int]) -> Tensor:
+    """Turn margins (P, X, Y, Z) into a label map (1, X, Y, Z).
+
+    Args:
+        margins: Foreground minus background logit of each structure.
+        values: Value of each structure in the label map.
+
+    Returns:
+        0 where no margin is positive, else the value of the largest one.
+    """
+    best, channel = margins.max(dim=0, keepdim=True)
+    table = torch.as_tensor(values, dtype=margins.dtype, device=margins.device)
+    return torch.where(best > 0, table[torch.as_tensor(channel)], torch.zeros_like(best))

@@ -1,0 +1,130 @@
+"""A MONAI bundle, as MONAI's own tools verify and run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from export_helpers import cheap_bundle
+from monai.bundle import verify_metadata, verify_net_in_out
+
+from gcis_export.onward.monai_bundle import write_monai_bundle
+from gcis_runtime import Segmenter, read_volume
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.errors import OutputError
+from gcis_runtime.spec import WindowSpec
+
+SCHEMA = Path(__file__).parents[1] / "data" / "monai_metadata.schema.json"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle and the MONAI bundle written from it."""
+    home = tmp_path_factory.mktemp("monai")
+    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    bundle = open_bundle(cheap_bundle(home / "b.gcis", name="organs", values=(3, 300), window=window))
+    return bundle, write_monai_bundle(bundle, home / "organs")
+
+
+@pytest.fixture
+def inside(made, monkeypatch):
+    """The MONAI bundle as working folder, its `scripts` importable as `python -m monai.bundle` has them."""
+    _, folder = made
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield folder
+    for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
+        del sys.modules[name]
+
+
+def test_the_folder_is_laid_out_as_monai_asks(made):
+    bundle, folder = made
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "configs/inference.json",
+        "configs/metadata.json",
+        "docs/README.md",
+        "models/model.onnx",
+        "scripts/__init__.py",
+        "scripts/onnx_network.py",
+    ]
+    assert (folder / "models" / "model.onnx").read_bytes() == bundle.model_file.read_bytes()
+    assert bundle.manifest.notice in (folder / "docs" / "README.md").read_text()
+
+
+def test_monai_verifies_the_metadata(inside, tmp_path):
+    """MONAI downloads the schema that the metadata names unless the file is there: ours is put there."""
+    schema = tmp_path / "schema.json"
+    schema.write_bytes(SCHEMA.read_bytes())
+    verify_metadata(meta_file="configs/metadata.json", filepath=schema)
+    content = json.loads((inside / "configs" / "metadata.json").read_text())
+    del content["network_data_format"]["outputs"]["pred"]["channel_def"]
+    (tmp_path / "broken.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="Failed validating"):
+        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=schema)
+
+
+def test_monai_verifies_the_network(inside):
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "device": "cpu"}
+    verify_net_in_out("network_def", **files)
+    wrong = {"_meta_#network_data_format#outputs#pred#num_channels": 3}
+    with pytest.raises(ValueError, match="doesn't match: `3`"):
+        verify_net_in_out("network_def", **files, **wrong)
+
+
+def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
+    bundle, folder = made
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(100, 250, (5, 5, 4))
+    image = np.kron(coarse, np.ones((9, 9, 9))).astype(np.int16)  # blocks of 27 mm: smooth enough to compare
+    affine = np.array([[-3.0, 0, 0, 40], [0, 0, 3.0, -20], [0, 3.0, 0, 5], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "in" / "ct.nii.gz")
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('gcis_runtime', 'gcis_train', 'gcis_export')))"
+    program = "import runpy; runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    places = ("--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{hidden}; {program}",
+            "run",
+            "--config_file",
+            "configs/inference.json",
+            *places,
+        ],
+        cwd=folder,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = nib.load(tmp_path / "out" / "ct_seg.nii.gz")
+    labels = np.asarray(theirs.dataobj).squeeze()
+    with Segmenter.open(bundle.folder, engine="onnx") as segmenter:
+        ours = segmenter.segment(read_volume(tmp_path / "in" / "ct.nii.gz")).labels
+    np.testing.assert_allclose(theirs.affine, affine, atol=1e-4)
+    assert labels.shape == ours.shape and set(np.unique(labels)) == {0, 3, 300} == set(np.unique(ours))
+    assert np.mean(labels == ours) > 0.99
+
+
+def test_an_older_one_is_replaced_and_anything_else_is_not(made, tmp_path):
+    bundle, _ = made
+    folder = write_monai_bundle(bundle, tmp_path / "m")
+    (folder / "stale.txt").touch()
+    assert write_monai_bundle(bundle, folder) == folder and not (folder / "stale.txt").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(OutputError, match="is not a MONAI bundle"):
+        write_monai_bundle(bundle, tmp_path / "photos")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is not a MONAI bundle"):
+        write_monai_bundle(bundle, tmp_path / "file")
