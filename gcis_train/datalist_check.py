@@ -21,7 +21,7 @@ from gcis_runtime.errors import DataError, ImageError
 from gcis_runtime.metrics import intensity_warnings
 from gcis_runtime.volume import check_affine, check_shape
 from gcis_train.datalist import Case, group_cases, read_datalist
-from gcis_train.images import Grid, read_array, read_grid
+from gcis_train.images import Grid, masks_of, read_array, read_grid
 from gcis_train.sides import other_side
 
 Level = Literal["error", "warning"]
@@ -117,28 +117,19 @@ def check_case(case: Case, *, split: str, headers_only: bool = False) -> CaseFac
     except (DataError, ImageError) as error:
         facts.add("error", str(error))
         return facts
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
     named: dict[Path, set[int] | None] = {}
-    arrays: dict[Path, npt.NDArray[Any]] = {}
     for target in case.targets:
         for file in target.labels:
-            if file not in arrays and not _check_label(facts, file, arrays, headers_only=headers_only):
-                return facts
             known = named.setdefault(file, set())
             named[file] = None if known is None or target.values is None else known | set(target.values)
-        if not headers_only:
-            mask = np.logical_or.reduce([target.select(arrays[file]) for file in target.labels])
-            masks[target.prompt] = mask
-    voxel_ml = abs(float(np.linalg.det(facts.grid.affine[:3, :3]))) / 1000.0
-    facts.volumes = {prompt: float(mask.sum()) * voxel_ml for prompt, mask in masks.items()}
-    facts.unnamed = frozenset(
-        int(v)
-        for file, known in named.items()
-        if known is not None and not headers_only
-        for v in np.unique(arrays[file])
-        if v > 0 and int(v) not in known
-    )
-    _check_sides(facts, masks)
+    broken = [file for file in named if not _check_label_grid(facts, file)]
+    if broken or headers_only:
+        return facts
+    try:
+        _check_masks(facts, case, named)
+    except DataError as error:
+        facts.volumes.clear()
+        facts.add("error", str(error))
     return facts
 
 
@@ -156,51 +147,55 @@ def _check_image(facts: CaseFacts, array: npt.NDArray[Any]) -> None:
         facts.fingerprint = hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
 
 
-def _check_label(
-    facts: CaseFacts, file: Path, arrays: dict[Path, npt.NDArray[Any]], *, headers_only: bool
-) -> bool:
-    """Compare a label file's grid with the image's and read it; tell whether it can be used."""
+def _check_label_grid(facts: CaseFacts, file: Path) -> bool:
+    """Compare a label file's grid with the image's; tell whether it can be used."""
     try:
         grid = read_grid(file)
-        array = np.zeros(0) if headers_only else read_array(file)
     except DataError as error:
         facts.add("error", str(error))
         return False
     image = facts.grid
-    if image is None or not grid.matches(image):
-        what = "shape" if image is None or grid.shape != image.shape else "affine"
-        values = [
-            (g.shape if what == "shape" else np.round(g.affine[:3], 3).tolist()) for g in (grid, image) if g
-        ]
-        facts.add(
-            "error", f"label {file.name} is on another grid: {what} {values[0]}, the image's {values[-1]}"
-        )
-        return False
-    whole = np.rint(array)
-    if not np.array_equal(whole, array):
-        facts.add("warning", f"label {file.name} has values that are not whole numbers: they are rounded")
-    arrays[file] = whole
-    return True
+    if image is None or grid.matches(image):
+        return image is not None
+    found, wanted = (
+        (f"shape {g.shape}" if grid.shape != image.shape else f"affine {np.round(g.affine[:3], 3).tolist()}")
+        for g in (grid, image)
+    )
+    facts.add("error", f"label {file.name} is on another grid: {found}, the image's {wanted}")
+    return False
 
 
-def _check_sides(facts: CaseFacts, masks: dict[str, npt.NDArray[np.bool_]]) -> None:
-    """Warn where a left structure lies to the right of its right one."""
-    for prompt, mask in masks.items():
-        other = other_side(prompt)
-        if other is None or "left" not in prompt.lower() or other not in masks:
-            continue
-        if mask.any() and masks[other].any() and _rightward(facts, mask) > _rightward(facts, masks[other]):
+def _check_masks(facts: CaseFacts, case: Case, named: dict[Path, set[int] | None]) -> None:
+    """Measure every structure, and note values that no row names and sides that look exchanged."""
+    if facts.grid is None:
+        return
+    voxel_ml = abs(float(np.linalg.det(facts.grid.affine[:3, :3]))) / 1000.0
+
+    def read(file: Path) -> npt.NDArray[Any]:
+        array = read_array(file)
+        whole: npt.NDArray[Any] = np.rint(array)
+        if not np.array_equal(whole, array):
+            facts.add("warning", f"label {file.name} has values that are not whole numbers: they are rounded")
+        known = named[file]
+        if known is not None:
+            facts.unnamed |= {int(v) for v in np.unique(whole) if v > 0 and int(v) not in known}
+        return whole
+
+    rightward: dict[str, float] = {}
+    for target, mask in zip(case.targets, masks_of(case.targets, read), strict=True):
+        facts.volumes[target.prompt] = float(mask.sum()) * voxel_ml
+        if mask.any() and other_side(target.prompt) is not None:
+            rightward[target.prompt] = _rightward(facts.grid, mask)
+    for prompt, place in rightward.items():
+        other = other_side(prompt) or ""
+        if "left" in prompt.lower() and other in rightward and place > rightward[other]:
             facts.add("warning", f"{prompt!r} lies to the right of {other!r}: are the sides exchanged?")
 
 
-def _rightward(facts: CaseFacts, mask: npt.NDArray[np.bool_]) -> float:
+def _rightward(grid: Grid, mask: npt.NDArray[np.bool_]) -> float:
     """Return the centroid's coordinate towards the patient's right, mm."""
-    if facts.grid is None:
-        return 0.0
-    centre = np.array(
-        [np.average(np.arange(n), weights=_along(mask, axis)) for axis, n in enumerate(mask.shape)]
-    )
-    return float((facts.grid.affine @ np.append(centre, 1.0))[0])
+    centre = [np.average(np.arange(n), weights=_along(mask, axis)) for axis, n in enumerate(mask.shape)]
+    return float((grid.affine @ np.array([*centre, 1.0]))[0])
 
 
 def _along(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:

@@ -89,7 +89,9 @@ def write_sheet(path: Path, cases: Sequence[tuple[str, Case]]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    pictures = [_picture(title, case) for title, case in cases]
+    prompts = dict.fromkeys(t.prompt for _, case in cases for t in case.targets)
+    colors = {prompt: _color(number) for number, prompt in enumerate(prompts, start=1)}
+    pictures = [_picture(title, case, colors) for title, case in cases]
     sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)))
     top = 0
     for picture in pictures:
@@ -106,33 +108,32 @@ def spread(facts: Sequence[CaseFacts], count: int) -> list[int]:
     return [usable[i] for i in chosen]
 
 
-def _picture(title: str, case: Case) -> Image.Image:
-    """Draw one case under its title."""
+def _picture(title: str, case: Case, colors: dict[str, tuple[int, int, int]]) -> Image.Image:
+    """Draw one case under its title; a structure has one colour on the whole sheet."""
     volume = Volume.from_array(read_array(case.image), affine=read_grid(case.image).affine)
     labels = np.zeros(volume.shape, np.uint16)
     structures = []
     for value, target in enumerate(case.targets, start=1):
         mask = read_mask(target)
         labels[mask] = value
-        structures.append(_structure_of(value, target.prompt, int(mask.sum()), volume.voxel_ml))
+        voxels = int(mask.sum())
+        structures.append(
+            Structure(
+                value=value,
+                name=target.prompt,
+                prompt=target.prompt,
+                color=colors[target.prompt],
+                codes={},
+                voxels=voxels,
+                volume_ml=voxels * volume.voxel_ml,
+            )
+        )
     drawn = draw_overlay(volume, labels, structures)
     whole = Image.new("RGB", (drawn.width, drawn.height + _TITLE), (40, 40, 40))
     whole.paste(drawn, (0, _TITLE))
     draw = ImageDraw.Draw(whole)
     draw.text((12, 7), title, fill=(255, 255, 255), font=ImageFont.load_default())
     return whole
-
-
-def _structure_of(value: int, prompt: str, voxels: int, voxel_ml: float) -> Structure:
-    return Structure(
-        value=value,
-        name=prompt,
-        prompt=prompt,
-        color=_color(value),
-        codes={},
-        voxels=voxels,
-        volume_ml=voxels * voxel_ml,
-    )
 
 
 def _color(value: int) -> tuple[int, int, int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,30 @@ def read_mask(
     if mask is None:
         raise DataError(f"{target.prompt!r} has no label file")
     return mask
+
+
+def masks_of(
+    targets: Sequence[Target], read: Callable[[Path], npt.NDArray[Any]]
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield each structure's mask, in order.
+
+    Args:
+        targets: Structures of one case.
+        read: From a label file to its whole values. Each file is read once, and its values are kept only
+            until the last structure that needs them.
+    """
+    uses = Counter(path for target in targets for path in target.labels)
+    values: dict[Path, npt.NDArray[Any]] = {}
+    for target in targets:
+        parts = []
+        for path in target.labels:
+            if path not in values:
+                values[path] = read(path)
+            parts.append(target.select(values[path]))
+            uses[path] -= 1
+            if not uses[path]:
+                del values[path]
+        yield np.logical_or.reduce(parts)
 
 
 def _check_format(path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,12 +19,13 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
+from torch import Tensor
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.phantom import STRUCTURES, make_phantom
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.datalist import Case
-from gcis_train.images import ITK, read_array, read_grid
+from gcis_train.images import ITK, masks_of, read_array, read_grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,40 +65,51 @@ def preprocessing(spec: PreprocessSpec, *, keys: Sequence[str]) -> Compose:
     if spec.spacing is not None:
         modes = ["bilinear" if key == "image" else "nearest" for key in keys]
         transforms.append(Spacingd(keys=keys, pixdim=spec.spacing, mode=modes))
-    low, high = spec.intensity_window
-    transforms.append(
-        ScaleIntensityRanged(keys=["image"], a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
-    )
+    if "image" in keys:
+        low, high = spec.intensity_window
+        window = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        transforms.append(ScaleIntensityRanged(keys=["image"], **window))
     return Compose(transforms)
 
 
 def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     """Read and pre-process a case.
 
+    Label files are read one after another: a hundred masks of one structure each (TotalSegmentator), or
+    thirty of 1024 x 1024 x 180 voxels (HaN-Seg), do not fit into memory together.
+
     Raises:
         DataError: A file that cannot be read, a label on another grid, or non-finite intensities.
     """
-    files = tuple(dict.fromkeys(path for t in case.targets for path in t.labels))
-    keys = ["image", *(f"label{i}" for i in range(len(files)))]
-    _check_grids(case.image, files)
-    steps = preprocessing(spec, keys=keys)
+    _check_grids(case.image, tuple(dict.fromkeys(path for t in case.targets for path in t.labels)))
     try:
-        data = steps(dict(zip(keys, [case.image, *files], strict=True)), end=1)
-        finite = bool(np.isfinite(np.asarray(data["image"])).all())  # before clipping hides infinities
-        data = steps(data, start=1) if finite else data
+        loaded = preprocessing(spec, keys=["image"])({"image": case.image}, end=1)["image"]
+        finite = bool(np.isfinite(np.asarray(loaded)).all())  # before clipping hides infinities
+        if finite:
+            moved = preprocessing(spec, keys=["image"])({"image": loaded}, start=1)["image"]
+            masks = masks_of(case.targets, lambda path: _label_values(path, loaded.affine, spec))
+            image = np.asarray(moved[0], dtype=np.float32)
+            prompts = tuple(t.prompt for t in case.targets)
+            return _pack(case.name, image, masks, prompts, np.asarray(moved.affine, dtype=np.float64))
     except Exception as error:
         raise DataError(
             f"the case {case.name} cannot be pre-processed",
             received=_root_cause(error),
             fix="Repair its files or leave it out of the datalist.",
         ) from error
-    if not finite:
-        raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
-    image = np.asarray(data["image"][0], dtype=np.float32)
-    found = {path: np.rint(np.asarray(data[key][0])) for path, key in zip(files, keys[1:], strict=True)}
-    masks = [np.logical_or.reduce([t.select(found[path]) for path in t.labels]) for t in case.targets]
-    affine = np.asarray(data["image"].affine, dtype=np.float64)
-    return _pack(case.name, image, masks, tuple(t.prompt for t in case.targets), affine)
+    raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
+
+
+def _label_values(path: Path, affine: Tensor, spec: PreprocessSpec) -> npt.NDArray[Any]:
+    """Read a label file and bring its values to the network's grid.
+
+    `affine` is the image's: a label's own may differ by header noise, and would then round to another size.
+    """
+    label = load_tensor(path)
+    label.affine = affine
+    moved = preprocessing(spec, keys=["label"])({"label": label}, start=1)["label"]
+    values: npt.NDArray[Any] = np.rint(np.asarray(moved[0]))
+    return values
 
 
 def load_tensor(path: Path) -> MetaTensor:
@@ -159,16 +172,23 @@ def _check_grids(image: Path, labels: Sequence[Path]) -> None:
 def _pack(
     name: str,
     image: npt.NDArray[np.float32],
-    masks: Sequence[npt.NDArray[np.bool_]],
+    masks: Iterable[npt.NDArray[np.bool_]],
     prompts: tuple[str, ...],
     affine: npt.NDArray[np.float64],
 ) -> CaseVolume:
+    """Put masks into one label map as they come; those that share voxels with another are kept whole too."""
+    if len(prompts) > 255:
+        raise DataError(
+            f"the case {name} has too many structures", received=str(len(prompts)), expected="at most 255"
+        )
     labels = np.zeros(image.shape, np.uint8)
     overlaps: dict[int, npt.NDArray[np.bool_]] = {}
     for index, mask in enumerate(masks):
-        for other in np.unique(labels[mask]):
-            if other:
-                overlaps[int(other) - 1] = masks[int(other) - 1]
+        for value in np.unique(labels[mask]):
+            other = int(value) - 1
+            if other >= 0:
+                # A mask that nothing has overwritten yet is whole in the label map.
+                overlaps.setdefault(other, labels == value)
                 overlaps[index] = mask
         labels[mask] = index + 1
     codes = nib.aff2axcodes(affine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -35,8 +36,19 @@ class Listing:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Paths of all images relative to the folder, `/` between folders, sorted."""
-        found = (p.relative_to(self.root) for p in self.root.rglob("*") if p.name.endswith(READABLE))
-        return tuple(sorted(p.as_posix() for p in found if not any(s.startswith(".") for s in p.parts)))
+        found = []
+        seen = set()
+        for folder, inner, files in os.walk(self.root, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            # Datasets are often gathered from links; a link to a folder above it would never end.
+            inner[:] = [n for n in inner if not n.startswith(".") and self._real(folder, n) not in seen]
+            place = Path(folder).relative_to(self.root)
+            found += [(place / n).as_posix() for n in files if n.endswith(READABLE) and n[0] != "."]
+        return tuple(sorted(found))
+
+    @staticmethod
+    def _real(folder: str, name: str) -> str:
+        return os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 (hundreds of thousands of names)
 
     def find(self, pattern: str) -> dict[str, Path]:
         """Return the images whose path matches, by the pattern's group `key`, in order of the key.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from gcis_runtime.nifti import read_volume
 from gcis_runtime.phantom import STRUCTURES
 from gcis_runtime.preprocess import preprocess
 from gcis_runtime.spec import PreprocessSpec
+from gcis_train import volumes
 from gcis_train.datalist import Case, Target
 from gcis_train.volumes import load_case, load_phantom, preprocessing
 
@@ -127,6 +130,55 @@ def test_overlapping_structures_keep_their_full_masks(tmp_path: Path) -> None:
     for index, mask in enumerate(wanted):
         assert np.array_equal(case.mask(index), mask)
     assert sorted(case.overlaps) == [0, 1, 2]  # a structure of its own needs no second mask
+
+
+def test_label_files_are_read_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask file's values are gone before the next file is read; a shared label map is read once."""
+    hu, labels = ball_case()
+    image = write_nifti(tmp_path / "ct.nii.gz", hu)
+    shared = write_nifti(tmp_path / "map.nii.gz", labels)
+    own = [write_nifti(tmp_path / f"own{v}.nii.gz", (labels == v).astype(np.uint8)) for v in (1, 2)]
+    targets = (
+        Target(prompt="a", labels=(shared,), values=(1,)),
+        Target(prompt="b", labels=(own[0], own[1]), values=None),
+        Target(prompt="c", labels=(shared,), values=(2,)),
+    )
+    reads: list[str] = []
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def read(path: Path, *args: Any) -> np.ndarray:
+        reads.append(path.name)
+        values = label_values(path, *args)
+        alive.append(weakref.ref(values))
+        assert sum(ref() is not None for ref in alive) <= 2  # this one and the label map
+        return values
+
+    label_values = volumes._label_values
+    monkeypatch.setattr(volumes, "_label_values", read)
+    case = load_case(Case(image=image, targets=targets), SPEC)
+    assert reads == ["map.nii.gz", "own1.nii.gz", "own2.nii.gz"]
+    for index, wanted in enumerate((labels == 1, labels > 0, labels == 2)):
+        assert np.array_equal(case.mask(index), wanted)
+
+
+def test_header_noise_in_a_label_does_not_change_its_size(tmp_path: Path) -> None:
+    """The image just rounds down to 40 voxels; the label's own 2.00029 mm would round up."""
+    hu, labels = ball_case((35, 36, 32))
+    noisy = RAS + np.diag([2.9e-4, 0, 0, 0])
+    image = write_nifti(tmp_path / "ct.nii.gz", hu)
+    label = write_nifti(tmp_path / "seg.nii.gz", labels, noisy)
+    spacing = 34 * 2.0 / (40.5 - 1 - 1e-5)
+    spec = PreprocessSpec(orientation="RAS", spacing=(spacing, 2.0, 2.0))
+    case = load_case(Case(image=image, targets=(Target(prompt="b", labels=(label,), values=(1,)),)), spec)
+    assert case.image.shape == case.labels.shape and case.mask(0).any()
+
+
+def test_more_structures_than_the_label_map_holds(tmp_path: Path) -> None:
+    hu, labels = ball_case()
+    image, label = write_nifti(tmp_path / "ct.nii.gz", hu), write_nifti(tmp_path / "seg.nii.gz", labels)
+    targets = tuple(Target(prompt=f"p{n}", labels=(label,), values=(1,)) for n in range(256))
+    with pytest.raises(DataError, match=r"too many structures; received 256"):
+        load_case(Case(image=image, targets=targets), SPEC)
 
 
 def test_a_label_on_another_grid_is_an_error(tmp_path: Path) -> None:

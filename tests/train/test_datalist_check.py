@@ -144,7 +144,7 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
     [
         (_unreadable_image, "error", "training case ct1", "ct1.nii.gz cannot be read"),
         (_truncated_label, "error", "training case ct1", "seg1.nii.gz cannot be read"),
-        (_other_shape, "error", "training case ct1", "grid: shape (39, 36, 32), the image's (40, 36, 32)"),
+        (_other_shape, "error", "training case ct1", "shape (39, 36, 32), the image's shape (40, 36, 32)"),
         (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid: affine"),
         (_four_axes, "error", "training case ct1", "not three-dimensional"),
         (_not_finite, "error", "training case ct1", "not finite"),

@@ -122,6 +122,15 @@ def test_two_copies_of_a_case_are_an_error(tmp_path: Path) -> None:
         _build("lits", root)
 
 
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    real = write_tree(tmp_path / "real", TREES["lits"].files)
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "Training Batch 1").symlink_to(real / "Training Batch 1")
+    (root / "loop").symlink_to(root)
+    assert list(_scan("lits", root)) == ["volume-0"]
+
+
 def test_kinds_are_found_however_they_are_spelt() -> None:
     assert find_kind("HaN-Seg") == "hanseg" and find_kind("CT_ORG") == find_kind("ctorg") == "ct-org"
     assert find_kind("TCIA Pancreas-CT") == "pancreas-ct" and find_kind("brats") is None
