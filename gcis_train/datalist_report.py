@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from gcis_runtime.atomic import replacing
 from gcis_runtime.preview import draw_overlay
 from gcis_runtime.segmentation import Structure
 from gcis_runtime.tables import table
-from gcis_runtime.volume import Volume
+from gcis_train.colors import distinct_colors
 from gcis_train.datalist import Case
 from gcis_train.datalist_check import CaseFacts, Problem
-from gcis_train.images import read_array, read_grid, read_mask
+from gcis_train.images import read_image, read_mask
 
 _TITLE = 26
 
@@ -89,8 +88,8 @@ def write_sheet(path: Path, cases: Sequence[tuple[str, Case]]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    prompts = dict.fromkeys(t.prompt for _, case in cases for t in case.targets)
-    colors = {prompt: _color(number) for number, prompt in enumerate(prompts, start=1)}
+    prompts = tuple(dict.fromkeys(t.prompt for _, case in cases for t in case.targets))
+    colors = dict(zip(prompts, distinct_colors(prompts), strict=True))
     pictures = [_picture(title, case, colors) for title, case in cases]
     sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)))
     top = 0
@@ -110,7 +109,7 @@ def spread(facts: Sequence[CaseFacts], count: int) -> list[int]:
 
 def _picture(title: str, case: Case, colors: dict[str, tuple[int, int, int]]) -> Image.Image:
     """Draw one case under its title; a structure has one colour on the whole sheet."""
-    volume = Volume.from_array(read_array(case.image), affine=read_grid(case.image).affine)
+    volume = read_image(case.image)
     labels = np.zeros(volume.shape, np.uint16)
     structures = []
     for value, target in enumerate(case.targets, start=1):
@@ -134,9 +133,3 @@ def _picture(title: str, case: Case, colors: dict[str, tuple[int, int, int]]) ->
     draw = ImageDraw.Draw(whole)
     draw.text((12, 7), title, fill=(255, 255, 255), font=ImageFont.load_default())
     return whole
-
-
-def _color(value: int) -> tuple[int, int, int]:
-    """Return a colour; neighbours differ by the golden angle."""
-    red, green, blue = colorsys.hsv_to_rgb(value * 0.618034 % 1.0, 0.75, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
