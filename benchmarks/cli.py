@@ -50,7 +50,7 @@ def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -
 @click.option(
     "--case", "cases", multiple=True, default=("12/64",), show_default=True, help="FEATURE_SIZE/ROI; repeat."
 )
-@click.option("--rounds", default=2, show_default=True, help="Turns of each way, in a process of its own.")
+@click.option("--rounds", default=2, show_default=True, help="Turns of each way of the first case.")
 @click.option("--repeats", default=2, show_default=True, help="Timed steps of a turn.")
 @click.option("--warmup", default=1, show_default=True, help="Steps before the timed ones.")
 @click.option("--threads", default=1, show_default=True, help="Threads of PyTorch.")
@@ -58,7 +58,8 @@ def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -
 def routing(cases: tuple[str, ...], rounds: int, repeats: int, warmup: int, threads: int, out: Path) -> None:
     """Compare a routed training step with the published sum over pathways.
 
-    48/96 takes 16 GB and minutes a step on two cores.
+    Each way runs in a process of its own. Cases after the first take one step each: 48/96 needs some 14 GB
+    and minutes a step on two cores.
     """
     from benchmarks.routing import compare
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_runtime.errors import PromptError
 from gcis_train.checkpoint import Checkpoint, unknown_prompt
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway, group_equal
-
-_SAME_EMBEDDING = (
-    1e-2  # of the embedding's length: float32 on other machines gives 1e-5, other weights about 1
-)
+from gcis_train.prompts import embeddings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +82,8 @@ def resolve(
             for p, text in zip(wanted, path_selections, strict=True)
         )
     else:
-        embeddings = _embeddings(checkpoint, wanted, clip_weights)
-        choices = tuple(_route(net, p, e) for p, e in zip(wanted, embeddings, strict=True))
+        embeddings = embeddings_of(checkpoint, wanted, clip_weights=clip_weights)
+        choices = tuple(_route(net, p, e) for p, e in embeddings.items())
     network = StaticGcisNet.resolved(net, [choice.pathway for choice in choices]).eval()
     return Resolution(choices=choices, network=network, routed=net)
 
@@ -143,11 +139,7 @@ def _fixed(
 
 def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
     """Return the part of a static checkpoint that the choices need."""
-    full = checkpoint.static()
-    part = StaticGcisNet(full.config, [choice.pathway for choice in choices])
-    state = full.state_dict()
-    part.load_state_dict({name: state[name] for name in part.state_dict()})
-    return part.eval()
+    return StaticGcisNet.resolved(checkpoint.static(), [choice.pathway for choice in choices]).eval()
 
 
 def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
@@ -159,44 +151,3 @@ def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
     lead = (best[:, 0] - best[:, 1]).tolist() if best.shape[-1] > 1 else [0.0] * len(best)
     a, b, c, d, e, f, g = (round(float(m), 4) for m in lead)
     return Choice(prompt=prompt, pathway=pathway, margins=(a, b, c, d, e, f, g))
-
-
-def _embeddings(checkpoint: Checkpoint, prompts: Sequence[str], clip_weights: str | None) -> list[Tensor]:
-    """Return embeddings from the prompt table; of prompts that it lacks, from CLIP."""
-    stored = {entry.prompt for entry in checkpoint.config.prompts if entry.embedding}
-    new = [p for p in prompts if p not in stored]
-    if new and clip_weights is None:
-        raise unknown_prompt(new[0], checkpoint.prompts)
-    fresh = dict(zip(new, _embed(checkpoint, new, clip_weights), strict=True)) if new and clip_weights else {}
-    return [fresh[p] if p in fresh else checkpoint.embedding(p) for p in prompts]
-
-
-def _embed(checkpoint: Checkpoint, prompts: Sequence[str], clip_weights: str) -> list[Tensor]:
-    """Embed new prompts with the text tower that the checkpoint was trained with, and no other."""
-    from gcis_train.text import RANDOM, TextEncoder  # noqa: PLC0415 (CLIP only for a new prompt)
-
-    config = checkpoint.config
-    seed = re.fullmatch(r"random \(seed (\d+)\)", config.text_weights)
-    encoder = TextEncoder(config.text_model, clip_weights, seed=int(seed[1]) if seed else 0)
-    fix = f"Give --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
-    if encoder.dim != config.network.text_dim:
-        raise CheckpointError(
-            "the text tower does not fit the router",
-            received=f"embeddings of {encoder.dim} numbers",
-            expected=f"{config.network.text_dim}",
-            fix=fix,
-        )
-    probe = next((entry for entry in config.prompts if entry.embedding), None)
-    if probe is None:
-        same = config.text_weights in ("unknown", encoder.weights)
-    else:  # a file may have any name: what counts is what it makes of a known prompt
-        ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
-        same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
-    if not same:
-        raise CheckpointError(
-            "the CLIP weights are not those that the checkpoint was trained with",
-            received=f"{encoder.weights} of {config.text_model}",
-            expected=f"{config.text_weights} of {config.text_model}",
-            fix=fix,
-        )
-    return list(encoder.embed(prompts))

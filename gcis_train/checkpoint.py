@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,7 +238,7 @@ def hash_file(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def prompt_table(prompts: tuple[str, ...], embeddings: Tensor) -> tuple[PromptEntry, ...]:
+def prompt_table(prompts: Sequence[str], embeddings: Tensor) -> tuple[PromptEntry, ...]:
     """Return the prompt table of prompts and their (N, text_dim) embeddings."""
     values = embeddings.to(torch.float32).numpy().astype(np.float64)
     return tuple(

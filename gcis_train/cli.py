@@ -85,7 +85,7 @@ def pretrain(
     options = resolve_options(flags, device=where)
     check_run_folder(run_dir, resume=resume)
     progress = _progress()
-    material = stages.gather(datalist, options)
+    material = stages.gather(datalist, options, resumed=run_dir if resume else None)
     outcome = stages.pretrain(
         material, options, run_dir, pretrained=pretrained, resume=resume, device=where, progress=progress
     )
@@ -109,7 +109,7 @@ def warmstart(
     where = pick_device(device)
     options = resolve_options(flags, device=where)
     check_run_folder(run_dir / "static", resume=resume)
-    material = stages.gather(datalist, options)
+    material = stages.gather(datalist, options, resumed=run_dir if resume else None)
     outcome = stages.warm_start(
         material,
         options,

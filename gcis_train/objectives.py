@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -147,6 +147,57 @@ class RoutedObjective:
         """Return the static twin of the prompts' pathways."""
         device = next(self.net.parameters()).device
         return StaticGcisNet.resolved(self.net, list(self.pathways().values())).to(device).eval()
+
+
+class FixedObjective:
+    """Every (window, prompt) row runs its prompt's fixed pathway; no router takes part.
+
+    Windows with the same prompts run together, and share what their prompts' pathways have in common.
+
+    Args:
+        net: A routed network, or a static one with a pathway for each prompt in this order.
+        pathways: Pathway of each prompt.
+        frozen_encoder: Run the encoder in evaluation mode and without autograd.
+    """
+
+    def __init__(
+        self, net: GcisNet | StaticGcisNet, pathways: Mapping[str, Pathway], *, frozen_encoder: bool
+    ) -> None:
+        self.net: GcisNet | StaticGcisNet = net
+        self._pathways = dict(pathways)
+        self._frozen = frozen_encoder
+
+    def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
+        """Return the mean loss over all (window, prompt) rows."""
+        groups = group_rows(batch.prompts)
+        groups.pop((), None)
+        if not groups:
+            return (nothing(batch),)
+        features = self._encode(batch.images)
+        losses, rows = [], 0
+        for prompts, windows in groups.items():
+            mine = take_windows(features, windows)
+            pathways = [self._pathways[prompt] for prompt in prompts]
+            for index, logits in enumerate(self.net.decoder.branch(mine, pathways)):
+                masks = torch.stack([batch.masks[window][index] for window in windows])
+                losses.append(len(windows) * prompt_loss(logits, masks))
+            rows += len(windows) * len(prompts)
+        total = torch.stack(losses).sum()
+        return (Mean(total=total, count=total.new_tensor(float(rows))),)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        if not self._frozen:
+            return self.net.encoder(images)  # type: ignore[no-any-return]
+        self.net.encoder.eval()
+        with torch.no_grad():
+            return self.net.encoder(images)  # type: ignore[no-any-return]
+
+    def evaluator(self) -> StaticGcisNet:
+        """Return the static network of the prompts' pathways."""
+        if isinstance(self.net, StaticGcisNet):
+            return self.net.eval()
+        device = next(self.net.parameters()).device
+        return StaticGcisNet.resolved(self.net, list(self._pathways.values())).to(device).eval()
 
 
 class JointObjective:

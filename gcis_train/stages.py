@@ -22,7 +22,7 @@ from gcis_train.objectives import JointObjective, Objective, RoutedObjective
 from gcis_train.options import TrainOptions
 from gcis_train.pathway import Pathway, group_equal, spread
 from gcis_train.progress import Progress
-from gcis_train.text import TextEncoder
+from gcis_train.prompts import PromptTable, embed_prompts, read_table, write_table
 from gcis_train.trainer import Outcome, Trainer, write_options
 from gcis_train.upcycle import upcycle
 
@@ -38,8 +38,13 @@ class Material:
     text_weights: str
 
 
-def gather(datalist: Path, options: TrainOptions) -> Material:
+def gather(datalist: Path, options: TrainOptions, *, resumed: Path | None = None) -> Material:
     """Read the datalist and embed its prompts.
+
+    Args:
+        datalist: Its file.
+        options: The run's options.
+        resumed: Folder of the run that goes on: prompts that it embedded are not embedded again.
 
     Raises:
         DataError: A bad datalist, or nothing to train on.
@@ -52,11 +57,18 @@ def gather(datalist: Path, options: TrainOptions) -> Material:
         raise DataError(f"{datalist} has no training rows", fix='Add rows under "training".')
     validation = group_cases(rows.validation, folder=datalist.parent)
     prompts = prompts_of(training + validation)
-    encoder = TextEncoder(options.text_model, options.text_weights, seed=options.text_seed)
-    if encoder.dim != options.network.text_dim:
+    table = embed_prompts(
+        prompts,
+        model=options.text_model,
+        weights=options.text_weights,
+        seed=options.text_seed,
+        known=None if resumed is None else read_table(resumed),
+    )
+    embeddings = table.tensor()
+    if embeddings.shape[1] != options.network.text_dim:
         raise CheckpointError(
             f"the text model {options.text_model} does not fit the network",
-            received=f"embeddings of {encoder.dim} numbers",
+            received=f"embeddings of {embeddings.shape[1]} numbers",
             expected=str(options.network.text_dim),
             fix="Set network.text_dim in the configuration.",
         )
@@ -64,9 +76,20 @@ def gather(datalist: Path, options: TrainOptions) -> Material:
         training=training,
         validation=validation[: options.validation_cases or None],
         prompts=prompts,
-        embeddings=encoder.embed(prompts),
-        text_weights=encoder.weights,
+        embeddings=embeddings,
+        text_weights=table.text_weights,
     )
+
+
+def keep_prompts(material: Material, options: TrainOptions, run_dir: Path) -> None:
+    """Write the prompts' embeddings into a run's folder, so that it can go on without the text tower.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    entries = checkpoint.prompt_table(material.prompts, material.embeddings)
+    table = PromptTable(text_model=options.text_model, text_weights=material.text_weights, prompts=entries)
+    write_table(run_dir, table)
 
 
 def warm_start(
@@ -94,7 +117,8 @@ def warm_start(
     net = net.to(device)
     objective = JointObjective(net, material.prompts, foreground_weight=options.foreground_weight)
     describe = _describer(material, options, kind="static", pathways=pathways, stage="warm start")
-    outcome = _train(
+    keep_prompts(material, options, run_dir)
+    outcome = train(
         objective, material, options, run_dir / "static", describe, resume=resume, progress=progress
     )
     if outcome.finished:
@@ -127,7 +151,8 @@ def pretrain(
         _initialise(net, checkpoint.load(pretrained), progress)
     objective = RoutedObjective(net.to(device), material.prompts, material.embeddings, tau=options.tau)
     describe = _describer(material, options, kind="routed", pathways=(), stage="pretraining")
-    outcome = _train(objective, material, options, run_dir, describe, resume=resume, progress=progress)
+    keep_prompts(material, options, run_dir)
+    outcome = train(objective, material, options, run_dir, describe, resume=resume, progress=progress)
     report_coincidences(objective.pathways(), progress)
     return outcome
 
@@ -185,7 +210,7 @@ def _describer(
     return describe
 
 
-def _train(
+def train(
     objective: Objective,
     material: Material,
     options: TrainOptions,
@@ -195,6 +220,7 @@ def _train(
     resume: bool,
     progress: Progress,
 ) -> Outcome:
+    """Run an objective over a run's material, from the run folder's latest checkpoint if it is resumed."""
     keep_freed_memory()
     write_options(run_dir, options)
     cached: list[Any] = []

@@ -7,50 +7,52 @@ import importlib
 import io
 import logging
 import os
+import re
 import socket
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
 
-CONTEXT = 77
 RANDOM = "random"
+_QUICK = "-quickgelu"
 
 
 class TextEncoder:
-    """A CLIP text tower that turns prompts into embeddings.
+    """A CLIP text tower that turns prompts into embeddings; the image tower is never built.
 
     Args:
         model: open_clip model name.
-        weights: A weights tag (`"openai"`), a local file, or `"random"`: the same architecture with
-            seeded weights, for machines that can't have the real ones. Embeddings are then distinct for
-            distinct prompts and mean nothing.
+        weights: A weights tag (`"openai"`), a local file (then nothing is looked up elsewhere), or
+            `"random"`: the same architecture with seeded weights, for machines that can't have the real
+            ones. Embeddings are then distinct for distinct prompts and mean nothing.
         seed: Seed of random weights.
 
     Raises:
-        CheckpointError: Unknown model, or weights that cannot be had or read.
+        CheckpointError: Unknown model, a model with another tokenizer than CLIP's, or weights that cannot
+            be had or read.
     """
 
     def __init__(self, model: str, weights: str, *, seed: int = 0) -> None:
         self._open_clip = _import_open_clip()
         self.model = model
-        self.weights = f"random (seed {seed})" if weights == RANDOM else _described(weights)
-        if self._open_clip.get_model_config(model) is None:
-            raise CheckpointError(f"open_clip has no model {model!r}", fix="See open_clip.list_models().")
+        self.weights = described(weights, seed=seed)
+        self._config = self._read_config(model)
         self._tower = self._random(seed) if weights == RANDOM else self._pretrained(weights)
         self._tokenizer = self._open_clip.get_tokenizer(model)
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        config: dict[str, Any] = self._open_clip.get_model_config(self.model)
-        return int(config["embed_dim"])
+        return int(self._config["embed_dim"])
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Return (N, dim) float32 embeddings, not normalised.
@@ -68,48 +70,124 @@ class TextEncoder:
         if not prompt.strip():
             raise PromptError("a prompt is empty", fix="Name the structure in words.")
         tokens = len(self._tokenizer.encode(prompt)) + 2  # start and end
-        if tokens > CONTEXT:
+        if tokens > self._tokenizer.context_length:
             raise PromptError(
                 f"the prompt {prompt[:40]!r}… is too long for the text tower",
                 received=f"{tokens} tokens",
-                expected=f"at most {CONTEXT}",
+                expected=f"at most {self._tokenizer.context_length}",
                 fix="Shorten it: it would be cut silently.",
             )
 
+    def _read_config(self, model: str) -> dict[str, Any]:
+        config: dict[str, Any] | None = self._open_clip.get_model_config(model)
+        if config is None:
+            raise CheckpointError(f"open_clip has no model {model!r}", fix="See open_clip.list_models().")
+        foreign = {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys()
+        if foreign or "siglip" in model.lower():  # prompts could not be checked, nor read without the hub
+            raise CheckpointError(
+                f"the text model {model} does not read CLIP's own tokens",
+                expected="a CLIP model such as ViT-B-32-quickgelu or ViT-L-14",
+            )
+        return config
+
     def _random(self, seed: int) -> nn.Module:
-        config = self._open_clip.get_model_config(self.model)
         module = importlib.import_module("open_clip.model")
         state = torch.random.get_rng_state()
         try:
             torch.manual_seed(seed)
             tower: nn.Module = module._build_text_tower(
-                config["embed_dim"], config["text_cfg"], config.get("quick_gelu", False)
+                self._config["embed_dim"], self._config["text_cfg"], self._config.get("quick_gelu", False)
             )
         finally:
             torch.random.set_rng_state(state)
         return tower.eval()
 
     def _pretrained(self, weights: str) -> nn.Module:
+        """Return the tower with its part of a weights file."""
         try:
-            with _quiet(), _offline_if_unreachable():
-                clip = self._open_clip.create_model(
-                    self.model, pretrained=weights, force_custom_text=True, weights_only=True
-                )
+            state = read_text_tower(Path(weights) if Path(weights).is_file() else self._download(weights))
+            tower = self._random(0)
+            tower.load_state_dict(state)
         except Exception as error:
             raise CheckpointError(
                 f"the text weights {weights!r} of {self.model} cannot be had",
-                received=str(error).splitlines()[0][:200],
-                expected="a weights tag that open_clip can download, or a local weights file",
+                received=_first_line(error),
+                expected="a weights tag that open_clip can download, or a local weights file of this model",
                 fix="Give --clip-weights FILE, or --clip-weights random for a run whose router cannot "
                 "generalise to new prompts.",
             ) from error
-        tower: nn.Module = clip.text
-        return tower.eval()
+        return tower
+
+    def _download(self, tag: str) -> Path:
+        """Return the file of a weights tag, from the download cache or the hub."""
+        module = importlib.import_module("open_clip.pretrained")
+        known: dict[str, Any] = module.get_pretrained_cfg(self.model, tag)
+        if not known:
+            tags = ", ".join(module.list_pretrained_tags_by_model(self.model)) or "none"
+            raise ValueError(f"neither a file nor one of this model's tags ({tags})")
+        if known.get("quick_gelu", False) != self._config.get("quick_gelu", False):
+            other = self.model.removesuffix(_QUICK) if self.model.endswith(_QUICK) else self.model + _QUICK
+            raise ValueError(f"these weights are for another activation function: use the model {other}")
+        with _quiet(), _offline_if_unreachable():
+            return Path(module.download_pretrained(known))
 
 
-def _described(weights: str) -> str:
-    """Return what the checkpoint records: a tag, or a file's name without its folder."""
-    return Path(weights).name if Path(weights).is_file() else weights
+def described(weights: str, *, seed: int) -> str:
+    """Return what a run records of text weights: a tag, a file's name without its folder, or the seed."""
+    return f"{RANDOM} (seed {seed})" if weights == RANDOM else Path(weights).name
+
+
+def read_text_tower(file: Path) -> dict[str, Tensor]:
+    """Return the text tower's tensors of a CLIP weights file, by the tower's own names.
+
+    Args:
+        file: safetensors, a pickle of tensors (read with `weights_only`), or a TorchScript archive as
+            OpenAI publishes it. With open_clip's names: at the top, or under `text.`
+
+    Raises:
+        ValueError: No text tower in it.
+        OSError, RuntimeError, pickle.UnpicklingError, SafetensorError: It cannot be read.
+    """
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as data:
+            wanted = {name: _text_name(name) for name in data.keys()}  # noqa: SIM118 (not a mapping)
+            tower = {ours: data.get_tensor(name) for name, ours in wanted.items() if ours}
+    else:
+        state = _read_pickle(file)
+        tower = {ours: tensor for name, tensor in state.items() if (ours := _text_name(name))}
+    if not tower:
+        raise ValueError("no text tower in the file")
+    return {name: tensor.float() for name, tensor in tower.items()}
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    if _is_torchscript(file):  # its code is not run: only its tensors are taken
+        return dict(torch.jit.load(file, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+    tree = torch.load(file, map_location="cpu", weights_only=True)
+    state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _text_name(name: str) -> str | None:
+    """Return a tensor's name in the text tower; None for the image tower's and CLIP's own scalars."""
+    name = name.removeprefix("module.")
+    if name.startswith("text."):
+        return name.removeprefix("text.")
+    return name if _TOP.match(name) else None
+
+
+_TOP = re.compile(r"(token_embedding|positional_embedding|transformer|ln_final|text_projection)\b")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _import_open_clip() -> Any:

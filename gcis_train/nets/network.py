@@ -80,14 +80,18 @@ class StaticGcisNet(nn.Module):
         self.decoder = Decoder(feature_size=config.feature_size, used=used, out_channels=config.out_channels)
 
     @classmethod
-    def resolved(cls, net: GcisNet, pathways: Sequence[Pathway]) -> StaticGcisNet:
-        """Return the static twin of a routed network, with copies of the weights that it needs."""
+    def resolved(cls, net: GcisNet | StaticGcisNet, pathways: Sequence[Pathway]) -> StaticGcisNet:
+        """Return the static twin of a routed network, or part of a static one, with copies of its weights.
+
+        Raises:
+            CheckpointError: The network lacks a block of a pathway.
+        """
         twin = cls(net.config, pathways)
         state = net.state_dict()
         missing = [name for name in twin.state_dict() if name not in state]
         if missing:
             raise CheckpointError(
-                "the routed network lacks blocks of the pathway",
+                "the network lacks blocks of the pathway",
                 received=", ".join(missing[:3]),
                 expected=f"indices below {net.config.pathways}",
             )

@@ -8,7 +8,7 @@ from export_helpers import PROMPTS, write_checkpoint, write_static
 
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train import text
+from gcis_train import prompts
 from gcis_train.checkpoint import prompt_table
 
 
@@ -94,7 +94,7 @@ class _Tower:
 
 
 def test_new_prompt_is_embedded_with_the_checkpoints_own_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    monkeypatch.setattr(prompts, "TextEncoder", _Tower)
     tower = _Tower("m", "tag")
     table = prompt_table(PROMPTS, tower.embed(PROMPTS))
     trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="tag")
@@ -105,14 +105,14 @@ def test_new_prompt_is_embedded_with_the_checkpoints_own_weights(tmp_path, monke
 
 
 def test_random_text_weights_are_drawn_with_the_checkpoints_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    monkeypatch.setattr(prompts, "TextEncoder", _Tower)
     table = prompt_table(PROMPTS, _Tower("m", "random", seed=7).embed(PROMPTS))
     trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="random (seed 7)")
     resolve(trained, ["spleen"], clip_weights="random")
 
 
 def test_text_tower_of_another_width_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TextEncoder", _Tower)
+    monkeypatch.setattr(prompts, "TextEncoder", _Tower)
     monkeypatch.setattr(_Tower, "dim", 16)
     trained = write_checkpoint(tmp_path / "c")
     with pytest.raises(CheckpointError, match="does not fit the router"):

@@ -160,15 +160,3 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
             options(network=type(run.network)(feature_size=24, pathways=2)),
             pretrained=tmp_path / "warm" / "routed",
         )
-
-
-def test_a_text_model_of_another_size_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wide:
-        dim = 768
-        weights = "random (seed 0)"
-
-        def __init__(self, *_: object, **__: object) -> None: ...
-
-    monkeypatch.setattr(stages, "TextEncoder", Wide)
-    with pytest.raises(CheckpointError, match=r"received embeddings of 768 numbers; expected 512"):
-        stages.gather(write_cases(tmp_path, 1), RUN)

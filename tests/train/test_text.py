@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train.text import TextEncoder, _import_open_clip, _reachable
+from gcis_train.text import TextEncoder, _import_open_clip, _reachable, read_text_tower
 
 MODEL = "ViT-B-32-quickgelu"
 PROMPTS = ["left kidney", "right kidney", "liver", "liver tumour"]
@@ -70,13 +71,13 @@ def test_an_unreachable_host_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     assert not _reachable("https://127.0.0.1:9")
     assert not _reachable("https://host.invalid")
     seen = []
-    open_clip = _import_open_clip()
+    _import_open_clip()
 
-    def create_model(*_: object, **__: object) -> None:
+    def download_pretrained(_: object) -> None:
         seen.append(constants.HF_HUB_OFFLINE)
         raise RuntimeError("no weights")
 
-    monkeypatch.setattr(open_clip, "create_model", create_model)
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", download_pretrained)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "https://host.invalid")
     with pytest.raises(CheckpointError, match="no weights"):
@@ -96,26 +97,97 @@ def test_a_damaged_weights_file_is_an_error(tmp_path: Path) -> None:
         TextEncoder(MODEL, str(path))
 
 
-def _full_state(tower: TextEncoder) -> dict[str, Tensor]:
-    """A whole CLIP state dict, as published, whose text tower is the given one."""
-    open_clip = _import_open_clip()
-    clip = open_clip.create_model(MODEL, pretrained=None)
-    state: dict[str, Tensor] = clip.state_dict()
-    text = tower._tower.state_dict()
-    assert set(text) <= set(state)
-    return {n: text.get(n, t).half().clone() for n, t in state.items()}
+IMAGE_TOWER = {"visual.conv1.weight": torch.zeros(2, 2), "logit_scale": torch.zeros(())}
 
 
-def test_a_local_file_gives_its_text_tower(tower: TextEncoder, tmp_path: Path) -> None:
-    state = _full_state(tower)
-    path = tmp_path / "clip.safetensors"
-    save_file(state, path)
-    torch.save(state, tmp_path / "clip.pt")
-    wanted = tower.embed(PROMPTS)
-    for name in ("clip.safetensors", "clip.pt"):
-        local = TextEncoder(MODEL, str(tmp_path / name))
-        assert local.weights == name
-        # The file keeps 16 bits a weight.
-        assert (torch.cosine_similarity(local.embed(PROMPTS), wanted) > 0.999).all()
-        kept = sum(p.numel() for p in local._tower.parameters())
-        assert kept == sum(p.numel() for p in tower._tower.parameters()) < 70e6  # no image tower
+@pytest.fixture
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every attempt to reach a host, or to ask whether one can be reached, an error."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("gcis_train.text._reachable", refuse)
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_a_local_file_gives_its_text_tower_without_a_network(tower: TextEncoder, tmp_path: Path) -> None:
+    state = {n: t.half().clone() for n, t in tower._tower.state_dict().items()}
+    save_file(state | IMAGE_TOWER, tmp_path / "clip.safetensors")
+    local = TextEncoder(MODEL, str(tmp_path / "clip.safetensors"))
+    assert local.weights == "clip.safetensors"
+    # The file keeps 16 bits a weight.
+    assert (torch.cosine_similarity(local.embed(PROMPTS), tower.embed(PROMPTS)) > 0.999).all()
+    assert all(p.dtype == torch.float32 for p in local._tower.parameters())
+    with pytest.raises(AssertionError, match="the network was used"):
+        socket.create_connection(("localhost", 9))  # the guard itself
+
+
+def test_a_tag_is_downloaded_and_read_like_a_file(
+    tower: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(tower._tower.state_dict(), tmp_path / "model.safetensors")
+    asked: list[dict[str, str]] = []
+    _import_open_clip()
+
+    def download(known: dict[str, str]) -> str:
+        asked.append(known)
+        return str(tmp_path / "model.safetensors")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", download)
+    monkeypatch.setattr("gcis_train.text._reachable", lambda url: True)
+    tagged = TextEncoder(MODEL, "openai")
+    assert tagged.weights == "openai" and len(asked) == 1 and "openai" in str(asked[0])
+    assert torch.equal(tagged.embed(PROMPTS), tower.embed(PROMPTS))
+
+
+class _Holder(nn.Module):
+    """Holds tensors under dotted names, for a TorchScript archive with CLIP's names."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            *parents, last = name.split(".")
+            if parents:
+                rest = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{parents[0]}.")}
+                self.add_module(parents[0], _Holder(rest))
+            else:
+                self.register_buffer(last, tensor)
+
+
+def test_every_published_form_of_a_weights_file_is_read(tmp_path: Path) -> None:
+    tower = {"positional_embedding": torch.randn(3, 2), "transformer.resblocks.a.weight": torch.randn(2)}
+    top = tower | IMAGE_TOWER
+    under = {f"module.text.{n}": t for n, t in tower.items()} | {"module.visual.proj": torch.zeros(1)}
+    save_file(top, tmp_path / "top.safetensors")
+    save_file(under, tmp_path / "under.safetensors")
+    torch.save(top, tmp_path / "top.pt")
+    torch.save({"epoch": 3, "state_dict": under}, tmp_path / "under.pt")
+    torch.jit.save(torch.jit.script(_Holder({n: t.half() for n, t in top.items()})), tmp_path / "jit.pt")
+    for name in ("top.safetensors", "under.safetensors", "top.pt", "under.pt", "jit.pt"):
+        found = read_text_tower(tmp_path / name)
+        assert found.keys() == tower.keys(), name
+        for key, tensor in tower.items():
+            assert torch.allclose(found[key], tensor, atol=2e-3) and found[key].dtype == torch.float32, name
+    save_file(IMAGE_TOWER, tmp_path / "image.safetensors")
+    with pytest.raises(ValueError, match="no text tower"):
+        read_text_tower(tmp_path / "image.safetensors")
+
+
+def test_a_weights_file_of_another_model_is_an_error(tmp_path: Path) -> None:
+    save_file({"positional_embedding": torch.zeros(3, 2)}, tmp_path / "small.safetensors")
+    with pytest.raises(CheckpointError, match=r"small\.safetensors' of .* cannot be had.*state_dict"):
+        TextEncoder(MODEL, str(tmp_path / "small.safetensors"))
+
+
+def test_weights_for_another_activation_function_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="use the model ViT-B-32-quickgelu"):
+        TextEncoder("ViT-B-32", "openai")
+
+
+@pytest.mark.parametrize("model", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_a_model_with_another_tokenizer_is_refused(model: str) -> None:
+    with pytest.raises(CheckpointError, match="does not read CLIP's own tokens"):
+        TextEncoder(model, "random")
