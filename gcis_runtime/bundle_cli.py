@@ -77,29 +77,54 @@ def inspect(bundle: str, as_json: bool) -> None:
 @main.command()
 @click.argument("bundle", metavar="B")
 @click.option(
-    "--run", "run_engines", is_flag=True, help="Run one window with every engine that can run here."
+    "--run/--no-run",
+    "run_engines",
+    default=True,
+    help="Run a window with every graph and engine that can run here [run].",
 )
 @_JSON
 @verbose_option
 def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
-    """Check schema, paths, sizes and hashes of bundle B; with --run also its engines."""
-    from gcis_runtime.inspection import run_window
+    """Check schema, paths, sizes and hashes of bundle B, and run a window with it."""
+    from gcis_runtime.trial import try_window, unlisted_files
 
     opened = _open(bundle)
-    runs = run_window(opened) if run_engines else []
-    ok = all(r["ok"] for r in runs)
+    trials = try_window(opened) if run_engines else ()
+    unlisted = unlisted_files(opened)
+    ok = all(t.outcome != "failed" for t in trials)
     if as_json:
-        _print_json({"folder": str(opened.folder), "sha256": opened.sha256, "ok": ok, "engines": runs})
+        _print_json(
+            {
+                "folder": str(opened.folder),
+                "sha256": opened.sha256,
+                "files": len(opened.manifest.files),
+                "unlisted": unlisted,
+                "ok": ok,
+                "engines": [t.as_dict() for t in trials],
+            }
+        )
         return 0 if ok else USAGE_EXIT
     click.echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
-    for r in runs:
-        if r["ok"]:
+    for name in unlisted:
+        click.echo(f"{name} is not in the manifest; nothing reads it")
+    for t in trials:
+        if t.outcome == "ok":
             click.echo(
-                f"{r['engine']}: one window in {r['seconds']:.2f} s; differs from onnx by {r['max_abs']:.3g}"
+                f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}"
             )
+        elif t.outcome == "failed":
+            click.echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
         else:
-            click.echo(f"{PROGRAM}: error: {r['engine']}: {r['problem']}", err=True)
+            click.echo(f"{t.candidate.name}: cannot run here: {t.problem}")
     return 0 if ok else USAGE_EXIT
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a bundle's manifest.json."""
+    from gcis_runtime.manifest import json_schema
+
+    _print_json(json_schema())
 
 
 @main.command()

@@ -1,17 +1,9 @@
-"""A bundle described for people, and tried on one window."""
+"""A bundle described for people."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from gcis_runtime.bundle import Bundle
-from gcis_runtime.errors import GcisError
 from gcis_runtime.manifest import POSITIONS, Manifest
-from gcis_runtime.sessions import open_session
 from gcis_runtime.tables import table
 
 
@@ -39,42 +31,6 @@ def describe(bundle: Bundle) -> str:
         ),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def run_window(bundle: Bundle) -> list[dict[str, Any]]:
-    """Run one window of noise with every engine that this version knows for the CPU.
-
-    Returns:
-        For each engine: `engine`, `ok`, and either `seconds` and `max_abs` (largest difference from ONNX
-        Runtime's answer) or `problem`. An engine that is not installed is left out.
-    """
-    window = np.random.default_rng(0).random(bundle.manifest.input.shape, dtype=np.float32)
-    results: list[dict[str, Any]] = []
-    reference: NDArray[np.float32] | None = None
-    for engine in ("onnx", "openvino"):
-        try:
-            session = open_session(bundle, engine=engine)
-        except GcisError as error:
-            if "not installed" not in error.message:
-                results.append({"engine": engine, "ok": False, "problem": str(error)})
-            continue
-        try:
-            start = time.perf_counter()
-            answer = np.array(session.run(window))
-            seconds = time.perf_counter() - start
-        except GcisError as error:
-            results.append({"engine": engine, "ok": False, "problem": str(error)})
-            continue
-        finally:
-            session.close()
-        reference = answer if reference is None else reference
-        name = f"{session.name} {session.precision}"
-        if answer.shape != bundle.manifest.output.shape or not np.isfinite(answer).all():
-            results.append({"engine": name, "ok": False, "problem": "an answer of wrong shape or not finite"})
-        else:
-            gap = float(np.abs(answer - reference).max())
-            results.append({"engine": name, "ok": True, "seconds": round(seconds, 4), "max_abs": gap})
-    return results
 
 
 def text_weights_warning(m: Manifest) -> list[str]:

@@ -6,7 +6,7 @@ more than this version understands is not guessed at.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -52,6 +52,7 @@ __all__ = [
     "encode",
     "engine_file",
     "graph_file",
+    "json_schema",
 ]
 
 SCHEMA: Final = "gcis-bundle"
@@ -151,6 +152,17 @@ def engine_file(backend: Backend, version: str, device: str, precision: Precisio
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON with a final newline."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `manifest.json`, made from the types that read it.
+
+    It says what a manifest looks like; that its parts fit each other (every graph among the files, one
+    pathway for each label, ...) is checked by `decode` alone.
+    """
+    made = msgspec.json.schema(Manifest)
+    title = f"manifest.json of a gCIS bundle, schema version {SCHEMA_VERSION}"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | made
 
 
 class _Head(msgspec.Struct):

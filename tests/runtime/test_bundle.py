@@ -45,6 +45,12 @@ def link_out(folder):
     path.symlink_to(folder.parent / "outside.onnx")
 
 
+def link_folder_out(folder):
+    shutil.copy(folder / "model.onnx", folder.parent / "right.onnx")  # the right bytes, elsewhere
+    (folder / "engines").symlink_to(folder.parent)
+    add_file(folder, "engines/right.onnx")
+
+
 DAMAGE = {
     "no folder": (shutil.rmtree, "does not exist"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a bundle"),
@@ -57,6 +63,8 @@ DAMAGE = {
     "absolute path": (lambda f: add_file(f, "/etc/passwd"), "outside"),
     "parent path": (lambda f: add_file(f, "../x"), "outside"),
     "link out": (link_out, "outside itself"),
+    "linked folder": (link_folder_out, "outside itself"),
+    "folder": (lambda f: ((f / "sub").mkdir(), add_file(f, "sub")), "lacks a file"),
     "engine elsewhere": (
         lambda f: edit(f, lambda m: m.update(engines=[{
             "backend": "trt", "precision": "fp16", "file": "x.engine", "graph": "model.onnx",

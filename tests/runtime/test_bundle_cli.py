@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from gcis_runtime import bundle_cli, doctor
-from gcis_runtime.manifest import ParityRow
+from gcis_runtime.manifest import Engine, ParityRow
 
 
 @pytest.fixture
@@ -54,14 +56,44 @@ def test_inspect_shows_what_matters(run, make_bundle):
 
 def test_verify_runs_every_engine(run, make_bundle):
     folder = make_bundle()
-    assert "as exported" in run("verify", folder).stdout
+    text = run("verify", folder).stdout
+    assert "manifest and 1 files are as exported" in text and "onnx fp32: one run in" in text
+    assert "one run" not in run("verify", folder, "--no-run").stdout
     document = json.loads(run("verify", folder, "--run", "--json").stdout)
-    assert document["ok"]
-    assert [r["engine"] for r in document["engines"]] == ["onnx fp32", "openvino fp32"]
+    assert document["ok"] and document["files"] == 1 and document["unlisted"] == []
+    assert [(r["name"], r["outcome"]) for r in document["engines"]] == [
+        ("onnx fp32", "ok"),
+        ("openvino fp32", "ok"),
+    ]
     assert all(r["max_abs"] < 1e-4 for r in document["engines"])
-    result = run("verify", make_bundle("nan.gcis", nan=True), "--run")
+    result = run("verify", make_bundle("nan.gcis", nan=True))
     assert result.exit_code == 2
     assert "not finite" in result.stderr
+
+
+def test_verify_says_what_nothing_reads_and_what_cannot_run(run, make_bundle):
+    engine = Engine(
+        backend="openvino", precision="int8", file="model.onnx", graph="model.onnx", backend_version="1",
+        device="cpu",
+    )  # fmt: skip
+    folder = make_bundle(engines=(engine,))
+    (folder / "engines").mkdir()
+    (folder / "engines" / "stale.engine").touch()
+    result = run("verify", folder)
+    assert result.exit_code == 0
+    assert "engines/stale.engine is not in the manifest; nothing reads it" in result.stdout
+    assert "openvino int8: cannot run here: OpenVINO does not offer this precision" in result.stdout
+
+
+def test_the_schema_is_published(run):
+    text = run("schema").stdout
+    published = Path(__file__).parents[2] / "docs" / "schema" / "manifest.v2.schema.json"
+    assert published.read_text() == text, f"run: gcis-bundle schema > {published}"
+    golden = json.loads((Path(__file__).parents[1] / "data" / "golden_manifest_v2.json").read_text())
+    jsonschema.validate(golden, json.loads(text))
+    golden["graphs"][0]["precision"] = "fp8"
+    with pytest.raises(jsonschema.ValidationError, match="fp8"):
+        jsonschema.validate(golden, json.loads(text))
 
 
 def test_verify_names_a_changed_file(run, make_bundle):
