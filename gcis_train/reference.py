@@ -48,7 +48,7 @@ def reference_labels(
     scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(moved)
     with torch.no_grad():
         margins = sliding_window_inference(
-            torch.as_tensor(scaled)[None].float().to(device or "cpu"),
+            scaled.as_tensor()[None].float().to(device or "cpu"),
             roi_size=window.roi,
             sw_batch_size=1,
             predictor=predictor,
