@@ -124,10 +124,13 @@ def comparison(net: StaticGcisNet, bundle: Path, *, engines: Sequence[str]) -> I
         values = np.array([0, *(label.value for label in manifest.labels)])
 
         def compare_file(path: Path) -> list[dict[str, Any]]:
-            channels = reference_labels(path, net, preprocess=manifest.preprocess, window=manifest.window)
+            channels = reference_labels(
+                path, net, preprocess=manifest.preprocess, window=manifest.window, restore="nearest"
+            )
             volume = read_volume(path)
             return [
-                _row(volume, s.engine.text, s.segment(volume).labels, values[channels]) for s in segmenters
+                _row(volume, s.engine.text, s.segment(volume, restore="nearest").labels, values[channels])
+                for s in segmenters
             ]
 
         yield compare_file

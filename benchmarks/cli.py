@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
+from benchmarks.records import RESULTS, write_record
+from benchmarks.runtime_cli import COMMANDS
 from gcis_runtime.console import command_group
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @command_group("benchmarks")
@@ -140,17 +138,5 @@ def tables() -> None:
         temporary.write_text(text)
 
 
-def write_record(record: dict[str, Any], folder: Path) -> Path:
-    """Write a record as `<what>_<hardware>_<yyyymmdd>.json`; returns its path."""
-    import msgspec
-
-    from gcis_runtime.atomic import replacing
-
-    cpu = record["environment"]["cpu"]
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{cpu['model']} {cpu['usable']}cpu".lower()).strip("-")
-    day = datetime.date.today().strftime("%Y%m%d")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record['what']}_{hardware}_{day}.json"
-    with replacing(path) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    return path
+for _command in COMMANDS:
+    main.add_command(_command)

@@ -20,6 +20,7 @@ from benchmarks.environment import environment
 from gcis_runtime import Segmenter, read_volume
 from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import GcisError
+from gcis_runtime.labelling import DEFAULT_RESTORE
 from gcis_runtime.runs import write_phantom
 from gcis_train import checkpoint
 from gcis_train.reference import reference_labels
@@ -76,7 +77,9 @@ def _pytorch(path: Path, bundle: str, image: Path, truth: npt.NDArray[Any]) -> d
         return torch.cat([x[:, 1:2] - x[:, 0:1] for x in logits], dim=1)
 
     started = time.perf_counter()
-    channels = reference_labels(image, margins, preprocess=manifest.preprocess, window=manifest.window)
+    channels = reference_labels(
+        image, margins, preprocess=manifest.preprocess, window=manifest.window, restore=DEFAULT_RESTORE
+    )
     seconds = time.perf_counter() - started
     values = np.array([0, *(label.value for label in manifest.labels)], np.uint8)
     labels = values[channels]

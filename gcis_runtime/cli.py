@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +19,7 @@ PROGRAM = "gcis-run"
 # Spelled out here as well as in `sessions`: importing that would cost numpy before --help can answer.
 _ENGINES = ("auto", "onnx", "openvino", "trt", "trt-rtx")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+_RESTORE = ("smooth", "nearest")
 
 _EPILOG = """\b
 Examples:
@@ -52,6 +53,14 @@ Research software, not a medical device."""
 )
 @click.option("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures.")
 @click.option(
+    "--restore",
+    type=click.Choice(_RESTORE),
+    default=_RESTORE[0],
+    show_default=True,
+    help="Labels on the image's grid: from interpolated margins, or the nearest voxel's as published.",
+)
+@click.option("--masks", is_flag=True, help="Write IMAGE_seg_masks/: one file a structure, overlaps kept.")
+@click.option(
     "--truth", metavar="LABELS", type=click.Path(path_type=Path), help="True label map: prints Dice."
 )
 @click.option(
@@ -72,6 +81,8 @@ def main(
     device: str,
     precision: str,
     preview: bool,
+    restore: Literal["smooth", "nearest"],
+    masks: bool,
     truth: Path | None,
     seed: int | None,
     as_json: bool,
@@ -101,7 +112,8 @@ def main(
             click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
         if seed is not None:
             truth = write_phantom(seed, Path(str(out)))[1]
-        reports, errors = _run_all(segmenter, jobs, truth=truth, preview=preview, quiet=as_json)
+        options = {"truth": truth, "preview": preview, "restore": restore, "masks": masks}
+        reports, errors = _run_all(segmenter, jobs, options, quiet=as_json)
     if as_json:
         import msgspec
 
@@ -119,9 +131,9 @@ def _refuse_missing(jobs: list[Job]) -> None:
 
 
 def _run_all(
-    segmenter: Segmenter, jobs: list[Job], *, truth: Path | None, preview: bool, quiet: bool
+    segmenter: Segmenter, jobs: list[Job], options: dict[str, Any], *, quiet: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Run every job; a failing image does not stop the others."""
+    """Run every job with the options of `run_job`; a failing image does not stop the others."""
     from gcis_runtime.runs import run_job
     from gcis_runtime.tables import report_table
 
@@ -129,7 +141,7 @@ def _run_all(
     errors: list[dict[str, str]] = []
     for job in jobs:
         try:
-            report = run_job(segmenter, job, truth=truth, preview=preview, progress=_progress(job.image.name))
+            report = run_job(segmenter, job, progress=_progress(job.image.name), **options)
         except (GcisError, OSError, MemoryError) as error:
             line = error_line(error)
             if len(jobs) > 1 and str(job.image) not in line:

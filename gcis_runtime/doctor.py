@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gcis_runtime import gzipped
 from gcis_runtime.cpus import usable_cpus
 
 PACKAGES = (
-    "gcis", "numpy", "nibabel", "msgspec", "click", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "tensorrt-rtx", "cuda-python",
+    "gcis", "numpy", "nibabel", "isal", "msgspec", "click", "pillow", "onnxruntime", "onnxruntime-gpu",
+    "openvino", "tensorrt", "tensorrt-rtx", "cuda-python",
 )  # fmt: skip
 _CPU_FLAGS = (
     "avx2",
@@ -58,6 +59,7 @@ def examine() -> dict[str, Any]:
     return {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
+        "gzip": gzipped.engine(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "cpus": usable_cpus(),
         "cpu_flags": cpu_flags(),

@@ -25,7 +25,7 @@ Restore = Literal["smooth", "nearest"]
 """`"smooth"` interpolates the blended margins at the file's voxels, then compares them; `"nearest"` takes the
 label of the network's nearest voxel, as the published pipeline does."""
 
-DEFAULT_RESTORE: Restore = "nearest"
+DEFAULT_RESTORE: Restore = "smooth"
 
 STAGES = ("preprocess", "network", "blend", "restore")
 """What a `Labeller` spends its time on."""

@@ -6,9 +6,7 @@ header's size before the file's, and never reaches the gzip trailer, so that fli
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from gcis_runtime import gzipped
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
 from gcis_runtime.volume import Volume, check_affine, check_finite, check_shape, to_lean
@@ -50,9 +49,9 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             raw.seek(0)
             if not zipped:
                 return _read(raw, path, ratio=1)
-            with gzip.GzipFile(fileobj=raw) as stream:
-                return _read(cast("IO[bytes]", stream), path, ratio=_MAX_DEFLATE_RATIO)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            with gzipped.open_reader(raw) as stream:
+                return _read(stream, path, ratio=_MAX_DEFLATE_RATIO)
+    except gzipped.damage() as error:
         raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=_FIX) from error
     except PermissionError as error:
         raise ImageError(
@@ -199,8 +198,21 @@ def _write(path: Path, array: NDArray[Any], *, like: Volume) -> None:
     image.header.set_slope_inter(1, 0)
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.endswith(".gz"):
-            # Level 1: label maps shrink a hundredfold at any level, and higher ones cost seconds.
-            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as stream:
-                image.to_stream(stream)
+            with gzipped.open_writer(raw) as stream:
+                _write_stream(stream, image, array)
         else:
-            image.to_stream(raw)
+            _write_stream(raw, image, array)
+
+
+def _write_stream(stream: IO[bytes], image: Any, array: NDArray[Any]) -> None:
+    """Write header and voxels; nibabel's own writer goes a plane at a time."""
+    image.update_header()
+    header = image.header
+    header.set_data_offset(header.single_vox_offset)
+    stream.write(header.binaryblock)
+    stream.write(bytes(header.single_vox_offset - len(header.binaryblock)))  # no extensions
+    stored = header.get_data_dtype()
+    planes = max(1, _CHUNK // max(1, array[..., 0].size * stored.itemsize))
+    for first in range(0, array.shape[-1], planes):
+        part = array[..., first : first + planes].astype(stored, order="F", copy=False)
+        stream.write(memoryview(cast("Any", part.reshape(-1, order="F").view(np.uint8))))

@@ -21,12 +21,14 @@ class Job:
         labels: The label map, `.nii.gz` or `.nii`.
         report: The JSON file beside it.
         preview: The picture beside it.
+        masks: The folder beside it for one file a structure.
     """
 
     image: Path
     labels: Path
     report: Path
     preview: Path
+    masks: Path
 
 
 def plan_jobs(images: Sequence[Path], out: str | None) -> list[Job]:
@@ -54,7 +56,15 @@ def plan_jobs(images: Sequence[Path], out: str | None) -> list[Job]:
             folder = image.parent if out is None else Path(out)
             labels = folder / f"{stem(image)}_seg.nii.gz"
         base = labels.parent / stem(labels)
-        jobs.append(Job(image=image, labels=labels, report=Path(f"{base}.json"), preview=Path(f"{base}.png")))
+        jobs.append(
+            Job(
+                image=image,
+                labels=labels,
+                report=Path(f"{base}.json"),
+                preview=Path(f"{base}.png"),
+                masks=Path(f"{base}_masks"),
+            )
+        )
     seen: dict[Path, Path] = {}
     sources = {image.resolve() for image in images}
     for job in jobs:

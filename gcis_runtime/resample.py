@@ -22,6 +22,8 @@ from gcis_runtime.spec import Shape3
 _SHEAR_TOLERANCE = 1e-3
 """Voxels by which off-diagonal terms may move a sample before the general path is taken."""
 _CHUNK_VOXELS = 1 << 22
+_CACHED_VOXELS = 1 << 17
+"""Voxels interpolated at a time along an axis: as many as stay in a processor's cache."""
 
 Box = tuple[slice, slice, slice]
 """Part of a grid: first and last index along X, Y, Z, both given."""
@@ -81,8 +83,12 @@ class GridMap:
         return np.asarray(out, dtype=np.float32).transpose(np.argsort(order))
 
     def cheapest_order(self) -> list[int]:
-        """Return the axes by growth, the one that shrinks most first: the others then have less to do."""
-        return sorted(range(3), key=lambda axis: self.shape_out[axis] / self.shape_in[axis])
+        """Return the axes by growth, the one that shrinks most first: the others then have less to do.
+
+        Of equals, the last comes first: files have X fastest, and gathers along it are the slowest.
+        """
+        growth = [round(n / m, 3) for n, m in zip(self.shape_out, self.shape_in, strict=True)]
+        return sorted(range(3), key=lambda axis: (growth[axis], -axis))
 
     def nearest(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Resample labels to the nearest voxel centre; a tie goes to the even index (see `axis_coordinates`).
@@ -203,13 +209,12 @@ def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> 
     shape = list(array.shape)
     shape[axis] = len(position)
     out = np.empty(shape, dtype=np.float32)
-    rows = max(1, _CHUNK_VOXELS * shape[0] // max(1, out.size))
+    rows = max(1, _CACHED_VOXELS * shape[0] // max(1, out.size))
     for start in range(0, shape[0], rows):
         part = slice(start, start + rows)
-        if axis == 0:
-            before, after, factor = array[low[part]], array[high[part]], weight[part]
-        else:
-            before, after, factor = array[part].take(low, axis), array[part].take(high, axis), weight
+        source, below, above = (array, low[part], high[part]) if axis == 0 else (array[part], low, high)
+        factor = weight[part] if axis == 0 else weight
+        before, after = source.take(below, axis, mode="clip"), source.take(above, axis, mode="clip")
         base = before.astype(np.float32, copy=False)
         target = out[part]
         np.subtract(after, base, out=target, dtype=np.float32)

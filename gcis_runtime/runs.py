@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.metrics import check_same_grid, dice_by_value
 from gcis_runtime.nifti import read_volume, write_labels, write_volume
 from gcis_runtime.outputs import Job
@@ -23,6 +24,8 @@ def run_job(
     *,
     truth: Path | None = None,
     preview: bool = False,
+    masks: bool = False,
+    restore: Restore = DEFAULT_RESTORE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Segment one file and write its results.
@@ -32,6 +35,8 @@ def run_job(
         job: Input and outputs.
         truth: A label map on the same grid; adds the Dice of each structure, by label value.
         preview: Write the picture too.
+        masks: Write one binary file a structure too.
+        restore: How labels come to the image's grid.
         progress: Told of every finished window.
 
     Returns:
@@ -46,10 +51,12 @@ def run_job(
     if truth is not None:
         reference = read_volume(truth)
         check_same_grid(volume, reference, name=str(truth))
-    result = segmenter.segment(volume, progress=progress)
+    result = segmenter.segment(volume, restore=restore, masks=masks, progress=progress)
     seconds |= result.seconds
     _timed(seconds, "write", lambda: result.save(job.labels))
     report: dict[str, Any] = {"image": str(job.image), "labels": str(job.labels)} | result.report()
+    if masks:
+        report["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks))
     if preview:
         from gcis_runtime.preview import write_preview  # noqa: PLC0415 (Pillow only when asked for)
 

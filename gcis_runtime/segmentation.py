@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
+from gcis_runtime.errors import OutputError
 from gcis_runtime.manifest import Label
 from gcis_runtime.nifti import write_labels
 from gcis_runtime.sink import Masks
@@ -102,6 +104,27 @@ class Segmentation:
         """
         write_labels(path, self.labels, like=self.volume)
 
+    def save_masks(self, folder: str | os.PathLike[str]) -> dict[str, str]:
+        """Write each structure's mask as NIfTI: 1 where its margin is positive, even if another's is larger.
+
+        Args:
+            folder: Takes `NAME.nii.gz` of each structure; every file appears whole or not at all.
+
+        Returns:
+            Path of each structure's file by its name.
+
+        Raises:
+            OutputError: A file cannot be written, or the masks were not asked for.
+        """
+        if self.masks is None:
+            raise OutputError("there are no masks to write", fix="Segment with masks=True.")
+        paths: dict[str, str] = {}
+        for structure, name in zip(self.structures, _file_names(self.structures), strict=True):
+            path = Path(folder) / f"{name}.nii.gz"
+            write_labels(path, self.masks[structure.value], like=self.volume)
+            paths[structure.name] = str(path)
+        return paths
+
     def report(self) -> dict[str, Any]:
         """Return everything but the voxels, ready for JSON."""
         return {
@@ -139,6 +162,14 @@ def measure(
         )
         for s in structures
     )
+
+
+def _file_names(structures: Sequence[Structure]) -> list[str]:
+    """Return a distinct file name for each structure: its name in letters, digits and dashes."""
+    names = [re.sub(r"[^\w]+", "-", s.name.lower()).strip("-") or "structure" for s in structures]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{s.value}" for name, s in zip(names, structures, strict=True)]
+    return names
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -6,13 +6,16 @@ import contextlib
 from collections.abc import Iterator
 
 from gcis_runtime import Segmenter
+from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_train.datalist import Case
 from gcis_train.evaluate import Prediction, Source
 from gcis_train.images import read_image
 
 
 @contextlib.contextmanager
-def bundle_source(bundle: str, *, engine: str, precision: str, device: str = "cpu") -> Iterator[Source]:
+def bundle_source(
+    bundle: str, *, engine: str, precision: str, device: str = "cpu", restore: Restore = DEFAULT_RESTORE
+) -> Iterator[Source]:
     """Open a bundle; yields the source of its predictions.
 
     Raises:
@@ -23,7 +26,12 @@ def bundle_source(bundle: str, *, engine: str, precision: str, device: str = "cp
         values = {label.prompt: label.value for label in segmenter.bundle.manifest.labels}
 
         def predict(case: Case) -> Prediction:
-            return Prediction(labels=segmenter.segment(read_image(case.image)).labels, values=values)
+            labels = segmenter.segment(read_image(case.image), restore=restore).labels
+            return Prediction(labels=labels, values=values)
 
-        notes = {"bundle_sha256": segmenter.bundle.sha256, "pipeline": segmenter.engine.text}
+        notes = {
+            "bundle_sha256": segmenter.bundle.sha256,
+            "pipeline": segmenter.engine.text,
+            "restore": restore,
+        }
         yield Source(predict=predict, prompts=values.keys(), notes=notes)

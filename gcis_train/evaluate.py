@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_train.checkpoint import Checkpoint
 from gcis_train.datalist import Case, Target
 from gcis_train.images import Grid, read_array, read_grid, read_mask
@@ -172,7 +173,9 @@ def _count(unscored: dict[str, int], targets: Sequence[Target]) -> None:
         unscored[target.prompt] = unscored.get(target.prompt, 0) + 1
 
 
-def network_source(found: Checkpoint, *, overlap: float | None, device: torch.device) -> Source:
+def network_source(
+    found: Checkpoint, *, overlap: float | None, device: torch.device, restore: Restore = DEFAULT_RESTORE
+) -> Source:
     """Return the reference pipeline of a checkpoint: PyTorch and MONAI.
 
     Raises:
@@ -190,10 +193,12 @@ def network_source(found: Checkpoint, *, overlap: float | None, device: torch.de
     values = {prompt: i + 1 for i, prompt in enumerate(found.prompts)}
 
     def predict(case: Case) -> Prediction:
-        labels = reference_labels(case.image, net, preprocess=preprocess, window=window, device=device)
+        labels = reference_labels(
+            case.image, net, preprocess=preprocess, window=window, restore=restore, device=device
+        )
         return Prediction(labels=labels, values=values)
 
-    notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch"}
+    notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch", "restore": restore}
     return Source(predict=predict, prompts=values.keys(), notes=notes)
 
 

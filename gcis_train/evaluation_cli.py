@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from gcis_runtime.labelling import Restore
     from gcis_train.datalist import Case
     from gcis_train.evaluate import Source
 
@@ -55,6 +56,13 @@ _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist 
 @click.option("--overlap", type=float, help="Window overlap of --checkpoint [the checkpoint's].")
 @click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
 @click.option("--precision", default="auto", show_default=True, help="Precision of --bundle.")
+@click.option(
+    "--restore",
+    type=click.Choice(["smooth", "nearest"]),
+    default="smooth",
+    show_default=True,
+    help="How labels of --checkpoint or --bundle come to the image's grid.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "-o",
@@ -110,6 +118,7 @@ def _source(
     overlap: float | None,
     engine: str,
     precision: str,
+    restore: Restore,
     device: str,
 ) -> Iterator[Source]:
     """Open what is evaluated."""
@@ -118,12 +127,15 @@ def _source(
         from gcis_train.evaluate import network_source
         from gcis_train.settings import pick_device
 
-        yield network_source(checkpoints.load(checkpoint), overlap=overlap, device=pick_device(device))
+        yield network_source(
+            checkpoints.load(checkpoint), overlap=overlap, device=pick_device(device), restore=restore
+        )
     elif bundle is not None:
         from gcis_train.bundles import bundle_source
 
         place = "cpu" if device == "auto" else device
-        with bundle_source(bundle, engine=engine, precision=precision, device=place) as source:
+        opened = bundle_source(bundle, engine=engine, precision=precision, device=place, restore=restore)
+        with opened as source:
             yield source
     else:
         from gcis_train.predictions import folder_source

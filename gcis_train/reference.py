@@ -17,6 +17,7 @@ from monai.transforms import Compose, EnsureChannelFirst, Orientation, ScaleInte
 from monai.transforms.utils import convert_applied_interp_mode
 from torch import Tensor
 
+from gcis_runtime.labelling import Restore
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.volumes import load_tensor
 
@@ -27,6 +28,7 @@ def reference_labels(
     *,
     preprocess: PreprocessSpec,
     window: WindowSpec,
+    restore: Restore = "nearest",
     device: torch.device | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Segment a CT file with MONAI's transforms and sliding window.
@@ -36,12 +38,14 @@ def reference_labels(
         predictor: Windows (B, 1, *roi) to margins (B, P, *roi), foreground minus background.
         preprocess: What the network expects.
         window: How windows lie and are blended.
+        restore: `"nearest"` as the published code: labels, then back to the file's grid; `"smooth"` takes the
+            margins back by linear interpolation and compares them there.
         device: Where the network runs; the CPU when None.
 
     Returns:
         (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where margin `p` is the largest and positive.
     """
-    geometry = _geometry(preprocess)
+    geometry = geometry_of(preprocess)
     loaded = EnsureChannelFirst(channel_dim="no_channel")(load_tensor(image))
     moved = geometry(loaded)
     low, high = preprocess.intensity_window
@@ -57,12 +61,17 @@ def reference_labels(
             sigma_scale=window.sigma_scale,
             cval=window.padding_value,
         )
+    if restore == "smooth":
+        margins = undo_geometry(margins[0].cpu(), moved, geometry, mode="bilinear")[None]
     best, channel = margins[0].max(0)
     labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().float()
-    return _restore(labels, moved, geometry)
+    if restore == "nearest":
+        labels = undo_geometry(labels[None], moved, geometry, mode="nearest")[0]
+    return labels.numpy().round().astype(np.uint8)
 
 
-def _geometry(spec: PreprocessSpec) -> Compose:
+def geometry_of(spec: PreprocessSpec) -> Compose:
+    """Return the transforms that bring an image (1, X, Y, Z) to the network's grid."""
     steps: list[object] = []
     if spec.orientation is not None:
         steps.append(Orientation(axcodes=spec.orientation, labels=None))
@@ -71,8 +80,16 @@ def _geometry(spec: PreprocessSpec) -> Compose:
     return Compose(steps)
 
 
-def _restore(labels: Tensor, moved: MetaTensor, geometry: Compose) -> npt.NDArray[np.uint8]:
-    """Undo the geometry, nearest neighbour."""
-    applied = convert_applied_interp_mode(moved.applied_operations, mode="nearest", align_corners=None)
-    tracked = MetaTensor(labels[None], affine=moved.affine, applied_operations=applied)
-    return np.asarray(geometry.inverse(tracked)[0]).round().astype(np.uint8)
+def undo_geometry(values: Tensor, moved: MetaTensor, geometry: Compose, *, mode: str) -> Tensor:
+    """Bring values on the network's grid back to the file's.
+
+    Args:
+        values: (C, X, Y, Z) on the grid of `moved`.
+        moved: What `geometry` made of the image.
+        geometry: The transforms.
+        mode: `"bilinear"` or `"nearest"`.
+    """
+    applied = convert_applied_interp_mode(moved.applied_operations, mode=mode, align_corners=None)
+    tracked = MetaTensor(values, affine=moved.affine, applied_operations=applied)
+    undone: MetaTensor = geometry.inverse(tracked)
+    return torch.as_tensor(undone.as_tensor())

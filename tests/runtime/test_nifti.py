@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from gcis_runtime import nifti
 from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.nifti import read_volume, write_labels, write_volume
 from gcis_runtime.volume import Volume
@@ -228,7 +229,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, array, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
+    monkeypatch.setattr(nifti, "_write_stream", full)
     with pytest.raises(OutputError, match="No space left"):
         write_labels(tmp_path / "old.nii.gz", labels, like=volume)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old.nii.gz"]

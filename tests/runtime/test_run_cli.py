@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from runtime_helpers import write_ct
 
-from gcis_runtime import cli, console, segmenter
+from gcis_runtime import cli, console, nifti, segmenter
 
 
 @pytest.fixture
@@ -205,13 +205,13 @@ def test_usage_errors_exit_with_two(run, ct, tmp_path):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(run, bundle, ct, monkeypatch):
     before = files(ct.parent)
-    real = nib.Nifti1Image.to_stream
+    real = nifti._write_stream
 
-    def full(self, stream, **kwargs):
-        real(self, stream, **kwargs)
+    def full(stream, image, array):
+        real(stream, image, array)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib.Nifti1Image, "to_stream", full)
+    monkeypatch.setattr(nifti, "_write_stream", full)
     assert_one_error(_quiet(run(ct, "--bundle", bundle)), "No space left")
     assert files(ct.parent) == before
 
@@ -276,3 +276,48 @@ def test_the_command_ends_cleanly_as_a_process(bundle, ct, tmp_path):
     )
     assert (bad.returncode, bad.stdout) == (2, "")
     assert len(bad.stderr.splitlines()) == 1
+
+
+def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp_path):
+    for restore in ("smooth", "nearest"):
+        out = tmp_path / restore / "x.nii.gz"
+        result = run(ct, "--bundle", bundle, "-o", out, "--masks", "--restore", restore, "--json")
+        report = json.loads(result.stdout)["results"][0]
+        assert report["restore"] == restore
+        assert report["seconds"]["masks"] > 0
+        labels = np.asarray(nib.load(out).dataobj)
+        masks = {name: nib.load(path) for name, path in report["masks"].items()}
+        assert sorted(p.name for p in (out.parent / "x_masks").iterdir()) == ["bone.nii.gz", "liver.nii.gz"]
+        bone, liver = (np.asarray(masks[name].dataobj) for name in ("bone", "liver"))
+        assert masks["bone"].get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(masks["bone"].affine, nib.load(ct).affine)
+        np.testing.assert_array_equal((bone | liver) > 0, labels > 0)
+        assert np.any(bone & liver)  # the label map can show only one of them
+        np.testing.assert_array_equal(bone[labels == 1], 1)
+    assert np.any(
+        np.asarray(nib.load(tmp_path / "smooth" / "x.nii.gz").dataobj)
+        != np.asarray(nib.load(tmp_path / "nearest" / "x.nii.gz").dataobj)
+    )
+
+
+def test_the_command_offers_what_the_runtime_does():
+    from typing import get_args
+
+    from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
+
+    assert get_args(Restore) == cli._RESTORE
+    assert cli._RESTORE[0] == DEFAULT_RESTORE
+
+
+def test_structures_of_one_name_have_files_of_their_own():
+    from gcis_runtime.segmentation import Structure, _file_names
+
+    def structure(value, name):
+        return Structure(
+            value=value, name=name, prompt=name, color=(0, 0, 0), codes={}, voxels=0, volume_ml=0
+        )
+
+    assert _file_names([structure(1, "Left Kidney"), structure(2, "rein: ö/..")]) == ["left-kidney", "rein-ö"]
+    assert _file_names([structure(1, "a b"), structure(2, "a-b"), structure(3, "../..")]) == [
+        "a-b-1", "a-b-2", "structure-3",
+    ]  # fmt: skip

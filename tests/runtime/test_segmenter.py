@@ -37,8 +37,8 @@ GRIDS = {
 }
 
 
-def reference(array, affine, spec, window):
-    """PyTorch and MONAI: transforms, sliding window, argmax over background and structures, inverse."""
+def reference(array, affine, spec, window, restore):
+    """PyTorch and MONAI: transforms, sliding window, then argmax and inverse in either order."""
     low, high = spec.intensity_window
     transform = Compose(
         [
@@ -57,23 +57,27 @@ def reference(array, affine, spec, window):
         overlap=window.overlap, mode=window.blend, sigma_scale=window.sigma_scale, cval=window.padding_value,
     )  # fmt: skip
     scores = torch.cat([torch.zeros_like(margins[:, :1]), margins], dim=1)[0]
-    data["label"] = data["image"].clone()
-    data["label"][0] = scores.argmax(dim=0).float()
-    undo = Invertd("label", transform, orig_keys="image", nearest_interp=True, to_tensor=True)
-    return undo(data)["label"][0].numpy()
+    smooth = restore == "smooth"
+    values = scores if smooth else scores.argmax(dim=0, keepdim=True).float()
+    data["label"] = MetaTensor(values, meta=data["image"].meta)
+    undo = Invertd("label", transform, orig_keys="image", nearest_interp=not smooth, to_tensor=True)
+    undone = undo(data)["label"]
+    return undone.argmax(dim=0).numpy() if smooth else undone[0].numpy()
 
 
+@pytest.mark.parametrize("restore", ["nearest", "smooth"])
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("case", GRIDS)
-def test_labels_are_those_of_the_reference_pipeline(make_bundle, case, engine):
+def test_labels_are_those_of_the_reference_pipeline(make_bundle, case, engine, restore):
     shape, affine = GRIDS[case]
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0))
     window = WindowSpec(roi=(64, 64, 64), overlap=0.5)
     array = smooth_ct(shape, seed=3)
-    expected = reference(array, affine, spec, window)
+    expected = reference(array, affine, spec, window, restore)
     with Segmenter.open(make_bundle(preprocess=spec, window=window), engine=engine) as segmenter:
-        result = segmenter.segment(Volume(array=array, affine=affine))
+        result = segmenter.segment(Volume(array=array, affine=affine), restore=restore)
     assert result.labels.shape == shape
+    assert result.restore == restore
     assert np.mean(result.labels == expected) >= 0.9999
     assert min(np.mean(expected == value) for value in (0, 1, 2)) > 0.02  # all labels occur: the test can see
 
