@@ -127,23 +127,33 @@ def warmstart(
 @click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for more [all that it knows].")
 @click.option("--clip-weights", help="CLIP weights for prompts that it does not know.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def paths(checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool) -> None:
-    """Print the pathway of each prompt at the seven positions, counted from 1, with router margins."""
+@click.option("--png", type=FILE, help="Draw the table as a picture: prompts by positions.")
+def paths(
+    checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
+) -> None:
+    """Print the pathway of each prompt at the seven positions, counted from 1, with router margins.
+
+    A margin is by how much the router's logit of the chosen block leads the runner-up's.
+    """
     import json
 
     from gcis_train import checkpoint as checkpoints
     from gcis_train.prompts import embeddings_of
-    from gcis_train.routing import route, routing_table
+    from gcis_train.routing import coincidences, route, routing_table
+    from gcis_train.routing_picture import write_heatmap
 
     found = checkpoints.load(checkpoint)
     net = found.routed()
-    wanted = prompts or found.prompts
-    vectors = embeddings_of(found, wanted, clip_weights=clip_weights)
+    vectors = embeddings_of(found, prompts or found.prompts, clip_weights=clip_weights)
     routings = [route(net, prompt, vector) for prompt, vector in vectors.items()]
+    if png is not None:
+        write_heatmap(png, routings, pathways=net.config.pathways)
     if as_json:
         click.echo(json.dumps([r.as_dict() for r in routings], indent=2))
     else:
         click.echo(routing_table(routings))
+    for line in coincidences({r.prompt: r.pathway for r in routings}):
+        click.echo(f"gcis-train: {line}", err=True)
 
 
 @main.command("import")

@@ -34,7 +34,7 @@ def distinct_colors(prompts: Sequence[str]) -> tuple[Color, ...]:
         color = _COLORS.get(structure_key(prompt))
         step = index
         while color is None or color in chosen:
-            color = _spread_color(step)
+            color = spread_color(step)
             step += len(prompts)
         chosen.append(color)
     return tuple(chosen)
@@ -48,7 +48,7 @@ def structure_key(prompt: str) -> str:
     return _ALIASES.get(bare, bare)
 
 
-def _spread_color(step: int) -> Color:
+def spread_color(step: int) -> Color:
     """Return colours far from one another: hues by the golden ratio, three shades in turn."""
     hue = (0.58 + 0.618034 * step) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.75, 0.55, 0.95)[step % 3], (0.95, 0.85, 0.65)[step % 3])

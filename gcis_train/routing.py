@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gcis_runtime.manifest import POSITIONS
 from gcis_train.nets.network import GcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.pathway import Pathway, group_equal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,11 @@ class Routing:
     margins: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it with the pathway counted from 1, ready for JSON."""
+        """Return it with the pathway counted from 1, ready for JSON; an infinite margin is null there."""
         return {
             "prompt": self.prompt,
             "path_selection": list(self.pathway.one_based),
-            "margins": [round(m, 4) for m in self.margins],
+            "margins": [round(m, 4) if math.isfinite(m) else None for m in self.margins],
         }
 
 
@@ -48,3 +49,12 @@ def routing_table(routings: list[Routing]) -> str:
         cells = [f"{n} ({m:.1f})" for n, m in zip(r.pathway.one_based, r.margins, strict=True)]
         lines.append(f"{r.prompt:<{width}}  " + "  ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
+
+
+def coincidences(pathways: dict[str, Pathway]) -> list[str]:
+    """Return one warning for each group of prompts whose seven choices coincide: their masks are the same."""
+    return [
+        f"warning: {', '.join(repr(p) for p in group)} share all seven pathways "
+        f"({pathways[group[0]]}): they give the same mask"
+        for group in group_equal(pathways)
+    ]

@@ -20,9 +20,10 @@ from gcis_train.feed import Feed
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.objectives import JointObjective, Objective, RoutedObjective
 from gcis_train.options import TrainOptions
-from gcis_train.pathway import Pathway, group_equal, spread
+from gcis_train.pathway import Pathway, spread
 from gcis_train.progress import Progress
 from gcis_train.prompts import PromptTable, embed_prompts, read_table, write_table
+from gcis_train.routing import coincidences
 from gcis_train.trainer import Outcome, Trainer, write_options
 from gcis_train.upcycle import upcycle
 
@@ -159,11 +160,8 @@ def pretrain(
 
 def report_coincidences(pathways: dict[str, Pathway], progress: Progress) -> None:
     """Name the prompts whose seven choices coincide: their masks are the same."""
-    for group in group_equal(pathways):
-        names = ", ".join(repr(p) for p in group)
-        progress.say(
-            f"warning: {names} share all seven pathways ({pathways[group[0]]}): they give the same mask"
-        )
+    for line in coincidences(pathways):
+        progress.say(line)
 
 
 def _initialise(net: GcisNet | StaticGcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
