@@ -128,6 +128,28 @@ def agreement(
 
 
 @main.command()
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
+)
+@click.option("--fresh", is_flag=True, help="Take initial weights in place of the checkpoint's.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def parity(checkpoint: Path, fresh: bool, out: Path) -> None:
+    """Measure how far float64, the export graph and the engines are from the network in PyTorch."""
+    from benchmarks.parity import measure
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = measure(
+            checkpoint, fresh=fresh, folder=Path(folder), say=lambda stage: click.echo(stage, err=True)
+        )
+    for row in record["rows"]:
+        click.echo(
+            f"{row['relative']:9.2e} of the range, labels changed {row['labels_changed']:.2e}, "
+            f"decided {row['labels_decided']:.2e}  {row['stage']}, {row['window']}"
+        )
+    click.echo(f"record: {write_record(record, out)}")
+
+
+@main.command()
 def tables() -> None:
     """Write the README's tables again from the committed records."""
     from benchmarks.tables import README, render

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-import torch
-
-from gcis_runtime.phantom import make_phantom
+from doc_helpers import commands, run_command, without_clip, write_air, write_case, write_published
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = {
     "gcis-train pretrain": "--feature-size 12 --roi 64 --spacing 8 --max-epochs 1 --pathways 2 "
     "--windows-per-case 1 --clip-weights random --validate-every 1",
 }
-
-
-def commands() -> list[list[str]]:
-    """Return every command line of the README's bash blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line.strip()]
-
-
-def write_case(folder: Path, name: str, seed: int) -> None:
-    phantom = make_phantom(seed, spacing=(8.0, 8.0, 8.0))
-    nib.save(nib.Nifti1Image(phantom.ct, phantom.affine), folder / f"{name}_ct.nii.gz")
-    nib.save(nib.Nifti1Image(phantom.labels, phantom.affine), folder / f"{name}_label.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +27,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate("ab"):
         write_case(data, name, seed)
     (data / "datalist.json").write_text(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
-    small = nib.Nifti1Image(np.full((40, 40, 40), -1000, np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
-    nib.save(small, folder / "ct.nii.gz")
-    sys.path.insert(0, str(Path(__file__).parent / "data" / "conformance"))
-    import recipe
-
-    case = json.loads((Path(__file__).parent / "data" / "conformance" / "case_small.json").read_text())
-    state = recipe.state_dict(case["single_shapes"], case["seed"])
-    torch.save({k: torch.from_numpy(v) for k, v in state.items()}, folder / "params.pth")
+    write_air(folder / "ct.nii.gz")
+    write_published(folder / "params.pth", case="small", kind="single")
     return folder
 
 
 def test_every_command_of_the_readme_runs(workplace: Path) -> None:
-    lines = commands()
-    assert len(lines) >= 10
-    environment = {**os.environ, "GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"}
-    for words in lines:
-        extra = next((flags for start, flags in SMALLER.items() if " ".join(words).startswith(start)), "")
-        program = Path(sys.executable).parent / words[0]
-        done = subprocess.run(
-            [str(program), *words[1:], *shlex.split(extra)],
-            cwd=workplace,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    """Published weights come last and go their way without CLIP: there it cannot even be imported."""
+    before, published, after = README.partition("\n## Published weights\n")
+    parts = [(commands(before), {}), (commands(published + after), without_clip(workplace))]
+    assert [len(lines) >= least for (lines, _), least in zip(parts, (8, 3), strict=True)] == [True, True]
+    for lines, environment in parts:
+        for words in lines:
+            extra = next((flags for start, flags in SMALLER.items() if " ".join(words).startswith(start)), "")
+            environment |= {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"}
+            run_command([*words, *shlex.split(extra)], workplace, environment)
     assert (workplace / "results" / "b_ct_seg.nii.gz").is_file()
     assert (workplace / "results" / "b_ct_seg.png").is_file()
     assert (workplace / "results" / "evaluation" / "summary.json").is_file()

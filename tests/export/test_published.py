@@ -1,0 +1,72 @@
+"""Published weights on their way to a bundle: without CLIP by hand, with it by prompt."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from doc_helpers import write_published
+from safetensors.torch import save_file
+
+from gcis_export.resolve import resolve
+from gcis_export.settings import Overrides, choose_settings
+from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_runtime.spec import PreprocessSpec
+from gcis_train import checkpoint
+from gcis_train.foreign import import_file
+from gcis_train.text import TextEncoder
+
+SELECTION = "2,1,2,1,2,2,1"
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A routed and a single-task checkpoint, imported."""
+    folder = tmp_path_factory.mktemp("published")
+    write_published(folder / "routed.pt", case="two_pathways", kind="routed")
+    write_published(folder / "params.pth", case="small", kind="single")
+    import_file(folder / "routed.pt", folder / "routed")
+    import_file(folder / "params.pth", folder / "pancreas", prompt="pancreas")
+    return checkpoint.load(folder / "routed"), checkpoint.load(folder / "pancreas")
+
+
+@pytest.fixture
+def no_clip(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+
+
+@pytest.mark.usefixtures("no_clip")
+def test_neither_needs_clip_when_it_says_where_to_go(imported):
+    routed, single = imported
+    (choice,) = resolve(single, ["pancreas"]).choices
+    assert (choice.prompt, str(choice.pathway)) == ("pancreas", "1,1,1,1,1,1,1")
+    found = resolve(routed, ["pancreas"], path_selections=[SELECTION])
+    assert str(found.choices[0].pathway) == SELECTION and found.choices[0].margins is None
+    with pytest.raises(PromptError, match="--clip-weights"):
+        resolve(routed, ["pancreas"])
+
+
+def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
+    routed, _ = imported
+    tower = TextEncoder("ViT-B-32-quickgelu", "random", seed=4)
+    save_file(tower._tower.state_dict(), tmp_path / "clip.safetensors")
+    (choice,) = resolve(routed, ["pancreas"], clip_weights=str(tmp_path / "clip.safetensors")).choices
+    assert choice.pathway == routed.routed().resolve(tower.embed(["pancreas"])[0])
+    assert choice.margins is not None and min(choice.margins) > 0
+
+
+def test_what_they_do_not_say_is_asked_for_or_assumed_and_said(imported):
+    for found in imported:
+        with pytest.raises(CheckpointError, match=r"does not say its window.*published gCIS 128, BTCV 96"):
+            choose_settings(found.config, Overrides())
+        settings = choose_settings(found.config, Overrides(roi=(64, 64, 64)))
+        assert settings.preprocess == PreprocessSpec(
+            spacing=(1.0, 1.0, 1.0), intensity_window=(-175.0, 250.0), orientation=None
+        )
+        (note,) = settings.notes
+        assert (
+            "published spacing 1 x 1 x 1 mm, orientation of the file" in note and "(-175.0, 250.0) HU" in note
+        )

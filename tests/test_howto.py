@@ -1,0 +1,96 @@
+"""How-to documents: every option exists, and what needs no GPU runs, on a toy network."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from doc_helpers import commands, run_command, without_clip, write_air, write_case, write_published
+
+HOWTO = Path(__file__).parents[1] / "docs" / "how-to"
+EXPORT = (HOWTO / "export.md").read_text()
+DEBUG = (HOWTO / "debug_accuracy.md").read_text()
+PROGRAMS = {
+    "gcis-train": "gcis_train.cli",
+    "gcis-export": "gcis_export.cli",
+    "gcis-run": "gcis_runtime.cli",
+    "gcis-bundle": "gcis_runtime.bundle_cli",
+}
+
+
+def lines() -> list[list[str]]:
+    """Return the commands of ours that the export document shows, run or not."""
+    found = commands(EXPORT) + commands(EXPORT, "console")
+    return [words for words in found if words[0] in PROGRAMS]
+
+
+@pytest.mark.parametrize("words", lines(), ids=" ".join)
+def test_the_options_of_every_command_exist(words: list[str]) -> None:
+    command: click.Command = import_module(PROGRAMS[words[0]]).main
+    arguments = words[1:]
+    if isinstance(command, click.Group):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(words[0], list(arguments))
+
+
+def test_an_option_that_does_not_exist_is_seen() -> None:
+    command: click.Command = import_module("gcis_export.cli").main
+    with pytest.raises(click.UsageError, match="--no-such-option"):
+        command.make_context("gcis-export", ["--checkpoint", "c", "--no-such-option"])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the document's commands name: random weights, phantoms, a random CLIP."""
+    sys.path.insert(0, str(Path(__file__).parent / "export"))
+    from export_helpers import TEXT_DIM, write_checkpoint
+    from safetensors.torch import save_file
+    from torch import randn
+
+    from gcis_train.checkpoint import prompt_table
+    from gcis_train.text import TextEncoder
+
+    folder = tmp_path_factory.mktemp("howto")
+    write_checkpoint(
+        folder / "runs" / "mine", prompts=prompt_table(("mandible", "spinal cord"), randn(2, TEXT_DIM))
+    )
+    (folder / "data").mkdir()
+    for seed, name in enumerate("ab"):
+        write_case(folder / "data", name, seed)
+    write_air(folder / "ct.nii.gz")
+    write_published(folder / "params.pth", case="small", kind="single")
+    write_published(folder / "routed.pt", case="two_pathways", kind="routed")
+    tower = TextEncoder("ViT-B-32-quickgelu", "random", seed=4)._tower
+    save_file({n: t.half() for n, t in tower.state_dict().items()}, folder / "clip.safetensors")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_command_of_the_export_document_runs(workplace: Path) -> None:
+    """One command alone names CLIP weights; no other may need CLIP."""
+    common = {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"}
+    for words in commands(EXPORT):
+        environment = {} if "--clip-weights" in words else without_clip(workplace)
+        run_command(words, workplace, environment | common)
+    for made in ("small.gcis", "two.gcis", "models/mandible/1/model.onnx", "by_hand.gcis", "by_prompt.gcis"):
+        assert (workplace / made).exists(), made
+    assert (workplace / "monai/mandible/configs/inference.json").is_file()
+    assert (workplace / "ct_seg.nii.gz").is_file() and (workplace / "results/b_ct_seg.nii.gz").is_file()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_debug_document_runs(workplace: Path) -> None:
+    if not (workplace / "mandible.gcis").is_dir():
+        words = next(words for words in commands(EXPORT) if words[-1] == "mandible.gcis")
+        run_command(words, workplace, {"OMP_NUM_THREADS": "2"})
+    code = re.findall(r"```python\n(.*?)```", DEBUG, re.DOTALL)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" ok") == 3, done.stdout
