@@ -150,6 +150,23 @@ def parity(checkpoint: Path, fresh: bool, out: Path) -> None:
 
 
 @main.command()
+@click.option("--spacing", default=1.5, show_default=True, help="Voxel size in mm to resample to.")
+@click.option("--repeats", default=5, show_default=True, help="Turns of each way.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def cache(spacing: float, repeats: int, out: Path) -> None:
+    """Compare the cache of pre-processed cases with none and with MONAI's PersistentDataset."""
+    from benchmarks.cache import compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = compare(spacing=spacing, repeats=repeats, folder=Path(folder))
+    for name, seconds in record["seconds"].items():
+        times = record["times_faster_than_no_cache"][name]
+        click.echo(f"{seconds:8.3f} s  {times:6.2f} x  {name}")
+    click.echo("  ".join(f"{name} {size / 1e6:.1f} MB" for name, size in record["bytes"].items()))
+    click.echo(f"record: {write_record(record, out)}")
+
+
+@main.command()
 def tables() -> None:
     """Write the README's tables again from the committed records."""
     from benchmarks.tables import README, render

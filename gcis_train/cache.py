@@ -8,10 +8,13 @@ none.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
 import importlib.metadata
+import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +32,8 @@ from gcis_train.volumes import CaseVolume, load_case
 _FORMAT = 1
 _INDEX = "entry.json"
 _CHUNK = 1 << 24
+_STALE = 24 * 3600.0
+"""Seconds after which an unfinished entry belongs to no living process."""
 _DAMAGE = (OSError, ValueError, msgspec.DecodeError)
 """What reading an entry can end with: a file is gone, differs from its checksum, or the index is not one."""
 
@@ -60,6 +65,7 @@ class VolumeCache:
 
     def __init__(self, folder: Path, *, notify: Callable[[str], None]) -> None:
         check_writable(folder / _INDEX)
+        _sweep(folder)
         self._folder = folder
         self._notify = notify
         self._read = self._made = 0
@@ -111,6 +117,14 @@ def case_loader(spec: PreprocessSpec, cache: VolumeCache | None) -> Callable[[Ca
     return (
         functools.partial(load_case, spec=spec) if cache is None else functools.partial(cache.load, spec=spec)
     )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left: unfinished entries that nobody has touched for a day."""
+    for unfinished in folder.glob(".*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if unfinished.is_dir() and time.time() - unfinished.stat().st_mtime > _STALE:
+                shutil.rmtree(unfinished)
 
 
 def _key(case: Case, spec: PreprocessSpec) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,16 @@ def test_two_that_make_one_entry_at_once(
     _same(ours.load(case, SPEC), plain)
     assert ours.size()[0] == 1 and notes == []
     assert not [f for f in (tmp_path / "cache").iterdir() if f.name.startswith(".")]
+
+
+def test_unfinished_entries_of_killed_processes_are_swept(tmp_path: Path, notes: Notes) -> None:
+    for name, age in (("old", 2 * 86400), ("fresh", 60)):
+        folder = tmp_path / "cache" / f".{name}"
+        folder.mkdir(parents=True)
+        (folder / "image.npy").touch()
+        os.utime(folder, (time.time() - age,) * 2)
+    assert notes.cache(tmp_path / "cache").size() == (0, 0)
+    assert [f.name for f in (tmp_path / "cache").iterdir()] == [".fresh"]
 
 
 PROCESS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,22 @@ def test_a_broken_meta_file_is_named(tmp_path: Path) -> None:
     root = write_tree(tmp_path, TREES["totalsegmentator"].files | {"meta.csv": "a,b\n1,2\n"})
     with pytest.raises(DataError, match=r"meta.csv does not say each case's part.*image_id and split"):
         _build("totalsegmentator", root)
+
+
+def test_the_guide_names_every_kind_and_its_commands_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "data.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE) == list(DATASETS)
+    options = _run("lits", "--help").output + _run("check", "--help").output
+    options += CliRunner().invoke(main, ["pretrain", "--help"]).output
+    assert {o for o in re.findall(r"--[a-z][a-z-]+", text) if o not in options} == set()
+    write_tree(tmp_path / "data" / "LiTS", TREES["lits"].files)
+    monkeypatch.chdir(tmp_path)
+    block = text.split("```bash\n")[1].split("```")[0].splitlines()
+    for line in block[:2]:  # the third trains
+        assert line.startswith("gcis-train datalist ")
+        result = CliRunner().invoke(main, line.split()[1:])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "data" / "lits_check.png").is_file()
+    assert block[2].startswith("gcis-train pretrain --datalist data/lits.json ")
