@@ -46,6 +46,10 @@ class EngineError(GcisError):
     """An inference engine or device that cannot be had."""
 
 
+class DeviceMemoryError(EngineError):
+    """A device without enough memory: a smaller window batch or another device may do."""
+
+
 class OutputError(GcisError):
     """An output that cannot be written."""
 

@@ -34,10 +34,15 @@ class StoredBundle:
     problem: str | None = None
 
 
+def home_folder() -> Path:
+    """Return the folder of what gCIS keeps for this user: `$GCIS_HOME`, by default `~/.gcis`."""
+    home = os.environ.get("GCIS_HOME")
+    return Path(home) if home else Path.home() / ".gcis"
+
+
 def store_folder() -> Path:
     """Return the folder of installed bundles: `$GCIS_HOME/bundles`, by default `~/.gcis/bundles`."""
-    home = os.environ.get("GCIS_HOME")
-    return (Path(home) if home else Path.home() / ".gcis") / "bundles"
+    return home_folder() / "bundles"
 
 
 def slugify(name: str) -> str:

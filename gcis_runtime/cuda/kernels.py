@@ -1,0 +1,177 @@
+"""Our kernels: compiled for the GPU at hand by NVRTC, launched with typed arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gcis_runtime.cuda.device import Buffer, Device, import_bindings
+from gcis_runtime.errors import EngineError
+from gcis_runtime.spec import Shape3
+
+NAMES = ("crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins")
+OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
+"""No fused multiply-add: sums have to equal numpy's."""
+
+
+def source() -> str:
+    """Return the kernels' CUDA C++ source."""
+    return resources.files("gcis_runtime.cuda").joinpath("kernels.cu").read_text(encoding="utf-8")
+
+
+def compile_kernels(sm: str, *, nvrtc: Any = None) -> bytes:
+    """Compile the kernels to machine code.
+
+    Args:
+        sm: Compute capability, such as `"sm_89"`.
+        nvrtc: `cuda.bindings.nvrtc`, or something that answers like it.
+
+    Returns:
+        A cubin; where this NVRTC is older than the GPU, PTX of the newest architecture that it knows, which
+        the driver finishes.
+
+    Raises:
+        EngineError: NVRTC is missing or refuses.
+    """
+    nvrtc = nvrtc or import_bindings("nvrtc")
+    known = _known(nvrtc)
+    native = int(sm.removeprefix("sm_")) in known
+    target = f"--gpu-architecture={sm if native else f'compute_{max(known)}'}"
+    program = _nvrtc(nvrtc, "nvrtcCreateProgram", source().encode(), b"kernels.cu", 0, None, None)
+    options = [option.encode() for option in (target, *OPTIONS)]
+    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if int(result):
+        log = b" " * _nvrtc(nvrtc, "nvrtcGetProgramLogSize", program)
+        _nvrtc(nvrtc, "nvrtcGetProgramLog", program, log)
+        raise EngineError(
+            "NVRTC cannot compile the kernels",
+            received=" ".join(log.decode(errors="replace").split())[:300],
+            fix="Use --device cpu.",
+        )
+    kind = "CUBIN" if native else "PTX"
+    image = b" " * _nvrtc(nvrtc, f"nvrtcGet{kind}Size", program)
+    _nvrtc(nvrtc, f"nvrtcGet{kind}", program, image)
+    _nvrtc(nvrtc, "nvrtcDestroyProgram", program)
+    return image
+
+
+def _known(nvrtc: Any) -> list[int]:
+    """Return the architectures that NVRTC compiles for.
+
+    Raises:
+        EngineError: Its library is not there.
+    """
+    try:
+        count = _nvrtc(nvrtc, "nvrtcGetNumSupportedArchs")
+        return list(_nvrtc(nvrtc, "nvrtcGetSupportedArchs"))[:count]
+    except (ImportError, OSError, RuntimeError) as error:  # how cuda-python reports a missing library
+        raise EngineError(
+            "running on a GPU needs NVRTC, CUDA's run-time compiler",
+            received=str(error).splitlines()[0][:200],
+            fix="Install it: pip install 'gcis[cuda]'; or use --device cpu.",
+        ) from error
+
+
+def _nvrtc(nvrtc: Any, name: str, *arguments: Any) -> Any:
+    """Call NVRTC and return its answer without the result code."""
+    result, *answer = getattr(nvrtc, name)(*arguments)
+    if int(result):
+        raise EngineError("NVRTC failed", received=f"{getattr(result, 'name', result)} from {name}")
+    return answer[0] if answer else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A part of a ring buffer, all in voxels (X, Y, Z).
+
+    Attributes:
+        buffer: Shape of the whole buffer.
+        start: First voxel of the part.
+        shape: Its shape; it may run over the end of the ring's axis and go on at the beginning.
+    """
+
+    buffer: Shape3
+    start: Shape3
+    shape: Shape3
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels in the part."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def arguments(self) -> list[NDArray[Any]]:
+        """Return the kernels' parameters `buffer`, `start`, `box`."""
+        return [np.array(shape, dtype=np.int32) for shape in (self.buffer, self.start, self.shape)]
+
+
+class Kernels:
+    """The compiled kernels on one device; each call queues one launch on a stream."""
+
+    def __init__(self, device: Device, image: bytes) -> None:
+        module = device.load(image)
+        self._device = device
+        self._functions = {name: device.function(module, name) for name in NAMES}
+
+    def crop(
+        self, image: Buffer, window: Buffer, box: Box, *, offset: int, low: float, span: float, stream: Any
+    ) -> None:
+        """Cut `box` out of the image into the window buffer at `offset` bytes, mapped from HU to [0, 1]."""
+        self._launch(
+            "crop",
+            box,
+            [_address(image), _address(window, offset), *box.arguments(), _one(low, np.float32),
+             _one(span, np.float32)],
+            stream,
+        )  # fmt: skip
+
+    def accumulate(
+        self,
+        margins: Buffer,
+        box: Box,
+        *,
+        offset: int,
+        weights: Buffer,
+        channels: Buffer,
+        count: int,
+        total: Buffer,
+        norm: Buffer,
+        bad: Buffer,
+        stream: Any,
+    ) -> None:
+        """Add one window's weighted margins, which begin at `offset` bytes, to `box` of the sums."""
+        pointers = [
+            _address(margins, offset), *(_address(b) for b in (weights, channels, total, norm, bad))
+        ]  # fmt: skip
+        self._launch("accumulate", box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+
+    def finish_labels(
+        self, total: Buffer, norm: Buffer, values: Buffer, labels: Buffer, box: Box, *, wide: bool, count: int,
+        stream: Any,
+    ) -> None:  # fmt: skip
+        """Turn `box` of the sums into labels (uint16 when `wide`, else uint8) and clear it."""
+        pointers = [_address(b) for b in (total, norm, values, labels)]
+        name = "finish_labels16" if wide else "finish_labels8"
+        self._launch(name, box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+
+    def finish_margins(
+        self, total: Buffer, norm: Buffer, margins: Buffer, box: Box, *, count: int, stream: Any
+    ) -> None:
+        """Divide `box` of the sums by the weights into (count, box) margins and clear it."""
+        pointers = [_address(b) for b in (total, norm, margins)]
+        self._launch("finish_margins", box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+
+    def _launch(self, name: str, box: Box, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
+        self._device.launch(self._functions[name], box.voxels, arguments, stream)
+
+
+def _address(buffer: Buffer, offset: int = 0) -> NDArray[Any]:
+    return _one(buffer.address + offset, np.uint64)
+
+
+def _one(value: float, dtype: DTypeLike) -> NDArray[Any]:
+    return np.array([value], dtype=dtype)

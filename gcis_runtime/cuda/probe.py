@@ -1,0 +1,133 @@
+"""Asking the CUDA driver what is there, before anything that would crash without it.
+
+Creating a TensorRT runtime where there is no driver ends the interpreter with a segmentation fault, so every way to
+a GPU leads through `require_gpu`. libcuda is asked directly: `gcis-bundle doctor` has to answer on machines
+that have a GPU but not (yet) the cuda-python package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gcis_runtime.errors import EngineError
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
+_ADVICE = {
+    3: "the driver is not initialised (is another process resetting the GPU?)",
+    100: "the driver sees no GPU",
+    802: "the GPUs' fabric manager has not started",
+    803: "the driver's library and its kernel module have different versions",
+    804: "the driver's compatibility library does not serve this GPU",
+}
+"""What the results of cuInit that people meet mean (CUresult in cuda.h)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One CUDA device.
+
+    Attributes:
+        index: Its number, as in `cuda:1`.
+        name: Product name.
+        capability: Compute capability (major, minor).
+        memory: Device memory in bytes.
+    """
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+    @property
+    def sm(self) -> str:
+        """The compute capability as compilers write it: `sm_89`."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """What the CUDA driver says.
+
+    Attributes:
+        version: Highest CUDA version that it serves, such as `"13.0"`; None without a driver.
+        gpus: Devices in the driver's order.
+        problem: Why no GPU can be used; None when one can.
+    """
+
+    version: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    problem: str | None = None
+
+
+def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
+    """Ask the CUDA driver for its version and devices; never raises.
+
+    Args:
+        load: Loads a shared library by name.
+    """
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        library = load(name)
+    except OSError:
+        return Driver(problem=f"no CUDA driver was found ({name})")
+    result = int(library.cuInit(0))
+    if result:
+        return Driver(problem=_ADVICE.get(result, f"the CUDA driver does not start (error {result})"))
+    version, count = ctypes.c_int(), ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(version)) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return Driver(problem="the CUDA driver does not answer")
+    text = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    gpus = tuple(_ask(library, index) for index in range(count.value))
+    return Driver(version=text, gpus=gpus, problem=None if gpus else _ADVICE[100])
+
+
+def require_gpu(device: str, *, probe: Callable[[], Driver] = probe_driver) -> Gpu:
+    """Return the GPU that `cuda` or `cuda:1` means.
+
+    Args:
+        device: `"cuda"` (the first) or `"cuda:NUMBER"`.
+        probe: Asks the driver.
+
+    Raises:
+        EngineError: No driver, no such device.
+    """
+    driver = probe()
+    if driver.problem is not None:
+        raise EngineError(
+            "no NVIDIA GPU can be used",
+            received=driver.problem,
+            expected="a CUDA driver and a GPU",
+            fix="Use --device cpu, or install the NVIDIA driver (`gcis-bundle doctor` shows what is there).",
+        )
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    index = int(match[1] or 0) if match else -1
+    if not 0 <= index < len(driver.gpus):
+        raise EngineError(
+            "there is no such GPU",
+            received=device,
+            expected=", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in driver.gpus),
+            fix="Choose one of them with --device.",
+        )
+    return driver.gpus[index]
+
+
+def _ask(library: Any, index: int) -> Gpu:
+    """Read one device's name, compute capability and memory."""
+    handle, name, memory = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
+    numbers = [ctypes.c_int(), ctypes.c_int()]
+    library.cuDeviceGet(ctypes.byref(handle), index)
+    library.cuDeviceGetName(name, len(name), handle)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
+    for number, attribute in zip(numbers, (_MAJOR, _MINOR), strict=True):
+        library.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle)
+    return Gpu(
+        index=index,
+        name=name.value.decode(errors="replace"),
+        capability=(numbers[0].value, numbers[1].value),
+        memory=memory.value,
+    )
