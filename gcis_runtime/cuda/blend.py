@@ -1,56 +1,69 @@
 """Blending on the GPU: windows are cut, run, added up and turned into labels there; only labels come back.
 
-The counterpart of `gcis_runtime.blend` for a session on a GPU, and equal to it bit for bit for equal margins. The sums are a
-ring one window deep along the slab axis. Two streams work side by side: *compute* cuts windows, runs the network
-and adds up; *copy* brings the rows of the next windows in and finished labels out. Events order them where they touch the same
-memory:
+The counterpart of `gcis_runtime.blend` for a session on a GPU, and equal to it bit for bit for equal margins: windows
+add in the order of the plan. Two streams work side by side: *compute* cuts windows, runs the network and adds up; *copy*
+brings the rows of the next windows in and finished slabs out. Events order them where they touch the same memory:
 
-    copy     rows 1 | rows 2      | labels 0, rows 3      | labels 1, rows 4 ...
-    compute         | windows 1   | windows 2             | windows 3 ...
+    copy     rows 0 | rows 1    | slab 0, rows 2 | slab 1, rows 3 ...
+    compute         | windows 0 | windows 1      | windows 2 ...
 
-The CPU only prepares: it copies the next rows to page-locked memory while the GPU computes.
+The CPU prepares the next rows in page-locked memory while the GPU computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.blend import WindowCount, constant_value
-from gcis_runtime.cuda.device import Buffer, Pinned
+from gcis_runtime.blend import WindowCount
+from gcis_runtime.cuda.device import Buffer
 from gcis_runtime.cuda.kernels import Box, Kernels
+from gcis_runtime.cuda.slabs import Group, group_windows, with_axis
+from gcis_runtime.cuda.workspace import Workspace
 from gcis_runtime.errors import EngineError
 from gcis_runtime.sessions.base import DeviceSession
 from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan
 
+RowSource = Callable[[int, int], NDArray[np.float32]]
+"""From the first and the end row along the slab axis to that part of the padded image, (X, Y, Z)."""
+
 _FLOAT = 4
 _REMEMBERED = 8
-"""Constant windows kept on the device, as on the CPU."""
+"""Constant windows whose answer is kept on the device, as on the CPU."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Windows that begin at one row of the slab axis.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slab:
+    """Finished rows of the padded grid.
 
     Attributes:
-        first: Their first row.
-        end: First row of the next group: rows before it are finished after this one.
-        starts: Where they begin.
+        first: Their first index along the slab axis.
+        data: Labels (X, Y, Z), or margins (C, X, Y, Z) where they were asked for; valid until the next slab.
     """
 
     first: int
-    end: int
-    starts: tuple[Shape3, ...]
+    data: NDArray[Any]
 
 
 class GpuBlender:
-    """One volume's blending on a GPU. Use once, in one thread; `close` frees its memory, not the session's."""
+    """One volume's blending on a GPU. Use once, in one thread; `close` frees its memory, not the session's.
+
+    Args:
+        session: The network on the GPU.
+        kernels: Our kernels on its device.
+        plan: Window positions, in slab order; some of `plan_windows`' may be left out.
+        weights: (X, Y, Z) of `plan.roi`, positive.
+        channels: Graph channels to blend.
+        values: Label value of each of them; None gives margins instead of labels.
+
+    Raises:
+        DeviceMemoryError: The device has not enough memory for a slab.
+    """
 
     def __init__(
         self,
@@ -60,313 +73,221 @@ class GpuBlender:
         weights: NDArray[np.float32],
         *,
         channels: tuple[int, ...],
-        values: tuple[int, ...],
+        values: tuple[int, ...] | None,
     ) -> None:
-        """Allocate what one slab needs.
-
-        Args:
-            session: The network on the GPU.
-            kernels: Our kernels on its device.
-            plan: Window positions.
-            weights: (X, Y, Z) of `plan.roi`.
-            channels: Graph channels to use.
-            values: Label value of each of them.
-
-        Raises:
-            DeviceMemoryError: The device has not enough memory.
-        """
         self._session, self._kernels, self._plan = session, kernels, plan
-        self._count, self._wide = len(channels), max(values) > 255
-        self._groups = _groups(plan)
-        depth, axis = plan.roi[plan.axis], plan.axis
-        step = max(group.end - group.first for group in self._groups)
-        self._sums = _replace(plan.padded, axis, depth)
-        # The rows of the next group come in while this one is read: the image's ring is a step longer.
-        self._rows = _replace(plan.padded, axis, depth + step)
-        self._slab = int(np.prod(_replace(plan.padded, axis, step), dtype=np.int64))
-        self._device = session.gpu
-        self._buffers: list[Buffer] = []
-        self._pinned: list[Pinned] = []
+        self._groups = group_windows(plan)
+        self._count = len(channels)
+        self._dtype: Any = np.float32 if values is None else np.uint8 if max(values) <= 255 else np.uint16
+        self._margins = values is None
+        session.gpu.activate()
+        self._work = Workspace(
+            session.gpu,
+            plan,
+            self._groups,
+            count=self._count,
+            item=self._count * _FLOAT if values is None else np.dtype(self._dtype).itemsize,
+        )
         try:
-            self._allocate(weights, channels, values)
+            self._weights = self._work.send(np.ascontiguousarray(weights, dtype=np.float32))
+            self._channels = self._work.send(np.array(channels, dtype=np.int32))
+            self._values = self._work.send(np.array(values or (0,), dtype=np.int32))
         except BaseException:
-            self.close()
+            self._work.close()
             raise
-
-    def _allocate(
-        self, weights: NDArray[np.float32], channels: tuple[int, ...], values: tuple[int, ...]
-    ) -> None:
-        size = int(np.prod(self._sums, dtype=np.int64)) * _FLOAT
-        label = 2 if self._wide else 1
-        self._copy = self._device.stream()
-        self._image = self._new(int(np.prod(self._rows, dtype=np.int64)) * _FLOAT)
-        self._total, self._norm = self._new(size * self._count), self._new(size)
-        self._labels = [self._new(self._slab * label) for _ in range(2)]
-        self._bad = self._new(_FLOAT)
-        self._weights = self._send(np.ascontiguousarray(weights, dtype=np.float32))
-        self._channels = self._send(np.array(channels, dtype=np.int32))
-        self._values = self._send(np.array(values, dtype=np.int32))
-        window = int(np.prod(self._plan.roi, dtype=np.int64))
-        first = self._plan.roi[self._plan.axis] * (int(np.prod(self._rows, dtype=np.int64)) // self._depth)
-        self._staged = [self._pin(max(first, self._slab) * _FLOAT) for _ in range(2)]
-        self._answers = [self._pin(self._slab * label) for _ in range(2)]
-        self._flag = self._pin(_FLOAT)
-        self._window = window
-        self._events = {
-            name: [self._device.event() for _ in range(2)] for name in ("rows", "used", "slab", "labels")
-        }
-        self._known: dict[float, Buffer] = {}
-
-    @property
-    def _depth(self) -> int:
-        """Rows of the image's ring."""
-        return self._rows[self._plan.axis]
+        self._known: dict[int, Buffer] = {}
 
     def slabs(
         self,
-        array: NDArray[np.float32],
+        rows: RowSource,
         *,
         count: WindowCount | None = None,
         done: Callable[[int], None] | None = None,
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Run every window and give finished slabs of labels.
+    ) -> Iterator[Slab]:
+        """Run every window and give finished slabs, which cover the padded grid once, in order.
 
         Args:
-            array: (X, Y, Z) of `plan.padded`, on the host.
-            count: Counts windows and those that needed no run.
+            rows: The image.
+            count: Counts windows, and those that needed no run of the network.
             done: Called with the number of windows that are finished.
-
-        Yields:
-            First index along the slab axis and labels in file order (X, Y, Z), `plan.padded` but for the slab
-            axis; valid until the second step after.
 
         Raises:
             EngineError: The GPU failed, or the network answered with a value that is not finite.
         """
-        device, compute = self._device, self._session.stream
-        device.activate()
+        gpu, work, compute = self._session.gpu, self._work, self._session.stream
         count = WindowCount() if count is None else count
-        for buffer in (self._total, self._norm, self._bad):
-            device.zero(buffer, compute)
-        finished = 0
-        waiting: tuple[int, _Group] | None = None
-        self._upload(array, 0)
-        for k, group in enumerate(self._groups):
-            device.wait(compute, self._events["rows"][k % 2])
-            self._run(array, group, count)
-            device.record(self._events["used"][k % 2], compute)
-            self._finish(k, group)
-            if k + 1 < len(self._groups):
-                self._upload(array, k + 1)
-            self._download(k, group)
+        gpu.activate()
+        for buffer in (work.total, work.norm, work.bad):
+            gpu.zero(buffer, compute)
+        waiting: Group | None = None
+        self._bring(0, rows)
+        for group in self._groups:
+            self._run(group, count)
+            self._finish(group)
+            if group.number + 1 < len(self._groups):
+                self._bring(group.number + 1, rows)
+            self._send_back(group)
             if waiting is not None:
-                yield waiting[1].first, self._collect(*waiting)
-                finished += len(waiting[1].starts)
-                _tell(done, finished)
-            waiting = (k, group)
+                yield from self._collect(waiting, done)
+            waiting = group
         if waiting is not None:
-            yield waiting[1].first, self._collect(*waiting)
-            _tell(done, finished + len(waiting[1].starts))
+            yield from self._collect(waiting, done)
 
     def close(self) -> None:
         """Free the blender's memory once the device has finished with it. May be called again."""
-        self._device.activate()
-        for stream in (self._session.stream, getattr(self, "_copy", None)):
-            if stream is not None:
-                self._device.finish(stream)
-        while self._buffers:
-            self._device.release(self._buffers.pop())
-        while self._pinned:
-            self._device.unpin(self._pinned.pop())
+        self._session.gpu.activate()
+        self._session.gpu.finish(self._session.stream)
+        self._work.close()
 
-    # Rows of the image
+    def _bring(self, number: int, rows: RowSource) -> None:
+        """Copy the rows that a group needs and none before it needed, and find its constant windows.
 
-    def _upload(self, array: NDArray[np.float32], k: int) -> None:
-        """Bring the rows that group `k` needs and the one before did not."""
-        axis, event = self._plan.axis, self._events["rows"][k % 2]
-        begin = 0 if k == 0 else self._groups[k - 1].first + self._plan.roi[axis]
-        end = self._groups[k].first + self._plan.roi[axis]
-        if k > 1:
-            self._device.synchronize(event)  # the page-locked memory is free again
-            # Slots of these rows held rows that only groups before the last one read.
-            self._device.wait(self._copy, self._events["used"][k % 2])
-        staged = self._staged[k % 2]
-        for first, last, offset in _ring_parts(begin, end, self._depth):
-            self._upload_part(array, staged, first, last, offset)
-        self._device.record(event, self._copy)
-
-    def _upload_part(
-        self, array: NDArray[np.float32], staged: Pinned, first: int, last: int, offset: int
-    ) -> None:
-        """Copy rows [first, last), which lie beside each other in the ring; `offset`: rows staged before."""
-        axis, rows = self._plan.axis, np.moveaxis(array, self._plan.axis, 0)[first:last]
-        slot, lines = first % self._depth, int(np.prod(self._rows[:axis], dtype=np.int64))
-        inner = int(np.prod(self._rows[axis + 1 :], dtype=np.int64))
-        view = staged.view((offset + last - first, *rows.shape[1:]), np.float32)
-        block = view[offset:].reshape(lines, last - first, inner)
-        block[...] = np.moveaxis(rows, 0, axis).reshape(lines, last - first, inner)
-        start = staged.address + offset * int(np.prod(rows.shape[1:], dtype=np.int64)) * _FLOAT
-        width = (last - first) * inner * _FLOAT
-        self._device.upload_lines(
-            self._image,
-            start,
-            width=width,
-            lines=lines,
-            pitch=self._depth * inner * _FLOAT,
-            offset=slot * inner * _FLOAT,
-            stream=self._copy,
+        Nothing reads what is overwritten: `_run` waited for the last copies from the same page-locked memory,
+        and on the copying stream the slab of the group before the last, whose windows were the last to
+        read these slots of the ring, comes first.
+        """
+        gpu, work, group, roi = self._session.gpu, self._work, self._groups[number], self._plan.roi
+        shape = with_axis(self._plan.padded, self._plan.axis, group.new_rows)
+        staged = work.staged[number % 2]
+        size = int(np.prod(shape, dtype=np.int64)) * _FLOAT
+        staged.view(shape, np.float32)[...] = rows(group.new_first, group.new_first + group.new_rows)
+        gpu.upload(work.arrived, staged.address, size, work.copy)
+        start = with_axis((0, 0, 0), self._plan.axis, self._slot(group, group.new_first))
+        box = Box(buffer=work.ring, start=start, shape=shape)
+        self._kernels.spread(work.arrived, work.image, box, stream=work.copy)
+        windows, found = len(group.starts), work.found[number % 2]
+        starts = work.starts[number % 2]
+        starts.view((windows, 3), np.int32)[...] = [self._in_ring(group, s) for s in group.starts]
+        gpu.upload(work.places, starts.address, windows * 12, work.copy)
+        gpu.fill(work.extents, 0, work.extents.bytes, work.copy)
+        gpu.fill(work.extents, 255, windows * 4, work.copy)
+        self._kernels.extent(
+            work.image, work.places, work.extents, count=windows, ring=work.ring, window=roi, stream=work.copy
         )
+        gpu.download(found.address, work.extents, windows * 8, work.copy)
+        gpu.record(work.rows[number % 2], work.copy)
 
-    # Windows
+    def _slot(self, group: Group, row: int) -> int:
+        """Return where a row of a group lies along the image's ring."""
+        return (group.base + row - group.first) % self._work.ring[self._plan.axis]
 
-    def _run(self, array: NDArray[np.float32], group: _Group, count: WindowCount) -> None:
+    def _in_ring(self, group: Group, start: Shape3) -> Shape3:
+        return with_axis(start, self._plan.axis, self._slot(group, start[self._plan.axis]))
+
+    def _run(self, group: Group, count: WindowCount) -> None:
         """Cut, run and add up the windows of a group, in order."""
+        gpu, work = self._session.gpu, self._work
+        gpu.synchronize(work.rows[group.number % 2])  # extents on the host, rows on the device
+        extents = work.found[group.number % 2].view((2, len(group.starts)), np.uint32)
         pending: list[Shape3] = []
-        for start in group.starts:
+        for start, least, most in zip(group.starts, *extents, strict=True):
             count.total += 1
-            value = constant_value(array[tuple(slice(s, s + r) for s, r in zip(start, self._plan.roi, strict=True))])
-            if value is None:
-                pending.append(start)
-                if len(pending) == self._session.batch:
-                    self._compute(pending)
-                    pending = []
-                continue
-            self._compute(pending)  # sums take windows in the order of the plan
-            pending = []
-            if value in self._known:
+            if least == most and int(least) in self._known:
                 count.reused += 1
-                self._add(self._known[value], 0, start)
+                self._compute(group, pending)
+                pending = []
+                self._add(self._known[int(least)], 0, start)
                 continue
-            self._compute([start])
-            self._remember(value)
-        self._compute(pending)
+            pending.append(start)
+            if least == most or len(pending) == self._session.batch:
+                self._compute(group, pending)
+                if least == most:
+                    self._remember(int(least), len(pending) - 1)
+                pending = []
+        self._compute(group, pending)
 
-    def _compute(self, starts: list[Shape3]) -> None:
+    def _compute(self, group: Group, starts: list[Shape3]) -> None:
         """Run up to a batch of windows and add up their margins."""
         if not starts:
             return
-        stream = self._session.stream
+        stream, window = self._session.stream, self._session.input.bytes // self._session.batch
         for slot, start in enumerate(starts):
+            box = Box(buffer=self._work.ring, start=self._in_ring(group, start), shape=self._plan.roi)
             self._kernels.crop(
-                self._image,
-                self._session.input,
-                self._box(self._rows, start),
-                offset=slot * self._window * _FLOAT,
-                low=0.0,
-                span=1.0,
-                stream=stream,
+                self._work.image, self._session.input, box, offset=slot * window, stream=stream
             )
         self._session.enqueue()
-        answer = self._session.output.bytes // self._session.batch
         for slot, start in enumerate(starts):
-            self._add(self._session.output, slot * answer, start)
+            self._add(self._session.output, slot * self._answer, start)
+
+    @property
+    def _answer(self) -> int:
+        """Bytes of one window's margins."""
+        return self._session.output.bytes // self._session.batch
 
     def _add(self, margins: Buffer, offset: int, start: Shape3) -> None:
+        axis, work = self._plan.axis, self._work
+        place = with_axis(start, axis, start[axis] % work.sums[axis])
         self._kernels.accumulate(
             margins,
-            self._box(self._sums, start),
+            Box(buffer=work.sums, start=place, shape=self._plan.roi),
             offset=offset,
             weights=self._weights,
             channels=self._channels,
             count=self._count,
-            total=self._total,
-            norm=self._norm,
-            bad=self._bad,
+            total=work.total,
+            norm=work.norm,
+            bad=work.bad,
             stream=self._session.stream,
         )
 
-    def _remember(self, value: float) -> None:
-        """Keep the answer to a constant window."""
+    def _remember(self, value: int, slot: int) -> None:
+        """Keep the answer that the last run gave to a constant window."""
         if len(self._known) < _REMEMBERED:
-            answer = self._new(self._session.output.bytes // self._session.batch)
-            self._device.copy(answer, self._session.output, answer.bytes, self._session.stream)
-            self._known[value] = answer
+            kept = self._work.allocate(self._answer)
+            answer = Buffer(address=self._session.output.address + slot * self._answer, bytes=self._answer)
+            self._session.gpu.copy(kept, answer, self._answer, self._session.stream)
+            self._known[value] = kept
 
-    def _box(self, ring: Shape3, start: Shape3) -> Box:
-        axis = self._plan.axis
-        return Box(buffer=ring, start=_replace(start, axis, start[axis] % ring[axis]), shape=self._plan.roi)
+    def _finish(self, group: Group) -> None:
+        """Turn the rows that no later window touches into labels or margins.
 
-    # Labels
+        `_collect` waited until the slab that used the same buffer was on the host.
+        """
+        work, stream, axis = self._work, self._session.stream, self._plan.axis
+        start = with_axis((0, 0, 0), axis, group.first % work.sums[axis])
+        shape = with_axis(self._plan.padded, axis, group.ready)
+        box, out = Box(buffer=work.sums, start=start, shape=shape), work.finished[group.number % 2]
+        if self._margins:
+            self._kernels.finish_margins(work.total, work.norm, out, box, count=self._count, stream=stream)
+        else:
+            self._kernels.finish_labels(
+                work.total, work.norm, self._values, out, box,
+                wide=self._dtype == np.uint16, count=self._count, stream=stream,
+            )  # fmt: skip
+        self._session.gpu.record(work.ready[group.number % 2], stream)
 
-    def _slab_shape(self, group: _Group) -> Shape3:
-        return _replace(self._plan.padded, self._plan.axis, group.end - group.first)
+    def _send_back(self, group: Group) -> None:
+        """Copy a finished slab, and whether any margin was not finite, to the host."""
+        gpu, work, slot = self._session.gpu, self._work, group.number % 2
+        gpu.wait(work.copy, work.ready[slot])
+        voxels = int(np.prod(with_axis(self._plan.padded, self._plan.axis, group.ready), dtype=np.int64))
+        gpu.download(work.answers[slot].address, work.finished[slot], voxels * work.item, work.copy)
+        gpu.download(work.flags[slot].address, work.bad, _FLOAT, work.copy)
+        gpu.record(work.back[slot], work.copy)
 
-    def _finish(self, k: int, group: _Group) -> None:
-        """Turn the rows that no later window touches into labels."""
-        if k > 1:
-            self._device.wait(self._session.stream, self._events["labels"][k % 2])  # its buffer was read
-        start = _replace((0, 0, 0), self._plan.axis, group.first % self._sums[self._plan.axis])
-        self._kernels.finish_labels(
-            self._total,
-            self._norm,
-            self._values,
-            self._labels[k % 2],
-            Box(buffer=self._sums, start=start, shape=self._slab_shape(group)),
-            wide=self._wide,
-            count=self._count,
-            stream=self._session.stream,
-        )
-        self._device.record(self._events["slab"][k % 2], self._session.stream)
-
-    def _download(self, k: int, group: _Group) -> None:
-        """Bring a slab's labels, and whether any margin was not finite, to the host."""
-        self._device.wait(self._copy, self._events["slab"][k % 2])
-        size = int(np.prod(self._slab_shape(group), dtype=np.int64)) * (2 if self._wide else 1)
-        self._device.download(self._answers[k % 2].address, self._labels[k % 2], size, self._copy)
-        self._device.download(self._flag.address, self._bad, _FLOAT, self._copy)
-        self._device.record(self._events["labels"][k % 2], self._copy)
-
-    def _collect(self, k: int, group: _Group) -> NDArray[Any]:
-        """Wait for a slab's labels and return them."""
-        self._device.synchronize(self._events["labels"][k % 2])
-        if self._flag.view((1,), np.int32)[0]:
+    def _collect(self, group: Group, done: Callable[[int], None] | None) -> Iterator[Slab]:
+        """Wait for a group's slab and give it, with the rows around it where no window lies."""
+        work, slot = self._work, group.number % 2
+        self._session.gpu.synchronize(work.back[slot])
+        if work.flags[slot].view((1,), np.int32)[0]:
             raise EngineError(
                 f"{self._session.name} answered with values that are not finite",
                 received=f"{self._session.precision} on {self._session.device}",
                 fix="Use --precision fp32 or another --engine.",
             )
-        return self._answers[k % 2].view(self._slab_shape(group), np.uint16 if self._wide else np.uint8)
+        if done is not None:
+            done(group.windows_before + len(group.starts))
+        if group.number == 0 and group.first > 0:
+            yield self._empty(0, group.first)
+        data = work.answers[slot].view(self._shape(group.ready), self._dtype)
+        yield Slab(first=group.first, data=data)
+        if group.first + group.ready < group.end:
+            yield self._empty(group.first + group.ready, group.end)
 
-    # Memory
+    def _shape(self, rows: int) -> tuple[int, ...]:
+        shape = with_axis(self._plan.padded, self._plan.axis, rows)
+        return (self._count, *shape) if self._margins else shape
 
-    def _new(self, size: int) -> Buffer:
-        self._buffers.append(self._device.allocate(size))
-        return self._buffers[-1]
-
-    def _pin(self, size: int) -> Pinned:
-        self._pinned.append(self._device.pinned(size))
-        return self._pinned[-1]
-
-    def _send(self, array: NDArray[Any]) -> Buffer:
-        """Copy a small array to the device and wait for it."""
-        buffer = self._new(array.nbytes)
-        self._device.upload(buffer, array.ctypes.data, array.nbytes, self._copy)
-        self._device.finish(self._copy)
-        return buffer
-
-
-def _groups(plan: WindowPlan) -> list[_Group]:
-    """Split a plan's windows by their first row along the slab axis."""
-    parts = [(first, tuple(starts)) for first, starts in groupby(plan.starts, key=lambda s: s[plan.axis])]
-    ends = [first for first, _ in parts[1:]] + [plan.padded[plan.axis]]
-    return [_Group(first=f, end=e, starts=starts) for (f, starts), e in zip(parts, ends, strict=True)]
-
-
-def _ring_parts(begin: int, end: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Cut rows [begin, end) where a ring of `length` rows ends; the third number counts rows cut before."""
-    first = begin
-    while first < end:
-        last = min(end, first - first % length + length)
-        yield first, last, first - begin
-        first = last
-
-
-def _replace(shape: Shape3, axis: int, value: int) -> Shape3:
-    """Return a shape with another length along one axis."""
-    x, y, z = (value if a == axis else n for a, n in enumerate(shape))
-    return (x, y, z)
-
-
-def _tell(done: Callable[[int], None] | None, finished: int) -> None:
-    if done is not None:
-        done(finished)
+    def _empty(self, first: int, end: int) -> Slab:
+        return Slab(first=first, data=np.broadcast_to(self._dtype(0), self._shape(end - first)))

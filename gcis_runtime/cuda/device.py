@@ -65,7 +65,7 @@ class Device:
 
     index: int = 0
     driver: Any = None
-    _free: dict[tuple[str, int], Callable[[], None]] = field(default_factory=dict)
+    _made: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.driver = self.driver or import_bindings("driver")
@@ -93,12 +93,8 @@ class Device:
             DeviceMemoryError: There is not enough.
         """
         address = int(self._call("cuMemAlloc", size))
-        self._free["memory", address] = lambda: self._call("cuMemFree", address)
+        self._made[address] = lambda: self._call("cuMemFree", address)
         return Buffer(address=address, bytes=size)
-
-    def release(self, buffer: Buffer) -> None:
-        """Free device memory before the device is closed."""
-        self._free.pop(("memory", buffer.address))()
 
     def pinned(self, size: int) -> Pinned:
         """Allocate page-locked host memory.
@@ -107,25 +103,25 @@ class Device:
             DeviceMemoryError: There is not enough.
         """
         address = int(self._call("cuMemAllocHost", size))
-        self._free["pinned", address] = lambda: self._call("cuMemFreeHost", address)
+        self._made[address] = lambda: self._call("cuMemFreeHost", address)
         return Pinned(address=address, array=_host_bytes(address, size))
 
-    def unpin(self, pinned: Pinned) -> None:
-        """Free page-locked memory before the device is closed; no view of it may be used any more."""
-        self._free.pop(("pinned", pinned.address))()
+    def free(self, thing: Any) -> None:
+        """Free memory, a stream or an event before the device is closed; addresses and handles are distinct."""
+        self._made.pop(thing.address if isinstance(thing, Buffer | Pinned) else int(thing))()
 
     # Order
 
     def stream(self) -> Any:
         """Make a stream that does not wait for the default one."""
         stream = self._call("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
-        self._free["stream", int(stream)] = lambda: self._call("cuStreamDestroy", stream)
+        self._made[int(stream)] = lambda: self._call("cuStreamDestroy", stream)
         return stream
 
     def event(self) -> Any:
         """Make an event without timing, which is faster."""
         event = self._call("cuEventCreate", 2)  # CU_EVENT_DISABLE_TIMING
-        self._free["event", int(event)] = lambda: self._call("cuEventDestroy", event)
+        self._made[int(event)] = lambda: self._call("cuEventDestroy", event)
         return event
 
     def record(self, event: Any, stream: Any) -> None:
@@ -146,26 +142,30 @@ class Device:
 
     # Work
 
-    def upload(self, target: Buffer, source: int, size: int, stream: Any, *, offset: int = 0) -> None:
-        """Copy `size` bytes from host address `source` to `offset` in a buffer."""
-        self._call("cuMemcpyHtoDAsync", target.address + offset, source, size, stream)
+    def upload(self, target: Buffer, source: int, size: int, stream: Any) -> None:
+        """Copy `size` bytes from host address `source` to a buffer."""
+        self._call("cuMemcpyHtoDAsync", target.address, source, size, stream)
 
     def download(self, target: int, source: Buffer, size: int, stream: Any) -> None:
         """Copy `size` bytes from a buffer to host address `target`."""
         self._call("cuMemcpyDtoHAsync", target, source.address, size, stream)
 
-    def copy(self, target: Buffer, source: Buffer, size: int, stream: Any, *, offset: int = 0) -> None:
-        """Copy `size` bytes from `offset` in a buffer to another."""
-        self._call("cuMemcpyDtoDAsync", target.address, source.address + offset, size, stream)
+    def copy(self, target: Buffer, source: Buffer, size: int, stream: Any) -> None:
+        """Copy `size` bytes from a buffer to another."""
+        self._call("cuMemcpyDtoDAsync", target.address, source.address, size, stream)
+
+    def fill(self, buffer: Buffer, byte: int, size: int, stream: Any) -> None:
+        """Set the first `size` bytes of a buffer to one value."""
+        self._call("cuMemsetD8Async", buffer.address, byte, size, stream)
 
     def zero(self, buffer: Buffer, stream: Any) -> None:
         """Clear a buffer."""
-        self._call("cuMemsetD8Async", buffer.address, 0, buffer.bytes, stream)
+        self.fill(buffer, 0, buffer.bytes, stream)
 
     def load(self, image: bytes) -> Any:
         """Load compiled kernels."""
         module = self._call("cuModuleLoadData", image)
-        self._free["module", int(module)] = lambda: self._call("cuModuleUnload", module)
+        self._made[int(module)] = lambda: self._call("cuModuleUnload", module)
         return module
 
     def function(self, module: Any, name: str) -> Any:
@@ -208,7 +208,7 @@ class Device:
             runnable = self._call("cuGraphInstantiate", graph, 0)
         finally:
             self._call("cuGraphDestroy", graph)
-        self._free["graph", int(runnable)] = lambda: self._call("cuGraphExecDestroy", runnable)
+        self._made[int(runnable)] = lambda: self._call("cuGraphExecDestroy", runnable)
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
     def close(self) -> None:
@@ -216,8 +216,8 @@ class Device:
         if self._context is None:
             return
         self.activate()
-        while self._free:
-            self._free.popitem()[1]()
+        while self._made:
+            self._made.popitem()[1]()
         self._context = None
         self._call("cuDevicePrimaryCtxRelease", self._handle)
 

@@ -26,14 +26,34 @@ __device__ inline long long place(long long i, Shape box, Shape start, Shape buf
 
 __device__ inline long long thread() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 
-// window[i] = image at (start + i), mapped from [low, low + span] to [0, 1]; low 0 and span 1 change nothing but clip.
-extern "C" __global__ void crop(const float *image, float *window, Shape buffer, Shape start, Shape box,
-                                float low, float span)
+// image at (start + i) = rows[i]: rows that arrived in one piece take their places in the image's ring.
+extern "C" __global__ void spread(const float *rows, float *image, Shape buffer, Shape start, Shape box)
 {
     long long i = thread();
-    if (i >= volume(box)) return;
-    float value = (image[place(i, box, start, buffer)] - low) / span;
-    window[i] = fminf(fmaxf(value, 0.0f), 1.0f);
+    if (i < volume(box)) image[place(i, box, start, buffer)] = rows[i];
+}
+
+// Smallest and largest of the bits of windows, as integers: equal for a window of one value, and only then. One block a
+// window; `starts` holds x, y, z of each; `least` begins as all ones, `most` as zeros.
+extern "C" __global__ void extent(const float *image, const int *starts, unsigned int *least, unsigned int *most,
+                                  Shape buffer, Shape box)
+{
+    Shape start = {starts[3 * blockIdx.x], starts[3 * blockIdx.x + 1], starts[3 * blockIdx.x + 2]};
+    unsigned int low = 0xffffffffu, high = 0u;
+    for (long long i = threadIdx.x; i < volume(box); i += blockDim.x) {
+        unsigned int value = __float_as_uint(image[place(i, box, start, buffer)]);
+        low = min(low, value);
+        high = max(high, value);
+    }
+    atomicMin(least + blockIdx.x, low);
+    atomicMax(most + blockIdx.x, high);
+}
+
+// window[i] = image at (start + i).
+extern "C" __global__ void crop(const float *image, float *window, Shape buffer, Shape start, Shape box)
+{
+    long long i = thread();
+    if (i < volume(box)) window[i] = image[place(i, box, start, buffer)];
 }
 
 // total[c] += margins[channels[c]] * weight and norm += weight, over one window. A margin that is not finite sets *bad.
@@ -64,7 +84,7 @@ __device__ inline void finish(float *total, float *norm, const int *values, Labe
     int label = 0;
     for (int c = 0; c < count; ++c) {
         float *sum = total + c * volume(buffer) + source;
-        float margin = *sum / norm[source];
+        float margin = *sum / norm[source];  // 0 / 0, where no window lies, is not larger than anything
         if (margin > best) {
             best = margin;
             label = values[c];
@@ -87,7 +107,7 @@ extern "C" __global__ void finish_labels16(float *total, float *norm, const int 
     finish(total, norm, values, labels, buffer, start, box, count);
 }
 
-// margins[c] = total[c] / norm over a finished slab; clears what it read.
+// margins[c] = total[c] / norm over a finished slab, zero where no window lies; clears what it read.
 extern "C" __global__ void finish_margins(float *total, float *norm, float *margins, Shape buffer, Shape start,
                                           Shape box, int count)
 {
@@ -96,7 +116,7 @@ extern "C" __global__ void finish_margins(float *total, float *norm, float *marg
     long long source = place(i, box, start, buffer);
     for (int c = 0; c < count; ++c) {
         float *sum = total + c * volume(buffer) + source;
-        margins[c * volume(box) + i] = *sum / norm[source];
+        margins[c * volume(box) + i] = norm[source] > 0.0f ? *sum / norm[source] : 0.0f;
         *sum = 0.0f;
     }
     norm[source] = 0.0f;

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gcis_runtime.cuda.device import Buffer, Device, import_bindings
+from gcis_runtime.cuda.device import BLOCK, Buffer, Device, import_bindings
 from gcis_runtime.errors import EngineError
 from gcis_runtime.spec import Shape3
 
-NAMES = ("crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins")
+NAMES = ("spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins")
 OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
 """No fused multiply-add: sums have to equal numpy's."""
 
@@ -117,17 +117,34 @@ class Kernels:
         self._device = device
         self._functions = {name: device.function(module, name) for name in NAMES}
 
-    def crop(
-        self, image: Buffer, window: Buffer, box: Box, *, offset: int, low: float, span: float, stream: Any
-    ) -> None:
-        """Cut `box` out of the image into the window buffer at `offset` bytes, mapped from HU to [0, 1]."""
+    def spread(self, rows: Buffer, image: Buffer, box: Box, *, stream: Any) -> None:
+        """Put rows that lie in one piece into `box` of the image's ring."""
+        self._launch("spread", box.voxels, [_address(rows), _address(image), *box.arguments()], stream)
+
+    def extent(
+        self, image: Buffer, starts: Buffer, extents: Buffer, *, count: int, ring: Shape3, window: Shape3,
+        stream: Any,
+    ) -> None:  # fmt: skip
+        """Find the smallest and the largest bit pattern of `count` windows: equal for a window of one value.
+
+        Args:
+            image: The image's ring.
+            starts: (count, 3) int32, where each window begins in the ring.
+            extents: (2, count) uint32: smallest, largest; begins as all ones and zeros.
+            count: Number of windows.
+            ring: Shape of the ring.
+            window: Shape of a window.
+            stream: Where it is queued.
+        """
+        shapes = [np.array(shape, dtype=np.int32) for shape in (ring, window)]
+        pointers = [_address(image), _address(starts), _address(extents), _address(extents, 4 * count)]
+        self._launch("extent", count * BLOCK, [*pointers, *shapes], stream)
+
+    def crop(self, image: Buffer, window: Buffer, box: Box, *, offset: int, stream: Any) -> None:
+        """Cut `box` out of the image's ring into the window buffer at `offset` bytes."""
         self._launch(
-            "crop",
-            box,
-            [_address(image), _address(window, offset), *box.arguments(), _one(low, np.float32),
-             _one(span, np.float32)],
-            stream,
-        )  # fmt: skip
+            "crop", box.voxels, [_address(image), _address(window, offset), *box.arguments()], stream
+        )
 
     def accumulate(
         self,
@@ -147,7 +164,7 @@ class Kernels:
         pointers = [
             _address(margins, offset), *(_address(b) for b in (weights, channels, total, norm, bad))
         ]  # fmt: skip
-        self._launch("accumulate", box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+        self._launch("accumulate", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
     def finish_labels(
         self, total: Buffer, norm: Buffer, values: Buffer, labels: Buffer, box: Box, *, wide: bool, count: int,
@@ -156,17 +173,19 @@ class Kernels:
         """Turn `box` of the sums into labels (uint16 when `wide`, else uint8) and clear it."""
         pointers = [_address(b) for b in (total, norm, values, labels)]
         name = "finish_labels16" if wide else "finish_labels8"
-        self._launch(name, box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+        self._launch(name, box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
     def finish_margins(
         self, total: Buffer, norm: Buffer, margins: Buffer, box: Box, *, count: int, stream: Any
     ) -> None:
         """Divide `box` of the sums by the weights into (count, box) margins and clear it."""
         pointers = [_address(b) for b in (total, norm, margins)]
-        self._launch("finish_margins", box, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
+        self._launch(
+            "finish_margins", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream
+        )
 
-    def _launch(self, name: str, box: Box, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
-        self._device.launch(self._functions[name], box.voxels, arguments, stream)
+    def _launch(self, name: str, threads: int, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
+        self._device.launch(self._functions[name], threads, arguments, stream)
 
 
 def _address(buffer: Buffer, offset: int = 0) -> NDArray[Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import BundleError
 from gcis_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from gcis_runtime.cuda.device import Buffer, Device
 
 
 class Session(Protocol):
@@ -21,6 +24,7 @@ class Session(Protocol):
         device: `"cpu"` or `"cuda:0"`.
         precision: `"fp32"`, `"bf16"`, …
         threads: CPU threads; 0 on other devices.
+        notes: What opening it did that the user should know, such as building an engine anew.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Session(Protocol):
     device: str
     precision: str
     threads: int
+    notes: tuple[str, ...]
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute one window.
@@ -42,6 +47,37 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the engine; the session cannot run any more."""
+        ...
+
+
+@runtime_checkable
+class DeviceSession(Protocol):
+    """A session whose graph reads and writes fixed buffers on a GPU, in order on one stream.
+
+    Every session on a GPU is a `Session` and a `DeviceSession`: what blends on the GPU uses this side of it.
+
+    Attributes:
+        name: As in `Session`.
+        device: As in `Session`.
+        precision: As in `Session`.
+        batch: Windows a run.
+        gpu: The GPU.
+        stream: Where runs are queued.
+        input: (batch, 1, X, Y, Z) float32.
+        output: (batch, C, X, Y, Z) float32.
+    """
+
+    name: str
+    device: str
+    precision: str
+    batch: int
+    gpu: Device
+    stream: Any
+    input: Buffer
+    output: Buffer
+
+    def enqueue(self) -> None:
+        """Queue one run from `input` to `output`; returns before it is done."""
         ...
 
 

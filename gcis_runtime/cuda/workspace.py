@@ -1,0 +1,115 @@
+"""Memory, streams and events of one volume's blending on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.cuda.device import Buffer, Device, Pinned
+from gcis_runtime.cuda.slabs import Group, with_axis
+from gcis_runtime.windows import WindowPlan
+
+_FLOAT = 4
+
+
+class Workspace:
+    """What `GpuBlender` works in; one slab deep, whatever the volume's length.
+
+    Pairs are used in turn by even and odd groups.
+
+    Args:
+        device: The GPU.
+        plan: Window positions.
+        groups: The plan's windows by first row.
+        count: Channels that are blended.
+        item: Bytes of one finished voxel.
+
+    Attributes:
+        ring: Shape of the image's ring: a window and the rows that arrive meanwhile along the slab axis.
+        sums: Shape of the sums' ring: one window along the slab axis.
+        image: The image, float32.
+        arrived: Rows on their way into `image`.
+        places: Where the next group's windows begin in `image`, (windows, 3) int32.
+        extents: Smallest and largest value of each of them.
+        total: (count, sums) float32.
+        norm: Sum of weights.
+        bad: int32, 1 when a margin was not finite.
+        finished: Pair of finished slabs.
+        staged: Pair of rows on the host.
+        starts: Pair, host side of `places`.
+        found: Pair, host side of `extents`.
+        answers: Pair, host side of `finished`.
+        flags: Pair, host side of `bad`.
+        copy: The stream that copies.
+        rows: Pair of events: a group's rows and extents are there.
+        ready: Pair of events: a group's slab is finished.
+        back: Pair of events: a group's slab is on the host.
+        item: Bytes of one finished voxel.
+    """
+
+    def __init__(
+        self, device: Device, plan: WindowPlan, groups: Sequence[Group], *, count: int, item: int
+    ) -> None:
+        axis, depth = plan.axis, plan.roi[plan.axis]
+        self._device, self.item = device, item
+        self._made: list[Any] = []
+        later = max((group.new_rows for group in groups[1:]), default=0)
+        ready = max((group.ready for group in groups), default=0)
+        windows = max((len(group.starts) for group in groups), default=0)
+        self.ring = with_axis(plan.padded, axis, depth + later)
+        self.sums = with_axis(plan.padded, axis, depth)
+        plane = int(np.prod(with_axis(plan.padded, axis, 1), dtype=np.int64))
+        try:
+            self.image = self.allocate(plane * (depth + later) * _FLOAT)
+            self.arrived = self.allocate(plane * depth * _FLOAT)
+            self.places = self.allocate(windows * 12)
+            self.extents = self.allocate(windows * 8)
+            self.total = self.allocate(plane * depth * count * _FLOAT)
+            self.norm = self.allocate(plane * depth * _FLOAT)
+            self.bad = self.allocate(_FLOAT)
+            self.finished = [self.allocate(plane * ready * item) for _ in range(2)]
+            self.staged = [self._pin(plane * rows * _FLOAT) for rows in (depth, max(later, 1))]
+            self.starts = [self._pin(windows * 12) for _ in range(2)]
+            self.found = [self._pin(windows * 8) for _ in range(2)]
+            self.answers = [self._pin(plane * ready * item) for _ in range(2)]
+            self.flags = [self._pin(_FLOAT) for _ in range(2)]
+            self.copy = self._keep(device.stream())
+            self.rows, self.ready, self.back = (
+                [self._keep(device.event()) for _ in range(2)] for _ in range(3)
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def allocate(self, size: int) -> Buffer:
+        """Allocate device memory that `close` frees."""
+        buffer = self._device.allocate(max(size, 1))
+        self._made.append(buffer)
+        return buffer
+
+    def send(self, array: NDArray[Any]) -> Buffer:
+        """Copy a small array to the device and wait for it."""
+        buffer = self.allocate(array.nbytes)
+        self._device.upload(buffer, array.ctypes.data, array.nbytes, self.copy)
+        self._device.finish(self.copy)
+        return buffer
+
+    def close(self) -> None:
+        """Free everything once the copies have finished. May be called again."""
+        if hasattr(self, "copy"):
+            self._device.finish(self.copy)
+            del self.copy
+        while self._made:
+            self._device.free(self._made.pop())
+
+    def _pin(self, size: int) -> Pinned:
+        pinned = self._device.pinned(max(size, 1))
+        self._made.append(pinned)
+        return pinned
+
+    def _keep(self, handle: Any) -> Any:
+        self._made.append(handle)
+        return handle
