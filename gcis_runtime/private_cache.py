@@ -69,7 +69,7 @@ class PrivateCache:
             return None
         return data
 
-    def store(self, kind: str, key: Mapping[str, str], write: Callable[[Path], None]) -> Path | None:
+    def store(self, kind: str, key: Mapping[str, str], write: Callable[[Path], object]) -> Path | None:
         """Keep what `write` puts into a file; None where the disk refuses.
 
         Args:

@@ -8,14 +8,17 @@ above (also as rounded). A voxel's label does not depend on how the grid was cut
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.blend import Tile, margins_to_labels
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.resample import Box, GridMap
-from gcis_runtime.samplers import AxisSampler, BlockSampler
+from gcis_runtime.samplers import AxisSampler, BlockSampler, Place
 from gcis_runtime.sink import LabelSink
+from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan
 
 
@@ -53,6 +56,18 @@ class Restorer:
             self._smooth(inner, self._border)
             self._border.keep(inner)
 
+    def add_labels(self, start: Shape3, labels: NDArray[np.unsignedinteger]) -> None:
+        """Take labels that were compared elsewhere in place of a tile; not with masks or smooth boundaries.
+
+        Args:
+            start: First index on the padded grid.
+            labels: (X, Y, Z).
+        """
+        part = _inside(start, labels.shape, self._plan)
+        if part is not None:
+            start, index = part
+            self._put(start, labels[index], self._sampler.places(start, labels[index].shape))
+
     def _nearest(self, tile: Tile) -> None:
         places = self._sampler.places(tile.start, tile.margins.shape[1:])
         if self._sink.wants_masks:
@@ -62,8 +77,11 @@ class Restorer:
                     if found is not None:
                         self._sink.put_mask(index, *found)
         labels = margins_to_labels(tile.margins, values=self._values, dtype=self._sink.labels.dtype.type)
+        self._put(tile.start, labels, places)
+
+    def _put(self, start: Shape3, labels: NDArray[np.unsignedinteger], places: Iterable[Place]) -> None:
         for place in places:
-            found = place.nearest(labels, tile.start)
+            found = place.nearest(labels, start)
             if found is not None:
                 self._sink.put(*found)
 
@@ -160,13 +178,16 @@ class _Border:
 
 def _unpadded(tile: Tile, plan: WindowPlan) -> Tile | None:
     """Return the part of a tile that lies on the unpadded grid, in its indices; None when nothing does."""
-    first = [max(s, b) for s, b in zip(tile.start, plan.before, strict=True)]
-    stop = [
-        min(s + n, b + m)
-        for s, n, b, m in zip(tile.start, tile.margins.shape[1:], plan.before, plan.shape, strict=True)
-    ]
+    part = _inside(tile.start, tile.margins.shape[1:], plan)
+    return None if part is None else Tile(start=part[0], margins=tile.margins[:, *part[1]])
+
+
+def _inside(start: Shape3, shape: Sequence[int], plan: WindowPlan) -> tuple[Shape3, Box] | None:
+    """Return where a box of the padded grid begins on the unpadded one, and its part there; None for nothing."""
+    first = [max(s, b) for s, b in zip(start, plan.before, strict=True)]
+    stop = [min(s + n, b + m) for s, n, b, m in zip(start, shape, plan.before, plan.shape, strict=True)]
     if any(f >= s for f, s in zip(first, stop, strict=True)):
         return None
-    part = tuple(slice(f - t, s - t) for f, s, t in zip(first, stop, tile.start, strict=True))
+    i, j, k = (slice(f - t, s - t) for f, s, t in zip(first, stop, start, strict=True))
     x, y, z = (f - b for f, b in zip(first, plan.before, strict=True))
-    return Tile(start=(x, y, z), margins=tile.margins[:, *part])
+    return (x, y, z), (i, j, k)

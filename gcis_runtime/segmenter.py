@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.clock import StageClock
 from gcis_runtime.errors import EngineError
-from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, LabelTask, Restore
+from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, Labeller, LabelTask, Restore
 from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
 from gcis_runtime.preprocess import preprocess
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
-from gcis_runtime.sessions import Session, open_session
+from gcis_runtime.sessions import DeviceSession, Session, open_session
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume
@@ -41,6 +41,7 @@ class Segmenter:
         self.bundle = bundle
         self.channels = select_labels(bundle.manifest, prompts)
         self._session = session
+        self._labeller = self._make_labeller()
         self._weights = window_weights(bundle.manifest.window)
         self._lock = threading.Lock()
 
@@ -131,7 +132,7 @@ class Segmenter:
             restore=restore,
             done=None if progress is None else lambda finished: progress(finished, total),
         )
-        count = CpuLabeller(self._run).label(task, sink, clock)
+        count = self._labeller.label(task, sink, clock)
         return Segmentation(
             labels=sink.labels,
             masks=sink.masks(),
@@ -148,6 +149,14 @@ class Segmenter:
             notice=manifest.notice,
             warnings=(*volume.notes, *intensity_warnings(volume.array)),
         )
+
+    def _make_labeller(self) -> Labeller:
+        """Blend where the logits are: on the GPU for a session there."""
+        if not isinstance(self._session, DeviceSession):
+            return CpuLabeller(self._run)
+        from gcis_runtime.cuda.labeller import GpuLabeller  # noqa: PLC0415 (only where a GPU is)
+
+        return GpuLabeller(self._session)
 
     def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network and refuse an answer that would silently become background."""

@@ -141,18 +141,41 @@ class WindowReader:
         step = depth if self._first is None else first - self._first
         kept = max(0, depth - step) if step > 0 else 0
         advance(self._slab, axis, step, kept)
-        planes = np.moveaxis(self._slab, axis, 0)
-        planes[kept:] = self._padding
-        begin = max(first + kept - plan.before[axis], 0)
-        stop = min(first + depth - plan.before[axis], plan.shape[axis])
-        if begin < stop:
-            part = [slice(0, n) for n in plan.shape]
-            part[axis] = slice(begin, stop)
-            offset = first - plan.before[axis]
-            target = [slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True)]
-            target[axis] = slice(begin - offset, stop - offset)
-            self._slab[tuple(target)] = self._box((part[0], part[1], part[2]))
+        tail = [slice(None)] * 3
+        tail[axis] = slice(kept, None)
+        read_planes(self._box, plan, first + kept, self._slab[tuple(tail)], padding_value=self._padding)
         self._first = first
+
+
+def read_planes(
+    box: Callable[[Box], NDArray[np.float32]],
+    plan: WindowPlan,
+    first: int,
+    out: NDArray[np.float32],
+    *,
+    padding_value: float,
+) -> None:
+    """Compute planes of the padded grid.
+
+    Args:
+        box: Computes a part of the unpadded grid, (X, Y, Z).
+        plan: How the grid is padded.
+        first: First plane along the slab axis.
+        out: Where they go, (X, Y, Z): as many planes as it has.
+        padding_value: What lies around the unpadded grid.
+    """
+    axis = plan.axis
+    out[...] = padding_value
+    begin = max(first - plan.before[axis], 0)
+    stop = min(first + out.shape[axis] - plan.before[axis], plan.shape[axis])
+    if begin >= stop:
+        return
+    part = [slice(0, n) for n in plan.shape]
+    part[axis] = slice(begin, stop)
+    target = [slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True)]
+    offset = first - plan.before[axis]
+    target[axis] = slice(begin - offset, stop - offset)
+    out[tuple(target)] = box((part[0], part[1], part[2]))
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:

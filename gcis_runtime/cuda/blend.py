@@ -29,8 +29,8 @@ from gcis_runtime.sessions.base import DeviceSession
 from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan
 
-RowSource = Callable[[int, int], NDArray[np.float32]]
-"""From the first and the end row along the slab axis to that part of the padded image, (X, Y, Z)."""
+RowSource = Callable[[int, NDArray[np.float32]], None]
+"""Writes rows of the padded image, from the one given along the slab axis, into an array (X, Y, Z): as many as it has."""
 
 _FLOAT = 4
 _REMEMBERED = 8
@@ -150,7 +150,7 @@ class GpuBlender:
         shape = with_axis(self._plan.padded, self._plan.axis, group.new_rows)
         staged = work.staged[number % 2]
         size = int(np.prod(shape, dtype=np.int64)) * _FLOAT
-        staged.view(shape, np.float32)[...] = rows(group.new_first, group.new_first + group.new_rows)
+        rows(group.new_first, staged.view(shape, np.float32))
         gpu.upload(work.arrived, staged.address, size, work.copy)
         start = with_axis((0, 0, 0), self._plan.axis, self._slot(group, group.new_first))
         box = Box(buffer=work.ring, start=start, shape=shape)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gcis_runtime.cuda.probe import Gpu
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 BLOCK = 256
@@ -59,18 +60,18 @@ class Device:
     Its context must be current in the thread that calls (`activate`). Not for several threads at once.
 
     Attributes:
-        index: The GPU's number.
+        info: Which GPU it is.
         driver: `cuda.bindings.driver`, or something that answers like it.
     """
 
-    index: int = 0
+    info: Gpu
     driver: Any = None
     _made: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.driver = self.driver or import_bindings("driver")
         self._call("cuInit", 0)
-        self._handle = self._call("cuDeviceGet", self.index)
+        self._handle = self._call("cuDeviceGet", self.info.index)
         self._context: Any = self._call("cuDevicePrimaryCtxRetain", self._handle)
         self.activate()
 

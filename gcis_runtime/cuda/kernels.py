@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gcis_runtime.cuda.device import BLOCK, Buffer, Device, import_bindings
 from gcis_runtime.errors import EngineError
+from gcis_runtime.private_cache import PrivateCache
 from gcis_runtime.spec import Shape3
 
 NAMES = ("spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins")
@@ -107,6 +110,28 @@ class Box:
     def arguments(self) -> list[NDArray[Any]]:
         """Return the kernels' parameters `buffer`, `start`, `box`."""
         return [np.array(shape, dtype=np.int32) for shape in (self.buffer, self.start, self.shape)]
+
+
+def cached_kernels(sm: str, cache: PrivateCache | None) -> bytes:
+    """Compile the kernels, or take them from an earlier compilation: it costs a second.
+
+    Args:
+        sm: Compute capability, such as `"sm_89"`.
+        cache: Where they are kept; None compiles.
+
+    Raises:
+        EngineError: As `compile_kernels`.
+    """
+    if cache is None:
+        return compile_kernels(sm)
+    text = hashlib.sha256((source() + " ".join(OPTIONS)).encode()).hexdigest()
+    key = {"source": text, "sm": sm, "compiler": importlib.metadata.version("cuda-bindings")}
+    found = cache.find("kernels", key)
+    if found is not None:
+        return found.read_bytes()
+    image = compile_kernels(sm)
+    cache.store("kernels", key, lambda path: path.write_bytes(image))
+    return image
 
 
 class Kernels:

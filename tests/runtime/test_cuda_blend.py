@@ -36,7 +36,7 @@ class Session:
     name, device, precision = "fake", "cuda:0", "fp32"
 
     def __init__(self, driver, roi, *, batch=1, run=network):
-        self.gpu, self.batch, self._run, self._roi = Device(0, driver), batch, run, roi
+        self.gpu, self.batch, self._run, self._roi = Device(fake_cuda.gpu(), driver), batch, run, roi
         self.stream = self.gpu.stream()
         size = 4 * batch * int(np.prod(roi))
         self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(size * CHANNELS)
@@ -81,7 +81,11 @@ def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
 
 
 def row_source(array, plan):
-    return lambda first, end: np.moveaxis(np.moveaxis(array, plan.axis, 0)[first:end], 0, plan.axis)
+    def rows(first, out):
+        planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
+        out[...] = np.moveaxis(planes, 0, plan.axis)
+
+    return rows
 
 
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
