@@ -7,6 +7,7 @@ execute as late as the recorded events allow.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -267,6 +268,5 @@ def import_bindings(name: str) -> Any:
 
 def _host_bytes(address: int, size: int) -> NDArray[np.uint8]:
     """Return host memory at an address as an array, without owning it."""
-    import ctypes  # noqa: PLC0415 (only where a GPU is)
-
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=np.uint8)
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    return np.ctypeslib.as_array(memory)

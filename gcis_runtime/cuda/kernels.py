@@ -49,7 +49,7 @@ def compile_kernels(sm: str, *, nvrtc: Any = None) -> bytes:
     options = [option.encode() for option in (target, *OPTIONS)]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if int(result):
-        log = b" " * _nvrtc(nvrtc, "nvrtcGetProgramLogSize", program)
+        log = bytes(_nvrtc(nvrtc, "nvrtcGetProgramLogSize", program))
         _nvrtc(nvrtc, "nvrtcGetProgramLog", program, log)
         raise EngineError(
             "NVRTC cannot compile the kernels",
@@ -57,7 +57,7 @@ def compile_kernels(sm: str, *, nvrtc: Any = None) -> bytes:
             fix="Use --device cpu.",
         )
     kind = "CUBIN" if native else "PTX"
-    image = b" " * _nvrtc(nvrtc, f"nvrtcGet{kind}Size", program)
+    image = bytes(_nvrtc(nvrtc, f"nvrtcGet{kind}Size", program))
     _nvrtc(nvrtc, f"nvrtcGet{kind}", program, image)
     _nvrtc(nvrtc, "nvrtcDestroyProgram", program)
     return image

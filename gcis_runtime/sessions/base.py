@@ -24,6 +24,7 @@ class Session(Protocol):
         device: `"cpu"` or `"cuda:0"`.
         precision: `"fp32"`, `"bf16"`, …
         threads: CPU threads; 0 on other devices.
+        batch: Windows that it computes at once.
         notes: What opening it did that the user should know, such as building an engine anew.
     """
 
@@ -32,16 +33,17 @@ class Session(Protocol):
     device: str
     precision: str
     threads: int
+    batch: int
     notes: tuple[str, ...]
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute one window.
+        """Compute a batch of windows.
 
         Args:
-            window: (1, 1, X, Y, Z), contiguous, pre-processed.
+            window: (windows, 1, X, Y, Z), at most `batch` windows, contiguous, pre-processed.
 
         Returns:
-            (1, C, X, Y, Z): foreground minus background logit of each structure. Valid until the next run.
+            (windows, C, X, Y, Z): foreground minus background logit of each structure. Valid until the next run.
         """
         ...
 
@@ -82,7 +84,11 @@ class DeviceSession(Protocol):
 
 
 def check_graph(
-    manifest: Manifest, *, inputs: dict[str, Sequence[object]], outputs: dict[str, Sequence[object]]
+    manifest: Manifest,
+    *,
+    inputs: dict[str, Sequence[object]],
+    outputs: dict[str, Sequence[object]],
+    batch: int = 1,
 ) -> None:
     """Compare a loaded graph's tensors with the manifest.
 
@@ -90,15 +96,17 @@ def check_graph(
         manifest: What should be there.
         inputs: Shape of each input by name, as the engine reports it.
         outputs: Shape of each output by name.
+        batch: Windows a run.
 
     Raises:
         BundleError: Another name or shape.
     """
     for kind, found, tensor in (("input", inputs, manifest.input), ("output", outputs, manifest.output)):
-        if {name: tuple(shape) for name, shape in found.items()} != {tensor.name: tensor.shape}:
+        expected = (batch, *tensor.shape[1:])
+        if {name: tuple(shape) for name, shape in found.items()} != {tensor.name: expected}:
             raise BundleError(
                 f"the graph's {kind} is not the one that the manifest describes",
                 received=", ".join(f"{name} {tuple(shape)}" for name, shape in found.items()) or "none",
-                expected=f"{tensor.name} {tensor.shape}",
+                expected=f"{tensor.name} {expected}",
                 fix="Export the bundle again.",
             )
