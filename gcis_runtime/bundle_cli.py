@@ -139,21 +139,28 @@ def doctor(as_json: bool) -> None:
 
     found = examine()
     if as_json:
-        _print_json(found | {"engines": [asdict(f) for f in found["engines"]]})
+        lists = {name: [asdict(f) for f in found[name]] for name in ("engines", "gpus")}
+        _print_json(found | lists)
         return
     rows = [["python", found["python"]], ["system", found["system"]]]
     rows += [[name, version] for name, version in found["packages"].items()]
     rows += [
         ["CPUs usable", str(found["cpus"])],
         ["CPU features", ", ".join(found["cpu_flags"]) or "unknown"],
-        ["CUDA driver", found["cuda_driver"] or "none"],
+        ["CUDA driver", found["cuda_driver"] or f"none: {found['cuda_problem']}"],
+        *([f"GPU {g.index}", f"{g.name}, {g.sm}, {g.memory / 2**30:.1f} GiB"] for g in found["gpus"]),
+        ["cache of engines", found["cache"] or "none: no folder that only you can write"],
         ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
     ]
     rows += [[f"OpenVINO {device}", ", ".join(caps)] for device, caps in found["openvino"].items()]
     click.echo(table(rows))
     click.echo("")
-    engines = [[f.engine, f.device, "yes" if f.works else "no", f.why] for f in found["engines"]]
-    click.echo(table([["engine", "device", "runs", "why"], *engines]))
+    engines = [[f.engine, f.device, _yes(f.works), _yes(f.builds), f.why] for f in found["engines"]]
+    click.echo(table([["engine", "device", "runs", "builds", "why"], *engines]))
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _open(bundle: str) -> Bundle:

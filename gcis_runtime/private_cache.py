@@ -1,9 +1,9 @@
 """Compiled engines kept for the next start, where only this user can write.
 
-Loading a compiled model is running code. A cache entry is therefore used only from a folder that belongs to this user and
-that nobody else can write (mode 0700), and only when its hash is the one that was noted when it was stored: that finds
-truncation and bit rot, while the folder's owner keeps strangers out. Where no such folder can be had there is no cache,
-never an error.
+Loading a compiled model is running code. A cache entry is therefore used only from a folder that belongs to
+this user and that nobody else can write (mode 0700), and only when its hash is the one that was noted when it
+was stored: that finds truncation and bit rot, while the folder's owner keeps strangers out. Where no such
+folder can be had there is no cache, never an error.
 
 Two processes may share a cache: data lies under its own hash, and an entry appears by one rename.
 """
@@ -145,7 +145,8 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
 
 
 def open_cache_beside(bundle: Path) -> PrivateCache | None:
-    """Open the cache folder `BUNDLE.cache` beside a bundle, or the one in `$GCIS_HOME` where that is not possible.
+    """Open the cache folder `BUNDLE.cache` beside a bundle, or the one in `$GCIS_HOME` where that is not
+    possible.
 
     Args:
         bundle: The bundle's folder. Its neighbour is used only where this user alone can write beside it.

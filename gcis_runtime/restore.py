@@ -183,7 +183,7 @@ def _unpadded(tile: Tile, plan: WindowPlan) -> Tile | None:
 
 
 def _inside(start: Shape3, shape: Sequence[int], plan: WindowPlan) -> tuple[Shape3, Box] | None:
-    """Return where a box of the padded grid begins on the unpadded one, and its part there; None for nothing."""
+    """Return where a box of the padded grid begins on the unpadded one, and its part there; or None."""
     first = [max(s, b) for s, b in zip(start, plan.before, strict=True)]
     stop = [min(s + n, b + m) for s, n, b, m in zip(start, shape, plan.before, plan.shape, strict=True)]
     if any(f >= s for f, s in zip(first, stop, strict=True)):

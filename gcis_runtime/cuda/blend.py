@@ -1,8 +1,9 @@
 """Blending on the GPU: windows are cut, run, added up and turned into labels there; only labels come back.
 
-The counterpart of `gcis_runtime.blend` for a session on a GPU, and equal to it bit for bit for equal margins: windows
-add in the order of the plan. Two streams work side by side: *compute* cuts windows, runs the network and adds up; *copy*
-brings the rows of the next windows in and finished slabs out. Events order them where they touch the same memory:
+The counterpart of `gcis_runtime.blend` for a session on a GPU, and equal to it bit for bit for equal margins:
+windows add in the order of the plan. Two streams work side by side: *compute* cuts windows, runs the network
+and adds up; *copy* brings the rows of the next windows in and finished slabs out. Events order them where
+they touch the same memory:
 
     copy     rows 0 | rows 1    | slab 0, rows 2 | slab 1, rows 3 ...
     compute         | windows 0 | windows 1      | windows 2 ...
@@ -30,7 +31,8 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan
 
 RowSource = Callable[[int, NDArray[np.float32]], None]
-"""Writes rows of the padded image, from the one given along the slab axis, into an array (X, Y, Z): as many as it has."""
+"""Writes rows of the padded image, from the one given along the slab axis, into an array (X, Y, Z): as many
+as it has."""
 
 _FLOAT = 4
 _REMEMBERED = 8

@@ -1,8 +1,8 @@
 """One GPU through the CUDA driver API: a thin layer over cuda-python that turns result codes into errors.
 
-All that gCIS does on a GPU goes through `Device`: memory, streams, events, copies, kernels, graphs. It holds no
-policy, so that a fake driver can stand below it: the tests run every caller on a simulated device whose streams
-execute as late as the recorded events allow.
+All that gCIS does on a GPU goes through `Device`: memory, streams, events, copies, kernels, graphs. It holds
+no policy, so that a fake driver can stand below it: the tests run every caller on a simulated device whose
+streams execute as late as the recorded events allow.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Device:
         return Pinned(address=address, array=_host_bytes(address, size))
 
     def free(self, thing: Any) -> None:
-        """Free memory, a stream or an event before the device is closed; addresses and handles are distinct."""
+        """Free memory, a stream or an event before the device is closed."""
         self._made.pop(thing.address if isinstance(thing, Buffer | Pinned) else int(thing))()
 
     # Order
@@ -214,7 +214,7 @@ class Device:
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
     def close(self) -> None:
-        """Free everything that was made here, newest first, and give the context back. May be called again."""
+        """Free what was made here, newest first, and give the context back. May be called again."""
         if self._context is None:
             return
         self.activate()

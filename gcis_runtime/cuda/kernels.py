@@ -192,9 +192,17 @@ class Kernels:
         self._launch("accumulate", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
     def finish_labels(
-        self, total: Buffer, norm: Buffer, values: Buffer, labels: Buffer, box: Box, *, wide: bool, count: int,
+        self,
+        total: Buffer,
+        norm: Buffer,
+        values: Buffer,
+        labels: Buffer,
+        box: Box,
+        *,
+        wide: bool,
+        count: int,
         stream: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Turn `box` of the sums into labels (uint16 when `wide`, else uint8) and clear it."""
         pointers = [_address(b) for b in (total, norm, values, labels)]
         name = "finish_labels16" if wide else "finish_labels8"

@@ -1,8 +1,8 @@
 """Asking the CUDA driver what is there, before anything that would crash without it.
 
-Creating a TensorRT runtime where there is no driver ends the interpreter with a segmentation fault, so every way to
-a GPU leads through `require_gpu`. libcuda is asked directly: `gcis-bundle doctor` has to answer on machines
-that have a GPU but not (yet) the cuda-python package.
+Creating a TensorRT runtime where there is no driver ends the interpreter with a segmentation fault, so every
+way to a GPU leads through `require_gpu`. libcuda is asked directly: `gcis-bundle doctor` has to answer on
+machines that have a GPU but not (yet) the cuda-python package.
 """
 
 from __future__ import annotations
@@ -86,17 +86,16 @@ def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     return Driver(version=text, gpus=gpus, problem=None if gpus else _ADVICE[100])
 
 
-def require_gpu(device: str, *, probe: Callable[[], Driver] = probe_driver) -> Gpu:
+def require_gpu(device: str) -> Gpu:
     """Return the GPU that `cuda` or `cuda:1` means.
 
     Args:
         device: `"cuda"` (the first) or `"cuda:NUMBER"`.
-        probe: Asks the driver.
 
     Raises:
         EngineError: No driver, no such device.
     """
-    driver = probe()
+    driver = probe_driver()
     if driver.problem is not None:
         raise EngineError(
             "no NVIDIA GPU can be used",

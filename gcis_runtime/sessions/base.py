@@ -42,8 +42,8 @@ class Session(Protocol):
         Args:
             window: (windows, 1, X, Y, Z), at most `batch` windows, contiguous, pre-processed.
 
-        Returns:
-            (windows, C, X, Y, Z): foreground minus background logit of each structure. Valid until the next run.
+        Returns: (windows, C, X, Y, Z): foreground minus background logit of each structure. Valid until the
+            next run.
         """
         ...
 

@@ -35,7 +35,7 @@ def choose_graph(
     Raises:
         EngineError: The bundle has no graph of that precision.
     """
-    wanted = [p for p in preferred] if precision == "auto" else [precision]
+    wanted = list(preferred) if precision == "auto" else [precision]
     for name in wanted:
         fitting = [g for g in manifest.graphs if g.precision == name and (batch is None or g.batch <= batch)]
         if fitting:

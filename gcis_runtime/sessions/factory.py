@@ -20,70 +20,98 @@ def open_session(
     device: str = "cpu",
     precision: str = "auto",
     threads: int | None = None,
+    batch: int | None = None,
+    tf32: bool = False,
 ) -> Session:
     """Load a bundle's graph into an engine.
 
     Args:
         bundle: A verified bundle.
         engine: One of `ENGINES`; `"auto"` takes OpenVINO on the CPU where it is installed (about six times
-            faster on this network), else ONNX Runtime. The session's `name` says which it was.
+            faster on this network), else ONNX Runtime; on a GPU a TensorRT whose engine the bundle has and
+            which is installed, else ONNX Runtime. The session's `name` says which it was.
         device: `"cpu"`, `"cuda"` or `"cuda:1"`.
         precision: One of `PRECISIONS`; `"auto"` takes what the bundle's parity report allows.
         threads: CPU threads; None counts what the process may use.
+        batch: Most windows a run; None takes one on the CPU, where more gain nothing, and the most that the
+            bundle has on a GPU.
+        tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
 
     Raises:
         EngineError: Unknown, not installed, or not able to run here.
         BundleError: The graph is not the one that the manifest describes.
+        DeviceMemoryError: The device has not enough memory.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise EngineError("unknown device", received=repr(device), expected="cpu, cuda or cuda:NUMBER")
+    if engine not in ENGINES:
+        raise EngineError("unknown engine", received=repr(engine), expected=", ".join(ENGINES))
     if engine == "auto":
-        engine = "openvino" if device == "cpu" and _installed("openvino") else "onnx"
-        if engine == "onnx" and precision not in ("auto", "fp32") and device == "cpu":
-            raise EngineError(
-                f"{precision} on the CPU needs OpenVINO", fix="Install it: pip install 'gcis[openvino]'."
-            )
-    if engine == "onnx":
-        return _open_onnx(bundle, device=device, precision=precision, threads=threads)
-    if engine == "openvino":
-        return _open_openvino(bundle, device=device, precision=precision, threads=threads)
-    if engine in ("trt", "trt-rtx"):
-        raise EngineError(
-            f"this runtime cannot run {engine} engines yet",
-            received=f"bundle {bundle.name!r}",
-            expected="--engine onnx, openvino or auto",
-            fix="Use --engine onnx --device cuda on an NVIDIA GPU.",
-        )
-    raise EngineError("unknown engine", received=repr(engine), expected=", ".join(ENGINES))
+        engine = _automatic(bundle, device, precision)
+    if device == "cpu":
+        return _open_on_cpu(bundle, engine, precision=precision, threads=threads, batch=batch or 1)
+    return _open_on_gpu(bundle, engine, device=device, precision=precision, batch=batch, tf32=tf32)
 
 
-def _open_onnx(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> Session:
-    from gcis_runtime.sessions.onnx import OnnxSession  # noqa: PLC0415 (engines are imported when opened)
-
-    session = OnnxSession(bundle, device="cuda:0" if device == "cuda" else device, threads=threads)
-    if precision not in ("auto", session.precision):
-        session.close()
-        raise EngineError(
-            "ONNX Runtime computes in the graph's own precision",
-            received=precision,
-            expected=f"auto or {session.precision}",
-            fix="Export the bundle with that precision.",
-        )
-    return session
-
-
-def _open_openvino(bundle: Bundle, *, device: str, precision: str, threads: int | None) -> Session:
-    if not _installed("openvino"):
-        raise EngineError(
-            "OpenVINO is not installed", fix="Install it: pip install 'gcis[openvino]'; or use --engine onnx."
-        )
+def _automatic(bundle: Bundle, device: str, precision: str) -> str:
+    """Return the engine that `auto` means."""
     if device != "cpu":
+        return next((name for name in ("trt", "trt-rtx") if _has_engine(bundle, name)), "onnx")
+    if _installed("openvino"):
+        return "openvino"
+    if precision == "bf16":
+        raise EngineError(
+            f"{precision} on the CPU needs OpenVINO", fix="Install it: pip install 'gcis[openvino]'."
+        )
+    return "onnx"
+
+
+def _has_engine(bundle: Bundle, name: str) -> bool:
+    """Tell whether the bundle has an engine for a TensorRT that is installed."""
+    if not any(engine.backend == name for engine in bundle.manifest.engines):
+        return False
+    from gcis_runtime.tensorrt.family import FAMILIES  # noqa: PLC0415 (engines are imported when opened)
+
+    return any(_installed(module) for module in FAMILIES[name].runners)
+
+
+def _open_on_cpu(bundle: Bundle, engine: str, *, precision: str, threads: int | None, batch: int) -> Session:
+    if engine == "onnx":
+        from gcis_runtime.sessions.onnx import OnnxSession  # noqa: PLC0415 (as above)
+
+        return OnnxSession(bundle, precision=precision, threads=threads, batch=batch)
+    if engine == "openvino":
+        if not _installed("openvino"):
+            raise EngineError(
+                "OpenVINO is not installed",
+                fix="Install it: pip install 'gcis[openvino]'; or use --engine onnx.",
+            )
+        from gcis_runtime.sessions.openvino import OpenvinoSession  # noqa: PLC0415 (as above)
+
+        return OpenvinoSession(bundle, precision=precision, threads=threads, batch=batch)
+    raise EngineError(
+        f"{engine} engines run on NVIDIA GPUs",
+        received="--device cpu",
+        expected="cuda",
+        fix="Use --device cuda.",
+    )
+
+
+def _open_on_gpu(
+    bundle: Bundle, engine: str, *, device: str, precision: str, batch: int | None, tf32: bool
+) -> Session:
+    if engine == "onnx":
+        from gcis_runtime.sessions.onnx_cuda import OnnxCudaSession  # noqa: PLC0415 (as above)
+
+        return OnnxCudaSession(bundle, device=device, precision=precision, batch=batch, tf32=tf32)
+    if engine == "openvino":
         raise EngineError(
             "OpenVINO runs on the CPU here", received=device, expected="cpu", fix="Use --device cpu."
         )
-    from gcis_runtime.sessions.openvino import OpenvinoSession  # noqa: PLC0415 (as above)
+    from gcis_runtime.sessions.tensorrt import TensorrtSession  # noqa: PLC0415 (as above)
+    from gcis_runtime.tensorrt.family import FAMILIES  # noqa: PLC0415
 
-    return OpenvinoSession(bundle, precision=precision, threads=threads)
+    return TensorrtSession(bundle, family=FAMILIES[engine], device=device, precision=precision, batch=batch)
 
 
 def _installed(package: str) -> bool:

@@ -1,7 +1,9 @@
-"""OpenVINO: the fast engine on CPUs; reads the bundle's ONNX graph."""
+"""OpenVINO: the fast engine on CPUs; reads the bundle's ONNX graph, or what it made of it the last time."""
 
 from __future__ import annotations
 
+import collections
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,56 +11,124 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundle import Bundle
 from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.errors import EngineError
-from gcis_runtime.manifest import Manifest
+from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.manifest import Graph, Manifest
+from gcis_runtime.private_cache import PrivateCache, open_cache
 from gcis_runtime.sessions.base import check_graph
+from gcis_runtime.sessions.choice import choose_graph, passed
 from gcis_runtime.sessions.quiet_openvino import import_openvino
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_MULTIPLIES = ("Convolution", "Deconvolution")
 
 
 class OpenvinoSession:
-    """A bundle's ONNX graph in OpenVINO on the CPU; see `Session`."""
+    """A bundle's ONNX graph in OpenVINO on the CPU; see `Session`.
 
-    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int | None = None) -> None:
-        ov = import_openvino()
-        self.name = "openvino"
-        self.version = str(ov.__version__).split("-", maxsplit=1)[0]
-        self.device = "cpu"
+    The compiled model is kept in this user's cache (`$GCIS_HOME/cache`), so that the second start is fast.
+
+    Args: bundle: The bundle. precision: `"fp32"`, `"bf16"`, `"int8"` (a graph of its own), or `"auto"`: bf16
+        where the CPU has it and
+            the parity report allows it.
+        threads: CPU threads; None counts what the process may use.
+        batch: Most windows a run; None takes the largest graph.
+
+    Raises:
+        EngineError: It cannot be loaded, or computes in another precision than was asked for.
+        BundleError: The graph is not the one that the manifest describes.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        batch: int | None = 1,
+    ) -> None:
+        self._request: Any = None  # made before the mapped model that it reads, and so freed before it
+        self._mapped: Any = None
+        self._ov = import_openvino()
+        self.name, self.device = "openvino", "cpu"
+        self.version = str(self._ov.__version__).split("-", maxsplit=1)[0]
         self.threads = threads or usable_cpus()
-        core = ov.Core()
-        self.precision = _choose(
-            precision, bundle.manifest, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        )
+        core = self._ov.Core()
+        wanted = _choose(precision, bundle.manifest, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        graph = choose_graph(bundle.manifest, precision="int8" if wanted == "int8" else "fp32", batch=batch)
+        self.batch = graph.batch
         settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[wanted],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
         }
         try:
-            model = core.read_model(str(bundle.model_file))
-            check_graph(
-                bundle.manifest,
-                inputs={p.any_name: _shape(p) for p in model.inputs},
-                outputs={p.any_name: _shape(p) for p in model.outputs},
-            )
-            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+            model, self.notes = self._load(core, bundle, graph, settings)
+            self._request = model.create_infer_request()
         except RuntimeError as error:
-            line = str(error).strip().splitlines()[-1][:300]
+            raise _ours(error, "OpenVINO cannot load the graph") from error
+        except MemoryError as error:
+            raise DeviceMemoryError("OpenVINO cannot load the graph: out of memory") from error
+        self.precision = read_precision(model)
+        if self.precision != wanted:
             raise EngineError(
-                "OpenVINO cannot load the graph",
-                received=line,
-                fix="Use --engine onnx, or run `gcis-bundle verify`.",
-            ) from error
+                "OpenVINO computes in another precision than was asked for",
+                received=self.precision,
+                expected=wanted,
+                fix="Use --precision fp32, or another --engine.",
+            )
+
+    def _load(
+        self, core: Any, bundle: Bundle, graph: Graph, settings: dict[str, Any]
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Return the compiled model, from the cache where it is there, and what to tell the user."""
+        cache = open_cache()
+        digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
+        key = {
+            "graph": digest,
+            "openvino": str(self._ov.__version__),
+            "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        found = cache.find("openvino", key) if cache is not None else None
+        if found is not None:
+            model = self._import(core, found, settings)
+            if model is not None:
+                self._check(bundle.manifest, model, graph)
+                return model, ()
+        read = core.read_model(str(bundle.file(graph.file)))
+        self._check(bundle.manifest, read, graph)
+        model = core.compile_model(read, "CPU", settings)
+        if cache is not None:
+            _keep(cache, key, model)
+        return model, ()
+
+    def _import(self, core: Any, file: Path, settings: dict[str, Any]) -> Any:
+        """Load a compiled model; None where OpenVINO does not take it, and it is compiled again."""
+        try:
+            # Copy-on-write: mapped, not read into memory, and never written back. The model reads its weights
+            # from there as long as it lives, and does not keep the mapping itself.
+            self._mapped = self._ov.Tensor(np.memmap(file, dtype=np.uint8, mode="c"), shared_memory=True)
+            return core.import_model(self._mapped, "CPU", settings)
+        except (RuntimeError, ValueError, OSError):
+            return None
+
+    def _check(self, manifest: Manifest, model: Any, graph: Graph) -> None:
+        check_graph(
+            manifest,
+            inputs={port.any_name: _shape(port) for port in model.inputs},
+            outputs={port.any_name: _shape(port) for port in model.outputs},
+            batch=graph.batch,
+        )
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute one window; see `Session.run`."""
+        """Compute a batch of windows; see `Session.run`."""
         if self._request is None:
             raise EngineError("the session is closed", fix="Open the bundle again.")
         try:
             result = self._request.infer([window], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
-            raise EngineError("OpenVINO failed on a window", received=str(error)[:300]) from error
+            raise _ours(error, "OpenVINO failed on a window") from error
         out: NDArray[np.float32] = result[0]
         return out
 
@@ -67,21 +137,30 @@ class OpenvinoSession:
         self._request = None
 
 
-def bf16_passed(manifest: Manifest) -> bool:
-    """Tell whether the export checked OpenVINO in bf16 and its parity row holds its limits."""
-    listed = any(e.backend == "openvino" and e.precision == "bf16" for e in manifest.engines)
-    rows = [row for row in manifest.parity if "openvino" in row.stage.lower() and row.precision == "bf16"]
-    return listed and bool(rows) and all(row.passed for row in rows)
+def read_precision(model: Any) -> str:
+    """Return what most convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
+
+    OpenVINO takes the hint as a wish; the compiled model says what was made of it.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    for node in model.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if info["layerType"].value in _MULTIPLIES:
+            found[str(info["runtimePrecision"].value)] += 1
+    if not found:
+        return "unknown"
+    most = found.most_common(1)[0][0]
+    return _PRECISIONS.get(most, most)
 
 
 def _choose(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
     """Return the precision to use: bf16 by itself only where the CPU has it and the parity report allows."""
     native = "BF16" in capabilities
     if precision == "auto":
-        return "bf16" if native and bf16_passed(manifest) else "fp32"
+        return "bf16" if native and passed(manifest, backend="openvino", precision="bf16") else "fp32"
     if precision not in _HINTS:
         raise EngineError(
-            "OpenVINO does not offer this precision", received=precision, expected="auto, fp32 or bf16"
+            "OpenVINO does not offer this precision", received=precision, expected="auto, fp32, bf16 or int8"
         )
     if precision == "bf16" and not native:
         raise EngineError(
@@ -91,6 +170,24 @@ def _choose(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
             fix="Use --precision fp32.",
         )
     return precision
+
+
+def _keep(cache: PrivateCache, key: dict[str, str], model: Any) -> None:
+    """Store a compiled model; without one the next start compiles again."""
+    try:
+        blob = model.export_model()
+    except RuntimeError:
+        return
+    data = blob.getvalue() if hasattr(blob, "getvalue") else blob
+    cache.store("openvino", key, lambda path: path.write_bytes(data))
+
+
+def _ours(error: RuntimeError, message: str) -> EngineError:
+    """Return OpenVINO's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+    if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
+        return DeviceMemoryError(f"{message}: out of memory", received=line)
+    return EngineError(message, received=line, fix="Use --engine onnx, or run `gcis-bundle verify`.")
 
 
 def _shape(port: Any) -> tuple[object, ...]:

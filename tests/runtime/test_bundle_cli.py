@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fake_cuda
 import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from gcis_runtime import bundle_cli, doctor
+from gcis_runtime.cuda.probe import Driver
 from gcis_runtime.manifest import Engine, ParityRow
 
 
@@ -115,12 +117,14 @@ def test_doctor(run):
     assert engines["onnx", "cpu"]
     assert engines["openvino", "cpu"]
     assert not engines["trt", "cuda"]
+    assert found["cache"].endswith("cache")
 
 
 def test_doctor_survives_missing_engines(monkeypatch):
     monkeypatch.setattr(doctor, "onnx_providers", list)
     monkeypatch.setattr(doctor, "openvino_devices", dict)
-    monkeypatch.setattr(doctor, "cuda_driver", lambda: "12.8")
+    monkeypatch.setattr(doctor, "probe_driver", lambda: Driver(version="12.8", gpus=(fake_cuda.gpu(),)))
+    monkeypatch.setattr(doctor, "installed_version", lambda family: None)
     findings = {(f.engine, f.device): f for f in doctor.examine()["engines"]}
     assert not any(f.works for f in findings.values())
     assert "pip install" in findings["openvino", "cpu"].why
@@ -132,3 +136,26 @@ def test_cpu_flags(tmp_path):
     path.write_text("processor : 0\nflags\t\t: fpu avx2 amx_bf16\n")
     assert doctor.cpu_flags(path) == ["avx2", "amx_bf16"]
     assert doctor.cpu_flags(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "works"),
+    [((8, 9), {"onnx": True, "trt-rtx": True}), ((9, 0), {"onnx": True, "trt-rtx": False})],
+)
+def test_doctor_judges_gpus(run, monkeypatch, capability, works):
+    gpu = fake_cuda.gpu(capability, name="Card")
+    monkeypatch.setattr(doctor, "probe_driver", fake_cuda.driver_with(gpu))
+    monkeypatch.setattr(doctor, "onnx_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(doctor, "installed_version", lambda family: "1.7.1")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name)
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["gpus"] == [{"index": 0, "name": "Card", "capability": list(capability), "memory": 8 << 30}]
+    findings = {f["engine"]: f for f in found["engines"] if f["device"] == "cuda"}
+    assert {name: findings[name]["works"] for name in works} == works
+    assert findings["trt-rtx"]["builds"], "TensorRT-RTX builds for machines that have another GPU"
+    if not works["trt-rtx"]:
+        assert f"no code for Card (sm_{capability[0]}{capability[1]})" in findings["trt-rtx"]["why"]
+    assert f"Card, sm_{capability[0]}{capability[1]}, 8.0 GiB" in run("doctor").stdout
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    findings = {f.engine: f for f in doctor.examine()["engines"] if f.device == "cuda"}
+    assert "cuda-python is not installed" in findings["onnx"].why and not findings["onnx"].works

@@ -27,7 +27,9 @@ def host_kernels(tmp_path_factory):
 
 def network(window):
     """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
-    return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(np.float32)
+    return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
+        np.float32
+    )
 
 
 class Session:
@@ -197,7 +199,9 @@ def test_copies_overlap_the_network(host_kernels):
 
 def test_a_margin_that_is_not_finite_is_an_error(host_kernels):
     plan = make_plan((8, 12, 25))
-    session = Session(fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan))
+    session = Session(
+        fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
+    )
     blender = GpuBlender(session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), values=(1,))
     with pytest.raises(EngineError, match="not finite"):
         list(blender.slabs(row_source(image(plan.padded), plan)))

@@ -1,0 +1,60 @@
+"""What both ONNX Runtime sessions do: options, loading, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.manifest import Manifest
+from gcis_runtime.sessions.base import check_graph
+
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
+
+
+def load(
+    file: Path, manifest: Manifest, providers: Sequence[object], *, threads: int, batch: int
+) -> ort.InferenceSession:
+    """Load an ONNX file and compare it with the manifest.
+
+    Args:
+        file: The graph.
+        manifest: What it should be.
+        providers: ONNX Runtime's execution providers, with their options.
+        threads: CPU threads; 0 leaves them alone.
+        batch: Windows a run.
+
+    Raises:
+        EngineError: It cannot be loaded.
+        BundleError: It is another graph.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(str(file), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's errors derive from Exception alone
+        raise as_ours(error, "ONNX Runtime cannot load the graph", fix="Run `gcis-bundle verify`.") from error
+    check_graph(
+        manifest,
+        inputs={i.name: i.shape for i in session.get_inputs()},
+        outputs={o.name: o.shape for o in session.get_outputs()},
+        batch=batch,
+    )
+    return session
+
+
+def as_ours(error: Exception, message: str, *, fix: str | None = None) -> EngineError:
+    """Return ONNX Runtime's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if any(part in str(error).lower() for part in _OUT_OF_MEMORY):
+        return DeviceMemoryError(
+            f"{message}: out of memory",
+            received=line,
+            fix="Use a smaller window batch, or another --device.",
+        )
+    return EngineError(message, received=line, fix=fix)

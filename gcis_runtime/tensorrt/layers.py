@@ -1,0 +1,73 @@
+"""What an engine computes in, read from its own layers.
+
+A graph of one precision does not make an engine of that precision: an fp32 graph gives an fp32 engine without
+a word, whatever was wished for. TensorRT describes an engine's layers in three spellings: the builder's log
+(which needs no GPU), the inspector's JSON of newer versions (`"Datatype": "Half"`) and of older ones
+(`"Format/Datatype": "... FP16 format"`).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gcis_runtime.manifest import Precision
+
+_NAMES: dict[str, Precision] = {
+    "float": "fp32",
+    "fp32": "fp32",
+    "half": "fp16",
+    "fp16": "fp16",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "int8": "int8",
+}
+_TYPE = re.compile(r"\b(float|fp32|half|fp16|bfloat16|bf16|int8)\b", re.IGNORECASE)
+_LINE = re.compile(r"LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants|Outputs)", re.DOTALL)
+_CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
+_PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|contraction", re.IGNORECASE)
+
+
+def precision_in_log(text: str) -> Precision | None:
+    """Return what most convolutions in a builder's log compute in; None where it lists none."""
+    found = ((m["kind"], m["inputs"]) for m in _LINE.finditer(text))
+    return _most((kind, _datatype(inputs)) for kind, inputs in found)
+
+
+def precision_in_report(report: str) -> Precision | None:
+    """Return what most convolutions in an inspector's JSON compute in; None where it lists none."""
+    try:
+        layers = json.loads(report).get("Layers", [])
+    except (ValueError, AttributeError):
+        return None
+    return _most(
+        (str(layer.get("LayerType", "")), _datatype(json.dumps(layer.get("Inputs", []))))
+        for layer in layers
+        if isinstance(layer, dict)  # without details layers are names alone
+    )
+
+
+def precision_of_network(network: Any) -> Precision | None:
+    """Return what most convolutions of a strongly typed network take: what its engine has to compute in."""
+    layers = (network.get_layer(i) for i in range(network.num_layers))
+    return _most(
+        (layer.type.name, _datatype(layer.get_input(0).dtype.name)) for layer in layers if layer.num_inputs
+    )
+
+
+def _datatype(text: str) -> Precision | None:
+    match = _TYPE.search(text)
+    return None if match is None else _NAMES[match[1].lower()]
+
+
+def _most(layers: Iterator[tuple[str, Precision | None]]) -> Precision | None:
+    """Return the precision of most convolutions, else of most matrix products."""
+    found = [(kind, precision) for kind, precision in layers if precision is not None]
+    for pattern in (_CONVOLUTION, _PRODUCT):
+        counts = collections.Counter(precision for kind, precision in found if pattern.search(kind))
+        if counts:
+            return counts.most_common(1)[0][0]
+    return None

@@ -1,0 +1,113 @@
+"""A cache entry is used only when it is whole, meant, and from a folder that nobody else can write."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from gcis_runtime.private_cache import PrivateCache, open_cache, open_cache_beside
+
+KEY = {"graph": "abc", "version": "1"}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return open_cache(tmp_path / "cache")
+
+
+def put(cache, data=b"engine", key=KEY):
+    return cache.store("kind", key, lambda path: path.write_bytes(data))
+
+
+def test_what_was_stored_is_found(cache):
+    assert cache.find("kind", KEY) is None
+    assert put(cache).read_bytes() == b"engine"
+    assert cache.find("kind", dict(reversed(KEY.items()))).read_bytes() == b"engine"
+    assert cache.find("other", KEY) is None
+    assert cache.find("kind", {**KEY, "version": "2"}) is None
+    put(cache, b"newer")
+    assert cache.find("kind", KEY).read_bytes() == b"newer"
+    assert not list(cache.folder.glob(".*")), "no temporary file is left"
+
+
+@pytest.mark.parametrize("damage", [b"engimE", b"engine and more", b"", None])
+def test_damage_is_found(cache, damage):
+    data = put(cache)
+    if damage is None:
+        data.unlink()
+    else:
+        data.write_bytes(damage)
+    assert cache.find("kind", KEY) is None
+    put(cache)
+    assert cache.find("kind", KEY).read_bytes() == b"engine"
+
+
+def test_a_note_for_another_key_or_a_broken_one_is_not_believed(cache):
+    put(cache)
+    (note,) = cache.folder.glob("*.json")
+    text = note.read_text()
+    note.write_text(text.replace('"abc"', '"abd"'))
+    assert cache.find("kind", KEY) is None
+    note.write_text(text[:-5])
+    assert cache.find("kind", KEY) is None
+
+
+def test_the_folder_is_private(tmp_path):
+    folder = tmp_path / "deep" / "cache"
+    assert open_cache(folder).folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert open_cache(folder) is not None
+    assert folder.stat().st_mode & 0o777 == 0o700, "it was closed again"
+
+
+def test_no_cache_in_a_link_a_file_or_a_strangers_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert open_cache(tmp_path / "file") is None
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert open_cache(tmp_path / "link") is None
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert open_cache(tmp_path / "new") is None
+
+
+def test_beside_a_bundle_where_nobody_else_can_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+    bundle = tmp_path / "b.gcis"
+    bundle.mkdir()
+    tmp_path.chmod(0o755)
+    assert open_cache_beside(bundle).folder == tmp_path / "b.gcis.cache"
+    tmp_path.chmod(0o777)
+    assert open_cache_beside(bundle).folder == tmp_path / "home" / "cache"
+    tmp_path.chmod(0o755)
+
+
+def test_a_full_disk_is_no_error(cache):
+    def refuse(path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    assert cache.store("kind", KEY, refuse) is None
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_the_least_recently_used_go_first(tmp_path):
+    cache = PrivateCache(folder=tmp_path, limit=30)
+    keys = [{"n": str(i)} for i in range(3)]
+    for i, key in enumerate(keys):
+        put(cache, bytes([i]) * 10, key)
+        os.utime(cache._note("kind", key), (i, i))
+    assert cache.find("kind", keys[0]) is not None  # used now
+    put(cache, b"x" * 10, {"n": "new"})
+    assert [cache.find("kind", key) is not None for key in keys] == [True, False, True]
+    assert sum(f.stat().st_size for f in tmp_path.glob("*.bin")) <= 30
+
+
+def test_two_writers_leave_one_whole_entry(cache):
+    """The second writes while the first is writing: both name data of their own."""
+
+    def outer(path):
+        put(cache, b"inner")
+        path.write_bytes(b"outer")
+
+    cache.store("kind", KEY, outer)
+    assert cache.find("kind", KEY).read_bytes() == b"outer"
