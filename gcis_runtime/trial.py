@@ -150,13 +150,12 @@ def _failed(candidate: Candidate, problem: str, **found: Any) -> Trial:
 
 def _open(bundle: Bundle, candidate: Candidate) -> Session:
     """Open a candidate's session."""
-    several = {} if candidate.batch == 1 else {"batch": candidate.batch}
     return open_session(
         bundle,
         engine=candidate.engine,
         device=candidate.device,
         precision=candidate.precision,
-        **several,
+        batch=candidate.batch,
     )
 
 

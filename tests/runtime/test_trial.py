@@ -58,7 +58,7 @@ def outcomes(make_bundle, monkeypatch):
     def run(**found):
         opened = []
 
-        def open_session(bundle, *, engine, device, precision):
+        def open_session(bundle, *, engine, device, precision, batch):
             answer = found[f"{engine}_{precision}"]
             if isinstance(answer, BundleError | EngineError) and answer.fix == "when opened":
                 raise answer
