@@ -178,7 +178,7 @@ def test_bad_bundles_engines_and_outputs(run, bundle, ct, tmp_path):
     assert_one_error(run(ct, "--bundle", tmp_path / "none"), "there is no bundle")
     assert_one_error(run(ct, "--bundle", tmp_path), "is not a bundle")
     assert_one_error(run(ct, "--bundle", bundle, "--prompt", "spleen"), "no such prompt", "'bone', 'liver'")
-    assert_one_error(run(ct, "--bundle", bundle, "--engine", "trt"), "cannot run trt")
+    assert_one_error(run(ct, "--bundle", bundle, "--engine", "trt"), "run on NVIDIA GPUs")
     assert_one_error(run(ct, "--bundle", bundle, "--device", "gpu"), "unknown device")
     assert_one_error(run(ct, "--bundle", bundle, "-o", ct / "x.nii.gz"), "cannot be written")
     assert_one_error(run(ct, "--bundle", bundle, "-o", "/proc/x.nii.gz"), "cannot be written")
