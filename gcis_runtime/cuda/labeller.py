@@ -21,7 +21,8 @@ from gcis_runtime.windows import read_planes
 class GpuLabeller:
     """Blends on the session's GPU; see `Labeller`.
 
-    Labels come back where each voxel takes the nearest one; smooth boundaries and masks need the margins.
+    Only labels come back where each of the file's voxels takes the nearest one, or the file has the network's
+    grid; smooth boundaries and masks need the margins.
     The time that the CPU waits for the GPU counts as `network`: blending runs there among the windows.
 
     Args:
@@ -42,7 +43,8 @@ class GpuLabeller:
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""
         count = WindowCount()
-        plan, smooth = task.plan, task.restore == "smooth"
+        plan = task.plan
+        smooth = task.restore == "smooth" and task.image.trace.to_file is not None
         margins = smooth or sink.wants_masks
 
         def rows(first: int, out: NDArray[np.float32]) -> None:

@@ -41,6 +41,21 @@ def label(labeller, *, shape, restore, masks, spacing=(3.0, 2.5, 4.0)):
     return sink.labels, None if found is None else {value: found[value] for value in found}, count
 
 
+def test_margins_stay_on_the_gpu_where_nothing_was_resampled():
+    """Smooth boundaries are the default; on the network's own grid they are the labels."""
+    driver = fake_cuda.FakeDriver()
+    session = Session(driver, ROI)
+    labels, _, _ = label(
+        GpuLabeller(session, Kernels(session.gpu, b"")),
+        shape=(31, 44, 20), restore="smooth", masks=False, spacing=None,
+    )  # fmt: skip
+    cpu = CpuLabeller(lambda window: network(window[0, 0])[None])
+    expected, _, _ = label(cpu, shape=(31, 44, 20), restore="smooth", masks=False, spacing=None)
+    np.testing.assert_array_equal(labels, expected)
+    kernels = {a[0] for name, a in driver.calls if name == "cuLaunchKernel"}
+    assert "finish_labels8" in kernels and "finish_margins" not in kernels
+
+
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])  # the second is smaller than a window
 @pytest.mark.parametrize(("restore", "masks"), [("nearest", False), ("nearest", True), ("smooth", False)])
 def test_gpu_and_cpu_agree(shape, restore, masks):
