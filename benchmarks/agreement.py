@@ -88,6 +88,7 @@ def compare(
     Returns:
         The record, ready for JSON.
     """
+    where = environment()  # the commit of the code that is loaded now
     found = checkpoints.load(checkpoint)
     made = export(Request(checkpoint=checkpoint, engines=tuple(engines), output=folder / "agreement.gcis"))
     with comparison(static_network(found), made.folder, engines=engines) as compare_file:
@@ -98,7 +99,7 @@ def compare(
         ]
     return {
         "what": "agreement",
-        "environment": environment(),
+        "environment": where,
         "checkpoint_sha256": found.sha256,
         "reference": "PyTorch float32, MONAI transforms and sliding_window_inference",
         "wanted": WANTED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def evaluate(
 
     chosen = _cases(datalist, split, cases)
     pictures = WorstCases(worst)
-    with _source(**source) as opened:
+    with _source(chosen, **source) as opened:
         found = run(chosen, opened, progress=Progress(sys.stderr).say, tolerance=tolerance, watcher=pictures)
     notes = {"datalist": datalist.name, "split": split, **opened.notes}
     result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
@@ -109,6 +109,7 @@ def _check_source(source: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _source(
+    cases: Sequence[Case],
     *,
     checkpoint: Path | None,
     bundle: str | None,
@@ -140,7 +141,7 @@ def _source(
     else:
         from gcis_train.predictions import folder_source
 
-        yield folder_source(Path(str(predictions)), labels=labels, allow_missing=allow_missing)
+        yield folder_source(Path(str(predictions)), cases, labels=labels, allow_missing=allow_missing)
 
 
 def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:

@@ -8,6 +8,7 @@ folder's `manifest.json`, or is given.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +25,36 @@ from gcis_train.images import READABLE, read_array, read_grid
 _MAPPING = '{"mandible": 7, …}, or the JSON of gcis-run, a bundle\'s manifest or an nnU-Net dataset.json'
 
 
-def folder_source(folder: Path, *, labels: str | None = None, allow_missing: bool = False) -> Source:
+def folder_source(
+    folder: Path, cases: Sequence[Case], *, labels: str | None = None, allow_missing: bool = False
+) -> Source:
     """Return the source of a folder's label maps.
 
     Args:
         folder: Where they lie.
+        cases: What will be asked for: a missing label map is found before anything is scored.
         labels: `mandible=7,spinal cord=2`, or a JSON file; None reads the JSON beside each label map.
         allow_missing: Leave out cases without a label map instead of refusing them.
 
     Raises:
-        DataError: No such folder, or `labels` cannot be read.
+        DataError: No such folder, a missing label map, or `labels` cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", expected="the folder of the label maps")
+    missing = [case.name for case in cases if find(folder, case) is None]
+    if missing and not allow_missing:
+        raise DataError(
+            f"{folder} has no label map of {len(missing)} of {len(cases)} cases, the first {missing[0]}",
+            expected=" or ".join(f"{missing[0]}{end}" for end in ("_seg.nii.gz", ".nii.gz")),
+            fix="Segment them with gcis-run IMAGE -o FOLDER, or leave such cases out with --allow-missing.",
+        )
     given = None if labels is None else read_values(labels)
     notes: dict[str, Any] = {"pipeline": "label maps on disk", "predictions": folder.resolve().name}
 
     def predict(case: Case) -> Prediction | None:
         path = find(folder, case)
-        if path is None and allow_missing:
-            return None
         if path is None:
-            raise DataError(
-                f"{folder} has no label map of the case {case.name}",
-                expected=" or ".join(f"{case.name}{end}" for end in ("_seg.nii.gz", ".nii.gz")),
-                fix="Segment it with gcis-run IMAGE -o FOLDER, or leave such cases out with --allow-missing.",
-            )
+            return None
         return Prediction(labels=_read(path, case), values=_values_of(path) if given is None else given)
 
     return Source(predict=predict, prompts=None if given is None else given.keys(), notes=notes)

@@ -68,3 +68,15 @@ def test_the_command_writes_a_png_or_one_line(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["curves", str(tmp_path / "none"), "-o", str(tmp_path / "x.png")])
     assert refused.exit_code == 2 and refused.output.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+def test_steps_that_a_resumed_run_makes_again_are_drawn_once(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "tensorboard") as writer:
+        for step in range(1, 11):
+            writer.add_scalar(LOSS, 1.0, step)
+    with SummaryWriter(tmp_path / "tensorboard", purge_step=6, filename_suffix=".b") as writer:
+        for step in range(6, 13):
+            writer.add_scalar(LOSS, 2.0, step)
+    curves, _ = read_curves([tmp_path])
+    assert curves[LOSS].steps.tolist() == list(range(1, 13))
+    assert curves[LOSS].values.tolist() == [1.0] * 5 + [2.0] * 7

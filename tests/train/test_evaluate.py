@@ -147,7 +147,10 @@ def test_the_command_scores_label_maps_on_disk(
     arguments += ["--labels", "mandible=7", "-o", str(tmp_path / "out"), "--worst", "0"]
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2
-    assert refused.output.count("\n") == 1 and f"no label map of the case {cases[0].name}" in refused.output
+    assert (
+        refused.output.count("\n") == 1
+        and f"no label map of 1 of 2 cases, the first {cases[0].name}" in refused.output
+    )
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(main, [*arguments, "--allow-missing"])
     assert done.exit_code == 0, done.output

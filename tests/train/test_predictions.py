@@ -36,7 +36,7 @@ def test_what_gcis_run_writes_is_found_and_read(case: Case, tmp_path: Path) -> N
     folder = tmp_path / "out"
     path = write_map(folder, "ct7_seg.nii.gz")
     assert find(folder, case) == path
-    source = folder_source(folder)
+    source = folder_source(folder, [case])
     found = source.predict(case)
     assert found is not None and found.values == {"left ball": 4}
     assert np.array_equal(found.labels, ball_case()[1] * 4)
@@ -62,11 +62,11 @@ def test_values_come_from_the_option_the_report_or_the_manifest(case: Case, tmp_
     folder = tmp_path / "out"
     write_map(folder, "ct7.nii.gz", report=None, dtype=np.float32)
     with pytest.raises(DataError, match=r"which value of ct7.nii.gz is which structure"):
-        folder_source(folder).predict(case)
+        folder_source(folder, [case]).predict(case)
     (folder / "manifest.json").write_text(json.dumps({"labels": REPORT["structures"], "name": "x"}))
-    found = folder_source(folder).predict(case)
+    found = folder_source(folder, [case]).predict(case)
     assert found is not None and found.values == {"left ball": 4} and found.labels.dtype == np.int32
-    given = folder_source(folder, labels="right ball = 8,left ball=4")
+    given = folder_source(folder, [case], labels="right ball = 8,left ball=4")
     assert given.prompts == {"right ball", "left ball"}
     mapping = tmp_path / "dataset.json"
     mapping.write_text(json.dumps({"labels": {"background": 0, "left ball": 4}}))
@@ -90,11 +90,13 @@ def test_a_mapping_that_says_nothing_is_refused(text: str, tmp_path: Path) -> No
 
 def test_a_missing_label_map_is_an_error_unless_allowed(case: Case, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="out is not a folder"):
-        folder_source(tmp_path / "out")
+        folder_source(tmp_path / "out", [case])
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=r"no label map of the case ct7.*ct7_seg.nii.gz or ct7.nii.gz"):
-        folder_source(tmp_path / "out").predict(case)
-    assert folder_source(tmp_path / "out", allow_missing=True).predict(case) is None
+    with pytest.raises(
+        DataError, match=r"no label map of 1 of 1 cases, the first ct7;.*ct7_seg.nii.gz or ct7.nii.gz"
+    ):
+        folder_source(tmp_path / "out", [case])
+    assert folder_source(tmp_path / "out", [case], allow_missing=True).predict(case) is None
 
 
 def test_a_map_on_another_grid_or_between_values_is_refused(case: Case, tmp_path: Path) -> None:
@@ -104,10 +106,10 @@ def test_a_map_on_another_grid_or_between_values_is_refused(case: Case, tmp_path
     moved[2, 3] = 4
     write_nifti(path, ball_case()[1], moved)
     with pytest.raises(DataError, match="another grid"):
-        folder_source(folder).predict(case)
+        folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1][1:])
     with pytest.raises(DataError, match=r"another grid.*\(39, 36, 32\)"):
-        folder_source(folder).predict(case)
+        folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1] * np.float32(0.5))
     with pytest.raises(DataError, match="not a label map"):
-        folder_source(folder).predict(case)
+        folder_source(folder, [case]).predict(case)
