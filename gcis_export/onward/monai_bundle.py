@@ -129,7 +129,10 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
 
 
 def inference(m: Manifest) -> dict[str, Any]:
-    """Return `inference.json`: the manifest's pre-processing and window in MONAI's own transforms."""
+    """Return `inference.json`: the manifest's pre-processing and window in MONAI's own transforms.
+
+    Margins come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
+    """
     values = [label.value for label in m.labels]
     deep = max(values) > 255
     return {
@@ -170,16 +173,16 @@ def inference(m: Manifest) -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {
-                    "_target_": "Lambdad",
-                    "keys": "pred",
-                    "func": f"$lambda margins: margins_to_labels(margins, {values})",
-                },
-                {
                     "_target_": "Invertd",
                     "keys": "pred",
                     "transform": "@preprocessing",
                     "orig_keys": "image",
-                    "nearest_interp": True,
+                    "nearest_interp": False,
+                },
+                {
+                    "_target_": "Lambdad",
+                    "keys": "pred",
+                    "func": f"$lambda margins: margins_to_labels(margins, {values})",
                 },
                 {
                     "_target_": "SaveImaged",

@@ -55,12 +55,20 @@ def write_triton(bundle: Bundle, repository: Path) -> tuple[TritonModel, ...]:
         The models, `model.onnx` first.
 
     Raises:
-        OutputError: The repository cannot be written, or a model of that name has other inputs or outputs.
+        OutputError: The repository cannot be written, a model of that name has other inputs or outputs, or
+            the bundle has neither a graph nor an engine that Triton can serve.
     """
     chosen: dict[str, tuple[Engine, str]] = {}
     for engine in bundle.manifest.engines:
         if engine.backend in _BACKENDS:
             chosen.setdefault(_name(bundle, engine), (engine, _tensors(bundle, engine)))
+    if not chosen:
+        raise OutputError(
+            f"bundle {bundle.name!r} has nothing that Triton can serve",
+            received=", ".join(e.backend for e in bundle.manifest.engines) or "no engine",
+            expected=" or ".join(_BACKENDS),
+            fix="Export it with --engine onnx.",
+        )
     for name, (_, tensors) in chosen.items():
         _check_same_tensors(repository / name, tensors)
     try:

@@ -113,7 +113,7 @@ def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
         ours = segmenter.segment(read_volume(tmp_path / "in" / "ct.nii.gz")).labels
     np.testing.assert_allclose(theirs.affine, affine, atol=1e-4)
     assert labels.shape == ours.shape and set(np.unique(labels)) == {0, 3, 300} == set(np.unique(ours))
-    assert np.mean(labels == ours) > 0.99
+    assert np.mean(labels == ours) > 0.999
 
 
 def test_an_older_one_is_replaced_and_anything_else_is_not(made, tmp_path):

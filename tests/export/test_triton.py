@@ -142,3 +142,11 @@ def test_a_repository_that_cannot_be_written_is_one_line(bundle, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         write_triton(bundle, tmp_path / "file")
+
+
+def test_a_bundle_with_nothing_to_serve_is_said(tmp_path):
+    openvino = msgspec.structs.replace(ONNX, backend="openvino")
+    bundle = open_bundle(cheap_bundle(tmp_path / "b.gcis", engines=(openvino,)))
+    with pytest.raises(OutputError, match="nothing that Triton can serve; received openvino"):
+        write_triton(bundle, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
