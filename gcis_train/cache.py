@@ -133,14 +133,18 @@ def _key(case: Case, spec: PreprocessSpec) -> str:
     order = {path: number for number, path in enumerate(paths)}
     parts: dict[str, Any] = {
         "format": _FORMAT,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("monai", "nibabel", "numpy", "torch")
-        },
+        "versions": _versions(),
         "spec": spec,
         "files": [_identity(path) for path in paths],
         "targets": [([order[path] for path in t.labels], t.values) for t in case.targets],
     }
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """What computes: another version may give other numbers."""
+    return {name: importlib.metadata.version(name) for name in ("monai", "nibabel", "numpy", "torch")}
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
