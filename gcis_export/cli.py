@@ -44,8 +44,30 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     "engines",
     type=click.Choice(_ENGINES),
     multiple=True,
-    help="Engines to check; repeat for several [onnx].",
+    help="Engines to make and check; repeat for several [onnx].",
 )
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    multiple=True,
+    metavar="8.9",
+    help="trt-rtx: GPUs to build for; repeat for several [8.0 and later].",
+)
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["none", "same", "ampere+"]),
+    default="none",
+    help="trt: also run on GPUs of the same compute capability, or on Ampere and later [none].",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="trt: also run under later releases, and under tensorrt-lean.",
+)
+@click.option(
+    "--optimization-level", type=click.IntRange(0, 5), help="trt, trt-rtx: quick to thorough building."
+)
+@click.option("--tf32", is_flag=True, help="trt, trt-rtx: float32 products of 11 bits: faster, less exact.")
 @click.option(
     "--path-selection",
     "path_selections",
@@ -141,6 +163,7 @@ def main(
     orientation: str | None,
     intensity_window: Any,
     engines: tuple[str, ...],
+    capabilities: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Export prompts of a checkpoint as one verified bundle for gcis-run.
@@ -148,10 +171,16 @@ def main(
     Resolves each prompt to a pathway, writes a static graph, compares it with the network in every engine,
     and writes the bundle only when the numbers hold. Research software, not a medical device.
     """
-    from gcis_export.engines import check_engines
+    from gcis_export.engines.options import EngineOptions, read_capability
+    from gcis_export.engines.select import check_engines
 
     engines = engines or ("onnx",)
-    check_engines(engines, precision=options["precision"])  # before PyTorch takes its seconds
+    names = ("hardware_compatibility", "version_compatible", "optimization_level", "tf32")
+    engine_options = EngineOptions(
+        capabilities=tuple(map(read_capability, capabilities)), **{name: options.pop(name) for name in names}
+    )
+    # Before PyTorch takes its seconds.
+    check_engines(engines, precision=options["precision"], options=engine_options)
     from gcis_export import report
     from gcis_export.export import Request, export
     from gcis_export.settings import Overrides
@@ -160,7 +189,7 @@ def main(
         roi=roi, overlap=overlap, spacing=spacing, orientation=orientation, intensity_window=intensity_window
     )
     result = export(
-        Request(engines=engines, overrides=overrides, **options),
+        Request(engines=engines, engine_options=engine_options, overrides=overrides, **options),
         say=None if as_json else lambda step: click.echo(f"{step} ...", err=True),
     )
     click.echo(report.as_json(result) if as_json else report.as_text(result))

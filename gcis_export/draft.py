@@ -23,7 +23,10 @@ from gcis_runtime.manifest import (
 )
 from gcis_train.checkpoint import Checkpoint
 
-_VERSIONED = ("gcis", "torch", "monai", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
+_VERSIONED = (
+    "gcis", "torch", "monai", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt",
+    "tensorrt-rtx",
+)  # fmt: skip
 
 
 def draft_manifest(

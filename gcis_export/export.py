@@ -12,7 +12,10 @@ import onnx
 from gcis_export.bundle_writer import staged, write_graph, write_manifest
 from gcis_export.check_windows import gather_windows
 from gcis_export.draft import draft_manifest
-from gcis_export.engines import Reference, check_engines, compare_engines
+from gcis_export.engines.compare import Reference, compare_engines
+from gcis_export.engines.compiled import build_engines
+from gcis_export.engines.options import EngineOptions
+from gcis_export.engines.select import check_engines
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import WeightsType, round_weights, to_onnx
 from gcis_export.onward.monai_bundle import METADATA, check_monai_target, write_monai_bundle
@@ -40,7 +43,8 @@ class Request:
         prompts: Structures in channel order; none means all that the checkpoint names.
         path_selections: Pathways by hand, one for each prompt.
         clip_weights: CLIP weights for prompts that the checkpoint lacks.
-        engines: Engines to check beside ONNX Runtime.
+        engines: Engines to make and check beside ONNX Runtime.
+        engine_options: How compiled engines are built.
         precision: `"fp32"`, or `"bf16"` to make OpenVINO's bf16 a must.
         weights: How weights are stored.
         overrides: Window and pre-processing where they differ from the checkpoint's.
@@ -59,6 +63,7 @@ class Request:
     path_selections: tuple[str, ...] = ()
     clip_weights: str | None = None
     engines: tuple[str, ...] = ("onnx",)
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
     precision: str = "fp32"
     weights: WeightsType = "fp32"
     overrides: Overrides = field(default_factory=Overrides)
@@ -114,7 +119,7 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
     """
     tell = say or _silent
     _check_onward(request)
-    engines = check_engines(request.engines, precision=request.precision)
+    engines = check_engines(request.engines, precision=request.precision, options=request.engine_options)
     tell("reading the checkpoint")
     checkpoint = checkpoints.load(request.checkpoint)
     settings = choose_settings(checkpoint.config, request.overrides)
@@ -146,7 +151,18 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         passed, remarks = compare_engines(
             folder, gate, engines, exact=exact, network=network, precision=request.precision
         )
-        manifest = msgspec.structs.replace(draft, engines=passed, parity=tuple(gate.rows))
+        built, unrun = build_engines(
+            folder,
+            msgspec.structs.replace(draft, engines=passed),
+            gate,
+            engines,
+            precision=request.precision,
+            options=request.engine_options,
+            reference=network.name,
+            expected=network.answers,
+            say=tell,
+        )
+        manifest = msgspec.structs.replace(built, parity=tuple(gate.rows))
         digest = write_manifest(folder, manifest)
     onward = _write_onward(request, target, tell)
     return Exported(
@@ -156,7 +172,7 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         coinciding=tuple(tuple(group) for group in resolution.coinciding),
         nodes=len(model.graph.node),
         windows=source,
-        notes=(*settings.notes, *gate.remarks(), *remarks),
+        notes=(*settings.notes, *gate.remarks(), *remarks, *unrun),
         onward=onward,
     )
 

@@ -81,8 +81,8 @@ def test_errors_are_one_line_and_leave_nothing(checkpoint, tmp_path):
     common = ("--checkpoint", checkpoint.folder, "-o", target)
     for arguments, expected in (
         ((*common, "--prompt", "spleen"), "no text embedding"),
-        ((*common, "--engine", "trt"), "not built by this version"),
-        ((*common, "--precision", "bf16"), "bf16 is a precision of OpenVINO"),
+        ((*common, "--compute-capability", "8.9"), "belongs to --engine trt-rtx"),
+        ((*common, "--precision", "bf16"), "no engine that was asked for computes in bf16"),
         ((*common, "--roi", "50"), "multiples of 32"),
         ((*common, "--check", tmp_path / "none.nii.gz"), "none.nii.gz"),
         (("--checkpoint", tmp_path / "none", "-o", target), "is not a checkpoint"),

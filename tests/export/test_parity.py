@@ -9,7 +9,7 @@ from export_helpers import ROI
 
 from gcis_export.check_windows import gather_windows
 from gcis_export.compare import LIMITS
-from gcis_export.engines import Reference, check_engines, compare_engines
+from gcis_export.engines.compare import Reference, compare_engines
 from gcis_export.graph.network import ExportNet
 from gcis_export.parity import ROUNDED, ROUTED, STATIC, TWIN, Gate, check_networks, check_rounding
 from gcis_export.resolve import resolve
@@ -85,7 +85,7 @@ def engines(gate, monkeypatch, tmp_path):
     """Compare stand-in engines whose factors are given by engine and precision."""
     answers = gate.answers(lambda w: w - np.float32(0.5))
     network = Reference(name=STATIC, answers=answers)
-    monkeypatch.setattr("gcis_export.engines.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
 
     def run(factors, precision="fp32"):
         def open_session(bundle, *, engine, device, precision):
@@ -94,7 +94,7 @@ def engines(gate, monkeypatch, tmp_path):
                 raise EngineError("this CPU has no bf16")
             return _Session(factor)
 
-        monkeypatch.setattr("gcis_export.engines.open_session", open_session)
+        monkeypatch.setattr("gcis_export.engines.compare.open_session", open_session)
         names = ("onnx", "openvino")
         return compare_engines(tmp_path, gate, names, exact=network, network=network, precision=precision)
 
@@ -142,8 +142,8 @@ def test_an_engine_with_another_output_is_named(gate, monkeypatch, tmp_path):
     def open_session(bundle, **options):
         raise BundleError("the graph's output is not the one", received="logits", expected="margins")
 
-    monkeypatch.setattr("gcis_export.engines.open_bundle", lambda folder: folder)
-    monkeypatch.setattr("gcis_export.engines.open_session", open_session)
+    monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("gcis_export.engines.compare.open_session", open_session)
     network = Reference(name=STATIC, answers=())
     with pytest.raises(ParityError, match=r"^OpenVINO does not hold the graph.*logits; expected margins"):
         compare_engines(tmp_path, gate, ("openvino",), exact=network, network=network, precision="fp32")
@@ -173,11 +173,3 @@ def test_windows_cover_the_phantoms_structures_and_a_constant_one():
     assert [w.shape for w in windows] == [(1, 1, *ROI)] * 3
     assert windows[0].std() > 0.1 and not windows[-1].any()
     assert "phantom" in source
-
-
-def test_engines_of_later_versions_are_refused():
-    with pytest.raises(EngineError, match="not built by this version"):
-        check_engines(["trt-rtx"], precision="fp32")
-    with pytest.raises(EngineError, match="precision of OpenVINO"):
-        check_engines(["onnx"], precision="bf16")
-    assert check_engines(["openvino"], precision="fp32") == ("onnx", "openvino")
