@@ -110,6 +110,8 @@ def main(
     ) as segmenter:
         if not as_json:
             click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
+        for note in segmenter.notes:
+            click.echo(f"{PROGRAM}: note: {note}", err=True)
         if seed is not None:
             truth = write_phantom(seed, Path(str(out)))[1]
         options = {"truth": truth, "preview": preview, "restore": restore, "masks": masks}

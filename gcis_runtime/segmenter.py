@@ -85,6 +85,11 @@ class Segmenter:
             name=s.name, version=s.version, device=s.device, precision=s.precision, threads=s.threads
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What opening the engine did that the user should know, such as building one for this GPU."""
+        return self._session.notes
+
     def segment(
         self,
         volume: Volume,

@@ -1,0 +1,81 @@
+"""On a real GPU: the same laws that the faked driver is held to, and every engine against the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runtime_helpers import ROI, write_ct
+from test_cuda_blend import ROI as SMALL
+from test_cuda_blend import WEIGHTS, image, make_plan, network, row_source
+
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.cuda.blend import GpuBlender
+from gcis_runtime.cuda.device import Device
+from gcis_runtime.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.cuda.probe import probe_driver, require_gpu
+from gcis_runtime.errors import EngineError
+from gcis_runtime.nifti import read_volume
+from gcis_runtime.segmenter import Segmenter
+from gcis_runtime.sessions import open_session
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(probe_driver().problem is not None, reason=f"{probe_driver().problem}"),
+]
+
+
+class HostNetwork:
+    """The test network run by the host between copies, on the GPU's memory."""
+
+    name, device, precision, batch = "host", "cuda:0", "fp32", 1
+
+    def __init__(self):
+        self.gpu = Device(require_gpu("cuda"))
+        self.stream = self.gpu.stream()
+        size = 4 * int(np.prod(SMALL))
+        self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(3 * size)
+        self._there, self._back = self.gpu.pinned(3 * size), self.gpu.pinned(size)
+
+    def enqueue(self):
+        self.gpu.download(self._back.address, self.input, self.input.bytes, self.stream)
+        self.gpu.finish(self.stream)
+        self._there.view((3, *SMALL), np.float32)[...] = network(self._back.view(SMALL, np.float32))
+        self.gpu.upload(self.output, self._there.address, self.output.bytes, self.stream)
+        self.gpu.finish(self.stream)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blending_equals_numpy_bit_for_bit(axis):
+    from test_cuda_blend import whole_volume_blend
+
+    plan = make_plan((20, 31, 27), axis=axis)
+    array = image(plan.padded)
+    session = HostNetwork()
+    kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
+    blender = GpuBlender(session, kernels, plan, WEIGHTS, channels=(0, 2, 1), values=None)
+    parts = [np.array(slab.data) for slab in blender.slabs(row_source(array, plan))]
+    blender.close()
+    session.gpu.close()
+    np.testing.assert_array_equal(
+        np.concatenate(parts, axis=axis + 1), whole_volume_blend(array, plan, (0, 2, 1))
+    )
+
+
+@pytest.mark.parametrize("engine", ["onnx", "trt", "trt-rtx"])
+def test_engines_give_the_cpus_answer(make_bundle, tmp_path, engine):
+    bundle = open_bundle(make_bundle())
+    window = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
+    try:
+        session = open_session(bundle, engine=engine, device="cuda", precision="fp32")
+    except EngineError as error:
+        pytest.skip(str(error))
+    reference = open_session(bundle, engine="onnx")
+    for factor in np.float32([1, 0.5, 0.25]):  # a replayed graph reads what is there, not what was
+        np.testing.assert_allclose(session.run(window * factor), reference.run(window * factor), atol=1e-4)
+    session.close()
+    volume = read_volume(write_ct(tmp_path / "ct.nii.gz"))
+    with Segmenter.open(bundle, engine=engine, device="cuda") as segmenter:
+        labels = segmenter.segment(volume).labels
+    with Segmenter.open(bundle, engine="onnx") as segmenter:
+        expected = segmenter.segment(volume).labels
+    assert np.mean(labels != expected) < 1e-4
