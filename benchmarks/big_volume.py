@@ -16,7 +16,15 @@ WINDOW = (-175.0, 250.0)
 _FIRST_LEVEL, _STEP, _BAND = 80.0, 22.0, 10.0
 
 
-def write_big_volume(path: Path, *, shape: Shape3, spacing: Triple, structures: int, seed: int = 0) -> None:
+def write_big_volume(
+    path: Path,
+    *,
+    shape: Shape3,
+    spacing: Triple,
+    structures: int,
+    body: tuple[float, float] = (0.85, 0.6),
+    seed: int = 0,
+) -> None:
     """Write an int16 body in air with noise; structure `c` is an ellipsoid of its own HU (`levels`).
 
     Args:
@@ -24,17 +32,19 @@ def write_big_volume(path: Path, *, shape: Shape3, spacing: Triple, structures: 
         shape: Voxels along X, Y, Z.
         spacing: Voxel size in mm; X and Y run to the patient's left and posterior, as scanners write.
         structures: How many ellipsoids.
+        body: Half axes of the body's cross-section, as a share of half the image.
         seed: Of their places and the noise.
     """
     rng = np.random.default_rng(seed)
     array = np.empty(shape, dtype=np.int16, order="F")
     x, y = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape[:2])
-    body = (x[:, None] / 0.85) ** 2 + (y[None, :] / 0.6) ** 2 < 1
+    inside_body = (x[:, None] / body[0]) ** 2 + (y[None, :] / body[1]) ** 2 < 1
     for z in range(shape[2]):
-        plane = np.where(body, np.float32(20), np.float32(-1000))
+        plane = np.where(inside_body, np.float32(20), np.float32(-1000))
         array[..., z] = plane + rng.normal(0, 4, plane.shape).astype(np.float32)
     radii = rng.uniform(0.05, 0.12, (structures, 3)) * shape
-    centres = rng.uniform(0.3, 0.7, (structures, 3)) * shape
+    away = np.array([0.23 * body[0], 0.33 * body[1], 0.2])
+    centres = (0.5 + rng.uniform(-1, 1, (structures, 3)) * away) * shape
     for level, radius, centre in zip(levels(structures), radii, centres, strict=True):
         low = np.maximum(centre - radius, 0).astype(int)
         high = np.minimum(centre + radius + 1, shape).astype(int)

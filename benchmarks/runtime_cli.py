@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import click
 from benchmarks.records import RESULTS, write_record
 
 if TYPE_CHECKING:
+    from benchmarks.memory import Run
     from gcis_runtime.labelling import Restore
 
 
@@ -80,8 +83,6 @@ def _case(text: str) -> tuple[int, Restore]:
 @click.argument("name", type=click.Choice(["gcis", "monai"]))
 def outside_pipeline(name: str) -> None:
     """Run one pipeline of `outside`; its setting comes as JSON on stdin."""
-    import sys
-
     import msgspec
 
     from benchmarks.outside_pipelines import Setting, run_pipeline
@@ -90,4 +91,54 @@ def outside_pipeline(name: str) -> None:
     click.echo(msgspec.json.encode(run_pipeline(name, setting)).decode())
 
 
-COMMANDS = (restore, outside, outside_pipeline)
+@click.command()
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    default=("7", "7@1.0", "50@1.5", "50@1.5+masks"),
+    show_default=True,
+    help="STRUCTURES[@SPACING][+masks]; 7 is the demo's network, other numbers have random weights.",
+)
+@click.option("--engine", default="openvino", show_default=True, help="Engine.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def memory(runs: tuple[str, ...], engine: str, out: Path) -> None:
+    """Measure gcis-run's peak memory on 512 x 512 x 425 voxels."""
+    from benchmarks.memory import measure
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = measure([_run(text) for text in runs], engine=engine, folder=Path(folder))
+    for row in record["rows"]:
+        where = "its own" if row["spacing"] is None else f"{row['spacing']} mm"
+        what = f"{row['structures']} structures, grid {where}{', masks' if row['masks'] else ''}"
+        click.echo(f"{what}: {row.get('failed') or str(row['peak_memory_mb']) + ' MB'}")
+    click.echo(f"record: {write_record(record, out)}")
+
+
+def _run(text: str) -> Run:
+    """Read `50@1.5+masks`."""
+    from benchmarks.memory import Run
+
+    match = re.fullmatch(r"(\d+)(?:@(\d+(?:\.\d+)?))?(\+masks)?", text)
+    if match is None:
+        raise click.UsageError(f"--run {text!r}: expected STRUCTURES[@SPACING][+masks].")
+    count, spacing, masks = match.groups()
+    return Run(structures=int(count), spacing=None if spacing is None else float(spacing), masks=bool(masks))
+
+
+@click.command(hidden=True)
+@click.argument("what", type=click.Choice(["volume", "bundle"]))
+@click.argument("path", type=click.Path(path_type=Path))
+def memory_prepare(what: str, path: Path) -> None:
+    """Write the volume or a bundle of `memory`; its setting comes as JSON on stdin."""
+    import msgspec
+
+    from benchmarks.memory import Run, prepare_bundle, prepare_volume
+
+    if what == "volume":
+        prepare_volume(path)
+    else:
+        prepare_bundle(path, msgspec.json.decode(sys.stdin.buffer.read(), type=Run))
+
+
+COMMANDS = (restore, outside, outside_pipeline, memory, memory_prepare)

@@ -28,8 +28,8 @@ Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 WindowSource = Callable[[Shape3], NDArray[np.float32]]
 """From a window's start on the padded grid to its content (1, 1, X, Y, Z), contiguous; in plan order."""
 
-_REMEMBERED = 8
-"""Constant windows kept: nearly all are 0 (air) or 1; each costs C windows of float32."""
+_REMEMBERED_BYTES = 1 << 27
+"""Answers kept for constant windows, the first one always: nearly all are 0 (air) or 1."""
 
 _CACHED_VOXELS = 1 << 17
 """Voxels of a window that are added at a time: half a MiB stays in a processor's cache, and a whole window of
@@ -72,7 +72,7 @@ def reuse_constant(predict: Predictor, count: WindowCount) -> Predictor:
             count.reused += 1
             return known[value]
         answer = predict(window)
-        if len(known) < _REMEMBERED:
+        if not known or (len(known) + 1) * answer.nbytes <= _REMEMBERED_BYTES:
             known[value] = np.array(answer)
         return answer
 

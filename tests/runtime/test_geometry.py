@@ -118,3 +118,18 @@ def test_the_volume_is_never_changed(spacing):
     before = array.copy()
     preprocess(Volume(array=array, affine=np.eye(4)), PreprocessSpec(orientation="LPS", spacing=spacing))
     np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_box_is_a_part_of_the_whole_bit_for_bit(case):
+    affine, orientation, spacing = CASES[case]
+    array = np.random.default_rng(4).integers(-1000, 2000, (41, 37, 29)).astype(np.int16)
+    spec = PreprocessSpec(orientation=orientation, spacing=spacing)
+    image = preprocess(Volume(array=np.asfortranarray(array), affine=affine), spec)
+    whole = image.array
+    for axis in range(3):
+        middle = whole.shape[axis] // 2
+        for first, stop in ((0, middle), (middle, middle + 1), (middle, whole.shape[axis])):
+            box = [slice(0, n) for n in whole.shape]
+            box[axis] = slice(first, stop)
+            np.testing.assert_array_equal(image.box(tuple(box)), whole[tuple(box)])
