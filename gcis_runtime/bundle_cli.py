@@ -150,6 +150,7 @@ def doctor(as_json: bool) -> None:
         ["CUDA driver", found["cuda_driver"] or f"none: {found['cuda_problem']}"],
         *([f"GPU {g.index}", f"{g.name}, {g.sm}, {g.memory / 2**30:.1f} GiB"] for g in found["gpus"]),
         ["cache of engines", found["cache"] or "none: no folder that only you can write"],
+        ["gzip", found["gzip"] if found["gzip"] != "zlib" else "zlib (pip install isal: three times faster)"],
         ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
     ]
     rows += [[f"OpenVINO {device}", ", ".join(caps)] for device, caps in found["openvino"].items()]

@@ -77,3 +77,13 @@ def test_the_file_is_the_one_that_nibabel_would_write(tmp_path, name, dtype, mon
     ours, theirs = tmp_path / name, tmp_path / f"nibabel_{name}"
     read = gzip.decompress if name.endswith(".gz") else bytes
     assert read(ours.read_bytes()) == read(theirs.read_bytes())
+
+
+def test_the_doctor_says_what_compresses(engine):
+    from click.testing import CliRunner
+
+    from gcis_runtime.bundle_cli import main
+
+    text = CliRunner().invoke(main, ["doctor"]).stdout
+    assert ["gzip", engine] in [line.split()[:2] for line in text.splitlines()]
+    assert ("pip install isal" in text) == (engine == "zlib")
