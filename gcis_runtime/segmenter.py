@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.clock import StageClock
-from gcis_runtime.errors import EngineError
+from gcis_runtime.errors import EngineError, OutputError
 from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, Labeller, LabelTask, Restore
 from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
 from gcis_runtime.preprocess import preprocess
@@ -111,7 +112,14 @@ class Segmenter:
 
         Raises:
             EngineError: The engine failed or answered with a value that is not finite.
+            OutputError: Another way to restore labels than these.
         """
+        if restore not in get_args(Restore):
+            raise OutputError(
+                "unknown way to restore labels",
+                received=repr(restore),
+                expected=" or ".join(get_args(Restore)),
+            )
         with self._lock:
             return self._segment(volume, restore, masks, progress)
 

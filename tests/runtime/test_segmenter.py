@@ -14,7 +14,7 @@ from runtime_helpers import GAIN, THRESHOLD, conv_weights, smooth_ct
 from scipy.spatial.transform import Rotation
 
 from gcis_runtime import Segmenter, Volume
-from gcis_runtime.errors import EngineError, PromptError
+from gcis_runtime.errors import EngineError, OutputError, PromptError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 OBLIQUE = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
@@ -100,6 +100,14 @@ def test_the_result_says_what_was_done(make_bundle, volume):
     assert set(result.seconds) == {"preprocess", "network", "blend", "restore"}
     assert result.peak_memory is None or result.peak_memory > 1 << 20
     assert result.engine.text.startswith("onnx ")
+
+
+def test_an_unknown_way_back_is_refused(make_bundle, volume):
+    with (
+        Segmenter.open(make_bundle(), engine="onnx") as segmenter,
+        pytest.raises(OutputError, match="'smoth'; expected smooth or nearest"),
+    ):
+        segmenter.segment(volume, restore="smoth")
 
 
 def test_a_subset_of_prompts_is_the_winner_among_them(make_bundle, volume):
