@@ -1,4 +1,4 @@
-"""Benchmarks of the runtime: `restore`, `outside`, `memory`."""
+"""Benchmarks of the runtime: `restore`, `outside`, `memory`, `engines`."""
 
 from __future__ import annotations
 
@@ -141,4 +141,24 @@ def memory_prepare(what: str, path: Path) -> None:
         prepare_bundle(path, msgspec.json.decode(sys.stdin.buffer.read(), type=Run))
 
 
-COMMANDS = (restore, outside, outside_pipeline, memory, memory_prepare)
+@click.command()
+@click.option("--bundle", default="demo", show_default=True, help="Bundle.")
+@click.option("--rounds", default=2, show_default=True, help="Pairs of a first and a second start.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def engines(bundle: str, rounds: int, out: Path) -> None:
+    """Time starts of OpenVINO with and without its cached model, and builds of TensorRT-RTX engines."""
+    from benchmarks.engines import measure
+
+    record = measure(bundle, rounds=rounds)
+    for precision, row in record["openvino_start"].items():
+        if "unavailable" in row:
+            click.echo(f"openvino {precision}: {row['unavailable']}")
+            continue
+        first, second = row["first_seconds"], row["second_seconds"]
+        click.echo(f"openvino {precision}: first start {first:.2f} s, second {second:.2f} s")
+    for row in record["tensorrt_rtx"]:
+        click.echo(f"trt-rtx: {row.get('unavailable') or '{graph} {device} {seconds} s'.format(**row)}")
+    click.echo(f"record: {write_record(record, out)}")
+
+
+COMMANDS = (restore, outside, outside_pipeline, memory, memory_prepare, engines)

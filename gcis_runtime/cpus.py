@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def usable_cpus(*, cgroup: Path = _CGROUP) -> int:
-    """Return the number of CPUs that affinity and the container's quota allow, at least 1.
+def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Return the number of CPUs that affinity and the quotas of control groups allow, at least 1.
 
     Args:
-        cgroup: Where control groups are mounted (version 2, or version 1 under `cpu/`).
+        cgroup: Where control groups are mounted (version 2, or version 1 under `cpu/` or `cpu,cpuacct/`).
+        membership: Which groups this process is in: `/proc/self/cgroup`.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _quota(cgroup)
-    return max(1, min(count, math.ceil(quota))) if quota else count
+    quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
+    return max(1, min(count, math.ceil(min(quotas)))) if quotas else count
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Return the CPU quota in processors; None when there is none."""
+def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Give the folders of every group that limits this process: its own and those above it.
+
+    In a container with a namespace of its own the group is the mount's root; elsewhere it lies below.
+    """
+    yield cgroup
+    for controller in ("cpu", "cpu,cpuacct"):
+        yield cgroup / controller
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()[:2]
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        root = cgroup / controllers if controllers else cgroup
+        for mount in {root, cgroup / "cpu"} if controllers else {root}:
+            below = PurePosixPath(path.strip("/"))
+            yield from (mount / part for part in (below, *below.parents))
+
+
+def _quota(folder: Path) -> float | None:
+    """Return a group's CPU quota in processors; None when there is none."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
         try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
         except OSError:
             return None
     try:

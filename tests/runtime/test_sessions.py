@@ -115,20 +115,40 @@ def test_openvino_is_imported_without_its_telemetry():
     assert out.split() == ["openvino", "False", "False"]
 
 
+V1 = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "member", "expected"),
     [
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
+        ({"cpu.max": "150000 100000"}, "0::/", 2),
+        ({"cpu.max": "50000 100000"}, "0::/", 1),
+        ({"cpu.max": "max 100000"}, "0::/", None),
+        ({V1[0]: "100000", V1[1]: "100000"}, "", 1),
+        ({V1[0]: "-1", V1[1]: "100000"}, "", None),
+        ({}, "", None),
+        # The group lies below the mount, and one above it is tighter.
+        ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, "0::/a/b", 2),
+        ({"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b", 2),
+        ({"a/cpu.max": "200000 100000"}, "0::/other", None),
+        (
+            {"cpu,cpuacct/d/cpu.cfs_quota_us": "300000", "cpu,cpuacct/d/cpu.cfs_period_us": "100000"},
+            "5:memory:/m\n4:cpu,cpuacct:/d",
+            3,
+        ),
+        ({"cpu/d/cpu.cfs_quota_us": "300000", "cpu/d/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/d", 3),
+        ({}, "nonsense", None),
     ],
 )
-def test_container_quotas_count(tmp_path, monkeypatch, files, expected):
+def test_container_quotas_count(tmp_path, monkeypatch, files, member, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    assert usable_cpus(cgroup=tmp_path) == (expected or 8)
+    (tmp_path / "membership").write_text(member)
+    assert usable_cpus(cgroup=tmp_path, membership=tmp_path / "membership") == (expected or 8)
+
+
+def test_affinity_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3})
+    assert usable_cpus(cgroup=tmp_path, membership=tmp_path / "none") == 2
