@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcis_runtime.bundle import Bundle, open_bundle
     from gcis_runtime.errors import GcisError
-    from gcis_runtime.nifti import read_volume, write_labels, write_volume
+    from gcis_runtime.formats import read_volume, write_labels
+    from gcis_runtime.nifti import write_volume
     from gcis_runtime.segmentation import Segmentation, Structure
     from gcis_runtime.segmenter import Segmenter
     from gcis_runtime.volume import Volume
@@ -42,8 +43,8 @@ _HOME = {
     "Structure": "segmentation",
     "Volume": "volume",
     "open_bundle": "bundle",
-    "read_volume": "nifti",
-    "write_labels": "nifti",
+    "read_volume": "formats",
+    "write_labels": "formats",
     "write_volume": "nifti",
 }
 

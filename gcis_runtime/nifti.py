@@ -71,12 +71,30 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
         OutputError: The file cannot be written.
         ImageError: `labels` has another shape than `like`.
     """
+    _write(Path(path), lean_labels(labels, like=like), like=like)
+
+
+def lean_labels(labels: NDArray[Any], *, like: Volume) -> NDArray[Any]:
+    """Return a label map in the smallest type that holds it: uint8, or uint16 when values exceed 255.
+
+    Raises:
+        ImageError: `labels` has another shape than `like`.
+    """
     if labels.shape != like.shape:
         raise ImageError(
             "label map and volume differ in shape", received=f"{labels.shape}", expected=f"{like.shape}"
         )
     dtype = np.uint8 if labels.size == 0 or int(labels.max()) <= 255 else np.uint16
-    _write(Path(path), labels.astype(dtype, copy=False), like=like)
+    return labels.astype(dtype, copy=False)
+
+
+def write_scaled(path: Path, array: NDArray[Any], *, slope: float, like: Volume) -> None:
+    """Write voxels that readers multiply by `slope`, on the grid of `like`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    _write(path, array, like=like, slope=slope)
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -179,7 +197,7 @@ def _notes(header: Any) -> tuple[str, ...]:
     return ()
 
 
-def _write(path: Path, array: NDArray[Any], *, like: Volume) -> None:
+def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> None:
     """Write `array` on the grid of `like`, compressed when the name says so."""
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
     if like.header is None:
@@ -195,7 +213,7 @@ def _write(path: Path, array: NDArray[Any], *, like: Volume) -> None:
         header.extensions.clear()
         image = kind(array, like.affine, header)
     image.set_data_dtype(array.dtype)
-    image.header.set_slope_inter(1, 0)
+    image.header.set_slope_inter(slope, 0)
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.endswith(".gz"):
             with gzipped.open_writer(raw) as stream:

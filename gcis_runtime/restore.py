@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.blend import Tile, margins_to_labels
 from gcis_runtime.geometry import GridTrace
+from gcis_runtime.probability import scaled, shifted
 from gcis_runtime.resample import Box, GridMap
 from gcis_runtime.samplers import AxisSampler, BlockSampler, Place
 from gcis_runtime.sink import LabelSink
@@ -57,7 +58,7 @@ class Restorer:
             self._border.keep(inner)
 
     def add_labels(self, start: Shape3, labels: NDArray[np.unsignedinteger]) -> None:
-        """Take labels that were compared elsewhere in place of a tile; not with masks or smooth boundaries.
+        """Take labels that were compared elsewhere in place of a tile; not where margins are needed.
 
         Args:
             start: First index on the padded grid.
@@ -76,6 +77,13 @@ class Restorer:
                     found = place.nearest(margin > 0, tile.start)
                     if found is not None:
                         self._sink.put_mask(index, *found)
+        if self._sink.wants_probabilities:
+            for index, margin in enumerate(tile.margins):
+                probability = scaled(shifted(margin))
+                for place in places:
+                    found = place.nearest(probability, tile.start)
+                    if found is not None:
+                        self._sink.put_probability(index, *found)
         labels = margins_to_labels(tile.margins, values=self._values, dtype=self._sink.labels.dtype.type)
         self._put(tile.start, labels, places)
 
@@ -89,7 +97,11 @@ class Restorer:
         places = self._sampler.places(tile.start, tile.margins.shape[1:])
         canvases = [_Canvas(place.box, self._sink.labels.dtype) for place in places]
         for index, value in enumerate(self._values):
-            if not places or not border.any_positive(tile, index):
+            if not places:
+                continue
+            if self._sink.wants_probabilities:
+                self._smooth_probability(tile, border, index, places)
+            if not border.any_positive(tile, index):
                 continue
             margins, start = border.extended(tile, index)
             for place, canvas in zip(places, canvases, strict=True):
@@ -102,6 +114,14 @@ class Restorer:
         for canvas in canvases:
             if canvas.touched:
                 self._sink.put(canvas.box, canvas.labels)
+
+    def _smooth_probability(self, tile: Tile, border: _Border, index: int, places: Iterable[Place]) -> None:
+        margins, start = border.extended(tile, index)
+        values = shifted(margins)
+        for place in places:
+            found = place.linear(values, start)
+            if found is not None:
+                self._sink.put_probability(index, found[0], scaled(found[1]))
 
 
 class _Canvas:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import OutputError
+from gcis_runtime.formats import write_labels, write_probability
 from gcis_runtime.manifest import Label
-from gcis_runtime.nifti import write_labels
-from gcis_runtime.sink import Masks
+from gcis_runtime.sink import StructureMaps
 from gcis_runtime.volume import Volume
 
 
@@ -79,6 +79,7 @@ class Segmentation:
         notice: What the bundle says about its use.
         warnings: What is odd about the image.
         masks: Where each structure's margin is positive, by label value; None unless asked for.
+        probabilities: Sigmoid of each structure's margin times 255, by label value; None unless asked for.
     """
 
     labels: NDArray[Any]
@@ -94,21 +95,23 @@ class Segmentation:
     bundle_sha256: str
     notice: str
     warnings: tuple[str, ...] = field(default=())
-    masks: Masks | None = None
+    masks: StructureMaps | None = None
+    probabilities: StructureMaps | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the label map as NIfTI with the image's geometry, whole or not at all.
+        """Write the label map with the image's geometry, whole or not at all: NIfTI, NRRD or MHA by suffix.
 
         Raises:
             OutputError: The file cannot be written.
         """
         write_labels(path, self.labels, like=self.volume)
 
-    def save_masks(self, folder: str | os.PathLike[str]) -> dict[str, str]:
-        """Write each structure's mask as NIfTI: 1 where its margin is positive, even if another's is larger.
+    def save_masks(self, folder: str | os.PathLike[str], *, suffix: str = ".nii.gz") -> dict[str, str]:
+        """Write each structure's mask: 1 where its margin is positive, even if another's is larger.
 
         Args:
-            folder: Takes `NAME.nii.gz` of each structure; every file appears whole or not at all.
+            folder: Takes `NAME` + `suffix` of each structure; every file appears whole or not at all.
+            suffix: `.nii.gz`, `.nii`, `.nrrd` or `.mha`.
 
         Returns:
             Path of each structure's file by its name.
@@ -118,10 +121,23 @@ class Segmentation:
         """
         if self.masks is None:
             raise OutputError("there are no masks to write", fix="Segment with masks=True.")
+        return self._save_each(self.masks, Path(folder), suffix, write_labels)
+
+    def save_probabilities(
+        self, folder: str | os.PathLike[str], *, suffix: str = ".nii.gz"
+    ) -> dict[str, str]:
+        """Write each structure's foreground probability, 0 to 1 in steps of 1/255; see `save_masks`."""
+        if self.probabilities is None:
+            raise OutputError("there are no probabilities to write", fix="Segment with probabilities=True.")
+        return self._save_each(self.probabilities, Path(folder), suffix, write_probability)
+
+    def _save_each(
+        self, maps: StructureMaps, folder: Path, suffix: str, write: Callable[..., None]
+    ) -> dict[str, str]:
         paths: dict[str, str] = {}
         for structure, name in zip(self.structures, _file_names(self.structures), strict=True):
-            path = Path(folder) / f"{name}.nii.gz"
-            write_labels(path, self.masks[structure.value], like=self.volume)
+            path = folder / f"{name}{suffix}"
+            write(path, maps[structure.value], like=self.volume)
             paths[structure.name] = str(path)
         return paths
 

@@ -97,6 +97,7 @@ class Segmenter:
         *,
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
+        probabilities: bool = False,
         progress: Progress | None = None,
     ) -> Segmentation:
         """Segment one CT volume.
@@ -105,6 +106,7 @@ class Segmenter:
             volume: The image, HU.
             restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
             masks: Keep a mask of each structure too, which may overlap others.
+            probabilities: Keep the foreground probability of each structure too.
             progress: Told of every finished window.
 
         Returns:
@@ -121,10 +123,15 @@ class Segmenter:
                 expected=" or ".join(get_args(Restore)),
             )
         with self._lock:
-            return self._segment(volume, restore, masks, progress)
+            return self._segment(volume, restore, masks, probabilities, progress)
 
     def _segment(
-        self, volume: Volume, restore: Restore, masks: bool, progress: Progress | None
+        self,
+        volume: Volume,
+        restore: Restore,
+        masks: bool,
+        probabilities: bool,
+        progress: Progress | None,
     ) -> Segmentation:
         manifest = self.bundle.manifest
         clock = StageClock(*STAGES)
@@ -133,7 +140,9 @@ class Segmenter:
         plan = plan_windows(image.trace.shape, manifest.window)
         labels = [manifest.labels[channel] for channel in self.channels]
         values = tuple(label.value for label in labels)
-        sink = LabelSink(trace=image.trace, shape=volume.shape, values=values, masks=masks)
+        sink = LabelSink(
+            trace=image.trace, shape=volume.shape, values=values, masks=masks, probabilities=probabilities
+        )
         total = len(plan.starts)
         task = LabelTask(
             image=image,
@@ -149,6 +158,7 @@ class Segmenter:
         return Segmentation(
             labels=sink.labels,
             masks=sink.masks(),
+            probabilities=sink.probabilities(),
             volume=volume,
             structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml),
             restore=restore,

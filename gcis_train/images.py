@@ -7,7 +7,6 @@ axes are turned from LPS to NIfTI's RAS. Axis order is the file's (X, Y, Z).
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime import Volume, read_volume
-from gcis_runtime.errors import DataError
+from gcis_runtime.errors import DataError, ImageError
+from gcis_runtime.itk import load_simpleitk, ras_affine
+from gcis_runtime.suffixes import ITK, READABLE
 from gcis_train.datalist import Target
 
-NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".mha", ".mhd")
-"""Formats that SimpleITK reads here."""
-READABLE = (*NIFTI, *ITK)
 _TOLERANCE = 1e-2
 """Affines whose entries are this close (mm) place voxels alike: headers carry float32."""
 
@@ -68,7 +65,7 @@ def read_grid(path: Path) -> Grid:
             reader = _sitk(path).ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
-            return Grid(shape=tuple(int(n) for n in reader.GetSize()), affine=_ras(reader))
+            return Grid(shape=tuple(int(n) for n in reader.GetSize()), affine=ras_affine(reader))
         _check_format(path)
         image = nib.load(path)
         return Grid(shape=tuple(image.shape), affine=np.asarray(image.affine, dtype=np.float64))
@@ -101,11 +98,9 @@ def read_image(path: Path) -> Volume:
     """Read a CT in any of these formats as the runtime's volume, HU.
 
     Raises:
-        DataError: A format or a file that cannot be read.
-        ImageError: A damaged NIfTI file, or voxels or an affine that are no CT.
+        DataError: A format that cannot be read.
+        ImageError: A damaged file, or voxels or an affine that are no CT.
     """
-    if path.name.endswith(ITK):
-        return Volume.from_array(read_array(path), affine=read_grid(path).affine)
     _check_format(path)
     return read_volume(path)
 
@@ -163,7 +158,7 @@ def masks_of(
 
 
 def _check_format(path: Path) -> None:
-    if not path.name.endswith(NIFTI):
+    if not path.name.endswith(READABLE):
         raise DataError(
             f"{path.name} has a format that training does not read",
             expected=f"one of {', '.join(READABLE)}",
@@ -175,19 +170,8 @@ def _check_format(path: Path) -> None:
 def _sitk(path: Path) -> Any:
     """Import SimpleITK, which only these formats need."""
     try:
-        return importlib.import_module("SimpleITK")
-    except ImportError as error:
+        return load_simpleitk(path)
+    except ImageError as error:
         raise DataError(
-            f"{path.name} needs SimpleITK",
-            received="no such package here",
-            fix='`pip install SimpleITK` (or "gcis[train]"), or convert the dataset to NIfTI.',
+            error.message, received=error.received, expected=error.expected, fix=error.fix
         ) from error
-
-
-def _ras(image: Any) -> npt.NDArray[np.float64]:
-    """Return the RAS affine of a SimpleITK image or reader (ITK counts in LPS)."""
-    direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(3, 3)
-    affine = np.eye(4)
-    affine[:3, :3] = direction * np.asarray(image.GetSpacing(), dtype=np.float64)
-    affine[:3, 3] = image.GetOrigin()
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

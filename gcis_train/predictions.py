@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.manifest import MANIFEST_FILE
+from gcis_runtime.suffixes import READABLE
 from gcis_train.datalist import Case, stem
 from gcis_train.evaluate import Prediction, Source
-from gcis_train.images import READABLE, read_array, read_grid
+from gcis_train.images import read_array, read_grid
 
 _MAPPING = '{"mandible": 7, …}, or the JSON of gcis-run, a bundle\'s manifest or an nnU-Net dataset.json'
 

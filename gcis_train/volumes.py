@@ -24,8 +24,9 @@ from torch import Tensor
 from gcis_runtime.errors import DataError
 from gcis_runtime.phantom import STRUCTURES, make_phantom
 from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.suffixes import ITK
 from gcis_train.datalist import Case
-from gcis_train.images import ITK, masks_of, read_array, read_grid
+from gcis_train.images import masks_of, read_array, read_grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

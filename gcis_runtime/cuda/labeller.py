@@ -22,7 +22,7 @@ class GpuLabeller:
     """Blends on the session's GPU; see `Labeller`.
 
     Only labels come back where each of the file's voxels takes the nearest one, or the file has the network's
-    grid; smooth boundaries and masks need the margins.
+    grid; smooth boundaries, masks and probabilities need the margins.
     The time that the CPU waits for the GPU counts as `network`: blending runs there among the windows.
 
     Args:
@@ -45,7 +45,7 @@ class GpuLabeller:
         count = WindowCount()
         plan = task.plan
         smooth = task.restore == "smooth" and task.image.trace.to_file is not None
-        margins = smooth or sink.wants_masks
+        margins = smooth or sink.wants_margins
 
         def rows(first: int, out: NDArray[np.float32]) -> None:
             with clock.stage("preprocess"):

@@ -44,14 +44,14 @@ def blobs(shape, rng):
     return np.stack([waves[0] - 0.4, waves[1] - 0.6, np.full(shape, -1.0)]).astype(np.float32)
 
 
-def restored(margins, trace, shape, *, smooth, axis, cuts, pad=(0, 0, 0), masks=False):
+def restored(margins, trace, shape, *, smooth, axis, cuts, pad=(0, 0, 0), masks=False, probabilities=False):
     """Restore through tiles that are cut at `cuts` along the slab axis and the next one."""
     grid = tuple(int(n) for n in margins.shape[1:])
     padded = tuple(n + 2 * p for n, p in zip(grid, pad, strict=True))
     plan = WindowPlan(shape=grid, before=pad, padded=padded, roi=padded, axis=axis, starts=())
     around = np.full((len(margins), *padded), 9.0, dtype=np.float32)  # positive: it must not come through
     around[:, *(slice(p, p + n) for p, n in zip(pad, grid, strict=True))] = margins
-    sink = LabelSink(trace=trace, shape=shape, values=(1, 2, 7), masks=masks)
+    sink = LabelSink(trace=trace, shape=shape, values=(1, 2, 7), masks=masks, probabilities=probabilities)
     restorer = Restorer(plan=plan, trace=trace, values=(1, 2, 7), smooth=smooth, sink=sink)
     u = plan.across[0]
     edges = [sorted({0, *(c for c in cuts if c < padded[d]), padded[d]}) for d in (axis, u)]
@@ -142,3 +142,39 @@ def test_smooth_boundaries_are_nearer_to_the_truth():
 def test_uint16_when_values_need_it():
     trace = setting(LINEAR["same grid"], (3, 3, 3))
     assert LabelSink(trace=trace, shape=(3, 3, 3), values=(1, 300), masks=False).labels.dtype == np.uint16
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("case", ["finer", "flipped", "tilt", "oblique, ties", "same grid"])
+def test_probabilities_are_the_sigmoid_of_the_restored_margin(case, smooth):
+    shape = (23, 29, 19)
+    trace = setting(LINEAR[case], shape)
+    margins = blobs(trace.shape, np.random.default_rng(5)) * 6
+    margins[2] = -50
+    assert margins.min() < -6.3 and (margins != 0).all()
+    found = [
+        restored(margins, trace, shape, smooth=smooth, axis=axis, cuts=cuts, probabilities=True)
+        for axis, cuts in ((2, (4, 5)), (0, (3, 9)))
+    ]
+    for value, margin in zip((1, 2, 7), margins, strict=True):
+        if smooth and trace.to_file is not None:
+            exact = 255 / (1 + np.exp(-trace.to_file.linear(margin).astype(float)))
+            exact = np.flip(exact.transpose(np.argsort(trace.order)), trace.flips)
+        else:
+            exact = trace.restore(np.rint(255 / (1 + np.exp(-margin.astype(float)))).astype(np.uint8))
+        ours = found[0].probabilities()[value]
+        assert np.abs(ours - exact.astype(float)).max() < 0.51
+        np.testing.assert_array_equal(ours, found[1].probabilities()[value])
+    ours = found[0].probabilities()
+    assert ours[1].min() == 0 and ours[1].max() >= 250 and len(np.unique(ours[1])) > 100
+    assert not ours[7].any()
+    none = restored(margins, trace, shape, smooth=smooth, axis=2, cuts=())
+    assert none.probabilities() is None and np.array_equal(none.labels, found[0].labels)
+
+
+def test_where_no_window_lay_the_probability_is_zero():
+    trace = setting(LINEAR["same grid"], (4, 4, 4))
+    margins = np.zeros((3, 4, 4, 4), np.float32)
+    margins[0, 2:] = 0.01
+    sink = restored(margins, trace, (4, 4, 4), smooth=True, axis=0, cuts=(), probabilities=True)
+    assert not sink.probabilities()[1][:2].any() and (sink.probabilities()[1][2:] == 128).all()

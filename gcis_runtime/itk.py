@@ -1,0 +1,148 @@
+"""NRRD and MetaImage files through SimpleITK, whose patient axes are turned from LPS to NIfTI's RAS and back.
+
+SimpleITK is an extra (`gcis[simpleitk]`), imported when such a file is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.atomic import replacing
+from gcis_runtime.errors import ImageError
+from gcis_runtime.volume import Volume, check_shape
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MAX_DEFLATE_RATIO = 1040
+_FIX = "Check that it is complete, or convert it to NIfTI."
+
+
+def load_simpleitk(path: Path) -> Any:
+    """Import SimpleITK for a file that needs it.
+
+    Raises:
+        ImageError: It is not installed.
+    """
+    try:
+        return importlib.import_module("SimpleITK")
+    except ImportError as error:
+        raise ImageError(
+            f"{path.name} needs SimpleITK",
+            received="no such package here",
+            fix='`pip install SimpleITK` (or "gcis[simpleitk]"), or convert the file to NIfTI.',
+        ) from error
+
+
+def ras_affine(image: Any) -> NDArray[np.float64]:
+    """Return the affine (4, 4), voxel index to RAS+ mm, of a SimpleITK image or reader, which counts in LPS.
+
+    Axes beyond the third are left out.
+    """
+    size = image.GetDimension()
+    direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(size, size)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3], dtype=np.float64)
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return _LPS @ affine
+
+
+def read_itk(path: Path) -> Volume:
+    """Read a CT volume in HU from an NRRD or MetaImage file; a 4-D file with one volume is accepted.
+
+    Raises:
+        ImageError: SimpleITK is missing, or the file is missing, damaged, truncated, or no CT volume.
+    """
+    sitk = load_simpleitk(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        shape = _check_header(sitk, reader, path)
+        affine = ras_affine(reader)
+        # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
+        array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
+    except RuntimeError as error:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ImageError(f"{path} {what}", expected="an image file", fix="Check the path.") from error
+        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=_FIX) from error
+    try:
+        return Volume.from_array(array, affine=affine)
+    except ImageError as error:
+        raise _named(path, error) from error
+
+
+def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
+    """Write voxels on a volume's grid as compressed `.nrrd` or `.mha`, whole or not at all.
+
+    Args:
+        path: Where to; the suffix decides the format.
+        array: (X, Y, Z) of `like`.
+        like: The volume that gives the geometry.
+
+    Raises:
+        OutputError: The file cannot be written.
+        ImageError: SimpleITK is missing, or `array` has another shape than `like`.
+    """
+    if array.shape != like.shape:
+        raise ImageError(
+            "array and volume differ in shape", received=f"{array.shape}", expected=f"{like.shape}"
+        )
+    sitk = load_simpleitk(path)
+    image = sitk.GetImageFromArray(array.T)
+    affine = _LPS @ like.affine
+    image.SetSpacing([float(s) for s in like.spacing])
+    image.SetDirection((affine[:3, :3] / np.array(like.spacing)).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    # ITK chooses the format by the name, so that the temporary file must have the suffix too.
+    with replacing(path) as temporary:
+        named = temporary.with_name(temporary.name + path.suffix.lower())
+        try:
+            sitk.WriteImage(image, str(named), useCompression=True)
+            named.replace(temporary)
+        except RuntimeError as error:
+            raise OSError(0, _reason(error)) from error
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
+    """Refuse from the header alone what is no CT, or claims more voxels than the file can hold."""
+    shape = tuple(int(n) for n in reader.GetSize())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    try:
+        check_shape(shape)
+    except ImageError as error:
+        raise _named(path, error) from error
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        raise ImageError(
+            f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
+        )
+    size = path.stat().st_size
+    if path.suffix.lower() != ".mhd" and int(np.prod(shape, dtype=np.int64)) > size * _MAX_DEFLATE_RATIO:
+        raise ImageError(
+            f"{path}: the file is truncated",
+            received=f"{size} bytes",
+            expected=" x ".join(map(str, shape)) + " voxels from its header",
+            fix=_FIX,
+        )
+    return shape
+
+
+def _named(path: Path, error: ImageError) -> ImageError:
+    """Return the error with the file's name."""
+    return ImageError(
+        f"{path}: {error.message}", received=error.received, expected=error.expected, fix=error.fix
+    )
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the last line of ITK's message: the ones before it name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

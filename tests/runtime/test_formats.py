@@ -1,0 +1,167 @@
+"""NRRD and MetaImage: the grid is the one that SimpleITK and NIfTI agree on, and errors are one line."""
+
+from __future__ import annotations
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_helpers import smooth_ct, write_ct
+from scipy.spatial.transform import Rotation
+
+from gcis_runtime import Volume, read_volume, write_labels
+from gcis_runtime.errors import ImageError, OutputError
+from gcis_runtime.formats import check_format, write_probability
+from gcis_runtime.itk import ras_affine
+from gcis_runtime.suffixes import stem, suffix_of
+
+TURN = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
+
+
+def affine_of(linear, origin=(12.5, -80, 40.25)):
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, origin
+    return affine
+
+
+AFFINES = {
+    "RAS": affine_of(np.diag([0.7, 0.8, 3.0])),
+    "LPS": affine_of(np.diag([-0.7, -0.8, 3.0])),
+    "permuted": affine_of(np.array([[0, 0, 3.0], [-1.5, 0, 0], [0, 1.2, 0]])),
+    "oblique": affine_of(TURN @ np.diag([-1.0, 1.0, 3.0])),
+    "tilt": affine_of(np.array([[0.9, 0, 0], [0, 1.1, 0.4], [0, 0, 3.0]])),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("case", ["RAS", "LPS", "permuted", "oblique"])
+def test_a_file_that_simpleitk_converted_is_the_same_volume(tmp_path, case, suffix):
+    nifti = write_ct(tmp_path / "a.nii.gz", shape=(7, 9, 11), affine=AFFINES[case])
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(nifti)), str(tmp_path / f"a{suffix}"))
+    ours, theirs = read_volume(nifti), read_volume(tmp_path / f"a{suffix}")
+    assert theirs.array.dtype == np.int16 and theirs.array.flags.f_contiguous
+    np.testing.assert_array_equal(ours.array, theirs.array)
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("case", AFFINES)
+def test_labels_lie_where_the_image_lies(tmp_path, case, suffix):
+    volume = Volume.from_array(smooth_ct((7, 9, 11)), affine=AFFINES[case])
+    labels = np.asfortranarray((volume.array > 0).astype(np.uint16) * 3)
+    write_labels(tmp_path / f"x{suffix}", labels, like=volume)
+    back = SimpleITK.ReadImage(str(tmp_path / f"x{suffix}"))
+    assert back.GetPixelIDValue() == SimpleITK.sitkUInt8
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(back).T, labels)
+    corner = np.array(back.TransformIndexToPhysicalPoint((6, 8, 10))) * (-1, -1, 1)  # LPS to RAS
+    np.testing.assert_allclose(corner, (volume.affine @ (6, 8, 10, 1))[:3], atol=1e-6)
+    np.testing.assert_allclose(ras_affine(back), volume.affine, atol=1e-9)
+    assert [p.name for p in tmp_path.iterdir()] == [f"x{suffix}"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(angles=st.tuples(*(st.floats(-180, 180) for _ in range(3))), seed=st.integers(0, 99))
+def test_lps_and_ras_undo_each_other(tmp_path_factory, angles, seed):
+    rng = np.random.default_rng(seed)
+    linear = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(rng.uniform(0.3, 8, 3))
+    volume = Volume.from_array(
+        rng.integers(-1000, 2000, (2, 3, 4)), affine=affine_of(linear, rng.uniform(-500, 500, 3))
+    )
+    path = tmp_path_factory.mktemp("law") / "x.mha"
+    write_labels(path, np.zeros((2, 3, 4), np.uint8), like=volume)
+    np.testing.assert_allclose(read_volume(path).affine, volume.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_probability_reads_as_zero_to_one(tmp_path, suffix):
+    volume = Volume.from_array(smooth_ct((7, 9, 11)), affine=AFFINES["oblique"])
+    scaled = np.arange(7 * 9 * 11, dtype=np.uint16).reshape(7, 9, 11).astype(np.uint8)
+    path = tmp_path / f"p{suffix}"
+    write_probability(path, scaled, like=volume)
+    if "nii" in suffix:
+        assert nib.load(path).get_data_dtype() == np.uint8
+    np.testing.assert_allclose(read_volume(path).array, scaled / 255, atol=1e-6)
+    np.testing.assert_allclose(read_volume(path).affine, volume.affine, atol=1e-5)
+
+
+def test_damage_is_one_clear_line(tmp_path):
+    write_ct(tmp_path / "a.nii.gz", shape=(20, 20, 20))
+    image = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
+    for name in ("a.nrrd", "a.mha"):
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+        with pytest.raises(
+            ImageError, match=rf"{name} cannot be read; received .*\. Check that it is complete"
+        ):
+            read_volume(tmp_path / name)
+    (tmp_path / "text.nrrd").write_text("no image")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_volume(tmp_path / "text.nrrd")
+    with pytest.raises(ImageError, match="does not exist"):
+        read_volume(tmp_path / "none.mha")
+    (tmp_path / "d.mha").mkdir()
+    with pytest.raises(ImageError, match="is a folder"):
+        read_volume(tmp_path / "d.mha")
+    header = (
+        "ObjectType = Image\nNDims = 3\nDimSize = {}\nElementType = MET_SHORT\nElementDataFile = LOCAL\nx"
+    )
+    (tmp_path / "huge.mha").write_text(header.format("20000 20000 20000"))
+    with pytest.raises(ImageError, match="size is implausible"):
+        read_volume(tmp_path / "huge.mha")
+    (tmp_path / "large.mha").write_text(header.format("1000 1000 1000"))
+    with pytest.raises(ImageError, match=r"is truncated; received 1.. bytes"):
+        read_volume(tmp_path / "large.mha")
+    SimpleITK.WriteImage(SimpleITK.Image([4, 4, 4], SimpleITK.sitkVectorUInt8, 3), str(tmp_path / "rgb.nrrd"))
+    with pytest.raises(ImageError, match="not real numbers; received vector of 8-bit"):
+        read_volume(tmp_path / "rgb.nrrd")
+    SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / "flat.mha"))
+    with pytest.raises(ImageError, match=r"flat\.mha: the image is not three-dimensional"):
+        read_volume(tmp_path / "flat.mha")
+    nan = SimpleITK.GetImageFromArray(np.full((3, 3, 3), np.nan, np.float32))
+    SimpleITK.WriteImage(nan, str(tmp_path / "nan.mha"))
+    with pytest.raises(ImageError, match=r"nan\.mha: the image has voxels that are not finite"):
+        read_volume(tmp_path / "nan.mha")
+
+
+def test_one_volume_in_four_dimensions_is_read(tmp_path):
+    SimpleITK.WriteImage(SimpleITK.Image([4, 5, 6, 1], SimpleITK.sitkInt16), str(tmp_path / "a.nrrd"))
+    assert read_volume(tmp_path / "a.nrrd").shape == (4, 5, 6)
+    SimpleITK.WriteImage(SimpleITK.Image([4, 5, 6, 2], SimpleITK.sitkInt16), str(tmp_path / "b.nrrd"))
+    with pytest.raises(ImageError, match="not three-dimensional"):
+        read_volume(tmp_path / "b.nrrd")
+
+
+def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch, ct):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    volume = read_volume(ct)  # NIfTI needs none of it
+    for attempt in (
+        lambda: read_volume(tmp_path / "a.nrrd"),
+        lambda: check_format(tmp_path / "a.mhd"),
+        lambda: check_format(tmp_path / "a.mha", write=True),
+        lambda: write_labels(tmp_path / "a.mha", np.zeros(volume.shape, np.uint8), like=volume),
+    ):
+        with pytest.raises(ImageError, match=r'needs SimpleITK.*"gcis\[simpleitk\]"'):
+            attempt()
+    check_format(ct)
+    check_format(ct, write=True)
+
+
+def test_what_is_only_read_is_not_written(tmp_path, ct):
+    with pytest.raises(OutputError, match="only read"):
+        check_format(tmp_path / "a.mhd", write=True)
+    with pytest.raises(ImageError, match="differ in shape"):
+        write_labels(tmp_path / "a.mha", np.zeros((1, 1, 1), np.uint8), like=read_volume(ct))
+    assert not (tmp_path / "a.mha").exists()
+
+
+def test_suffixes_and_stems(tmp_path):
+    for name, expected in {
+        "a.b.nii.gz": ("a.b", ".nii.gz"), "A.NII": ("A", ".nii"), "x.seg.nrrd": ("x.seg", ".nrrd"),
+        "x.MHA": ("x", ".mha"), "x.dcm": ("x", ""), "x": ("x", ""),
+    }.items():  # fmt: skip
+        assert (stem(tmp_path / name), suffix_of(tmp_path / name)) == expected
