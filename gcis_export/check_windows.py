@@ -48,8 +48,9 @@ def gather_windows(
         mask = Volume.from_array((phantom.labels > 0).astype(np.int16), affine=phantom.affine)
         found = _from_volume(volume, spec, window, each, mask=mask)
         source = f"phantom {PHANTOM_SEED}"
-    # Air, the usual content of a constant window: everything below the intensity window maps to 0.
-    found.append(np.zeros((1, 1, *window.roi), dtype=np.float32))
+    # What surrounds a volume, as a rule 0 like air below the intensity window: the one constant content that
+    # CT has in quantity, and whose answer the runtime reuses. Others are ill-conditioned (decision 30).
+    found.append(np.full((1, 1, *window.roi), window.padding_value, dtype=np.float32))
     return found, f"{source} and a constant window"
 
 

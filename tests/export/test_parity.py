@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -173,3 +174,14 @@ def test_windows_cover_the_phantoms_structures_and_a_constant_one():
     assert [w.shape for w in windows] == [(1, 1, *ROI)] * 3
     assert windows[0].std() > 0.1 and not windows[-1].any()
     assert "phantom" in source
+
+
+def test_the_constant_window_is_what_surrounds_a_volume(tmp_path):
+    values = np.random.default_rng(0).integers(-200, 300, (70, 70, 70)).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
+    window = WindowSpec(roi=ROI, padding_value=0.25)
+    windows, source = gather_windows(
+        (tmp_path / "ct.nii.gz",), spec=PreprocessSpec(spacing=None), window=window, each=1
+    )
+    assert len(windows) == 2 and (windows[-1] == 0.25).all()
+    assert source == "1 case and a constant window"
