@@ -128,6 +128,7 @@ def test_several_images_go_on_after_a_failure(run, bundle, tmp_path):
     assert [e["image"] for e in document["errors"]] == [str(broken)]
     assert files(tmp_path / "out") == [
         "a_seg.json", "a_seg.nii.gz", "a_seg.png", "b_seg.json", "b_seg.nii.gz", "b_seg.png",
+        "summary.csv", "summary.json",
     ]  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def bad_images(folder):
 
 IMAGE_ERRORS = {
     "missing.nii.gz": "does not exist",
-    "dir": "is a folder",
+    "dir": "holds no image",
     "text.nii.gz": "not a NIfTI file",
     "cut.nii.gz": "damaged or truncated",
     "4d.nii": "not three-dimensional",
