@@ -184,6 +184,8 @@ def _run(
     ):
         if not as_json:
             click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
+        for note in segmenter.notes:
+            click.echo(f"{PROGRAM}: note: {note}", err=True)
         if seed is not None:
             truth = write_phantom(seed, jobs[0].image.parent)[1]
         options = RunOptions(truth=truth, **settings)

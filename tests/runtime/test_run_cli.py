@@ -77,6 +77,12 @@ def test_json_is_the_only_thing_on_stdout(run, bundle, ct, tmp_path):
     assert (tmp_path / "x.json").is_file()
 
 
+def test_what_opening_the_engine_did_is_told(run, bundle, ct, monkeypatch):
+    notes = property(lambda _: ("an engine was built for this GPU",))
+    monkeypatch.setattr(segmenter.Segmenter, "notes", notes)
+    assert "gcis-run: note: an engine was built for this GPU" in run(ct, "--bundle", bundle).stderr
+
+
 def test_truth_gives_dice_by_value(run, bundle, ct, tmp_path):
     run(ct, "--bundle", bundle, "-o", tmp_path / "a.nii.gz")
     result = run(
