@@ -45,34 +45,47 @@ def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -
 
 
 @main.command()
-@click.option(
-    "--case", "cases", multiple=True, default=("12/64",), show_default=True, help="FEATURE_SIZE/ROI; repeat."
-)
-@click.option("--rounds", default=2, show_default=True, help="Turns of each way of the first case.")
+@click.option("--case", default="12/64", show_default=True, help="FEATURE_SIZE/ROI.")
+@click.option("--rounds", default=2, show_default=True, help="Turns of each way, in a process of its own.")
 @click.option("--repeats", default=2, show_default=True, help="Timed steps of a turn.")
 @click.option("--warmup", default=1, show_default=True, help="Steps before the timed ones.")
 @click.option("--threads", default=1, show_default=True, help="Threads of PyTorch.")
+@click.option("--sharing/--no-sharing", default=True, help="Also what rows gain from each other.")
+@click.option(
+    "--keep-memory/--give-back",
+    default=True,
+    help="Time steps as in a training, freed memory kept.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
-def routing(cases: tuple[str, ...], rounds: int, repeats: int, warmup: int, threads: int, out: Path) -> None:
+def routing(
+    case: str,
+    rounds: int,
+    repeats: int,
+    warmup: int,
+    threads: int,
+    sharing: bool,
+    keep_memory: bool,
+    out: Path,
+) -> None:
     """Compare a routed training step with the published sum over pathways.
 
-    Each way runs in a process of its own. Cases after the first take one step each: 48/96 needs some 14 GB
-    and minutes a step on two cores.
+    48/96 takes some 13 GB and minutes a step on two cores:
+    --rounds 1 --repeats 1 --warmup 0 --no-sharing --give-back.
     """
     from benchmarks.routing import compare
 
-    sizes = []
-    for case in cases:
-        match = re.fullmatch(r"(\d+)/(\d+)", case)
-        if match is None:
-            raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {case!r}.")
-        sizes.append((int(match[1]), int(match[2])))
+    match = re.fullmatch(r"(\d+)/(\d+)", case)
+    if match is None:
+        raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {case!r}.")
     record = compare(
-        sizes,
+        feature_size=int(match[1]),
+        roi=int(match[2]),
         rounds=rounds,
         repeats=repeats,
         warmup=warmup,
         threads=threads,
+        sharing=sharing,
+        keep_memory=keep_memory,
         progress=lambda line: click.echo(line, err=True),
     )
     path = write_record(record, out)

@@ -19,54 +19,59 @@ SAME_PATHWAY_WINDOWS = 3
 
 
 def compare(
-    cases: Sequence[tuple[int, int]],
     *,
+    feature_size: int,
+    roi: int,
     rounds: int,
     repeats: int,
     warmup: int,
     threads: int,
+    sharing: bool,
+    keep_memory: bool,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure every case; the ways of a case take turns, each in a process of its own.
+    """Measure one size of network and window; the ways take turns, each in a process of its own.
 
     Args:
-        cases: Feature size and window side of each case. What rows share is measured on the first; the
-            others take one turn of one step.
-        rounds: Turns of the first case.
-        repeats: Timed steps of its turns.
+        feature_size: Channels of the first stage.
+        roi: Window side, voxels.
+        rounds: Turns.
+        repeats: Timed steps of a turn.
         warmup: Steps before them.
         threads: Threads of PyTorch.
+        sharing: Measure also what rows of one window, and rows of one pathway, gain from each other.
+        keep_memory: Time steps as a training runs them, keeping freed memory; peaks are then measured in
+            steps of their own that give it back.
         progress: Told one line a measurement.
 
     Returns:
         The record, ready for JSON.
     """
-    rows = []
-    for number, (feature_size, roi) in enumerate(cases):
-        base = Step(
-            way="published",
-            feature_size=feature_size,
-            roi=roi,
-            threads=threads,
-            repeats=repeats if number == 0 else 1,
-            warmup=warmup if number == 0 else 0,
-        )
-        ours = msgspec.structs.replace(base, way="ours")
-        rows += _turns([base, ours], rounds if number == 0 else 1, progress)
-        recomputed = [msgspec.structs.replace(s, checkpoint=True, warmup=0, repeats=0) for s in (base, ours)]
-        rows += _turns(recomputed, 1, progress)
+    published = Step(
+        way="published",
+        feature_size=feature_size,
+        roi=roi,
+        threads=threads,
+        repeats=repeats,
+        warmup=warmup,
+        keep_memory=keep_memory,
+    )
+    ours = msgspec.structs.replace(published, way="ours")
+    rows = _turns([published, ours], rounds, progress)
+    if keep_memory:
+        once = {"warmup": 0, "repeats": 1, "keep_memory": False}
+        rows += _turns([msgspec.structs.replace(step, **once) for step in (published, ours)], 1, progress)
+    for recompute in (False, True):
+        still = {"warmup": 0, "repeats": 0, "checkpoint": recompute}
+        rows += _turns([msgspec.structs.replace(step, **still) for step in (published, ours)], 1, progress)
     shared: list[dict[str, Any]] = []
-    if cases:
-        feature_size, roi = cases[0]
-        one = Step(
-            way="ours", feature_size=feature_size, roi=roi, threads=threads, repeats=repeats, warmup=warmup
-        )
-        several = msgspec.structs.replace(one, prompts=SHARED_PROMPTS)
-        shared += _turns([one, several], rounds, progress)
-        together = msgspec.structs.replace(one, windows=SAME_PATHWAY_WINDOWS, one_pathway=True)
+    if sharing:
+        several = msgspec.structs.replace(ours, prompts=SHARED_PROMPTS)
+        shared += _turns([ours, several], rounds, progress)
+        together = msgspec.structs.replace(ours, windows=SAME_PATHWAY_WINDOWS, one_pathway=True)
         shared += _turns([together, msgspec.structs.replace(together, way="rows apart")], rounds, progress)
     return {
-        "what": "routing",
+        "what": f"routing-{feature_size}-{roi}",
         "environment": environment(),
         "rounds": rounds,
         "rows": rows,
@@ -96,7 +101,9 @@ def _measured(step: Step) -> dict[str, Any]:
 
 def _name(step: Step) -> str:
     rows = f"{step.windows} x {step.prompts}"
-    extra = ", gradient checkpointing" if step.checkpoint else ""
+    extra = "" if step.warmup + step.repeats else ", forward pass"
+    extra += ", freed memory kept" if step.keep_memory and step.repeats else ""
+    extra += ", gradient checkpointing" if step.checkpoint else ""
     return f"{step.feature_size}/{step.roi} {step.way}, {rows}{extra}"
 
 
@@ -108,7 +115,7 @@ def _merged(step: Step, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if values:
             row[f"{key}_all"] = values
             row[key] = round(statistics.median(values), 3)
-    for key in ("activation_mb", "peak_mb", "process_mb"):
+    for key in ("activation_mb", "encoder_mb", "peak_mb", "process_mb"):
         values = [result[key] for result in results if key in result]
         if values:
             row[key] = max(values)
@@ -119,13 +126,16 @@ def _merged(step: Step, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return ours over published, for each case."""
+    """Return ours over published, step by step."""
     ratios = {}
     for published, ours in zip(rows[::2], rows[1::2], strict=True):
         name = f"{ours['name']} / published"
         keys = ("seconds", "cpu_seconds", "activation_mb", "peak_mb")
         both = [key for key in keys if key in ours and key in published]
         ratios[name] = {key: round(ours[key] / published[key], 3) for key in both}
+        if "encoder_mb" in ours and "encoder_mb" in published:
+            decoder = [row["activation_mb"] - row["encoder_mb"] for row in (ours, published)]
+            ratios[name]["decoder_activation_mb"] = round(decoder[0] / decoder[1], 3)
         if both:
             ratios[name]["loss_difference"] = abs(ours["first_loss"] - published["first_loss"])
     return ratios
@@ -136,7 +146,7 @@ def _gains(shared: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     if not shared:
         return {}
     one, several, together, apart = shared
-    keys = ("seconds", "cpu_seconds")
+    keys = [k for k in ("seconds", "cpu_seconds") if all(k in row for row in shared)]
     return {
         f"a prompt alone / among {SHARED_PROMPTS} of a window": {
             key: round(one[key] * SHARED_PROMPTS / several[key], 2) for key in keys

@@ -42,7 +42,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         one_pathway: Make every row sample the same pathway.
         pathways: Blocks at each position.
         warmup: Steps before the timed ones.
-        repeats: Timed steps; 0 with no warm-up measures the activations of one forward pass, nothing else.
+        repeats: Timed steps; 0 with no warm-up measures the activations of one forward pass, and of its
+            encoder's part, nothing else.
         threads: Threads of PyTorch.
         checkpoint: Recompute the transformer's activations (the published option).
         keep_memory: Keep freed memory, as a training does: faster, but the peak then holds what is free.
@@ -99,7 +100,12 @@ def measure(step: Step) -> dict[str, Any]:
         kept: dict[int, int] = {}
         with _keeping(kept, net):
             first = loss(0)
-        return {"activation_mb": _mb(sum(kept.values())), "first_loss": float(first.detach())}
+        encoder: dict[int, int] = {}
+        with _keeping(encoder, net):
+            features = net.encoder(torch.rand(step.windows, 1, *(step.roi,) * 3))
+        parts = {"activation_mb": _mb(sum(kept.values())), "encoder_mb": _mb(sum(encoder.values()))}
+        del features
+        return {**parts, "first_loss": float(first.detach())}
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-5)
     _make_moments(net, optimizer)
     return _timed(step, net, optimizer, loss)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -62,6 +63,14 @@ class Job:
                 expected=str(network),
                 fix="Leave --feature-size, --pathways and network.* out.",
             )
+
+
+def base_options(found: Checkpoint) -> dict[str, Any]:
+    """Return what a fine-tuning takes over from its checkpoint, as options by name."""
+    config = found.config
+    base = {"network": config.network, "preprocess": config.preprocess, "window": config.window}
+    given = {name: msgspec.to_builtins(value) for name, value in base.items() if value is not None}
+    return {**given, "text_model": config.text_model, "text_weights": config.text_weights}
 
 
 def single_task(job: Job, *, prompt: str | None, path_selection: str | None) -> Outcome:

@@ -14,6 +14,7 @@ from test_stages import deterministic
 from torch import Tensor
 from train_helpers import PROMPTS, Silent, batch, equal_states, options, write_cases
 
+from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, DataError, PromptError
 from gcis_train import checkpoint, finetune, stages
 from gcis_train.checkpoint import Checkpoint, CheckpointConfig, prompt_table
@@ -95,6 +96,10 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
     parameters = {n for n, _ in found.static().named_parameters()}
     assert _changed(source.weights, found.weights) == {n for n in parameters if not is_encoder(n)}
     assert any("norm" in n for n in parameters if is_encoder(n))  # norms with weights, which stayed
+
+    exported = resolve(found, ["right ball"])  # by prompt, and no text weights given
+    assert [choice.pathway for choice in exported.choices] == [RIGHT]
+    assert equal_states(exported.network, found.weights)
 
     other = dataclasses.replace(job, run_dir=tmp_path / "other", progress=Interrupting())  # type: ignore[arg-type]
     with deterministic():
