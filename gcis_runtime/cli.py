@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcis_runtime.console import USAGE_EXIT, command, error_line
-from gcis_runtime.errors import GcisError
+from gcis_runtime.console import USAGE_EXIT, command, options_under
 
 if TYPE_CHECKING:
+    from gcis_runtime.display import Display
     from gcis_runtime.outputs import Job
+    from gcis_runtime.runs import RunOptions
     from gcis_runtime.segmenter import Segmenter
+    from gcis_runtime.summary import Summary
 
 PROGRAM = "gcis-run"
 # Spelled out here as well as in `sessions`: importing that would cost numpy before --help can answer.
@@ -21,14 +22,22 @@ _ENGINES = ("auto", "onnx", "openvino", "trt", "trt-rtx")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _RESTORE = ("smooth", "nearest")
 
+_FORMATS = ("nii.gz", "nii", "nrrd", "mha")
+
 _EPILOG = """\b
 Examples:
-  gcis-run ct.nii.gz                            the only installed bundle
-  gcis-run ct.nii.gz --prompt liver             the installed bundle that has this prompt
-  gcis-run a.nii.gz b.nii.gz --bundle B -o out/ several images
-  gcis-run --phantom 7 -o demo/                 a generated head and neck, scored against its truth
+  gcis-run ct.nii.gz                                 the only installed bundle
+  gcis-run ct.nii.gz --prompt liver                  the installed bundle that has this prompt
+  gcis-run cts/ --bundle B -o out/ --statistics      every image of a folder, with a summary
+  gcis-run cts/ --bundle B -o out/ --resume          go on after an interruption
+  gcis-run --phantom 7 -o demo/                      a generated head and neck, scored
 
 Research software, not a medical device."""
+
+_input = options_under("What to segment")
+_output = options_under("Results")
+_many = options_under("Many images")
+_engine = options_under("Engine")
 
 
 @command(
@@ -36,139 +45,188 @@ Research software, not a medical device."""
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path(path_type=Path))
-@click.option("--bundle", metavar="B", help="Bundle folder, name in the store, or 'demo'.")
-@click.option(
+@click.argument(
+    "images", nargs=-1, metavar="IMAGE|FOLDER|PATTERN|LIST.csv...", type=click.Path(path_type=Path)
+)
+@_input("--bundle", metavar="B", help="Bundle folder, name in the store, or 'demo'.")
+@_input(
     "--prompt", "prompts", metavar="P", multiple=True, help="Structure to segment; repeat for more. [all]"
 )
-@click.option(
-    "-o", "--out", metavar="OUT", help="Folder, or a .nii.gz file. [IMAGE_seg.nii.gz beside the image]"
-)
-@click.option(
-    "--engine", type=click.Choice(_ENGINES), default="auto", show_default=True, help="Inference engine."
-)
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]", help="Where it runs.")
-@click.option(
-    "--precision", type=click.Choice(_PRECISIONS), default="auto", show_default=True, help="Arithmetic."
-)
-@click.option("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures.")
-@click.option(
-    "--restore",
-    type=click.Choice(_RESTORE),
-    default=_RESTORE[0],
-    show_default=True,
-    help="Labels on the image's grid: from interpolated margins, or the nearest voxel's as published.",
-)
-@click.option("--masks", is_flag=True, help="Write IMAGE_seg_masks/: one file a structure, overlaps kept.")
-@click.option(
-    "--truth", metavar="LABELS", type=click.Path(path_type=Path), help="True label map: prints Dice."
-)
-@click.option(
+@_input(
     "--phantom",
     "seed",
     type=click.IntRange(min=0),
     metavar="SEED",
     help="Make and segment a head-and-neck phantom; by default with the demo bundle.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@_output("-o", "--out", metavar="OUT", help="Folder, or the file of the label map. [beside the image]")
+@_output(
+    "--format",
+    "suffix",
+    type=click.Choice(_FORMATS),
+    help="Of label maps in folders. [nii.gz; NRRD and MHA for images of these formats]",
+)
+@_output(
+    "--restore",
+    type=click.Choice(_RESTORE),
+    default=_RESTORE[0],
+    show_default=True,
+    help="Labels on the image's grid: from interpolated margins, or the nearest voxel's as published.",
+)
+@_output("--masks", is_flag=True, help="Write IMAGE_seg_masks/: one file a structure, overlaps kept.")
+@_output("--probability", is_flag=True, help="Write IMAGE_seg_probability/: one file a structure, 0 to 1.")
+@_output(
+    "--statistics",
+    is_flag=True,
+    help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, cut off or not.",
+)
+@_output("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures.")
+@_output("--truth", metavar="LABELS", type=click.Path(path_type=Path), help="True label map: prints Dice.")
+@_output("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@_many(
+    "--resume",
+    is_flag=True,
+    help="Leave out images that are finished in OUT. [existing results are replaced]",
+)
+@_engine("--engine", type=click.Choice(_ENGINES), default="auto", show_default=True, help="Inference engine.")
+@_engine("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]", help="Where it runs.")
+@_engine("--precision", type=click.Choice(_PRECISIONS), default="auto", show_default=True, help="Arithmetic.")
 def main(
     *,
     images: tuple[Path, ...],
-    bundle: str | None,
-    prompts: tuple[str, ...],
     out: str | None,
-    engine: str,
-    device: str,
-    precision: str,
-    preview: bool,
-    restore: Literal["smooth", "nearest"],
-    masks: bool,
-    truth: Path | None,
     seed: int | None,
+    suffix: str | None,
+    truth: Path | None,
+    resume: bool,
     as_json: bool,
+    **settings: Any,
 ) -> int:
-    """Segment CT images (NIfTI, in HU) with an exported bundle.
+    """Segment CT images in HU (NIfTI; NRRD and MHA with SimpleITK) with an exported bundle.
 
-    Writes a label map on each image's own grid and a JSON file with names, volumes, engine and times.
+    Writes a label map on each image's own grid and a JSON file with names, volumes, engine and times; for
+    many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: not all.
     """
     if seed is not None:
-        if images or truth or out is None or out.endswith((".nii", ".nii.gz")):
-            raise click.UsageError("--phantom takes -o FOLDER, and neither images nor --truth.")
-        bundle = bundle or "demo"
+        if images or truth or resume or out is None or out.endswith((".nii", ".nii.gz")):
+            raise click.UsageError("--phantom takes -o FOLDER, and neither images, --truth nor --resume.")
+        settings["bundle"] = settings["bundle"] or "demo"
     elif not images:
         raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
-    if truth is not None and len(images) != 1:
-        raise click.UsageError("--truth belongs to one image.")
-    from gcis_runtime.outputs import plan_jobs
-    from gcis_runtime.runs import write_phantom
-    from gcis_runtime.segmenter import Segmenter
+    from gcis_runtime.inputs import Source, find_images, is_collection
+    from gcis_runtime.outputs import is_file_name, plan_jobs
 
-    jobs = plan_jobs(images or [Path(str(out)) / "phantom_ct.nii.gz"], out)
-    _refuse_missing(jobs if seed is None else [])
-    with Segmenter.open(
-        bundle, engine=engine, device=device, precision=precision, prompts=prompts
-    ) as segmenter:
+    sources = find_images(images)
+    collection = resume or any(map(is_collection, images))
+    if collection and (out is None or is_file_name(out)):
+        raise click.UsageError("Folders, patterns, lists and --resume need -o FOLDER.")
+    if seed is not None:
+        sources = (Source(image=Path(str(out)) / "phantom_ct.nii.gz", name="phantom_ct"),)
+    if truth is not None and len(sources) != 1:
+        raise click.UsageError("--truth belongs to one image.")
+    jobs = plan_jobs(sources, out, suffix=suffix and f".{suffix}")
+    if len(jobs) == 1 and seed is None:
+        _refuse_missing(jobs[0])
+    many = out is not None and (collection or len(jobs) > 1)
+    folder = Path(out) if many and out is not None else None
+    if folder is not None:
+        _refuse_own_summary(images, folder)
+    return _run(jobs, folder, settings, truth=truth, seed=seed, resume=resume, as_json=as_json)
+
+
+def _refuse_missing(job: Job) -> None:
+    """Let the only image's absence end the run before a bundle is loaded."""
+    if not job.image.exists():
+        from gcis_runtime.formats import read_volume
+
+        read_volume(job.image)
+
+
+def _refuse_own_summary(arguments: tuple[Path, ...], folder: Path) -> None:
+    """Refuse a list that the run would replace by its summary."""
+    from gcis_runtime.summary import CSV, STATISTICS
+
+    ours = {(folder / name).resolve() for name in (CSV, STATISTICS)}
+    for argument in arguments:
+        if argument.resolve() in ours:
+            from gcis_runtime.errors import OutputError
+
+            raise OutputError(
+                f"{argument} would be replaced by this run's own",
+                fix="Rename the list, or choose another -o.",
+            )
+
+
+def _run(
+    jobs: list[Job],
+    folder: Path | None,
+    settings: dict[str, Any],
+    *,
+    truth: Path | None,
+    seed: int | None,
+    resume: bool,
+    as_json: bool,
+) -> int:
+    """Open the bundle and run every job, with a summary in `folder`; return the exit code."""
+    from contextlib import nullcontext
+
+    from gcis_runtime.cohort import run_cases
+    from gcis_runtime.display import Display
+    from gcis_runtime.lock import folder_lock
+    from gcis_runtime.runs import RunOptions, write_phantom
+    from gcis_runtime.segmenter import Segmenter
+    from gcis_runtime.summary import Summary
+
+    opening = {name: settings.pop(name) for name in ("engine", "device", "precision", "prompts")}
+    with (
+        nullcontext() if folder is None else folder_lock(folder),
+        Segmenter.open(settings.pop("bundle"), **opening) as segmenter,
+    ):
         if not as_json:
             click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
         for note in segmenter.notes:
             click.echo(f"{PROGRAM}: note: {note}", err=True)
         if seed is not None:
-            truth = write_phantom(seed, Path(str(out)))[1]
-        options = {"truth": truth, "preview": preview, "restore": restore, "masks": masks}
-        reports, errors = _run_all(segmenter, jobs, options, quiet=as_json)
-    if as_json:
-        import msgspec
-
-        document = {"results": reports, "errors": errors}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-    return USAGE_EXIT if errors else 0
-
-
-def _refuse_missing(jobs: list[Job]) -> None:
-    """Let the only image's absence end the run before a bundle is loaded."""
-    if len(jobs) == 1 and not jobs[0].image.exists():
-        from gcis_runtime.nifti import read_volume
-
-        read_volume(jobs[0].image)
-
-
-def _run_all(
-    segmenter: Segmenter, jobs: list[Job], options: dict[str, Any], *, quiet: bool
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Run every job with the options of `run_job`; a failing image does not stop the others."""
-    from gcis_runtime.runs import run_job
-    from gcis_runtime.tables import report_table
-
-    reports: list[dict[str, Any]] = []
-    errors: list[dict[str, str]] = []
-    for job in jobs:
+            truth = write_phantom(seed, jobs[0].image.parent)[1]
+        options = RunOptions(truth=truth, **settings)
+        summary = None
+        if folder is not None:
+            summary = Summary(folder, segmenter, jobs, with_statistics=options.statistics)
+        display = Display(PROGRAM, jobs, summary, quiet=as_json)
+        todo = _unfinished(segmenter, jobs, options, summary) if resume and summary else jobs
         try:
-            report = run_job(segmenter, job, progress=_progress(job.image.name), **options)
-        except (GcisError, OSError, MemoryError) as error:
-            line = error_line(error)
-            if len(jobs) > 1 and str(job.image) not in line:
-                line = f"{job.image}: {line}"
-            click.echo(f"{PROGRAM}: error: {line}", err=True)
-            errors.append({"image": str(job.image), "error": line})
-            continue
-        reports.append(report)
-        for warning in report["warnings"]:
-            click.echo(f"{PROGRAM}: warning: {job.image}: {warning}", err=True)
-        if not quiet:
-            click.echo(report_table(report))
-    return reports, errors
+            run_cases(segmenter, todo, options, done=display.done, progress=display.progress)
+        except KeyboardInterrupt:
+            display.interrupted()
+            raise
+        display.end()
+    if as_json:
+        _print_json(display, summary)
+    return USAGE_EXIT if display.errors else 0
 
 
-def _progress(name: str) -> Any:
-    """Return a callback that keeps one line on a terminal, or None where nobody watches."""
-    if not sys.stderr.isatty():
-        return None
+def _unfinished(segmenter: Segmenter, jobs: list[Job], options: RunOptions, summary: Summary) -> list[Job]:
+    """Return the jobs that no earlier run finished; note the others in the summary."""
+    from gcis_runtime.resume import finished_report
 
-    def show(finished: int, total: int) -> None:
-        end = "\r\033[K" if finished == total else ""
-        click.echo(f"\r{name}: window {finished} of {total}{end}", err=True, nl=False)
+    left = []
+    for job in jobs:
+        report = finished_report(segmenter, job, options)
+        if report is None:
+            left.append(job)
+        else:
+            summary.finished(job, report, skipped=True, write=False)
+    summary.write()
+    return left
 
-    return show
+
+def _print_json(display: Display, summary: Summary | None) -> None:
+    import msgspec
+
+    document: dict[str, Any] = {"results": display.reports, "errors": display.errors}
+    if summary is not None:
+        document |= {"counts": dict(summary.counts), "summary": str(summary.path)}
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
 if __name__ == "__main__":

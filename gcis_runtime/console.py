@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
@@ -16,8 +17,37 @@ USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
 
 
+class _GroupedOption(click.Option):
+    """An option that `--help` lists under a heading."""
+
+    def __init__(self, *names: Any, heading: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+def options_under(heading: str) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """Return a `click.option` whose options `--help` lists under a heading, in the order of declaration."""
+    return functools.partial(click.option, cls=_GroupedOption, heading=heading)
+
+
 class _Guarded(click.Command):
     """A command whose expected errors are one line on stderr and exit code 2."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List options under their headings, the others last."""
+        headings = dict.fromkeys(p.heading for p in self.params if isinstance(p, _GroupedOption))
+        if not headings:
+            super().format_options(ctx, formatter)
+            return
+        for heading in (*headings, "Other"):
+            mine = [
+                p
+                for p in self.get_params(ctx)
+                if isinstance(p, click.Option) and getattr(p, "heading", "Other") == heading
+            ]
+            records = [record for p in mine if (record := p.get_help_record(ctx)) is not None]
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         prog = self.name or "gcis"
@@ -48,9 +78,9 @@ def _report(prog: str, error: BaseException) -> int:
 
 
 def error_line(error: BaseException) -> str:
-    """Say in one line what went wrong; with `-v`, print the traceback of the error being handled first."""
+    """Say in one line what went wrong; with `-v`, print its traceback first."""
     if VERBOSE.on:
-        traceback.print_exc()
+        traceback.print_exception(error)
     if isinstance(error, MemoryError):
         return " ".join(f"out of memory {error}".split())
     return " ".join(str(error).split()) or type(error).__name__

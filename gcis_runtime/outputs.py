@@ -1,4 +1,4 @@
-"""Where results go: file names of label maps, reports and pictures."""
+"""Where results go: file names of label maps, reports, pictures and tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from gcis_runtime.atomic import check_writable
 from gcis_runtime.errors import OutputError
-
-_SUFFIXES = (".nii.gz", ".nii")
+from gcis_runtime.formats import check_format
+from gcis_runtime.inputs import Source
+from gcis_runtime.suffixes import ITK, WRITABLE, stem, suffix_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,74 +18,100 @@ class Job:
     """One image and where its results go.
 
     Attributes:
+        name: The case's name.
         image: The CT file.
-        labels: The label map, `.nii.gz` or `.nii`.
+        labels: The label map.
         report: The JSON file beside it.
         preview: The picture beside it.
+        statistics: The CSV file beside it.
         masks: The folder beside it for one file a structure.
+        probabilities: The folder beside it for one probability a structure.
     """
 
+    name: str
     image: Path
     labels: Path
     report: Path
     preview: Path
+    statistics: Path
     masks: Path
+    probabilities: Path
 
 
-def plan_jobs(images: Sequence[Path], out: str | None) -> list[Job]:
+def is_file_name(out: str | None) -> bool:
+    """Tell whether `-o` names a label map rather than a folder."""
+    return out is not None and bool(suffix_of(Path(out))) and not Path(out).is_dir()
+
+
+def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None = None) -> list[Job]:
     """Decide every output's name before anything runs.
 
     Args:
-        images: The CT files.
-        out: None writes `NAME_seg.nii.gz` beside each image; a name that ends in `.nii` or `.nii.gz` is the
-            label map of the only image; anything else is a folder.
+        sources: The images.
+        out: None writes `NAME_seg` beside each image; a name with an image's suffix is the label map of the
+            only image; anything else is a folder.
+        suffix: Of label maps, masks and probabilities; None takes `.nii.gz` for NIfTI, and the image's own
+            format for NRRD and MetaImage.
 
     Raises:
-        OutputError: A file name for several images, two images with one output, an output over its image,
-            or a place that cannot be written.
+        OutputError: A file name for several images, two images with one output, an output over an image,
+            a place that cannot be written, or a format that is only read.
+        ImageError: A format that needs SimpleITK, which is missing.
     """
-    to_file = out is not None and out.endswith(_SUFFIXES) and not Path(out).is_dir()
-    if to_file and len(images) > 1:
+    to_file = is_file_name(out)
+    if to_file and len(sources) > 1:
         raise OutputError(
             "one output file for several images", received=str(out), expected="a folder", fix="Use -o DIR/."
         )
     jobs = []
-    for image in images:
+    for source in sources:
         if to_file:
             labels = Path(str(out))
         else:
-            folder = image.parent if out is None else Path(out)
-            labels = folder / f"{stem(image)}_seg.nii.gz"
-        base = labels.parent / stem(labels)
-        jobs.append(
-            Job(
-                image=image,
-                labels=labels,
-                report=Path(f"{base}.json"),
-                preview=Path(f"{base}.png"),
-                masks=Path(f"{base}_masks"),
-            )
-        )
+            folder = source.image.parent if out is None else Path(out)
+            labels = folder / f"{source.name}_seg{suffix or _suffix_for(source.image)}"
+        jobs.append(_job(source, labels))
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _suffix_for(image: Path) -> str:
+    """Return the suffix of an image's label map where none was asked for."""
+    suffix = suffix_of(image)
+    if suffix not in ITK:
+        return WRITABLE[0]
+    return suffix if suffix in WRITABLE else ".mha"
+
+
+def _job(source: Source, labels: Path) -> Job:
+    base = labels.parent / stem(labels)
+    return Job(
+        name=source.name,
+        image=source.image,
+        labels=labels,
+        report=Path(f"{base}.json"),
+        preview=Path(f"{base}.png"),
+        statistics=Path(f"{base}_statistics.csv"),
+        masks=Path(f"{base}_masks"),
+        probabilities=Path(f"{base}_probability"),
+    )
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    """Refuse what would be overwritten, and places and formats that cannot be written."""
     seen: dict[Path, Path] = {}
-    sources = {image.resolve() for image in images}
+    sources = {job.image.resolve() for job in jobs}
     for job in jobs:
-        target = job.labels.resolve()
-        if target in sources:
+        if job.labels.resolve() in sources:
             raise OutputError(f"{job.labels} would overwrite an image", fix="Choose another name with -o.")
+        target = job.report.resolve()  # one for all formats
         if target in seen:
             raise OutputError(
                 f"{seen[target]} and {job.image} have the same output",
                 received=str(job.labels),
-                fix="Run them one by one with -o.",
+                fix="Run them one by one with -o, or give them names in a list (.csv).",
             )
         seen[target] = job.image
         check_writable(job.labels)
-    return jobs
-
-
-def stem(path: Path) -> str:
-    """Return a file's name without `.nii.gz` or `.nii`."""
-    for suffix in _SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
+        check_format(job.image)
+        check_format(job.labels, write=True)

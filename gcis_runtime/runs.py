@@ -1,76 +1,155 @@
-"""One image after another through an open segmenter: read, segment, score, write, report."""
+"""One image: read, segment, score, write, report. `cohort` runs many, these steps side by side."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gcis_runtime import statistics
+from gcis_runtime.formats import read_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.metrics import check_same_grid, dice_by_value
-from gcis_runtime.nifti import read_volume, write_labels, write_volume
+from gcis_runtime.nifti import write_labels, write_volume
 from gcis_runtime.outputs import Job
-from gcis_runtime.segmentation import write_report
+from gcis_runtime.resume import run_key
+from gcis_runtime.segmentation import Segmentation, write_report
 from gcis_runtime.segmenter import Progress, Segmenter
+from gcis_runtime.suffixes import suffix_of
 from gcis_runtime.volume import Volume
 
 _T = TypeVar("_T")
 
 
-def run_job(
-    segmenter: Segmenter,
-    job: Job,
-    *,
-    truth: Path | None = None,
-    preview: bool = False,
-    masks: bool = False,
-    restore: Restore = DEFAULT_RESTORE,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Segment one file and write its results.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What is wanted of every image.
 
-    Args:
-        segmenter: The open segmenter.
-        job: Input and outputs.
-        truth: A label map on the same grid; adds the Dice of each structure, by label value.
-        preview: Write the picture too.
-        masks: Write one binary file a structure too.
+    Attributes:
         restore: How labels come to the image's grid.
-        progress: Told of every finished window.
+        masks: Write one binary file a structure.
+        probability: Write the foreground probability of each structure.
+        statistics: Measure HU and place of each structure.
+        preview: Write a picture.
+        truth: A label map on the image's grid; adds the Dice of each structure, by label value.
+    """
+
+    restore: Restore = DEFAULT_RESTORE
+    masks: bool = False
+    probability: bool = False
+    statistics: bool = False
+    preview: bool = False
+    truth: Path | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Case:
+    """An image that was read.
+
+    Attributes:
+        job: Input and outputs.
+        key: What its results depend on; see `resume.run_key`.
+        volume: The image.
+        truth: The true label map, on the image's grid.
+        seconds: Time of each stage so far.
+    """
+
+    job: Job
+    key: dict[str, Any]
+    volume: Volume
+    truth: Volume | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
+    """Read an image, and its truth if there is one.
+
+    Raises:
+        ImageError: A file cannot be read, or the truth lies on another grid.
+    """
+    seconds: dict[str, float] = {}
+    # Looked at before it is read: a file that changes meanwhile is not taken for the one that was segmented.
+    key = run_key(segmenter, job.image, restore=options.restore)
+    volume = _timed(seconds, "read", lambda: read_volume(job.image))
+    truth = None
+    if options.truth is not None:
+        truth = read_volume(options.truth)
+        check_same_grid(volume, truth, name=str(options.truth))
+    return Case(job=job, key=key, volume=volume, truth=truth, seconds=seconds)
+
+
+def segment_case(
+    segmenter: Segmenter, case: Case, options: RunOptions, *, progress: Progress | None = None
+) -> Segmentation:
+    """Segment an image that was read.
+
+    Raises:
+        EngineError: The engine failed.
+    """
+    return segmenter.segment(
+        case.volume,
+        restore=options.restore,
+        masks=options.masks,
+        probabilities=options.probability,
+        progress=progress,
+    )
+
+
+def write_case(case: Case, result: Segmentation, options: RunOptions) -> dict[str, Any]:
+    """Write an image's results. The report comes last: where it is, the others are whole.
 
     Returns:
         The report, as it stands in the JSON file beside the label map.
 
     Raises:
-        GcisError: The image, the engine or an output failed; what was written before stays whole.
+        GcisError: An output failed; what was written before stays whole.
     """
-    seconds: dict[str, float] = {}
-    volume = _timed(seconds, "read", lambda: read_volume(job.image))
-    reference = None
-    if truth is not None:
-        reference = read_volume(truth)
-        check_same_grid(volume, reference, name=str(truth))
-    result = segmenter.segment(volume, restore=restore, masks=masks, progress=progress)
-    seconds |= result.seconds
+    job, seconds = case.job, case.seconds | result.seconds
+    job.report.unlink(missing_ok=True)  # an older one must not vouch for the new label map
     _timed(seconds, "write", lambda: result.save(job.labels))
-    report: dict[str, Any] = {"image": str(job.image), "labels": str(job.labels)} | result.report()
-    if masks:
-        report["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks))
-    if preview:
+    report: dict[str, Any] = {"case": job.name, "image": str(job.image), "labels": str(job.labels)}
+    report |= result.report()
+    suffix = suffix_of(job.labels)
+    if options.masks:
+        report["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks, suffix=suffix))
+    if options.probability:
+        report["probability"] = _timed(
+            seconds, "probability", lambda: result.save_probabilities(job.probabilities, suffix=suffix)
+        )
+    if options.statistics:
+        _timed(seconds, "statistics", lambda: _add_statistics(report, job, result))
+    if options.preview:
         from gcis_runtime.preview import write_preview  # noqa: PLC0415 (Pillow only when asked for)
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
         report["preview"] = str(job.preview)
-    if reference is not None:
-        scores = dice_by_value(result.labels, reference.array, [s.value for s in result.structures])
-        for structure in report["structures"]:
-            score = scores[structure["value"]]
-            structure["dice"] = None if score is None else round(score, 4)
-        report["truth"] = str(truth)
+    if case.truth is not None:
+        _add_dice(report, result, case.truth)
+        report["truth"] = str(options.truth)
     report["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
+    report["key"] = case.key
     write_report(job.report, report)
     return report
+
+
+def _add_statistics(report: dict[str, Any], job: Job, result: Segmentation) -> None:
+    """Measure every structure, into the report and a CSV file."""
+    values = [structure.value for structure in result.structures]
+    found = statistics.measure_structures(result.volume, result.labels, values)
+    for structure in report["structures"]:
+        structure["statistics"] = asdict(found[structure["value"]])
+    rows = statistics.csv_rows(job.name, report["structures"])
+    statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
+    report["statistics"] = str(job.statistics)
+
+
+def _add_dice(report: dict[str, Any], result: Segmentation, truth: Volume) -> None:
+    scores = dice_by_value(result.labels, truth.array, [s.value for s in result.structures])
+    for structure in report["structures"]:
+        score = scores[structure["value"]]
+        structure["dice"] = None if score is None else round(score, 4)
 
 
 def write_phantom(seed: int, folder: Path) -> tuple[Path, Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -45,7 +46,20 @@ def report_table(report: dict[str, Any]) -> str:
         report["image"],
         table(rows, right=(0, 2, 3)),
         f"{times}; {windows['total']} windows{reused}{memory}",
-        f"wrote {report['labels']}" + (f" and {report['preview']}" if "preview" in report else ""),
+        "wrote " + ", ".join(_written(report)),
         report["notice"],
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _written(report: dict[str, Any]) -> list[str]:
+    """Return the files and folders that hold an image's results."""
+    folders = [next(iter(report[n].values())) for n in ("masks", "probability") if report.get(n)]
+    files = [report[name] for name in ("labels", "statistics", "preview") if name in report]
+    return [*files, *(str(Path(file).parent) for file in folders)]
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Say how many cases have each status, such as `3 done, 1 failed`; every case has one."""
+    names = {"done": "done", "skipped": "done by an earlier run", "failed": "failed", "waiting": "not done"}
+    return ", ".join(f"{counts[name]} {text}" for name, text in names.items() if counts.get(name))

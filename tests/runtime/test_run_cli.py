@@ -77,6 +77,12 @@ def test_json_is_the_only_thing_on_stdout(run, bundle, ct, tmp_path):
     assert (tmp_path / "x.json").is_file()
 
 
+def test_what_opening_the_engine_did_is_told(run, bundle, ct, monkeypatch):
+    notes = property(lambda _: ("an engine was built for this GPU",))
+    monkeypatch.setattr(segmenter.Segmenter, "notes", notes)
+    assert "gcis-run: note: an engine was built for this GPU" in run(ct, "--bundle", bundle).stderr
+
+
 def test_truth_gives_dice_by_value(run, bundle, ct, tmp_path):
     run(ct, "--bundle", bundle, "-o", tmp_path / "a.nii.gz")
     result = run(
@@ -128,6 +134,7 @@ def test_several_images_go_on_after_a_failure(run, bundle, tmp_path):
     assert [e["image"] for e in document["errors"]] == [str(broken)]
     assert files(tmp_path / "out") == [
         "a_seg.json", "a_seg.nii.gz", "a_seg.png", "b_seg.json", "b_seg.nii.gz", "b_seg.png",
+        "summary.csv", "summary.json",
     ]  # fmt: skip
 
 
@@ -155,7 +162,7 @@ def bad_images(folder):
 
 IMAGE_ERRORS = {
     "missing.nii.gz": "does not exist",
-    "dir": "is a folder",
+    "dir": "holds no image",
     "text.nii.gz": "not a NIfTI file",
     "cut.nii.gz": "damaged or truncated",
     "4d.nii": "not three-dimensional",

@@ -1,0 +1,79 @@
+"""One run at a time in a folder. The system drops the lock when its process ends, however that happens."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from gcis_runtime.atomic import unwritable
+from gcis_runtime.errors import OutputError
+
+NAME = ".gcis-run.lock"
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; it is created when missing.
+
+    The lock is the system's on the file `.gcis-run.lock`, which says who holds it and is removed afterwards.
+
+    Raises:
+        OutputError: Another run holds it, or the folder cannot be written.
+    """
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+    finally:
+        # Removed while locked, where the system can: whoever has just opened it sees that it has no name.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    """Open and lock the file of this name."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "a process that has just started"
+            file.close()
+            raise OutputError(
+                f"{path.parent} is in use by another gcis-run",
+                received=holder,
+                fix="Wait for it, or choose another folder with -o.",
+            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # its last holder removed it after it was opened here
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock an open file or raise BlockingIOError."""
+    if sys.platform == "win32":
+        try:
+            importlib.import_module("msvcrt").locking(file.fileno(), 2, 1)  # LK_NBLCK, one byte
+        except OSError as error:
+            raise BlockingIOError from error
+    else:
+        import fcntl  # noqa: PLC0415 (not on Windows)
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

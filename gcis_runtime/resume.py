@@ -1,0 +1,69 @@
+"""Which cases an earlier run finished: their report says of what, and is written after everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gcis_runtime.outputs import Job
+
+if TYPE_CHECKING:
+    from gcis_runtime.runs import RunOptions
+    from gcis_runtime.segmenter import Segmenter
+
+
+def run_key(segmenter: Segmenter, image: Path, *, restore: str) -> dict[str, Any]:
+    """Return what an image's results depend on: bundle, structures, arithmetic, restoring, and the file.
+
+    The file is known by its size and the time of its last change; a missing one has neither.
+    """
+    labels = segmenter.bundle.manifest.labels
+    try:
+        found = image.stat()
+        file = {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+    except OSError:
+        file = {}
+    return {
+        "bundle": segmenter.bundle.sha256,
+        "structures": [labels[channel].value for channel in segmenter.channels],
+        "engine": segmenter.engine.name,
+        "precision": segmenter.engine.precision,
+        "restore": restore,
+        "image": file,
+    }
+
+
+def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> dict[str, Any] | None:
+    """Return the report of an earlier run that made the same of the same image, or None.
+
+    The outputs that are asked for now must be there. An image that changed or vanished is not the same.
+    """
+    try:
+        report = msgspec.json.decode(job.report.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return None
+    key = run_key(segmenter, job.image, restore=options.restore)
+    if not key["image"] or report.get("key") != key:
+        return None
+    if options.truth is not None and report.get("truth") != str(options.truth):
+        return None
+    needed = [job.labels]
+    for wanted, name, place in (
+        (options.masks, "masks", job.masks),
+        (options.probability, "probability", job.probabilities),
+    ):
+        if wanted:
+            files = report.get(name)
+            if not files:
+                return None
+            needed += [place / Path(file).name for file in files.values()]
+    for wanted, name, file in (
+        (options.statistics, "statistics", job.statistics),
+        (options.preview, "preview", job.preview),
+    ):
+        if wanted and name not in report:
+            return None
+        needed += [file] if wanted else []
+    return report if all(path.is_file() for path in needed) else None
