@@ -9,12 +9,15 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import nibabel as nib
 import pytest
+from click.testing import CliRunner
 from doc_helpers import commands, run_command, without_clip, write_air, write_case, write_published
 
 HOWTO = Path(__file__).parents[1] / "docs" / "how-to"
 EXPORT = (HOWTO / "export.md").read_text()
 DEBUG = (HOWTO / "debug_accuracy.md").read_text()
+RUN = (HOWTO / "run.md").read_text()
 PROGRAMS = {
     "gcis-train": "gcis_train.cli",
     "gcis-export": "gcis_export.cli",
@@ -94,3 +97,41 @@ def test_the_python_of_the_debug_document_runs(workplace: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" ok") == 3, done.stdout
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the run document's commands name: middles of coarse phantoms."""
+    import SimpleITK
+
+    from gcis_runtime.phantom import make_phantom
+
+    folder = tmp_path_factory.mktemp("clinic")
+    (folder / "cts").mkdir()
+    for seed, name in enumerate(("ct", "cts/one_ct", "cts/two_ct")):
+        phantom = make_phantom(seed, spacing=(8.0, 8.0, 8.0))
+        middle = tuple(slice(n // 2 - 8, n // 2 + 8) for n in phantom.ct.shape)
+        nib.save(nib.Nifti1Image(phantom.ct[middle], phantom.affine), folder / f"{name}.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(folder / "ct.nii.gz")), str(folder / "scan.nrrd"))
+    (folder / "list.csv").write_text("patient,image,name\n7,cts/one_ct.nii.gz,seven\n")
+    return folder
+
+
+def test_every_command_of_the_run_document_runs(clinic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clinic)
+    run: click.Command = import_module("gcis_runtime.cli").main
+    for words in commands(RUN):
+        done = CliRunner().invoke(run, words[1:])
+        assert done.exit_code == 0, f"{words}\n{done.output}"
+        if "--resume" in words:
+            assert "2 done by an earlier run" in done.stdout
+    for made in (
+        "ct_seg.nii.gz", "results/jaw.json", "out/one_ct_seg.nii.gz", "out/seven_seg.nii.gz",
+        "out/summary.csv", "numbers/statistics.csv", "numbers/two_ct_seg.png", "scan_seg.nrrd",
+        "each/ct_seg_masks/spinal-cord.nii.gz", "each/ct_seg_probability/mandible.nii.gz",
+        "results/ct_seg.mha", "mha/two_ct_seg.mha",
+    ):  # fmt: skip
+        assert (clinic / made).is_file(), made
+    code = re.findall(r"```python\n(.*?)```", RUN, re.DOTALL)[0]
+    exec(compile(code, "run.md", "exec"), {})
+    assert (clinic / "by_hand_probability" / "esophagus.nii.gz").is_file()

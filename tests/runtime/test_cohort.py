@@ -192,6 +192,27 @@ def test_a_kill_leaves_whole_files_and_a_true_summary(run, cts, tmp_path):
     assert not (out / NAME).exists()
 
 
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts, tmp_path, monkeypatch):
+    from gcis_runtime import summary as module
+
+    real, calls = module.write_report, []
+
+    def full(path, document):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OutputError(f"{path} cannot be written", received="No space left on device")
+        real(path, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_report", full)
+        result = run(cts)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith("cannot be written; received No space left on device")
+    assert statuses(tmp_path / "out") == {"a": "done", "b": "waiting", "c": "waiting"}
+    assert run(cts, "--resume").exit_code == 0
+    assert set(statuses(tmp_path / "out").values()) == {"skipped", "done"}
+
+
 def test_two_runs_on_one_folder(run, cts, tmp_path):
     with folder_lock(tmp_path / "out"):
         result = run(cts)
