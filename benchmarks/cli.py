@@ -180,6 +180,42 @@ def cache(spacing: float, repeats: int, out: Path) -> None:
 
 
 @main.command()
+@click.option("--steps", default=40, show_default=True, help="Routed steps of each variant.")
+@click.option("--seed", default=0, show_default=True, help="Seed of networks and windows.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def apart(steps: int, seed: int, out: Path) -> None:
+    """Measure what keeps prompts apart in routed training, and what a static start saves."""
+    from benchmarks.apart import measure
+
+    record = measure(steps=steps, seed=seed)
+    path = write_record(record, out)
+    for row in record["rows"]:
+        after = row["after"]
+        click.echo(
+            f"loss {row['test_loss']:.3f}  {after['distinct_pathways']} pathways"
+            f"  agree {after['mean_agree']:.2f}"
+            f"  undecided {after['mean_undecided']:.2f}  {row['variant']}"
+        )
+    click.echo(f"record: {path}")
+
+
+@main.command()
+@click.option("--feature-size", default=12, show_default=True, help="Of the network.")
+@click.option("--roi", default=64, show_default=True, help="Window side.")
+@click.option("--repeats", default=4, show_default=True, help="Timed steps of each precision.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def amp(feature_size: int, roi: int, repeats: int, out: Path) -> None:
+    """Compare training steps in float32 and under bf16 autocast on this processor."""
+    from benchmarks.amp import measure
+
+    record = measure(feature_size=feature_size, roi=roi, repeats=repeats)
+    path = write_record(record, out)
+    for row in record["rows"]:
+        click.echo(f"{row['median']:8.3f} CPU s a step  {row['amp']}")
+    click.echo(f"bf16 takes {record['bf16_over_float32']['median']:.2f} of float32's time; record: {path}")
+
+
+@main.command()
 def tables() -> None:
     """Write the README's tables again from the committed records."""
     from benchmarks.tables import README, render

@@ -39,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        with temporary.open("rb") as file:  # on disk before it has the name: power may fail in between
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -68,3 +68,7 @@ class PromptError(GcisError):
 
 class ParityError(GcisError):
     """A graph whose answers differ from the network it was made from."""
+
+
+class ProcessError(GcisError):
+    """A process of a training that is gone or does not answer."""

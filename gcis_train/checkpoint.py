@@ -170,10 +170,7 @@ def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
     """
     if (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
         return path
-    try:
-        pointer = msgspec.json.decode((path / POINTER_FILE).read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        pointer = {}
+    pointer = read_pointer(path)
     name = pointer.get(prefer) or pointer.get("latest")
     if name and (path / name / CONFIG_FILE).is_file():
         return path / name
@@ -182,6 +179,14 @@ def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
         expected=f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a run folder",
         fix="Train one with gcis-train pretrain, or import published weights with gcis-train import.",
     )
+
+
+def read_pointer(run_dir: Path) -> dict[str, str]:
+    """Return a run folder's checkpoints by role; empty where there are none."""
+    try:
+        return msgspec.json.decode((run_dir / POINTER_FILE).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
 
 
 def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoint:

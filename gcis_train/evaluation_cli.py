@@ -179,13 +179,13 @@ def ceiling(
     from gcis_runtime.atomic import replacing
     from gcis_runtime.spec import PreprocessSpec
     from gcis_train.ceiling import ceilings, table
+    from gcis_train.flags import numbers
     from gcis_train.progress import Progress
-    from gcis_train.settings import three_numbers
 
     axes = None if orientation == "file" else orientation.upper()
     specs = {}
     for text in spacings:
-        x, y, z = three_numbers(text, float, "--spacing")
+        x, y, z = numbers(text, float, "--spacing", count=3)
         specs[f"{text} mm"] = PreprocessSpec(orientation=axes, spacing=(x, y, z))
     result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).say)
     record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gcis_train.health import balance_loss
 from gcis_train.losses import Mean, joint_loss, prompt_loss
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
@@ -103,20 +104,31 @@ class RoutedObjective:
         prompts: The prompt table's prompts.
         embeddings: (P, text_dim).
         tau: Temperature of the Gumbel-softmax.
+        tau_end: Temperature at the end of the training, reached geometrically; None keeps `tau`.
+        balance: Weight of `balance_loss`, over all prompts; 0 leaves it out.
     """
 
-    def __init__(self, net: GcisNet, prompts: Sequence[str], embeddings: Tensor, *, tau: float) -> None:
+    def __init__(
+        self,
+        net: GcisNet,
+        prompts: Sequence[str],
+        embeddings: Tensor,
+        *,
+        tau: float,
+        tau_end: float | None = None,
+        balance: float = 0.0,
+    ) -> None:
         self.net: GcisNet = net
         self._embeddings = dict(zip(prompts, embeddings, strict=True))
-        self._tau = tau
+        self._tau, self._tau_end, self._balance = tau, tau_end or tau, balance
 
     def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         """Return the mean loss over all (window, prompt) rows."""
         rows = rows_of(batch)
         if not rows:
-            return (nothing(batch),)
+            return nothing(batch), *self._balance_term()
         features = self.net.encoder(batch.images)
-        gates = self._draw(batch)
+        gates = self._draw(batch, done=done)
         pathways = [Pathway(tuple(choices)) for choices in gates.argmax(-1).tolist()]
         losses = []
         for pathway, members in group_rows(pathways).items():
@@ -125,17 +137,30 @@ class RoutedObjective:
             masks = torch.stack([rows[i].mask for i in members])
             losses.append(len(members) * prompt_loss(logits, masks))
         total = torch.stack(losses).sum()
-        return (Mean(total=total, count=total.new_tensor(float(len(rows)))),)
+        return Mean(total=total, count=total.new_tensor(float(len(rows)))), *self._balance_term()
 
-    def _draw(self, batch: Batch) -> Tensor:
+    def _draw(self, batch: Batch, *, done: float) -> Tensor:
         """Draw the router weights (rows, 7, K) of every row, each window's from its own seed."""
+        tau = self._tau * (self._tau_end / self._tau) ** done
         drawn = []
         for prompts, seed in zip(batch.prompts, batch.seeds, strict=True):
             if prompts:
                 embeddings = torch.stack([self._embeddings[p] for p in prompts]).to(batch.images.device)
                 generator = torch.Generator().manual_seed(seed)
-                drawn.append(sample_gates(self.net.route(embeddings), self._tau, generator))
+                drawn.append(sample_gates(self.net.route(embeddings), tau, generator))
         return torch.cat(drawn)
+
+    def _balance_term(self) -> tuple[Mean, ...]:
+        """Return the balance as a mean of one; it depends on routers and prompts, not on the batch."""
+        if not self._balance:
+            return ()
+        total = self._balance * balance_loss(self.router_logits())
+        return (Mean(total=total, count=torch.ones_like(total)),)
+
+    def router_logits(self) -> Tensor:
+        """Return the routers' logits (P, 7, K) for all prompts."""
+        device = next(self.net.parameters()).device
+        return self.net.route(torch.stack(list(self._embeddings.values())).to(device))
 
     def pathways(self) -> dict[str, Pathway]:
         """Return the pathway that evaluation uses for each prompt."""

@@ -12,11 +12,13 @@ class Progress:
 
     Args:
         stream: Where; a live line only if it is a terminal.
+        shown: Show anything: of several processes only the first one does.
     """
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, stream: TextIO = sys.stderr, *, shown: bool = True) -> None:
         self._stream = stream
-        self._live = stream.isatty()
+        self._shown = shown
+        self._live = shown and stream.isatty()
         self._begin: tuple[float, int] | None = None
         self._average: float | None = None
 
@@ -47,6 +49,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
+        if not self._shown:
+            return
         self._stream.write(("\r" + " " * 78 + "\r" if self._live else "") + text + "\n")
         self._stream.flush()
 

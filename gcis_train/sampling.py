@@ -49,7 +49,12 @@ class WindowDraw:
 
 
 def draw_window(
-    case: CaseVolume, options: TrainOptions, *, prompts: Collection[str], rng: np.random.Generator
+    case: CaseVolume,
+    options: TrainOptions,
+    *,
+    prompts: Collection[str],
+    rng: np.random.Generator,
+    only: str | None = None,
 ) -> WindowDraw:
     """Decide one window of a case.
 
@@ -59,11 +64,17 @@ def draw_window(
         prompts: Prompts of the run: structures beyond them are not trained (a phantom has all seven),
             and a mirrored structure must be among them.
         rng: Source of every choice.
+        only: The one structure to draw and train; None is all of them.
     """
     a = options.augment
-    known = [i for i, prompt in enumerate(case.prompts) if prompt in prompts]
+    wanted = prompts if only is None else (only,)
+    known = [i for i, prompt in enumerate(case.prompts) if prompt in wanted]
     chosen = _choose_targets(known, options.max_prompts, rng)
-    centre = _centre(case, chosen, labelled=rng.random() < options.labelled_share, rng=rng)
+    labelled = rng.random() < options.labelled_share
+    if options.crop == "inside":
+        centre = _centre_inside(case, chosen, options.window.roi, labelled=labelled, rng=rng)
+    else:
+        centre = _centre(case, chosen, labelled=labelled, rng=rng)
     wish = rng.random(3) < np.asarray(a.flip)
     flip = [bool(f) for f in wish]
     names = [case.prompts[i] for i in chosen]
@@ -113,8 +124,41 @@ def _centre(
     return int(x), int(y), int(z)
 
 
-def cut_window(case: CaseVolume, draw: WindowDraw, roi: Shape3) -> tuple[Tensor, Tensor]:
+def _centre_inside(
+    case: CaseVolume, chosen: list[int], roi: Shape3, *, labelled: bool, rng: np.random.Generator
+) -> tuple[int, int, int]:
+    """Pick a voxel of a structure, or of the image outside it, as published; pull the window into the image.
+
+    The image is what remains after cropping to intensities above zero. Where it is smaller than the
+    window, the window is centred on it and filled up with air; the published program stops there.
+    """
+    content = case.image > 0
+    mask = case.mask(int(rng.choice(chosen))) if chosen else np.zeros_like(content)
+    flat = np.flatnonzero(mask if labelled else content & ~mask)
+    flat = flat if flat.size else np.flatnonzero(content if labelled else mask)
+    voxel = int(flat[rng.integers(flat.size)]) if flat.size else int(rng.integers(case.image.size))
+    centre = []
+    for axis, (at, size) in enumerate(zip(np.unravel_index(voxel, case.image.shape), roi, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = np.flatnonzero(content.any(axis=others))
+        low, high = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, case.image.shape[axis])
+        if high - low <= size:
+            centre.append((low + high) // 2)
+        else:
+            centre.append(min(max(int(at), low + size // 2), high - (size - size // 2)))
+    return centre[0], centre[1], centre[2]
+
+
+def cut_window(
+    case: CaseVolume, draw: WindowDraw, roi: Shape3, *, clip: bool = True
+) -> tuple[Tensor, Tensor]:
     """Apply a decision.
+
+    Args:
+        case: Where to cut from.
+        draw: The decision.
+        roi: Window size.
+        clip: Clip changed intensities to [0, 1].
 
     Returns:
         Image (1, *roi) float32 and masks (targets, *roi) float32 of 0 and 1. Beyond the case the
@@ -136,7 +180,8 @@ def cut_window(case: CaseVolume, draw: WindowDraw, roi: Shape3) -> tuple[Tensor,
     axes = [1 + axis for axis, on in enumerate(draw.flip) if on]
     both = torch.cat((image, masks))
     both = torch.rot90(torch.flip(both, axes) if axes else both, draw.turns, (1, 2))
-    image = torch.clamp(both[:1] * draw.scale + draw.shift, 0.0, 1.0)
+    image = both[:1] * draw.scale + draw.shift
+    image = torch.clamp(image, 0.0, 1.0) if clip else image
     return image.contiguous(), both[1:].contiguous()
 
 

@@ -2,66 +2,90 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
+import yaml
 
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint
+from gcis_train.flags import FLAGS
 from gcis_train.options import TrainOptions
-
-_NETWORK = ("feature_size", "pathways")
+from gcis_train.recipe import check_published, published_tree
 
 
 def resolve_options(flags: dict[str, Any], *, device: torch.device) -> TrainOptions:
     """Merge the recipe's defaults, a configuration file and flags, in rising order.
 
     Args:
-        flags: Command-line values by option name; None where not given.
-        device: Decides what `auto` mixed precision means: fp16 on CUDA, none on the CPU.
+        flags: Command-line values by parameter name (flags.py), with `config`, `published` and `no_amp`; None
+            where not given.
+        device: Decides what `auto` mixed precision means, see `auto_amp`.
 
     Raises:
-        DataError: An unreadable file, or a value that is not allowed.
+        DataError: An unreadable file, a value that is not allowed, or one that the published recipe fixes.
     """
-    given = {k: v for k, v in flags.items() if v is not None}
-    tree = _read(given.pop("config", None))
-    for name in _NETWORK:
-        if name in given:
-            _part(tree, "network")[name] = given.pop(name)
-    if "roi" in given:
-        _part(tree, "window")["roi"] = three_numbers(given.pop("roi"), int, "--roi")
-    if "spacing" in given:
-        _part(tree, "preprocess")["spacing"] = three_numbers(given.pop("spacing"), float, "--spacing")
-    if "orientation" in given:
-        code = given.pop("orientation")
-        _part(tree, "preprocess")["orientation"] = None if code == "file" else code.upper()
-    if "mirror" in given:
-        _part(tree, "augment")["mirror"] = given.pop("mirror")
-    if "clip_weights" in given:
-        tree["text_weights"] = given.pop("clip_weights")
-    if given.pop("no_amp", False):
-        given["amp"] = "none"
-    tree |= given
+    file = _read(flags.get("config"))
+    published = bool(flags.get("published") or file.pop("published", False))
+    tree: dict[str, Any] = published_tree() if published else {}
+    _merge(tree, file)
+    for flag in FLAGS:
+        if (given := flags.get(flag.parameter)) is not None:
+            *groups, name = flag.place.split(".")
+            target = _part(tree, groups[0]) if groups else tree
+            target[name] = flag.read(given)
+    if flags.get("no_amp"):
+        tree["amp"] = "none"
     if tree.get("amp", "auto") == "auto":
-        tree["amp"] = "fp16" if device.type == "cuda" else "none"
+        tree["amp"] = auto_amp(device, published=published)
     _part(tree, "window").setdefault("roi", [128, 128, 128])
+    if published:
+        check_published(tree)
     try:
         return msgspec.convert(tree, TrainOptions)
     except (msgspec.ValidationError, ValueError) as error:
         raise DataError("an option has a value that is not allowed", received=str(error)) from error
 
 
+def auto_amp(device: torch.device, *, published: bool = False) -> Literal["none", "bf16", "fp16"]:
+    """Return the mixed precision that fits a device.
+
+    CUDA: bf16 where the GPU computes it (Ampere and later; no loss scaling, no overflow), fp16 elsewhere
+    and in the published recipe. CPU: none; what bf16 gains there is measured in docs/decisions/0012.
+    """
+    if device.type != "cuda":
+        return "none"
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if native and not published else "fp16"
+
+
+def _merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
+    """Put a file's options over the recipe's, group by group."""
+    for name, value in other.items():
+        if isinstance(tree.get(name), dict):
+            if not isinstance(value, dict):
+                raise _not_a_group(name, value)
+            tree[name] |= value
+        else:
+            tree[name] = value
+
+
 def _part(tree: dict[str, Any], name: str) -> dict[str, Any]:
     part = tree.setdefault(name, {})
     if not isinstance(part, dict):
-        raise DataError(
-            f"{name!r} of the configuration is not a group of options",
-            received=repr(part),
-            expected="a JSON object",
-        )
+        raise _not_a_group(name, part)
     return part
+
+
+def _not_a_group(name: str, value: object) -> DataError:
+    return DataError(
+        f"{name!r} of the configuration is not a group of options",
+        received=repr(value),
+        expected="named options",
+    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,26 +118,36 @@ def check_run_folder(run_dir: Path, *, resume: bool) -> None:
 
 
 def _read(path: Path | None) -> dict[str, Any]:
+    """Read a JSON or YAML file (`.yaml`, `.yml`) of options."""
     if path is None:
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"the configuration {path} cannot be read", received=str(error)) from error
+        data = path.read_bytes()
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return _read_yaml(data)
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        received = " ".join(str(error).split())
+        raise DataError(f"the configuration {path} cannot be read", received=received) from error
 
 
-def three_numbers(text: str, kind: type[int] | type[float], option: str) -> list[float]:
-    """Read one number, or three with commas; one stands for all three axes.
+def _read_yaml(data: bytes) -> dict[str, Any]:
+    """Read YAML's plain values; `1e-4` is a number, as in JSON and YAML 1.2, though not in YAML 1.1.
 
     Raises:
-        DataError: Neither.
+        ValueError: Not YAML, or not a group of options.
     """
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """The safe loader with JSON's numbers."""
+
+    number = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
-        values: list[float] = [kind(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise DataError(
-            f"{option} cannot be read", received=repr(text), expected="one number, or three with commas"
-        )
-    return values * 3 if len(values) == 1 else values
+        # ruff's rule sees yaml.load; the loader is a SafeLoader: plain values only.
+        tree = yaml.load(data, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise ValueError(f"{type(tree).__name__} at the top instead of named options")
+    return tree

@@ -16,7 +16,10 @@ from gcis_train.allocator import keep_freed_memory
 from gcis_train.cache import VolumeCache, case_loader
 from gcis_train.checkpoint import CheckpointConfig
 from gcis_train.datalist import Case, group_cases, prompts_of, read_datalist
-from gcis_train.feed import Feed
+from gcis_train.distributed import current
+from gcis_train.feed import CaseStore, Feed
+from gcis_train.health import RouterHealth, router_health
+from gcis_train.initialise import REPORT_FILE, initialise, read_source
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.objectives import JointObjective, Objective, RoutedObjective
 from gcis_train.options import TrainOptions
@@ -24,7 +27,8 @@ from gcis_train.pathway import Pathway, spread
 from gcis_train.progress import Progress
 from gcis_train.prompts import PromptTable, embed_prompts, read_table, write_table
 from gcis_train.routing import coincidences
-from gcis_train.trainer import Outcome, Trainer, write_options
+from gcis_train.run_folder import RunFolder
+from gcis_train.trainer import Outcome, Trainer
 from gcis_train.upcycle import upcycle
 
 
@@ -88,6 +92,8 @@ def keep_prompts(material: Material, options: TrainOptions, run_dir: Path) -> No
     Raises:
         CheckpointError: The folder cannot be written.
     """
+    if not current().first:
+        return
     entries = checkpoint.prompt_table(material.prompts, material.embeddings)
     table = PromptTable(text_model=options.text_model, text_weights=material.text_weights, prompts=entries)
     write_table(run_dir, table)
@@ -105,7 +111,7 @@ def warm_start(
 ) -> Outcome:
     """Train a static network with one softmax over all prompts, then upcycle it.
 
-    `pretrained` is an earlier checkpoint to start from, a warm start's `static/` among them.
+    `pretrained` is what to start from (initialise.py), a warm start's `static/` among others.
 
     The run folder gets `static/` (its own run) and, when finished, `routed/`: a routed checkpoint that gives
     the best static checkpoint's answers, for `pretrain --pretrained`.
@@ -113,8 +119,8 @@ def warm_start(
     pathways = spread(len(material.prompts), pathways=options.network.pathways)
     torch.manual_seed(options.seed)
     net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint)
-    if pretrained is not None and not (resume and _begun(run_dir / "static")):
-        _initialise(net, checkpoint.load(pretrained), progress)
+    if pretrained is not None and not (resume and RunFolder(run_dir / "static").begun):
+        start_from(net, pretrained, material, options=options, run_dir=run_dir / "static", progress=progress)
     net = net.to(device)
     objective = JointObjective(net, material.prompts, foreground_weight=options.foreground_weight)
     describe = _describer(material, options, kind="static", pathways=pathways, stage="warm start")
@@ -122,9 +128,9 @@ def warm_start(
     outcome = train(
         objective, material, options, run_dir / "static", describe, resume=resume, progress=progress
     )
-    if outcome.finished:
+    if outcome.finished and outcome.first:
         best = checkpoint.load(run_dir / "static")
-        routed = upcycle(best.static(), material.embeddings)
+        routed = upcycle(best.static(), material.embeddings, router_margin=options.router_margin)
         notes = {**best.config.provenance, "upcycled": True}
         config = _describer(material, options, kind="routed", pathways=(), stage="warm start")(notes)
         checkpoint.save(run_dir / "routed", config, routed.state_dict())
@@ -148,12 +154,26 @@ def pretrain(
     """
     torch.manual_seed(options.seed)
     net = GcisNet(options.network, checkpoint=options.grad_checkpoint)
-    if pretrained is not None and not (resume and _begun(run_dir)):
-        _initialise(net, checkpoint.load(pretrained), progress)
-    objective = RoutedObjective(net.to(device), material.prompts, material.embeddings, tau=options.tau)
+    if pretrained is not None and not (resume and RunFolder(run_dir).begun):
+        start_from(net, pretrained, material, options=options, run_dir=run_dir, progress=progress)
+    objective = RoutedObjective(
+        net.to(device),
+        material.prompts,
+        material.embeddings,
+        tau=options.tau,
+        tau_end=options.tau_end,
+        balance=options.balance,
+    )
     describe = _describer(material, options, kind="routed", pathways=(), stage="pretraining")
     keep_prompts(material, options, run_dir)
-    outcome = train(objective, material, options, run_dir, describe, resume=resume, progress=progress)
+
+    def health() -> RouterHealth:
+        with torch.no_grad():
+            return router_health(objective.router_logits(), material.prompts)
+
+    outcome = train(
+        objective, material, options, run_dir, describe, resume=resume, progress=progress, health=health
+    )
     report_coincidences(objective.pathways(), progress)
     return outcome
 
@@ -164,24 +184,31 @@ def report_coincidences(pathways: dict[str, Pathway], progress: Progress) -> Non
         progress.say(line)
 
 
-def _initialise(net: GcisNet | StaticGcisNet, source: checkpoint.Checkpoint, progress: Progress) -> None:
-    """Copy every tensor of `source` that the network has in the same shape, and say what was used."""
-    state = net.state_dict()
-    used = [n for n, t in source.weights.items() if n in state and state[n].shape == t.shape]
-    size = source.config.network.feature_size
-    # Position bias tables have one shape at every feature size: sharing a few tensors is not enough.
-    if size != net.config.feature_size or not any(n.startswith("encoder.") for n in used):
-        raise CheckpointError(
-            f"{source.folder} does not fit this network's encoder",
-            received=f"feature size {size}",
-            expected=f"feature size {net.config.feature_size}",
-            fix="Set --feature-size to that of the checkpoint.",
-        )
-    net.load_state_dict({**state, **{n: source.weights[n] for n in used}})
-    progress.say(f"initialised {len(used)} of {len(state)} tensors from {source.folder}")
-    rest = [n for n in state if n not in set(used)]
-    if rest:
-        progress.say(f"  left at their random values: {', '.join(rest[:8])}{' …' if len(rest) > 8 else ''}")
+def start_from(
+    net: GcisNet | StaticGcisNet,
+    pretrained: Path,
+    material: Material,
+    *,
+    options: TrainOptions,
+    run_dir: Path,
+    progress: Progress,
+) -> None:
+    """Initialise a network from other weights; the run folder gets the report on every tensor.
+
+    Raises:
+        CheckpointError: They do not fit, or the folder cannot be written.
+    """
+    report = initialise(
+        net,
+        read_source(pretrained),
+        prompts=material.prompts,
+        embeddings=material.embeddings,
+        router_margin=options.router_margin,
+    )
+    for line in report.lines():
+        progress.say(line)
+    if current().first:
+        RunFolder(run_dir).write_json(REPORT_FILE, report.as_dict())
 
 
 def _describer(
@@ -217,37 +244,33 @@ def train(
     *,
     resume: bool,
     progress: Progress,
+    health: Callable[[], RouterHealth] | None = None,
 ) -> Outcome:
     """Run an objective over a run's material, from the run folder's latest checkpoint if it is resumed."""
     keep_freed_memory()
-    write_options(run_dir, options)
-    cached: list[Any] = []
+    folder, processes = RunFolder(run_dir), current()
+    resumed = resume and folder.begun
+    if resumed and (changed := folder.changed_options(options)):
+        progress.say(f"resumed with other options: {', '.join(changed)}")
+    if processes.first:
+        folder.write_options(options)
     cache = VolumeCache(Path(options.cache), notify=progress.say) if options.cache else None
     load = case_loader(options.preprocess, cache)
-
-    def validation() -> list[Any]:
-        if not cached:
-            cached.extend(load(case) for case in material.validation)
-        return cached
-
+    validation = CaseStore(material.validation, load)
     trainer = Trainer(
         objective=objective,
-        feed=Feed(material.training, material.prompts, options, load=load),
+        feed=Feed(material.training, material.prompts, options, processes, load=load),
         prompts=material.prompts,
-        validation=validation,
+        validation=lambda: validation,
         options=options,
         run_dir=run_dir,
         describe=describe,
         progress=progress,
+        health=health,
     )
-    if resume and _begun(run_dir):
+    if resumed:
         trainer.resume()
     outcome = trainer.run()
     if cache is not None:
         progress.say(cache.summary())
     return outcome
-
-
-def _begun(run_dir: Path) -> bool:
-    """Tell whether a run folder has a checkpoint to resume from."""
-    return (run_dir / checkpoint.POINTER_FILE).is_file()

@@ -1,4 +1,4 @@
-"""Training state beside a checkpoint: optimiser moments and counters, without a pickle."""
+"""Training state beside a checkpoint: optimiser, scaler, random state and counters, without a pickle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from torch import Tensor
 from gcis_runtime.errors import CheckpointError
 
 STATE_FILE = "training_state.safetensors"
+_RANDOM = "random."
 
 
 def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counters: dict[str, Any]) -> bytes:
-    """Return the state as one safetensors blob: tensors by parameter index, everything else as JSON."""
+    """Return the state as one safetensors blob: tensors by parameter index, everything else as JSON.
+
+    torch's random state is in it too. Nothing of ours draws from it (windows and routing have seeds of
+    their own), but a network with dropout would.
+    """
     state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
     for index, entry in state["state"].items():
         for name, value in entry.items():
             tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
@@ -28,7 +35,9 @@ def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counter
 
 
 def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """Put a packed state into the optimiser and the scaler.
+    """Put a packed state into the optimiser, the scaler and torch's random generators.
+
+    The rates are the optimiser's own, not the packed ones: a run may go on with other options.
 
     Returns:
         The counters.
@@ -37,13 +46,20 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
         CheckpointError: The state is damaged or of another network.
     """
     state: dict[int, dict[str, Tensor]] = {}
+    random: dict[str, Tensor] = {}
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         notes: dict[str, str] = header["__metadata__"]
         for key, tensor in load(data).items():
+            if key.startswith(_RANDOM):
+                random[key.removeprefix(_RANDOM)] = tensor
+                continue
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = tensor
+        own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         optimizer.load_state_dict({"state": state, "param_groups": json.loads(notes["groups"])})
+        for group, options in zip(optimizer.param_groups, own, strict=True):
+            group.update(options)
     except (ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             "the training state is damaged or of another network",
@@ -51,7 +67,11 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
             fix="Start a new run folder.",
         ) from error
     scaler_state = json.loads(notes["scaler"])
-    if scaler_state:
+    if scaler_state and scaler.is_enabled():
         scaler.load_state_dict(scaler_state)
+    if "cpu" in random:
+        torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
     counters: dict[str, Any] = json.loads(notes["counters"])
     return counters

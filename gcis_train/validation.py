@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
+from gcis_train.distributed import Processes
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.options import TrainOptions
 from gcis_train.volumes import CaseVolume
@@ -47,6 +48,44 @@ def validate(
             predicted = labels == prompts.index(prompt) + 1
             scores.setdefault(prompt, []).append(dice(predicted, volume.mask(index)))
     return scores
+
+
+def validate_share(
+    net: StaticGcisNet,
+    prompts: Sequence[str],
+    volumes: Sequence[CaseVolume],
+    options: TrainOptions,
+    *,
+    processes: Processes,
+    stopped: Callable[[], bool],
+) -> dict[str, list[float]] | None:
+    """Validate with every process taking its share of the cases; every one returns all scores.
+
+    Args:
+        net: Gives the margins of `prompts`, in this order.
+        prompts: Channels of the network.
+        volumes: Pre-processed cases; each process reads only its own.
+        options: Window and overlap.
+        processes: Who shares the cases.
+        stopped: Asked between cases.
+
+    Returns:
+        Scores as `validate` gives them, or None if stopped before the end.
+    """
+    device = next(net.parameters()).device
+    scores = torch.zeros((2, len(volumes), len(prompts)), dtype=torch.float64, device=device)
+    for index in range(processes.rank, len(volumes), processes.world):
+        if stopped():
+            return None
+        for prompt, found in validate(net, prompts, [volumes[index]], options).items():
+            scores[0, index, prompts.index(prompt)] = found[0]
+            scores[1, index, prompts.index(prompt)] = 1
+    values, there = processes.add(scores).tolist()
+    return {
+        prompt: [v[p] for v, t in zip(values, there, strict=True) if t[p]]
+        for p, prompt in enumerate(prompts)
+        if any(t[p] for t in there)
+    }
 
 
 def dice(

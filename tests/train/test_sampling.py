@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def _augment(**changes: Any) -> AugmentSpec:
 
 def test_decisions_replay_identically() -> None:
     case = _left_case(("left kidney", "liver"))
-    augment = AugmentSpec(flip=(0.5, 0.5, 0.5), rotate90=0.5, intensity_scale=0.5, affine=0.5)
+    augment = AugmentSpec(
+        flip=(0.5, 0.5, 0.5), rotate90=0.5, intensity_scale=0.5, intensity_shift=0.5, affine=0.5
+    )
     run = options(augment=augment, max_prompts=1)
     prompts = ("left kidney", "right kidney", "liver")
     draws = [
@@ -249,3 +252,41 @@ def test_intensity_changes_are_scaled_shifted_and_clipped() -> None:
     changed, masks = cut_window(case, _draw((32, 32, 32), ((0, "a"),), scale=1.1, shift=0.05), ROI)
     assert float(changed[0, 32, 32, 32]) == pytest.approx(0.6, abs=1e-3)
     assert float(changed.max()) == 1.0 and float(masks.max()) == 0.0
+
+
+def test_published_windows_stay_inside_the_image_and_centre_on_their_structure() -> None:
+    image = np.zeros((100, 90, 200), np.float32)
+    image[10:90, 5:85, 20:190] = 0.5  # what cropping to the foreground leaves: 80 x 80 x 170
+    mask = np.zeros(image.shape, bool)
+    mask[80:88, 10:14, 150:180] = True
+    case = volume({"liver": mask, "spleen": image == 7}, image=image)
+    run = options(crop="inside", labelled_share=0.5, augment=AugmentSpec(flip=(0, 0, 0), rotate90=0))
+    hits = 0
+    for index in range(60):
+        draw = draw_window(
+            case, run, prompts=("liver", "spleen"), rng=np.random.default_rng(index), only="liver"
+        )
+        assert [name for _, name in draw.targets] == ["liver"]
+        low = [c - 32 for c in draw.centre]
+        assert low[0] >= 10 and low[0] + 64 <= 90 and low[1] >= 5 and low[1] + 64 <= 85
+        assert low[2] >= 20 and low[2] + 64 <= 190
+        _, masks = cut_window(case, draw, (64, 64, 64))
+        hits += bool(masks.any())
+    assert hits > 30  # half are centred on the structure, others may see it
+
+
+def test_an_image_smaller_than_the_window_is_centred() -> None:
+    image = np.zeros((40, 100, 100), np.float32)
+    image[10:30, 20:80, 30:60] = 1
+    case = volume({"liver": image > 2}, image=image)
+    draw = draw_window(case, options(crop="inside"), prompts=("liver",), rng=np.random.default_rng(0))
+    assert draw.centre == (20, 50, 45)
+
+
+def test_intensities_may_leave_the_unit_interval_as_published() -> None:
+    case = volume({"liver": np.ones((64, 64, 64), bool)})
+    plain = draw_window(case, options(), prompts=("liver",), rng=np.random.default_rng(0))
+    draw = dataclasses.replace(plain, centre=(32, 32, 32), scale=1.1, shift=0.1)
+    clipped, _ = cut_window(case, draw, (64, 64, 64))
+    free, _ = cut_window(case, draw, (64, 64, 64), clip=False)
+    assert float(clipped.max()) == 1.0 and float(free.max()) == pytest.approx(1.2, abs=1e-3)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_train.flags import FLAGS
 from gcis_train.options import TrainOptions
+from gcis_train.recipe import FIXED, PUBLISHED
 from gcis_train.settings import check_run_folder, pick_device, resolve_options
 
 CPU = torch.device("cpu")
@@ -23,7 +26,6 @@ def test_the_recipe_is_the_default() -> None:
     options = _resolve(config=None, roi=None, no_amp=False)
     assert options == TrainOptions(amp="none")
     assert options.network.feature_size == 48 and options.window.roi == (128, 128, 128)
-    assert resolve_options({}, device=torch.device("cuda")).amp == "fp16"
 
 
 def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
@@ -104,3 +106,121 @@ def test_an_earlier_run_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"already holds a run.*--resume"):
         check_run_folder(tmp_path, resume=False)
     check_run_folder(tmp_path, resume=True)
+
+
+FILE_ONLY = {  # shapes of the architecture and details that no one should need to turn
+    "network.text_dim", "network.in_channels", "network.out_channels", "window.blend", "window.sigma_scale",
+    "window.padding_value", "augment.intensity_clip", "augment.degrees", "augment.zoom", "text_seed",
+}  # fmt: skip
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in tree.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return found
+
+
+def test_every_option_has_one_flag_and_every_flag_an_option() -> None:
+    places = [flag.place for flag in FLAGS]
+    assert len(set(places)) == len(places)
+    assert set(places) | FILE_ONLY == _leaves(msgspec.to_builtins(TrainOptions()))
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+
+
+def test_a_flag_and_the_file_say_the_same(tmp_path: Path) -> None:
+    given = {
+        "feature_size": 24, "roi": "64,96,64", "overlap": 0.25, "spacing": "2", "orientation": "ras",
+        "intensity_window": "-100,300", "weight_decay": 1e-3, "schedule": "constant", "warmup_epochs": 1.5,
+        "flip": "0.5,0,0", "rotate90": 0.3, "tau": 2.0, "tau_end": 0.5, "balance": 0.1, "rows": "apart",
+        "router_learning_rate": 1e-3, "save_every": 5, "grad_checkpoint": True, "validation_overlap": 0.1,
+    }  # fmt: skip
+    config = tmp_path / "c.yaml"
+    config.write_text("""
+# comments are YAML's advantage
+network: {feature_size: 24}
+window: {roi: [64, 96, 64], overlap: 0.25}
+preprocess: {orientation: RAS, spacing: [2, 2.0, 2e0], intensity_window: [-100, 300]}
+augment:
+  flip: [0.5, 0, 0]
+  rotate90: 0.3
+weight_decay: 1e-3
+schedule: constant
+warmup_epochs: 1.5
+tau: 2
+tau_end: .5
+balance: 1.0e-1
+rows: apart
+router_learning_rate: 1E-3
+save_every: 5
+grad_checkpoint: true
+validation_overlap: 0.1
+""")
+    assert _resolve(**given) == _resolve(config=config)
+
+
+def test_the_published_recipe_is_one_switch(tmp_path: Path) -> None:
+    options = resolve_options({"published": True}, device=CPU)
+    tree = msgspec.to_builtins(options)
+    for place in _leaves(PUBLISHED):
+        ours, theirs = tree, PUBLISHED
+        for part in place.split("."):
+            ours, theirs = ours[part], theirs[part]
+        assert list(ours) == theirs if isinstance(theirs, list) else ours == theirs, place
+    assert options.augment.mirror == "plain" and options.tau == 1 and options.tau_end is None
+    # Sizes, rates and probabilities are the published program's options; the rest is not to be changed.
+    free = _resolve(published=True, feature_size=12, roi="64", spacing="2", flip="0.1", max_epochs=20)
+    assert free.augment.flip == (0.1, 0.1, 0.1) and free.augment.mirror == "plain"
+    config = tmp_path / "c.yml"
+    config.write_text("published: true\naugment: {rotate90: 0.5}\n")
+    assert _resolve(config=config).augment.rotate90 == 0.5
+    assert _resolve(config=config).unsampled == "drift"
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        ({"mirror": "sided"}, "augment.mirror"),
+        ({"balance": 0.1}, "balance"),
+        ({"tau_end": 0.5}, "tau_end"),
+        ({"orientation": "RAS"}, "preprocess.orientation"),
+        ({"amp": "bf16"}, "amp"),
+    ],
+)
+def test_what_the_published_recipe_fixes_is_not_changed(flags: dict[str, Any], place: str) -> None:
+    assert place in FIXED or place == "amp"
+    with pytest.raises(DataError, match=f"the published recipe has another {place}; received"):
+        _resolve(published=True, **flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "cannot be read"),
+        ("- 1", "list at the top instead of named options"),
+        ("", "NoneType at the top"),
+        ("1: 2", "cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("learningrate: 1", "unknown field `learningrate`"),
+        ("learning_rate: fast", "learning_rate"),
+    ],
+)
+def test_yaml_that_is_not_allowed(tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        _resolve(config=config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "published", "amp"),
+    [((8, 0), False, "bf16"), ((7, 5), False, "fp16"), ((9, 0), True, "fp16")],
+)
+def test_mixed_precision_fits_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], published: bool, amp: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    cuda = torch.device("cuda")
+    assert resolve_options({"published": published}, device=cuda).amp == amp
+    assert resolve_options({"no_amp": True}, device=cuda).amp == "none"

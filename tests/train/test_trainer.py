@@ -24,7 +24,8 @@ from gcis_train.feed import Feed
 from gcis_train.losses import Mean
 from gcis_train.objectives import Batch, nothing
 from gcis_train.options import AugmentSpec, TrainOptions
-from gcis_train.trainer import Outcome, Trainer, learning_rate
+from gcis_train.steps import learning_rate
+from gcis_train.trainer import Outcome, Trainer
 from gcis_train.validation import dice, validate
 from gcis_train.volumes import CaseVolume
 
@@ -125,7 +126,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(make: Callable[..., Tr
     first = make("parts", progress=Interrupting(after))
     previous = signal.getsignal(signal.SIGTERM)
     outcome = first.run()
-    assert not outcome.finished and outcome.epoch == (after - 1) // 3
+    assert not outcome.finished and outcome.epoch == after // 3
     assert signal.getsignal(signal.SIGTERM) is previous
     second = make("parts")
     second.resume()
@@ -182,7 +183,7 @@ def test_the_best_checkpoint_is_the_best_of_all_epochs(
     make: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.4])
-    monkeypatch.setattr("gcis_train.trainer.validate", lambda *_: {"left ball": [next(scores)]})
+    monkeypatch.setattr("gcis_train.validation.validate", lambda *_: {"left ball": [next(scores)]})
     case = volume({p: torch.zeros(8, 8, 8, dtype=torch.bool).numpy() for p in PROMPTS})
     outcome = make("run", run=dataclasses_replace(RUN, max_epochs=3), validation=[case]).run()
     assert outcome.best_dice == 0.6
@@ -259,7 +260,7 @@ def test_checkpoints_between_epochs(make: Callable[..., Trainer], tmp_path: Path
             path = tmp_path / "run" / "checkpoint.json"
             seen.append(json.loads(path.read_text())["latest"] if path.exists() else None)
 
-    make("run", progress=Watching()).run(save_minutes=0.0)
+    make("run", progress=Watching(), run=dataclasses_replace(RUN, save_minutes=0.0)).run()
     # The checkpoint of a step is written after the step is shown.
     assert seen == [None, *(f"checkpoints/latest-{i:08d}" for i in range(1, 6))]
 

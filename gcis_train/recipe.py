@@ -1,0 +1,104 @@
+"""The published recipe as options, and what of it `--published` does not let one change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gcis_runtime.errors import DataError
+
+PUBLISHED: dict[str, Any] = {
+    "network": {"feature_size": 48, "pathways": 6},
+    "preprocess": {"orientation": None, "spacing": [1.0, 1.0, 1.0], "intensity_window": [-175.0, 250.0]},
+    "window": {"roi": [128, 128, 128], "overlap": 0.5},
+    "augment": {
+        "mirror": "plain",
+        "flip": [0.2, 0.2, 0.2],
+        "rotate90": 0.2,
+        "intensity_scale": 0.1,
+        "intensity_shift": 0.1,
+        "intensity_size": 0.1,
+        "intensity_clip": False,
+        "affine": 0.0,
+    },
+    "batch_size": 1,
+    "batch_of": "cases",
+    "rows": "apart",
+    "crop": "inside",
+    "windows_per_case": 4,
+    "labelled_share": 0.5,
+    "max_prompts": 0,
+    "phantoms": 0,
+    "max_epochs": 5000,
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-5,
+    "schedule": "epoch_cosine",
+    "warmup_epochs": 50.0,
+    "clip_gradient": 0.0,
+    "tau": 1.0,
+    "tau_end": None,
+    "router_learning_rate": None,
+    "balance": 0.0,
+    "unsampled": "drift",
+    "validate_every": 500,
+    "validation_overlap": 0.5,
+    "text_model": "ViT-B-32-quickgelu",
+    "text_weights": "laion400m_e32",
+}
+"""Ouyang et al., Communications Engineering 2024: the published program's defaults and fixed values."""
+
+FIXED = (
+    "preprocess.orientation",
+    "augment.mirror",
+    "augment.intensity_size",
+    "augment.intensity_clip",
+    "augment.affine",
+    "batch_of",
+    "rows",
+    "crop",
+    "labelled_share",
+    "max_prompts",
+    "phantoms",
+    "schedule",
+    "clip_gradient",
+    "tau_end",
+    "router_learning_rate",
+    "balance",
+    "unsampled",
+)
+"""What the published program has no option for: changing it is another recipe."""
+
+
+def published_tree() -> dict[str, Any]:
+    """Return a copy of the published options that may be changed."""
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in PUBLISHED.items()}
+
+
+def check_published(tree: dict[str, Any]) -> None:
+    """Refuse a change of what the published recipe fixes.
+
+    Args:
+        tree: Options as resolved, nested.
+
+    Raises:
+        DataError: Names the option, its value, and the published one.
+    """
+    for place in FIXED:
+        given, expected = _at(tree, place), _at(PUBLISHED, place)
+        if given != expected:
+            raise DataError(
+                f"the published recipe has another {place}",
+                received=repr(given),
+                expected=repr(expected),
+                fix="Leave it out, or train without --published.",
+            )
+    if tree.get("amp") == "bf16":
+        raise DataError(
+            "the published recipe has another amp", received="'bf16'", expected="'fp16' or 'none'"
+        )
+
+
+def _at(tree: dict[str, Any], place: str) -> Any:
+    value: Any = tree
+    for part in place.split("."):
+        value = value[part]
+    return value

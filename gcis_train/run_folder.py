@@ -1,0 +1,178 @@
+"""A run's folder: its options, its metrics, and its checkpoints, each replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from gcis_runtime.atomic import replacing
+from gcis_runtime.errors import CheckpointError, OutputError
+from gcis_train import checkpoint, state
+from gcis_train.options import TrainOptions
+
+OPTIONS_FILE = "options.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunFolder:
+    """Writes a run's folder. Only the first of several processes may call what writes.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pointer: dict[str, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return (self.path / checkpoint.POINTER_FILE).is_file()
+
+    @property
+    def latest(self) -> Path:
+        """Folder of the latest checkpoint."""
+        return self.path / self._pointer.get("latest", "")
+
+    def open(self) -> None:
+        """Read which checkpoints there are."""
+        self._pointer = checkpoint.read_pointer(self.path)
+
+    def write_options(self, options: TrainOptions) -> None:
+        """Keep the resolved options.
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        self.write_json(OPTIONS_FILE, options)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as a JSON file of the folder.
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        try:
+            with replacing(self.path / name) as temporary:
+                temporary.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2))
+        except OutputError as error:
+            raise _unwritable(self.path, error) from error
+
+    def changed_options(self, options: TrainOptions) -> list[str]:
+        """Return what differs from the options that the run was last begun with, as lines."""
+        try:
+            before = msgspec.json.decode((self.path / OPTIONS_FILE).read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return []
+        now = _flat(msgspec.to_builtins(options))
+        old = _flat(before)
+        return [
+            f"{name}: {old[name]} -> {now[name]}" for name in now if name in old and now[name] != old[name]
+        ]
+
+    def save(
+        self,
+        role: str,
+        step: int,
+        config: checkpoint.CheckpointConfig,
+        weights: dict[str, Tensor],
+        training_state: bytes,
+    ) -> None:
+        """Write a checkpoint, point to it, and remove those that nothing points to.
+
+        Args:
+            role: `latest`, `best`, or a name of its own for one to keep.
+            step: Steps done, for its name.
+            config: Contents of `config.json`.
+            weights: State by our names.
+            training_state: What it is resumed from.
+
+        Raises:
+            CheckpointError: It cannot be written; the older ones are intact.
+        """
+        name = f"checkpoints/{role}-{step:08d}"
+        checkpoint.save(self.path / name, config, weights, {state.STATE_FILE: training_state})
+        pointer = {**self._pointer, role: name}
+        try:
+            with replacing(self.path / checkpoint.POINTER_FILE) as temporary:
+                temporary.write_bytes(msgspec.json.encode(pointer))
+        except OutputError as error:
+            raise _unwritable(self.path, error) from error
+        self._pointer = pointer
+        checkpoint.prune(self.path / "checkpoints", keep=set(pointer.values()))
+
+    def rewind_metrics(self, epoch: int) -> None:
+        """Drop the metrics of epochs after `epoch`, and a line that a kill cut in half."""
+        path = self.path / METRICS_FILE
+        if not path.is_file():
+            return
+        kept = [line for line in path.read_text().splitlines() if _epoch(line) <= epoch]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+
+    def add_metrics(self, record: dict[str, Any]) -> None:
+        """Append one epoch's metrics."""
+        try:
+            with (self.path / METRICS_FILE).open("a") as handle:
+                handle.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path / METRICS_FILE} cannot be written",
+                received=error.strerror,
+                fix="Free space; what was saved before is intact.",
+            ) from error
+
+
+class Scalars:
+    """Curves for TensorBoard.
+
+    Args:
+        folder: The run's folder; None writes nothing (a process other than the first).
+        first_step: Step that goes on; later ones of an earlier, killed process are dropped.
+    """
+
+    def __init__(self, folder: Path | None, *, first_step: int) -> None:
+        self._writer = (
+            None if folder is None else SummaryWriter(folder / "tensorboard", purge_step=first_step)
+        )
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Add one point of a curve."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Bring the curves to disk."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _unwritable(folder: Path, error: OutputError) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} cannot be written",
+        received=error.received,
+        fix="Free space or choose another --run-dir; what was saved before is intact.",
+    )
+
+
+def _epoch(line: str) -> float:
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return result
