@@ -130,7 +130,7 @@ class RunFolder:
 
 
 class Scalars:
-    """Curves for TensorBoard.
+    """Curves for TensorBoard, brought to disk when its block ends.
 
     Args:
         folder: The run's folder; None writes nothing (a process other than the first).
@@ -143,14 +143,37 @@ class Scalars:
         )
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Add one point of a curve."""
-        if self._writer is not None:
-            self._writer.add_scalar(name, value, step)
+        """Add one point of a curve.
 
-    def close(self) -> None:
-        """Bring the curves to disk."""
-        if self._writer is not None:
+        Raises:
+            CheckpointError: The curves cannot be written.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise _no_curves(error) from error
+
+    def __enter__(self) -> Scalars:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer is None:
+            return
+        try:
             self._writer.close()
+        except OSError as error:
+            if kind is None:  # an error that is on its way already says more
+                raise _no_curves(error) from error
+
+
+def _no_curves(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "the curves for TensorBoard cannot be written",
+        received=error.strerror or str(error),
+        fix="Free space; what was saved before is intact.",
+    )
 
 
 def _unwritable(folder: Path, error: OutputError) -> CheckpointError:

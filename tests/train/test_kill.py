@@ -15,6 +15,7 @@ from train_helpers import equal_states, write_cases
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint
 from gcis_train.objectives import Batch
+from gcis_train.run_folder import Scalars
 
 MOMENTS = ["step1", "step6", "updated", "weights", "pointer", "prune", "metrics", "validation"]
 SCRIPT = Path(__file__).parent / "kill_script.py"
@@ -158,3 +159,20 @@ def test_metrics_of_a_dropped_epoch_and_half_a_line_go(tmp_path: Path) -> None:
         handle.write('{"epoch": 3, "loss": 1}\n{"epo')
     trainer(tmp_path, folder)
     assert _metrics(folder) == whole and len(whole) == 2
+
+
+def test_curves_that_cannot_be_written_hide_no_other_error(tmp_path: Path) -> None:
+    class Full:
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    def full() -> Scalars:
+        scalars = Scalars(tmp_path, first_step=0)
+        scalars._writer.close()
+        scalars._writer = Full()
+        return scalars
+
+    with pytest.raises(CheckpointError, match=r"curves for TensorBoard.*No space left"), full():
+        pass
+    with pytest.raises(ValueError, match="the first"), full():
+        raise ValueError("the first")
