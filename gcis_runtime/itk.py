@@ -124,8 +124,8 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
         raise ImageError(
             f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
         )
-    size = path.stat().st_size
-    if path.suffix.lower() != ".mhd" and int(np.prod(shape, dtype=np.int64)) > size * _MAX_DEFLATE_RATIO:
+    size = _stored_bytes(path)
+    if size is not None and int(np.prod(shape, dtype=np.int64)) > size * _MAX_DEFLATE_RATIO:
         raise ImageError(
             f"{path}: the file is truncated",
             received=f"{size} bytes",
@@ -133,6 +133,19 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
             fix=_FIX,
         )
     return shape
+
+
+def _stored_bytes(path: Path) -> int | None:
+    """Return the size of the file that holds the voxels; None for an `.mhd` that names a list of files."""
+    if path.suffix.lower() == ".mhd":
+        with path.open("rb") as file:
+            header = file.read(1 << 16).decode("latin-1")
+        for line in header.splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "ElementDataFile" and value.strip() != "LOCAL":
+                data = path.parent / value.strip()
+                return data.stat().st_size if data.is_file() else None
+    return path.stat().st_size
 
 
 def _named(path: Path, error: ImageError) -> ImageError:

@@ -116,6 +116,13 @@ def test_damage_is_one_clear_line(tmp_path):
     (tmp_path / "large.mha").write_text(header.format("1000 1000 1000"))
     with pytest.raises(ImageError, match=r"is truncated; received 1.. bytes"):
         read_volume(tmp_path / "large.mha")
+    (tmp_path / "large.mhd").write_text(header.format("1000 1000 1000").replace("LOCAL\nx", "large.raw"))
+    (tmp_path / "large.raw").write_bytes(bytes(500))
+    with pytest.raises(ImageError, match=r"is truncated; received 500 bytes"):
+        read_volume(tmp_path / "large.mhd")
+    (tmp_path / "lost.mhd").write_text(header.format("4 4 4").replace("LOCAL\nx", "none.raw"))
+    with pytest.raises(ImageError, match=r"lost\.mhd cannot be read"):
+        read_volume(tmp_path / "lost.mhd")
     SimpleITK.WriteImage(SimpleITK.Image([4, 4, 4], SimpleITK.sitkVectorUInt8, 3), str(tmp_path / "rgb.nrrd"))
     with pytest.raises(ImageError, match="not real numbers; received vector of 8-bit"):
         read_volume(tmp_path / "rgb.nrrd")

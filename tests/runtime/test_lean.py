@@ -1,4 +1,4 @@
-"""The runtime runs without PyTorch, MONAI, CLIP, onnx and SciPy."""
+"""The runtime runs without PyTorch, MONAI, CLIP, onnx, SciPy and SimpleITK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-FORBIDDEN = ("torch", "monai", "open_clip", "onnx", "scipy", "safetensors", "gcis_train", "gcis_export")
+PACKAGES = ("torch", "monai", "open_clip", "onnx", "scipy", "safetensors", "SimpleITK")
+FORBIDDEN = (*PACKAGES, "gcis_train", "gcis_export")
 
 GUARD = f"""
 import sys
@@ -45,7 +46,17 @@ def test_a_full_run_works_where_they_cannot_be_imported(make_bundle, ct, tmp_pat
         f"    loaded = [m for m in {FORBIDDEN!r} if m in sys.modules]\n"
         "    if loaded: raise RuntimeError(loaded)\n"
     )
-    arguments = (ct, "--bundle", make_bundle(), "--engine", engine, "--preview", "--json")
+    arguments = (
+        ct,
+        "--bundle",
+        make_bundle(),
+        "--engine",
+        engine,
+        "--preview",
+        "--statistics",
+        "--probability",
+        "--json",
+    )
     result = run(sys.executable, ("-c", code), *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["results"][0]["engine"]["name"] == engine
@@ -74,7 +85,7 @@ def test_the_base_distribution_alone_segments(make_bundle, ct, tmp_path):
         python, ("-m", "pip", "install", "--quiet", "--no-warn-script-location"), source, cwd=tmp_path
     )
     assert install.returncode == 0, install.stderr
-    for name in FORBIDDEN[:6]:
+    for name in PACKAGES:
         assert run(python, ("-c", f"import {name}"), cwd=tmp_path).returncode != 0, f"{name} is installed"
     command = [
         home / "bin" / "gcis-run",
