@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gcis_runtime.console import command_group
+from gcis_train.cli_finetune import finetune
 from gcis_train.cli_training import pretrain, warmstart
 from gcis_train.datalist_cli import datalist as datalist_commands
 from gcis_train.evaluation_cli import ceiling, curves, evaluate
@@ -23,7 +24,7 @@ def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
 
 
-for _command in (datalist_commands, pretrain, warmstart, evaluate, ceiling, curves):
+for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, ceiling, curves):
     main.add_command(_command)
 
 

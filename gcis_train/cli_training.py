@@ -79,12 +79,15 @@ def warmstart(
 
 
 @contextlib.contextmanager
-def session(device: str, flags: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+def session(
+    device: str, flags: dict[str, Any], *, base: dict[str, Any] | None = None
+) -> Iterator[tuple[Any, Any, Any]]:
     """Resolve device and options, and join the processes that torchrun started.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`; of several processes each takes its own GPU.
         flags: Command-line values (flags.py), with `config`, `published` and `no_amp`.
+        base: Options that a checkpoint brings with it.
 
     Yields:
         The torch device, the `TrainOptions`, and the `Progress`, which only the first process shows.
@@ -94,7 +97,7 @@ def session(device: str, flags: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]
     from gcis_train.settings import pick_device, resolve_options
 
     where = local_device(pick_device(device))
-    options = resolve_options(flags, device=where)
+    options = resolve_options(flags, device=where, base=base)
     with connected(where, minutes=options.timeout_minutes) as processes:
         yield where, options, Progress(sys.stderr, shown=processes.first)
 

@@ -121,6 +121,13 @@ def routed_stage(job: Job, stage: Stage) -> Outcome:
     """
     source, options = job.source, job.options
     frozen = stage == "pathways"
+    if frozen and options.unsampled != "rest":
+        raise DataError(
+            "in the stage 'pathways' a block changes on its own prompts' data only",
+            received=f"unsampled {options.unsampled}",
+            expected="rest",
+            fix="Leave --unsampled out.",
+        )
     net = source.routed()
     if options.grad_checkpoint and not frozen:
         net = GcisNet(source.config.network, checkpoint=True)

@@ -17,13 +17,16 @@ from gcis_train.options import TrainOptions
 from gcis_train.recipe import check_published, published_tree
 
 
-def resolve_options(flags: dict[str, Any], *, device: torch.device) -> TrainOptions:
-    """Merge the recipe's defaults, a configuration file and flags, in rising order.
+def resolve_options(
+    flags: dict[str, Any], *, device: torch.device, base: dict[str, Any] | None = None
+) -> TrainOptions:
+    """Merge the recipe's defaults, a checkpoint's options, a configuration file and flags, in rising order.
 
     Args:
         flags: Command-line values by parameter name (flags.py), with `config`, `published` and `no_amp`; None
             where not given.
         device: Decides what `auto` mixed precision means, see `auto_amp`.
+        base: Options that a checkpoint brings with it.
 
     Raises:
         DataError: An unreadable file, a value that is not allowed, or one that the published recipe fixes.
@@ -31,6 +34,7 @@ def resolve_options(flags: dict[str, Any], *, device: torch.device) -> TrainOpti
     file = _read(flags.get("config"))
     published = bool(flags.get("published") or file.pop("published", False))
     tree: dict[str, Any] = published_tree() if published else {}
+    _merge(tree, base or {})
     _merge(tree, file)
     for flag in FLAGS:
         if (given := flags.get(flag.parameter)) is not None:

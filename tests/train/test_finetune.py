@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from test_stages import deterministic
 from torch import Tensor
 from train_helpers import PROMPTS, Silent, batch, equal_states, options, write_cases
@@ -18,14 +20,16 @@ from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, DataError, PromptError
 from gcis_train import checkpoint, finetune, stages
 from gcis_train.checkpoint import Checkpoint, CheckpointConfig, prompt_table
+from gcis_train.cli import main
 from gcis_train.finetune import Job, choose_pathway, routed_stage, single_task, two_stages
 from gcis_train.freezing import is_block, is_encoder, is_router, on_pathways
 from gcis_train.losses import prompt_loss, value
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.network import GcisNet
+from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.objectives import FixedObjective
 from gcis_train.options import TrainOptions
 from gcis_train.pathway import Pathway
+from gcis_train.trainer import Outcome
 from gcis_train.upcycle import fit_routers
 
 NETWORK = NetworkConfig(feature_size=12, pathways=3, text_dim=8)
@@ -145,7 +149,20 @@ def test_two_stages_change_the_routed_blocks_then_everything_else(source: Checkp
 def objectives(monkeypatch: pytest.MonkeyPatch) -> list[FixedObjective]:
     """Catches what would be trained."""
     caught: list[FixedObjective] = []
-    monkeypatch.setattr(stages, "train", lambda objective, *_, **__: caught.append(objective))
+
+    def train(
+        objective: FixedObjective,
+        _material: object,
+        run: TrainOptions,
+        folder: Path,
+        *_: object,
+        **__: object,
+    ) -> Outcome:
+        caught.append(objective)
+        stages.RunFolder(folder).write_options(run)
+        return Outcome(finished=True, epoch=1, best_dice=None, latest=folder)
+
+    monkeypatch.setattr(stages, "train", train)
     return caught
 
 
@@ -195,21 +212,23 @@ def test_fixed_pathways_give_the_loss_and_gradients_of_rows_run_one_by_one(
 ) -> None:
     monkeypatch.setattr(Tensor, "float", lambda self: self)
     net = GcisNet(NETWORK).double()
-    data = batch(SMALL, (PROMPTS, (), ("right ball",)))
+    data = batch(SMALL, (("right ball",), (), PROMPTS, ("right ball",)))
     data = dataclasses.replace(data, images=data.images.double(), masks=tuple(m.double() for m in data.masks))
     pathways = {"left ball": LEFT, "right ball": RIGHT}
-    together = value(FixedObjective(net, pathways, frozen_encoder=False).loss(data, done=0.0))
+    together = value(FixedObjective(net, pathways, frozen_encoder=True).loss(data, done=0.0))
     together.backward()
     mine = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
     net.zero_grad()
+    with torch.no_grad():
+        features = [net.encoder(image[None]) for image in data.images]
     losses = [
-        prompt_loss(net.decoder(net.encoder(data.images[i : i + 1]), pathways[prompt]), mask[None])
+        prompt_loss(net.decoder(features[i], pathways[prompt]), mask[None])
         for i, (masks, prompts) in enumerate(zip(data.masks, data.prompts, strict=True))
         for mask, prompt in zip(masks, prompts, strict=True)
     ]
     apart = torch.stack(losses).mean()
     apart.backward()
-    assert len(losses) == 3 and abs(float((together - apart).detach())) < 1e-12
+    assert len(losses) == 4 and abs(float((together - apart).detach())) < 1e-12
     wanted = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
     assert mine.keys() == wanted.keys()
     for name, gradient in wanted.items():
@@ -258,7 +277,7 @@ def test_a_part_of_a_static_network_is_trained(
     source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective]
 ) -> None:
     net = source.routed()
-    both = finetune.StaticGcisNet.resolved(net, [LEFT, RIGHT])
+    both = StaticGcisNet.resolved(net, [LEFT, RIGHT])
     config = CheckpointConfig(
         kind="static",
         network=NETWORK,
@@ -282,3 +301,55 @@ def test_what_cannot_be_trained_is_one_clear_error(source: Checkpoint, tmp_path:
     with pytest.raises(CheckpointError, match="keeps the network of its checkpoint"):
         _job(source, tmp_path, options=TrainOptions())
     assert not job.run_dir.exists()
+
+
+def _finetune(source: Checkpoint, folder: Path, *args: str, run: str = "run") -> Result:
+    datalist = folder / "datalist.json"
+    if not datalist.exists():
+        write_cases(folder, 1)
+    start = ["--checkpoint", str(source.folder), "--datalist", str(datalist)]
+    return CliRunner().invoke(main, ["finetune", *start, "--run-dir", str(folder / run), *args])
+
+
+def test_the_command_takes_network_window_and_preprocessing_from_the_checkpoint(
+    source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective]
+) -> None:
+    shown = _finetune(source, tmp_path, "--prompt", "left ball", "--spacing", "3", "--max-epochs", "7")
+    assert shown.exit_code == 0 and "finished after epoch 1" in shown.stdout, shown.output
+    assert "'left ball' on pathway 1,1,2,1,1,1,1" in shown.stderr and "encoder frozen" in shown.stderr
+    run = msgspec.json.decode((tmp_path / "run" / "options.json").read_bytes(), type=TrainOptions)
+    assert (run.network, run.window) == (NETWORK, RUN.window) and run.max_epochs == 7
+    assert run.preprocess.orientation == "RAS" and run.preprocess.spacing == (3.0, 3.0, 3.0)
+    assert isinstance(objectives[0].net, StaticGcisNet)
+    shown = _finetune(source, tmp_path, "--stage", "shared", run="shared")
+    assert shown.exit_code == 0 and isinstance(objectives[1].net, GcisNet)
+    assert all(is_encoder(n) or ".up." in n for n in _trained(objectives[1]))
+    by_hand = ("--prompt", "left ball", "--path-selection", "3,1,1,1,1,1,2")
+    assert _finetune(source, tmp_path, *by_hand, run="hand").exit_code == 0
+    assert isinstance(objectives[2].net, StaticGcisNet)
+    assert objectives[2].net.pathways[0].one_based == (3, 1, 1, 1, 1, 1, 2)
+
+
+def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint, tmp_path: Path) -> None:
+    for args, part in (
+        ((), "--prompt or --path-selection for one task, or --stage"),
+        (
+            ("--stage", "both", "--prompt", "left ball"),
+            "--prompt or --path-selection for one task, or --stage",
+        ),
+        (("--stage", "both", "--published"), "recipe of pretraining"),
+        (("--stage", "pathways", "--unsampled", "drift"), "received unsampled drift"),
+        (("--prompt", "spleen"), "no text embedding"),
+        (("--prompt", ""), "the prompt is empty"),
+        (("--path-selection", "9,9"), "--prompt"),
+        (("--prompt", "left ball", "--path-selection", "9,9"), "path selection cannot be read"),
+        (("--prompt", "left ball", "--feature-size", "24"), "keeps the network"),
+    ):
+        shown = _finetune(source, tmp_path, *args)
+        assert shown.exit_code == 2 and part in shown.stderr and "Traceback" not in shown.output, args
+        assert shown.stderr.strip().splitlines()[-1].count("rror: ") == 1
+        assert not (tmp_path / "run").exists(), args
+    folder = tmp_path / "run" / "pathways"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.json").write_text("{}")
+    assert "already holds a run" in _finetune(source, tmp_path, "--stage", "both").stderr
