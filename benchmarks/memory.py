@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.environment import environment
+from gcis_runtime.store import find_bundle
 
 SHAPE = (512, 512, 425)
 SPACING = (0.8, 0.8, 1.0)
@@ -39,7 +41,8 @@ def measure(runs: list[Run], *, engine: str, folder: Path) -> dict[str, Any]:
     Args:
         runs: What to run.
         engine: The runtime's engine.
-        folder: For the volume, the bundles and the label maps.
+        folder: For the volume, the bundles and the label maps; the volume and exported bundles that a former
+            run left there are used again.
 
     Returns:
         The record, ready for JSON.
@@ -97,7 +100,9 @@ def _measure(run: Run, image: Path, bundle: Path, *, engine: str, out: Path) -> 
 
 
 def prepare_volume(folder: Path) -> None:
-    """Write the volume as `ct.nii.gz`."""
+    """Write the volume as `ct.nii.gz`, unless it is there."""
+    if (folder / "ct.nii.gz").exists():
+        return
     from benchmarks.big_volume import write_big_volume  # noqa: PLC0415 (only in the preparing process)
 
     write_big_volume(
@@ -107,9 +112,12 @@ def prepare_volume(folder: Path) -> None:
 
 def prepare_bundle(path: Path, run: Run) -> None:
     """Write the bundle of a run."""
-    from benchmarks.wide_bundle import copy_demo, write_wide_bundle  # noqa: PLC0415 (as above)
+    from benchmarks.wide_bundle import copy_bundle, write_wide_bundle  # noqa: PLC0415 (as above)
 
+    source = path.parent / f"wide_{run.structures}.gcis"
     if run.structures == 7:
-        copy_demo(path, spacing=run.spacing)
-    else:
-        write_wide_bundle(path, prompts=run.structures, spacing=run.spacing or 1.5)
+        source = find_bundle("demo", ())
+    elif not source.exists():
+        write_wide_bundle(source, prompts=run.structures)
+    shutil.rmtree(path, ignore_errors=True)
+    copy_bundle(source, path, spacing=run.spacing)

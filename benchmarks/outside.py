@@ -29,8 +29,7 @@ def compare(
     spacing: Triple,
     target: float,
     roi: int,
-    overlap: float,
-    cases: list[tuple[int, Restore]],
+    cases: list[tuple[int, Restore, float]],
     repeats: int,
     folder: Path,
 ) -> dict[str, Any]:
@@ -41,8 +40,7 @@ def compare(
         spacing: The file's spacing in mm.
         target: The network's spacing in mm.
         roi: Edge of the windows.
-        overlap: Their overlap.
-        cases: Numbers of channels and ways back to try.
+        cases: Numbers of channels, ways back and overlaps to try.
         repeats: Runs of each pipeline; medians are compared.
         folder: For the files.
 
@@ -50,9 +48,9 @@ def compare(
         The record, ready for JSON.
     """
     image = folder / "ct.nii.gz"
-    write_big_volume(image, shape=shape, spacing=spacing, structures=max(n for n, _ in cases))
+    write_big_volume(image, shape=shape, spacing=spacing, structures=max(n for n, _, _ in cases))
     rows = []
-    for count, restore in cases:
+    for count, restore, overlap in cases:
         runs: dict[str, list[dict[str, Any]]] = {"monai": [], "gcis": []}
         for _ in range(repeats):
             for name, done in runs.items():
@@ -67,7 +65,8 @@ def compare(
                     threads=usable_cpus(),
                 )
                 done.append(_run(name, setting))
-        rows.append(_row(runs, folder, structures=count, restore=restore))
+        row = _row(runs, folder)
+        rows.append({"structures": count, "restore": restore, "overlap": overlap} | row)
     return {
         "what": "outside",
         "environment": environment(),
@@ -76,10 +75,9 @@ def compare(
         "file_mb": round(image.stat().st_size / 1e6, 1),
         "network_spacing_mm": target,
         "roi": roi,
-        "overlap": overlap,
         "repeats": repeats,
         "load_average": os.getloadavg()[0],
-        "note": "seconds exclude imports and the predictor, CPU seconds include the predictor; each pipeline "
+        "note": "wall and CPU seconds exclude imports and the predictor; each pipeline "
         "in its own process, alternating; on a shared machine only ratios count, of CPU time first",
         "rows": rows,
     }
@@ -100,16 +98,12 @@ def _run(name: str, setting: Setting) -> dict[str, Any]:
     return result
 
 
-def _row(
-    runs: dict[str, list[dict[str, Any]]], folder: Path, *, structures: int, restore: Restore
-) -> dict[str, Any]:
+def _row(runs: dict[str, list[dict[str, Any]]], folder: Path) -> dict[str, Any]:
     """Compare both pipelines' medians and label maps."""
     labels = {name: read_volume(folder / f"{name}.nii.gz").array for name in runs}
     cpu = {name: statistics.median(r["cpu"] for r in done) for name, done in runs.items()}
     outside = {name: statistics.median(r["outside"] for r in done) for name, done in runs.items()}
     return {
-        "structures": structures,
-        "restore": restore,
         "times_faster": round(outside["monai"] / outside["gcis"], 2),
         "times_faster_cpu": round(cpu["monai"] / cpu["gcis"], 2),
         "share": round(outside["gcis"] / outside["monai"], 3),

@@ -43,14 +43,13 @@ def restore(bundle: str, datalist: Path | None, cases: int, phantoms: int, seed:
 @click.option("--spacing", type=(float, float, float), default=(0.8, 0.8, 1.0), show_default=True, help="mm.")
 @click.option("--target", default=1.0, show_default=True, help="The network's spacing in mm.")
 @click.option("--roi", default=96, show_default=True, help="Edge of the windows.")
-@click.option("--overlap", default=0.5, show_default=True, help="Their overlap.")
 @click.option(
     "--case",
     "cases",
     multiple=True,
-    default=("1:smooth", "7:nearest"),
+    default=("1:smooth", "7:nearest", "7:nearest:0.25"),
     show_default=True,
-    help="STRUCTURES:smooth|nearest; repeat for more. MONAI's smooth way back takes GBs a structure.",
+    help="STRUCTURES:smooth|nearest[:OVERLAP]; repeat. MONAI's smooth way back takes GBs a structure.",
 )
 @click.option("--repeats", default=1, show_default=True, help="Runs of each pipeline.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
@@ -62,8 +61,8 @@ def outside(out: Path, cases: tuple[str, ...], **options: Any) -> None:
         record = compare(cases=[_case(text) for text in cases], folder=Path(folder), **options)
     for row in record["rows"]:
         click.echo(
-            f"{row['structures']} structures, {row['restore']:8}: {row['times_faster']:.1f} times faster "
-            f"({row['times_faster_cpu']:.1f} in CPU time), "
+            f"{row['structures']} structures, {row['restore']:8} overlap {row['overlap']}: "
+            f"{row['times_faster']:.1f} times faster ({row['times_faster_cpu']:.1f} in CPU time), "
             f"labels equal {row['labels_equal']:.4%}"
         )
         for name, (run, *_) in row["runs"].items():
@@ -71,12 +70,13 @@ def outside(out: Path, cases: tuple[str, ...], **options: Any) -> None:
     click.echo(f"record: {write_record(record, out)}")
 
 
-def _case(text: str) -> tuple[int, Restore]:
-    """Read `7:nearest`."""
-    count, _, restore = text.partition(":")
-    if not count.isdigit() or restore not in ("smooth", "nearest"):
-        raise click.UsageError(f"--case {text!r}: expected STRUCTURES:smooth or STRUCTURES:nearest.")
-    return int(count), "smooth" if restore == "smooth" else "nearest"
+def _case(text: str) -> tuple[int, Restore, float]:
+    """Read `7:nearest` or `7:nearest:0.25`."""
+    match = re.fullmatch(r"(\d+):(smooth|nearest)(?::(0\.\d+))?", text)
+    if match is None:
+        raise click.UsageError(f"--case {text!r}: expected STRUCTURES:smooth|nearest[:OVERLAP].")
+    count, restore, overlap = match.groups()
+    return int(count), "smooth" if restore == "smooth" else "nearest", float(overlap or 0.5)
 
 
 @click.command(hidden=True)
@@ -96,18 +96,22 @@ def outside_pipeline(name: str) -> None:
     "--run",
     "runs",
     multiple=True,
-    default=("7", "7@1.0", "50@1.5", "50@1.5+masks"),
+    default=("7", "7@1.0", "50@1.5", "50@1.0"),
     show_default=True,
     help="STRUCTURES[@SPACING][+masks]; 7 is the demo's network, other numbers have random weights.",
 )
 @click.option("--engine", default="openvino", show_default=True, help="Engine.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps volume and bundles.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
-def memory(runs: tuple[str, ...], engine: str, out: Path) -> None:
+def memory(runs: tuple[str, ...], engine: str, work: Path | None, out: Path) -> None:
     """Measure gcis-run's peak memory on 512 x 512 x 425 voxels."""
     from benchmarks.memory import measure
 
-    with tempfile.TemporaryDirectory() as folder:
-        record = measure([_run(text) for text in runs], engine=engine, folder=Path(folder))
+    chosen = [_run(text) for text in runs]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = measure(chosen, engine=engine, folder=folder)
     for row in record["rows"]:
         where = "its own" if row["spacing"] is None else f"{row['spacing']} mm"
         what = f"{row['structures']} structures, grid {where}{', masks' if row['masks'] else ''}"

@@ -13,7 +13,6 @@ from gcis_export.export import Request, export
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.manifest import MANIFEST_FILE, encode
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.store import find_bundle
 from gcis_train.checkpoint import CheckpointConfig, prompt_table, save
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
@@ -21,13 +20,12 @@ from gcis_train.nets.network import GcisNet
 _TEXT_DIM = 16
 
 
-def write_wide_bundle(folder: Path, *, prompts: int, spacing: float, seed: int = 0) -> None:
-    """Export a routed network of feature size 12 with random weights, windows of 64, overlap 0.5.
+def write_wide_bundle(folder: Path, *, prompts: int, seed: int = 0) -> None:
+    """Export a routed network of feature size 12 with random weights: windows of 64, voxels of 1.5 mm.
 
     Args:
         folder: The bundle to write.
         prompts: How many structures.
-        spacing: The network's voxel size in mm.
         seed: Of weights and embeddings.
     """
     torch.manual_seed(seed)
@@ -40,7 +38,7 @@ def write_wide_bundle(folder: Path, *, prompts: int, spacing: float, seed: int =
     settings = CheckpointConfig(
         kind="routed",
         network=config,
-        preprocess=PreprocessSpec(orientation="RAS", spacing=(spacing,) * 3),
+        preprocess=PreprocessSpec(orientation="RAS", spacing=(1.5, 1.5, 1.5)),
         window=WindowSpec(roi=(64, 64, 64)),
         prompts=prompt_table(names, torch.randn(prompts, _TEXT_DIM)),
         text_weights=f"random (seed {seed})",
@@ -60,11 +58,11 @@ def write_wide_bundle(folder: Path, *, prompts: int, spacing: float, seed: int =
         )
 
 
-def copy_demo(folder: Path, *, spacing: float | None) -> None:
-    """Copy the demo bundle; with a spacing its labels mean nothing, and its memory is such a network's."""
-    source = open_bundle(find_bundle("demo", ()))
-    shutil.copytree(source.folder, folder)
+def copy_bundle(source: Path, folder: Path, *, spacing: float | None) -> None:
+    """Copy a bundle; with another spacing its labels mean nothing, and its memory is such a network's."""
+    opened = open_bundle(source)
+    shutil.copytree(opened.folder, folder)
     if spacing is not None:
-        spec = msgspec.structs.replace(source.manifest.preprocess, spacing=(spacing,) * 3)
-        manifest = msgspec.structs.replace(source.manifest, preprocess=spec)
+        spec = msgspec.structs.replace(opened.manifest.preprocess, spacing=(spacing,) * 3)
+        manifest = msgspec.structs.replace(opened.manifest, preprocess=spec)
         (folder / MANIFEST_FILE).write_bytes(encode(manifest))

@@ -81,10 +81,11 @@ class CpuLabeller:
 
     Args:
         predict: The network.
+        threads: CPU threads that blend while the network waits; labels do not depend on them.
     """
 
-    def __init__(self, predict: Predictor) -> None:
-        self._predict = predict
+    def __init__(self, predict: Predictor, *, threads: int = 1) -> None:
+        self._predict, self._threads = predict, threads
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""
@@ -111,7 +112,10 @@ class CpuLabeller:
             sink=sink,
         )
         with clock.stage("blend"):
-            for tile in blend_tiles(task.plan, reader, task.weights, run, channels=task.channels):
+            tiles = blend_tiles(
+                task.plan, reader, task.weights, run, channels=task.channels, threads=self._threads
+            )
+            for tile in tiles:
                 with clock.stage("restore"):
                     restorer.add(tile)
         return count

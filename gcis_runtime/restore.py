@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.blend import Tile, margins_to_labels
+from gcis_runtime.blend import margins_to_labels
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.probability import scaled, shifted
 from gcis_runtime.resample import Box, GridMap
 from gcis_runtime.samplers import AxisSampler, BlockSampler, Place
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import Shape3
+from gcis_runtime.sums import Tile
 from gcis_runtime.windows import WindowPlan
 
 

@@ -17,6 +17,9 @@ from gcis_runtime.resample import Box, GridMap, axis_coordinates, general_coordi
 _BLOCK = 48
 """Edge of the blocks that the file's grid is cut into; coordinates cost 24 bytes a voxel of a block."""
 
+_PLACE_VOXELS = 1 << 22
+"""A coarse network's tile covers much of the file's grid: without a limit its margins there took 0.5 GB."""
+
 Found = tuple[Box, NDArray[Any]]
 """A box of the file's grid and its values; zero where a voxel belongs to another tile."""
 
@@ -72,7 +75,7 @@ class AxisSampler:
             self.high.append(np.minimum(low + int(smooth), size - 1).astype(np.intp))
 
     def places(self, start: Sequence[int], shape: Sequence[int]) -> list[Place]:
-        """Return the voxels that a tile decides: none, or one box."""
+        """Return the voxels that a tile decides: none, or boxes of at most about `_PLACE_VOXELS`."""
         ranges = [
             np.searchsorted(high, (first, first + size))
             for high, first, size in zip(self.high, start, shape, strict=True)
@@ -80,7 +83,12 @@ class AxisSampler:
         if any(begin >= stop for begin, stop in ranges):
             return []
         x, y, z = (slice(int(begin), int(stop)) for begin, stop in ranges)
-        return [_AxisPlace(self, (x, y, z))]
+        face = (y.stop - y.start) * (z.stop - z.start)
+        step = max(1, _PLACE_VOXELS // face)
+        return [
+            _AxisPlace(self, (slice(first, min(first + step, x.stop)), y, z))
+            for first in range(x.start, x.stop, step)
+        ]
 
 
 class _AxisPlace:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.clock import StageClock
+from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import EngineError, OutputError
 from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, Labeller, LabelTask, Restore
 from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
@@ -176,7 +177,7 @@ class Segmenter:
     def _make_labeller(self) -> Labeller:
         """Blend where the logits are: on the GPU for a session there."""
         if not isinstance(self._session, DeviceSession):
-            return CpuLabeller(self._run)
+            return CpuLabeller(self._run, threads=self._session.threads or usable_cpus())
         from gcis_runtime.cuda.labeller import GpuLabeller  # noqa: PLC0415 (only where a GPU is)
 
         return GpuLabeller(self._session)

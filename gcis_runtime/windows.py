@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from gcis_runtime.resample import Box
 from gcis_runtime.spec import Shape3, WindowSpec
 
+_PREFER_Z = 1.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
@@ -47,12 +49,13 @@ def plan_windows(shape: Shape3, spec: WindowSpec, *, axis: int | None = None) ->
     Args:
         shape: The grid (X, Y, Z).
         spec: Window size and overlap.
-        axis: Slab axis; None takes the longest, which makes slabs smallest.
+        axis: Slab axis; None takes the longest, which makes slabs smallest, but Z unless another is 1.5 times
+            as long: rows of windows then lie in long runs of memory, and so do slabs of most files.
     """
     padded = tuple(max(n, r) for n, r in zip(shape, spec.roi, strict=True))
     before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
     if axis is None:
-        axis = int(np.argmax(padded))
+        axis = 2 if padded[2] * _PREFER_Z >= max(padded) else int(np.argmax(padded))
     along = [axis_starts(n, r, spec.overlap) for n, r in zip(padded, spec.roi, strict=True)]
     starts = sorted(
         ((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
@@ -118,6 +121,7 @@ class WindowReader:
         shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
         self._slab = np.full(shape, padding_value, dtype=np.float32)
         self._padding = padding_value
+        self._window = np.empty(plan.roi, dtype=np.float32)  # one for all: fresh memory costs page faults
         self._first: int | None = None
 
     def __call__(self, start: Shape3) -> NDArray[np.float32]:
@@ -132,7 +136,8 @@ class WindowReader:
             slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.roi[a])
             for a in range(3)
         )
-        return np.ascontiguousarray(self._slab[index])[None, None]
+        np.copyto(self._window, self._slab[index])
+        return self._window[None, None]
 
     def _move(self, first: int) -> None:
         """Advance the slab and compute only its new planes."""

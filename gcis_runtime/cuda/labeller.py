@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.blend import Tile, WindowCount
+from gcis_runtime.blend import WindowCount
 from gcis_runtime.clock import StageClock
 from gcis_runtime.cuda.blend import GpuBlender
 from gcis_runtime.cuda.kernels import Kernels, cached_kernels
@@ -15,6 +15,7 @@ from gcis_runtime.private_cache import open_cache
 from gcis_runtime.restore import Restorer
 from gcis_runtime.sessions.base import DeviceSession
 from gcis_runtime.sink import LabelSink
+from gcis_runtime.sums import Tile
 from gcis_runtime.windows import read_planes
 
 

@@ -42,7 +42,8 @@ def test_the_volume_holds_each_structure_at_its_level(tmp_path):
 
 
 def test_settings_are_read_or_refused():
-    assert _case("7:nearest") == (7, "nearest")
+    assert _case("7:nearest") == (7, "nearest", 0.5)
+    assert _case("1:smooth:0.25") == (1, "smooth", 0.25)
     assert _run("50@1.5+masks") == Run(structures=50, spacing=1.5, masks=True)
     assert _run("7") == Run(structures=7)
     for parse, text in ((_case, "7"), (_case, "7:linear"), (_run, "x"), (_run, "7@")):

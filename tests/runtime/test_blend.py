@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
+from gcis_runtime import sums
 from gcis_runtime.blend import WindowCount, blend_tiles, margins_to_labels, reuse_constant
 from gcis_runtime.spec import WindowSpec
 from gcis_runtime.windows import WindowReader, pad_to_plan, plan_windows, window_weights
@@ -51,12 +52,13 @@ def whole_blend(padded, plan, weights, predict, channels):
     return total
 
 
-def streamed(array, plan, weights, predict, channels, *, padding_value=0.0):
+def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, threads=1):
     """Put the tiles of `array` together; every voxel of the padded grid must come once, in order."""
     out = np.full((channels, *plan.padded), np.nan, dtype=np.float32)
     reader = WindowReader(lambda box: array[box], plan, padding_value=padding_value)
     last = (-1, -1)
-    for tile in blend_tiles(plan, reader, weights, predict, channels=tuple(range(channels))):
+    tiles = blend_tiles(plan, reader, weights, predict, channels=tuple(range(channels)), threads=threads)
+    for tile in tiles:
         at = tile.start[plan.axis], tile.start[plan.across[0]]
         assert at > last
         last = at
@@ -67,15 +69,24 @@ def streamed(array, plan, weights, predict, channels, *, padding_value=0.0):
     return out
 
 
-@settings(max_examples=120, deadline=None)
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Let the small windows of these tests be added in several pieces, as real ones are."""
+    monkeypatch.setattr(sums, "_CACHED_VOXELS", 130)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*(st.integers(1, 31) for _ in range(3))),
     overlap=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.6, 0.75, 0.9]),
     axis=st.sampled_from([None, 0, 1, 2]),
     channels=st.integers(1, 4),
     kind=st.sampled_from(["gaussian", "constant"]),
+    threads=st.sampled_from([1, 2, 3]),
 )
-def test_streaming_equals_the_whole_volume_blend_bit_for_bit(shape, overlap, axis, channels, kind):
+def test_streaming_equals_the_whole_volume_blend_bit_for_bit(
+    *, shape, overlap, axis, channels, kind, threads
+):
     spec = _Spec(ROI, overlap, kind)
     plan, weights, predict = (
         plan_windows(shape, spec, axis=axis),
@@ -85,11 +96,11 @@ def test_streaming_equals_the_whole_volume_blend_bit_for_bit(shape, overlap, axi
     array = np.random.default_rng(0).random(shape, dtype=np.float32)
     expected = whole_blend(pad_to_plan(array, plan, 0.5), plan, weights, predict, channels)
     np.testing.assert_array_equal(
-        streamed(array, plan, weights, predict, channels, padding_value=0.5), expected
+        streamed(array, plan, weights, predict, channels, padding_value=0.5, threads=threads), expected
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*(st.integers(5, 40) for _ in range(3))),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.7]),

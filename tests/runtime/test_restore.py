@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime.blend import Tile, margins_to_labels
+from gcis_runtime import samplers
+from gcis_runtime.blend import margins_to_labels
 from gcis_runtime.geometry import plan_grid
 from gcis_runtime.restore import Restorer
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.sums import Tile
 from gcis_runtime.windows import WindowPlan
 
 TURN = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
@@ -90,7 +92,13 @@ def test_tiles_give_what_the_whole_gives(case, smooth):
         assert sink.counts() == {v: np.count_nonzero(expected == v) for v in (1, 2, 7)}
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(autouse=True)
+def small_places(monkeypatch):
+    """Let these tests' small tiles be restored in several places, as those of real files are."""
+    monkeypatch.setattr(samplers, "_PLACE_VOXELS", 1500)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*(st.integers(1, 20) for _ in range(3))),
     spacing=st.tuples(*(st.floats(0.5, 7) for _ in range(3))),
