@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -34,11 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(0, "a folder has that name")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _new_file(path)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
         with temporary.open("rb") as file:  # on disk before it has the name: power may fail in between
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -137,8 +135,14 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     )
 
 
-def _umask() -> int:
-    """Return the process's umask, which can be read only by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _new_file(path: Path) -> Path:
+    """Create an empty file beside `path` with the rights that the user's umask gives.
+
+    `tempfile` makes private ones, and to mend that the umask must be known: it can be read only by setting
+    it, which every other thread would notice.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return temporary

@@ -11,8 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from gcis_runtime.errors import BundleError, PromptError
 from gcis_runtime.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Label, Manifest, decode
+from gcis_runtime.onnx_references import check_references
 
-_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 4 << 20
+"""Real ones have thousands; JSON values take up to forty times their text in memory."""
 _FIX = "Export it again, or fetch it again if it was copied."
 
 
@@ -63,12 +65,15 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
         folder: A folder with `manifest.json`.
 
     Raises:
-        BundleError: Missing, not a bundle, another schema, an unsafe path, or a file that differs.
+        BundleError: Missing, not a bundle, another schema, an unsafe path, a file that differs, or a graph
+            whose weights lie in a file that the manifest does not list.
     """
     folder = Path(folder)
     manifest, digest = read_manifest(folder)
     for entry in manifest.files:
         verify_file(folder, entry)
+    for graph in manifest.graphs:
+        check_references(folder, graph.file, listed=[entry.path for entry in manifest.files])
     return Bundle(folder=folder, manifest=manifest, sha256=digest)
 
 
@@ -128,14 +133,23 @@ def safe_path(folder: Path, relative: str) -> Path:
     pure = PurePosixPath(relative)
     path = folder / relative
     unsafe = not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative
-    if unsafe or not path.resolve().is_relative_to(folder.resolve()):
+    if unsafe or not _leads_into(path, folder):
         raise BundleError(
             f"{folder} names a file outside itself",
-            received=repr(relative),
+            received=repr(relative[:200]),
             expected="a path inside the bundle",
             fix="Do not use this bundle.",
         )
     return path
+
+
+def _leads_into(path: Path, folder: Path) -> bool:
+    """Tell whether a path stays in a folder when links are followed; one that no file can have does not."""
+    try:
+        path.exists()  # raises what resolving leaves for later
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a name too long, links in a circle, a zero byte
+        return False
 
 
 def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]:

@@ -37,6 +37,12 @@ class GcisError(Exception):
 class ImageError(GcisError):
     """An image that cannot be read or used."""
 
+    def named(self, path: object) -> ImageError:
+        """Return the same error with the file's name in front."""
+        return ImageError(
+            f"{path}: {self.message}", received=self.received, expected=self.expected, fix=self.fix
+        )
+
 
 class BundleError(GcisError):
     """A bundle that is missing, damaged, of another schema, or not what was asked for."""

@@ -5,6 +5,7 @@ SimpleITK is an extra (`gcis[simpleitk]`), imported when such a file is named.
 
 from __future__ import annotations
 
+import errno
 import importlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
-from gcis_runtime.volume import Volume, check_shape
+from gcis_runtime.volume import Volume, check_file, check_shape
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAX_DEFLATE_RATIO = 1040
@@ -57,6 +58,7 @@ def read_itk(path: Path) -> Volume:
         ImageError: SimpleITK is missing, or the file is missing, damaged, truncated, or no CT volume.
     """
     sitk = load_simpleitk(path)
+    check_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -66,14 +68,52 @@ def read_itk(path: Path) -> Volume:
         # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
         array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
     except RuntimeError as error:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise ImageError(f"{path} {what}", expected="an image file", fix="Check the path.") from error
         raise ImageError(f"{path} cannot be read", received=_reason(error), fix=_FIX) from error
     try:
         return Volume.from_array(array, affine=affine)
     except ImageError as error:
-        raise _named(path, error) from error
+        raise error.named(path) from error
+
+
+def volume_from_itk(image: Any) -> Volume:
+    """Make a volume of a SimpleITK image in HU; a 4-D image with one volume is accepted.
+
+    Raises:
+        ImageError: Several volumes, colour, non-finite voxels, or a grid that does not place voxels in space.
+    """
+    sitk = importlib.import_module("SimpleITK")
+    kind = image.GetPixelIDTypeAsString()
+    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in kind:
+        raise ImageError("the voxels are not real numbers", received=kind, expected="integers or floats")
+    # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
+    array = sitk.GetArrayFromImage(image).T
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    check_shape(array.shape)
+    return Volume.from_array(array, affine=ras_affine(image))
+
+
+def itk_image(array: NDArray[Any], *, like: Volume, sitk: Any) -> Any:
+    """Return a SimpleITK image of voxels on a volume's grid.
+
+    Args:
+        array: (X, Y, Z) of `like`.
+        like: The volume that gives the geometry.
+        sitk: The SimpleITK module.
+
+    Raises:
+        ImageError: `array` has another shape than `like`.
+    """
+    if array.shape != like.shape:
+        raise ImageError(
+            "array and volume differ in shape", received=f"{array.shape}", expected=f"{like.shape}"
+        )
+    image = sitk.GetImageFromArray(array.T)
+    affine = _LPS @ like.affine
+    image.SetSpacing([float(s) for s in like.spacing])
+    image.SetDirection((affine[:3, :3] / np.array(like.spacing)).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    return image
 
 
 def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
@@ -88,21 +128,16 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
         OutputError: The file cannot be written.
         ImageError: SimpleITK is missing, or `array` has another shape than `like`.
     """
-    if array.shape != like.shape:
-        raise ImageError(
-            "array and volume differ in shape", received=f"{array.shape}", expected=f"{like.shape}"
-        )
     sitk = load_simpleitk(path)
-    image = sitk.GetImageFromArray(array.T)
-    affine = _LPS @ like.affine
-    image.SetSpacing([float(s) for s in like.spacing])
-    image.SetDirection((affine[:3, :3] / np.array(like.spacing)).ravel().tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
+    image = itk_image(array, like=like, sitk=sitk)
     # ITK chooses the format by the name, so that the temporary file must have the suffix too.
     with replacing(path) as temporary:
         named = temporary.with_name(temporary.name + path.suffix.lower())
         try:
             sitk.WriteImage(image, str(named), useCompression=True)
+            written = sitk.ReadImage(str(named))  # ITK's NRRD writer does not notice a full disk
+            if not np.array_equal(sitk.GetArrayViewFromImage(written), array.T):
+                raise OSError(errno.EIO, "the file does not read back as it was written (is the disk full?)")
             named.replace(temporary)
         except RuntimeError as error:
             raise OSError(0, _reason(error)) from error
@@ -118,7 +153,7 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
     try:
         check_shape(shape)
     except ImageError as error:
-        raise _named(path, error) from error
+        raise error.named(path) from error
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if reader.GetNumberOfComponents() != 1 or "complex" in kind:
         raise ImageError(
@@ -146,13 +181,6 @@ def _stored_bytes(path: Path) -> int | None:
                 data = path.parent / value.strip()
                 return data.stat().st_size if data.is_file() else None
     return path.stat().st_size
-
-
-def _named(path: Path, error: ImageError) -> ImageError:
-    """Return the error with the file's name."""
-    return ImageError(
-        f"{path}: {error.message}", received=error.received, expected=error.expected, fix=error.fix
-    )
 
 
 def _reason(error: RuntimeError) -> str:

@@ -165,6 +165,10 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | made
 
 
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises for JSON that is malformed, against the schema, nested too deep, or not UTF-8."""
+
+
 class _Head(msgspec.Struct):
     """The two fields that say whether the rest can be understood."""
 
@@ -184,7 +188,7 @@ def decode(data: bytes, *, source: str) -> Manifest:
     """
     try:
         head = msgspec.json.decode(data, type=_Head)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise BundleError(
             f"{source} is not a bundle manifest", received=str(error), fix="Export the bundle again."
         ) from error
@@ -200,7 +204,7 @@ def decode(data: bytes, *, source: str) -> Manifest:
         if head.schema_version == SCHEMA_VERSION:
             return msgspec.json.decode(data, type=Manifest)
         return msgspec.convert(upgrade(msgspec.json.decode(data)), type=Manifest)
-    except msgspec.ValidationError as error:
+    except _UNREADABLE as error:
         raise BundleError(
             f"{source} does not follow the schema", received=str(error), fix="Export the bundle again."
         ) from error

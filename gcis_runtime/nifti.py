@@ -12,20 +12,20 @@ from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from gcis_runtime import gzipped
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
-from gcis_runtime.volume import Volume, check_affine, check_finite, check_shape, to_lean
+from gcis_runtime.nifti_header import FIX, Layout, read_layout
+from gcis_runtime.volume import Volume, check_file
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot shrink more than 1032:1, so a header that claims more is refused at once."""
 _CHUNK = 1 << 24
-_FIX = "Check that it is a complete .nii or .nii.gz file."
+_MAX_TRAILING = 1 << 20
+"""Bytes after the last voxel: some writers pad. More means that the header claims too few voxels."""
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
@@ -39,10 +39,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             complex voxels, non-finite voxels, or a grid that does not place voxels in space.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder", expected="a NIfTI file", fix="Name the .nii.gz file in it.")
-    if not path.exists():
-        raise ImageError(f"{path} does not exist", expected="a NIfTI file", fix="Check the path.")
+    check_file(path)
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
@@ -52,7 +49,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             with gzipped.open_reader(raw) as stream:
                 return _read(stream, path, ratio=_MAX_DEFLATE_RATIO)
     except gzipped.damage() as error:
-        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=_FIX) from error
+        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
     except PermissionError as error:
         raise ImageError(
             f"{path} cannot be read", received=error.strerror, fix="Check its permissions."
@@ -108,97 +105,83 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
 
 def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Volume:
     """Read header and voxels; `ratio` is the most by which the file may expand."""
-    header = _header(stream, path)
-    shape = tuple(int(n) for n in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    dtype = header.get_data_dtype()
-    offset = int(header.get_data_offset())
+    layout = read_layout(stream, path)
     try:
-        check_shape(shape)
-        affine = np.array(header.get_best_affine(), dtype=np.float64)
-        check_affine(affine)
-        if dtype.names is not None or dtype.kind not in "iuf":
-            raise ImageError(
-                "the voxels are not real numbers", received=str(dtype), expected="integers or floats"
-            )
         size = path.stat().st_size
-        need = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        need = layout.offset + int(np.prod(layout.shape, dtype=np.int64)) * layout.dtype.itemsize
         if need > size * ratio:
             raise ImageError(
                 "the file is truncated",
                 received=f"{size} bytes",
                 expected=f"{need} from its header",
-                fix=_FIX,
+                fix=FIX,
             )
-        array = _voxels(stream, header, shape, offset)
-        check_finite(array)
+        stream.seek(layout.offset)
+        array = _voxels(stream, layout)
+        _finish(stream)
+        return Volume(array=array, affine=layout.affine, header=layout.header, notes=layout.notes)
     except ImageError as error:
-        message = f"{path}: {error.message}"
-        raise ImageError(message, received=error.received, expected=error.expected, fix=error.fix) from error
-    return Volume(array=array, affine=affine, header=header, notes=_notes(header))
+        raise error.named(path) from error
 
 
-def _header(stream: IO[bytes], path: Path) -> Any:
-    """Read a NIfTI-1 or NIfTI-2 single-file header of either byte order."""
-    start = stream.read(4)
-    stream.seek(0)
-    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")} if len(start) == 4 else set()
-    kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header if 348 in sizes else None
-    if kind is None:
-        raise ImageError(
-            f"{path} is not a NIfTI file", expected="a .nii or .nii.gz file", fix="Convert it to NIfTI."
-        )
-    try:
-        header = kind.from_fileobj(stream)
-    except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
-        raise ImageError(f"{path} has a damaged header", received=str(error), fix=_FIX) from error
-    if not header["magic"].item().startswith(b"n+"):
-        raise ImageError(
-            f"{path} is a header without voxels",
-            expected="one .nii file",
-            fix="Convert the .hdr/.img pair to .nii.gz.",
-        )
-    return header
+def _voxels(stream: IO[bytes], layout: Layout) -> NDArray[Any]:
+    """Read voxels, (X, Y, Z) in Fortran order, scaled as the header says; nothing large is held twice."""
+    fits = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
+    out: NDArray[Any] = np.empty(layout.shape, dtype=np.int16 if fits else np.float32, order="F")
+    flat = out.reshape(-1, order="F")
+    if layout.scaling is None and layout.dtype.newbyteorder("=") == out.dtype:
+        _fill(stream, flat)
+        return out if layout.dtype.isnative else out.byteswap(inplace=True)
+    part = np.empty(min(flat.size, _CHUNK // layout.dtype.itemsize), dtype=layout.dtype)
+    for first in range(0, flat.size, part.size):
+        target = flat[first : first + part.size]
+        _fill(stream, part[: target.size])
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN, and refused as such
+            target[...] = part[: target.size]
+            if layout.scaling is not None:
+                target *= np.float32(layout.scaling[0])
+                target += np.float32(layout.scaling[1])
+    return out
 
 
-def _voxels(stream: IO[bytes], header: Any, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
-    """Read voxels, (X, Y, Z) in Fortran order, scaled as the header says."""
-    stored = np.empty(shape, dtype=header.get_data_dtype(), order="F")
-    stream.seek(offset)
-    view = memoryview(cast("Any", stored.reshape(-1, order="F").view(np.uint8)))
+def _fill(stream: IO[bytes], array: NDArray[Any]) -> None:
+    """Read as many bytes as a contiguous array has."""
+    view = memoryview(cast("Any", array.view(np.uint8)))
     done = 0
     while done < len(view):
         got = stream.readinto(view[done : done + _CHUNK])  # type: ignore[attr-defined]
         if not got:
             raise ImageError(
-                "the file is truncated", received=f"{done} voxel bytes", expected=str(len(view)), fix=_FIX
+                "the file is truncated",
+                received=f"{done} bytes of voxels",
+                expected=f"{len(view)} more",
+                fix=FIX,
             )
         done += got
-    stream.read(1)  # reaching the end makes gzip compare its checksum
-    if not stored.dtype.isnative:
-        stored = stored.byteswap(inplace=True).view(stored.dtype.newbyteorder())
-    slope, inter = header.get_slope_inter()
-    if slope is None or (slope, inter) == (1.0, 0.0):
-        return to_lean(stored)
-    scaled = stored.astype(np.float32)
-    scaled *= np.float32(slope)
-    scaled += np.float32(inter)
-    return scaled
 
 
-def _notes(header: Any) -> tuple[str, ...]:
-    """Say what is odd about the header's geometry."""
-    qcode, scode = int(header["qform_code"]), int(header["sform_code"])
-    if not qcode and not scode:
-        return ("neither qform nor sform is set: the orientation is a guess",)
-    if qcode and scode and not np.allclose(header.get_qform(), header.get_sform(), atol=1e-2):
-        return ("qform and sform disagree: the sform is used",)
-    return ()
+def _finish(stream: IO[bytes]) -> None:
+    """Read to the end, where gzip compares its checksum, but not through a stream without one."""
+    extra = 0
+    while got := len(stream.read(1 << 16)):
+        extra += got
+        if extra > _MAX_TRAILING:
+            raise ImageError(
+                "the file goes on after its last voxel",
+                received=f"more than {_MAX_TRAILING} further bytes",
+                expected="as many voxels as its header says",
+                fix="Check the header's dim and datatype.",
+            )
 
 
-def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> None:
-    """Write `array` on the grid of `like`, compressed when the name says so."""
+def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any:
+    """Return a nibabel image of voxels with exactly the geometry of `like`, and nothing else of its header.
+
+    Args:
+        array: (X, Y, Z) of `like`.
+        like: The volume that gives the geometry; one that NIfTI-2 held gives NIfTI-2.
+        slope: What readers multiply the voxels by.
+    """
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
     if like.header is None:
         image = kind(array, like.affine)
@@ -214,6 +197,12 @@ def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0)
         image = kind(array, like.affine, header)
     image.set_data_dtype(array.dtype)
     image.header.set_slope_inter(slope, 0)
+    return image
+
+
+def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> None:
+    """Write `array` on the grid of `like`, compressed when the name says so."""
+    image = label_image(array, like=like, slope=slope)
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.endswith(".gz"):
             with gzipped.open_writer(raw) as stream:

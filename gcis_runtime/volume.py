@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,13 @@ class Volume:
             raise ImageError(
                 "the voxels are not real numbers", received=str(array.dtype), expected="integers or floats"
             )
-        return cls(array=to_lean(array), affine=np.array(affine, dtype=np.float64))
+        try:
+            affine = np.array(affine, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ImageError(
+                "the affine is not a finite 4 x 4 affine matrix", received=" ".join(str(affine).split())
+            ) from error
+        return cls(array=to_lean(array), affine=affine)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,6 +92,38 @@ def to_lean(array: NDArray[Any]) -> NDArray[Any]:
         return array.astype(np.int16, copy=False)
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is then refused as non-finite
         return array.astype(np.float32, copy=False)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is not a file: opening a named pipe, for one, would wait for ever.
+
+    Raises:
+        ImageError: Nothing, a folder, a pipe or a device has that name.
+    """
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder", expected="an image file", fix="Name the file in it.")
+    if not path.exists():
+        raise ImageError(f"{path} does not exist", expected="an image file", fix="Check the path.")
+    if not path.is_file():
+        raise ImageError(
+            f"{path} is not a regular file",
+            received="a pipe or a device",
+            expected="an image file",
+            fix="Save it to a file first.",
+        )
+
+
+def corner_shift(shape: tuple[int, ...], one: NDArray[Any], two: NDArray[Any]) -> float:
+    """Return how far apart two affines put the corners of a grid at most, in mm.
+
+    Args:
+        shape: The grid (X, Y, Z).
+        one: (4, 4), voxel index to mm.
+        two: The same.
+    """
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
+    corners[:, :3] *= np.array(shape) - 1.0
+    return float(np.linalg.norm((corners @ (one - two).T)[:, :3], axis=1).max())
 
 
 def check_shape(shape: tuple[int, ...]) -> None:

@@ -1,0 +1,514 @@
+"""Broken and hostile input: one clear line, exit code 2, bounded memory, nothing written; and sudden death.
+
+All cases run in one process whose address space is limited and which would be killed for ten seconds of
+computing on a single case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from fake_session import threshold_segmenter
+from onnx import helper, numpy_helper
+from runtime_helpers import file_entry, smooth_ct, write_bundle, write_ct
+
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.cli import main
+from gcis_runtime.errors import BundleError, OutputError
+from gcis_runtime.onnx_references import check_references
+from gcis_runtime.outputs import plan_jobs
+from gcis_runtime.runs import run_job
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
+
+ADDRESS_SPACE = 3 << 30
+MAX_GROWTH = 300 << 20
+VOXELS = bytes(9 * 8 * 7 * 2)
+
+
+def header(**fields: object) -> bytes:
+    """Return a valid header of 9 x 8 x 7 int16 voxels with some fields replaced."""
+    made = nib.Nifti1Header()
+    made.set_data_dtype(np.int16)
+    made.set_data_shape((9, 8, 7))
+    made["magic"], made["vox_offset"] = b"n+1", 352
+    made.set_sform(np.diag([2.0, 2, 2, 1]), code=1)
+    for name, value in fields.items():
+        made[name] = value
+    return bytes(made.binaryblock) + bytes(4)
+
+
+def zeros(gib: int) -> bytes:
+    """Return so many GiB of zeros, compressed: members of 64 MiB, one after another."""
+    return gzip.compress(bytes(1 << 26), compresslevel=1) * (16 * gib)
+
+
+def raw(data: bytes) -> Callable[[Path], Path]:
+    """Return what writes `data` as an image file."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "ct.nii.gz"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def quaternion_too_long() -> bytes:
+    return header(sform_code=0, qform_code=1, quatern_b=2.0, quatern_c=2.0)
+
+
+def with_extension(size: int) -> bytes:
+    """A header extension that claims to have `size` bytes."""
+    block = header(vox_offset=352 + 64)[:348] + b"\x01\0\0\0" + np.array([size, 6], "<i4").tobytes()
+    return block + bytes(56) + VOXELS
+
+
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.nii.gz")
+    return folder / "pipe.nii.gz"
+
+
+def nan_image(folder: Path) -> Path:
+    array = np.zeros((5, 5, 5), np.float32)
+    array[0, 0, :3] = np.nan, np.inf, -np.inf
+    nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+def cut(folder: Path) -> Path:
+    path = write_ct(folder / "ct.nii.gz")
+    path.write_bytes(path.read_bytes()[:3000])
+    return path
+
+
+def scaled_beyond(**fields: object) -> bytes:
+    return header(**fields) + np.full(504, 30000, "<i2").tobytes()
+
+
+IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "truncated gzip": (cut, "damaged or truncated"),
+    "bomb behind a small header": (raw(gzip.compress(header() + VOXELS) + zeros(4)), "goes on after"),
+    "bomb with a header to match": (
+        raw(gzip.compress(header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1])) + zeros(4)), "out of memory",
+    ),
+    "bomb that is no image": (raw(zeros(4)), "not a NIfTI file"),
+    "more voxels than any scan": (raw(header(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1])), "implausible"),
+    "more than the file could hold": (raw(header(dim=[3, 999, 999, 999, 1, 1, 1, 1])), "truncated"),
+    "negative dim": (raw(header(dim=[3, 9, -8, 7, 1, 1, 1, 1]) + VOXELS), "empty"),
+    "no dims": (raw(header(dim=[0, 9, 8, 7, 1, 1, 1, 1]) + VOXELS), "not three-dimensional"),
+    "too many dims": (raw(header(dim=[99, 9, 8, 7, 1, 1, 1, 1]) + VOXELS), "damaged header"),
+    "nan pixdim": (raw(header(pixdim=[1, np.nan, 2, 2, 0, 0, 0, 0]) + VOXELS), "pixdim is not finite"),
+    "infinite pixdim": (raw(header(pixdim=[1, 2, np.inf, 2, 0, 0, 0, 0]) + VOXELS), "pixdim is not finite"),
+    "bitpix of another type": (raw(header(bitpix=32) + VOXELS * 2), "bitpix does not fit"),
+    "unknown datatype": (raw(header(datatype=7777) + VOXELS), "damaged header"),
+    "vox_offset beyond the file": (raw(header(vox_offset=1e6) + VOXELS), "truncated"),
+    "vox_offset beyond reason": (raw(gzip.compress(header(vox_offset=3e9)) + zeros(4)), "vox_offset is imp"),
+    "negative vox_offset": (raw(header(vox_offset=-352) + VOXELS), "vox_offset is implausible"),
+    "nan vox_offset": (raw(header(vox_offset=np.nan) + VOXELS), "vox_offset is implausible"),
+    "vox_offset in the header": (raw(header(vox_offset=100) + VOXELS), "damaged header"),
+    "impossible quaternion": (raw(quaternion_too_long() + VOXELS), "damaged header"),
+    "nan sform": (raw(header(srow_x=[np.nan] * 4) + VOXELS), "affine"),
+    "singular sform": (raw(header(srow_y=[2, 0, 0, 0]) + VOXELS), "implausible; received 2.82843, 0, 2"),
+    "folded sform": (raw(header(srow_x=[2, 2, 0, 0], srow_y=[2, 2, 0, 0]) + VOXELS), "affine is singular"),
+    "nan intercept": (raw(header(scl_slope=2, scl_inter=np.nan) + VOXELS), "damaged header"),
+    "scaled to infinity": (raw(scaled_beyond(scl_slope=1e38)), "504 of 504 voxels NaN or infinite"),
+    "NaN and infinity": (nan_image, "3 of 125 voxels"),
+    "the length of a header alone": (raw(b"\x5c\x01\0\0" + bytes(range(256)) * 8), "header without voxels"),
+    "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "goes on after its last voxel"),
+    "a folder": (lambda folder: folder, "is a folder"),
+    "a pipe": (fifo, "not a regular file"),
+    "a device": (lambda _: Path("/dev/zero"), "not a regular file"),
+    "nothing": (lambda folder: folder / "no.nii.gz", "does not exist"),
+    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "is a folder"),
+}  # fmt: skip
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def add(folder: Path, path: str) -> None:
+    edit(folder, lambda m: m["files"].append({**m["files"][0], "path": path}))
+
+
+def rehash(folder: Path, *names: str) -> None:
+    """Make the manifest right for files as they are."""
+    entries = [file_entry(folder, name) for name in ("model.onnx", *names)]
+    listed = [{"path": e.path, "sha256": e.sha256, "bytes": e.bytes} for e in entries]
+    edit(folder, lambda m: m.update(files=listed))
+
+
+def swap_hashes(folder: Path) -> None:
+    (folder / "other").write_bytes(bytes((folder / "model.onnx").stat().st_size))
+    rehash(folder, "other")
+
+    def swap(manifest: dict) -> None:
+        one, two = manifest["files"]
+        one["sha256"], two["sha256"] = two["sha256"], one["sha256"]
+
+    edit(folder, swap)
+
+
+def link(folder: Path, to: str) -> None:
+    (folder / "link").symlink_to(to)
+    add(folder, "link")
+
+
+def external(folder: Path, location: str, *, nested: bool = False) -> None:
+    """Move a weight of the graph to another file, and make the hash right."""
+    model = onnx.load(folder / "model.onnx")
+    tensor = model.graph.initializer[0]
+    weights = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("offset", "0"), ("location", location), ("length", str(len(weights)))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    if nested:
+        inner = helper.make_graph([], "inner", [], [], [tensor])
+        model.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner, else_branch=inner))
+        del model.graph.initializer[0]
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    for place in (folder / location, folder.parent / "outside.bin"):
+        with contextlib.suppress(OSError):
+            place.write_bytes(weights)
+    rehash(folder)
+
+
+def garbage(folder: Path, data: bytes) -> None:
+    (folder / "model.onnx").write_bytes(data)
+    rehash(folder)
+
+
+def manifest_bomb(folder: Path) -> None:
+    text = '{"schema": "gcis-bundle", "schema_version": 1, "weights_dtype": "float32", "more": ['
+    (folder / "manifest.json").write_text(text + "[]," * 1_300_000 + "[]]}")
+
+
+def nested(folder: Path) -> None:
+    text = '{"schema": "gcis-bundle", "schema_version": 2, "more": '
+    (folder / "manifest.json").write_text(text + "[" * 1_000_000 + "]" * 1_000_000 + "}")
+
+
+BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "parent folder": (lambda f: add(f, "../ct.nii.gz"), "outside itself"),
+    "hidden parent folder": (lambda f: add(f, "a/../../ct.nii.gz"), "outside itself"),
+    "absolute path": (lambda f: add(f, "/etc/passwd"), "outside itself"),
+    "link out": (lambda f: link(f, "/etc/passwd"), "outside itself"),
+    "links in a circle": (lambda f: link(f, "link"), "outside itself"),
+    "zero byte": (lambda f: add(f, "a\0b"), "outside itself"),
+    "endless name": (lambda f: add(f, "a" * 5000), "outside itself"),
+    "a folder": (lambda f: ((f / "sub").mkdir(), add(f, "sub")), "lacks a file"),
+    "a pipe": (lambda f: (os.mkfifo(f / "pipe"), add(f, "pipe")), "lacks a file"),
+    "swapped hashes": (swap_hashes, "not the file that was exported"),
+    "a later schema": (lambda f: edit(f, lambda m: m.update(schema_version=99)), "another schema"),
+    "somebody else's schema": (lambda f: edit(f, lambda m: m.update(schema="monai")), "another schema"),
+    "nested JSON": (nested, "is not a bundle manifest"),
+    "JSON bomb": (manifest_bomb, "does not follow the schema"),
+    "huge manifest": (
+        lambda f: (f / "manifest.json").write_bytes(b" " * (5 << 20)), "implausibly large",
+    ),
+    "not UTF-8": (
+        lambda f: (f / "manifest.json").write_bytes(b'{"schema": "\xff", "schema_version": 2}'),
+        "is not a bundle manifest",
+    ),
+    "manifest is a folder": (
+        lambda f: ((f / "manifest.json").unlink(), (f / "manifest.json").mkdir()), "is not a bundle",
+    ),
+    "weights outside": (lambda f: external(f, "../outside.bin"), "manifest does not list"),
+    "weights at an absolute path": (lambda f: external(f, "/etc/passwd"), "manifest does not list"),
+    "weights inside, not listed": (lambda f: external(f, "weights.bin"), "manifest does not list"),
+    "weights outside, in a branch": (lambda f: external(f, "../outside.bin", nested=True), "does not list"),
+    "not ONNX": (lambda f: garbage(f, b"location" * 100), "not an ONNX file"),
+    "empty graph": (lambda f: garbage(f, b""), "not an ONNX file"),
+}  # fmt: skip
+
+CHILD = f"""
+import json, resource, signal, sys
+from click.testing import CliRunner
+from gcis_runtime.cli import main
+resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE}, {ADDRESS_SPACE}))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+for name, image, bundle, out in json.load(open(sys.argv[1])):
+    before = peak()
+    signal.setitimer(signal.ITIMER_PROF, 10)
+    result = CliRunner().invoke(main, [image, "--bundle", bundle, "--engine", "onnx", "-o", out])
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    found = [name, result.exit_code, result.stdout, result.stderr, peak() - before]
+    print(json.dumps(found), flush=True)
+"""
+GOOD = "a good image"
+CASES = [*(f"image: {name}" for name in IMAGES), *(f"bundle: {name}" for name in BUNDLES)]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str, int, list[str]]]:
+    """Exit code, output, errors, growth of the peak memory and new files of every case."""
+    root = tmp_path_factory.mktemp("hostile")
+    good, bundle = write_ct(root / "good.nii.gz"), write_bundle(root / "good.gcis")
+    jobs = [(GOOD, str(good), str(bundle), str(root / "good" / "out"))]
+    for name, (make_image, _) in IMAGES.items():
+        folder = root / f"image {name}"
+        folder.mkdir()
+        jobs.append((f"image: {name}", str(make_image(folder)), str(bundle), str(folder / "out")))
+    for name, (harm, _) in BUNDLES.items():
+        folder = root / f"bundle {name}"
+        write_bundle(folder / "b.gcis")
+        harm(folder / "b.gcis")
+        jobs.append((f"bundle: {name}", str(good), str(folder / "b.gcis"), str(folder / "out")))
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(root / "jobs.json")],
+        capture_output=True, text=True, check=False, timeout=600, env=environment,
+    )  # fmt: skip
+    found = {}
+    for line in done.stdout.splitlines():
+        name, *rest = json.loads(line)
+        out = Path(next(job[3] for job in jobs if job[0] == name))
+        written = [str(p.relative_to(out.parent)) for p in out.rglob("*")] + [out.name] * out.exists()
+        found[name] = (*rest, written)
+    assert len(found) == len(jobs), f"died at {jobs[len(found)][0]}: {done.returncode} {done.stderr[-2000:]}"
+    return found
+
+
+def test_a_good_image_is_segmented_within_the_same_limits(outcomes):
+    code, _, errors, _, written = outcomes[GOOD]
+    assert code == 0, errors
+    assert "out/good_seg.nii.gz" in written
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_ends_in_one_clear_line_and_writes_nothing(outcomes, case):
+    kind, _, name = case.partition(": ")
+    expected = (IMAGES if kind == "image" else BUNDLES)[name][1]
+    code, output, errors, growth, written = outcomes[case]
+    assert code == 2
+    assert output == ""
+    lines = [line for line in errors.splitlines() if not line.startswith("test: onnx")]
+    assert len(lines) == 1 and lines[0].startswith("gcis-run: error: ") and expected in lines[0], errors
+    assert growth < MAX_GROWTH
+    assert written == []
+
+
+def test_listed_weights_beside_the_graph_are_no_danger(tmp_path):
+    folder = write_bundle(tmp_path / "b.gcis")
+    external(folder, "weights.bin")
+    rehash(folder, "weights.bin")
+    open_bundle(folder)
+    check_references(folder, "model.onnx", listed=["weights.bin"])
+    with pytest.raises(BundleError, match=r"'weights\.bin'"):
+        check_references(folder, "model.onnx", listed=[])
+
+
+def test_a_word_in_a_name_is_no_reference(tmp_path):
+    folder = write_bundle(tmp_path / "b.gcis")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "allocation of location"))
+    model.doc_string = "location"
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    check_references(folder, "model.onnx", listed=[])
+
+
+def test_messages_nested_without_end_are_refused(tmp_path):
+    data = b"location"
+    for _ in range(200):  # graph in attribute in node in graph …
+        for tag in (0x32, 0x2A, 0x0A):
+            size, length = len(data), b""
+            while size >= 0x80:
+                length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+            data = bytes([tag]) + length + bytes([size]) + data
+    (tmp_path / "model.onnx").write_bytes(b"\x3a" + b"\x80\x80\x80\x01" + data)
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        check_references(tmp_path, "model.onnx", listed=[])
+
+
+# Sudden death and full disks.
+
+
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes: a full disk at a byte of our choice."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """What lies under final names; temporary files begin with a dot."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def assert_whole(found: dict[str, bytes], reference: dict[str, bytes]) -> None:
+    """Every output that is there is a complete one; reports differ in their times."""
+    for name, data in found.items():
+        if name.endswith(".json"):
+            assert json.loads(data).keys() == json.loads(reference[name]).keys()
+        else:
+            assert data == reference[name], name
+
+
+def segment_into(folder: Path) -> None:
+    """Read, segment and write every kind of output of one image, beside it."""
+    image = folder / "ct.nii.gz"
+    with threshold_segmenter() as segmenter:
+        run_job(segmenter, plan_jobs([image], None)[0], preview=True, masks=True)
+
+
+@pytest.fixture
+def place(tmp_path) -> Callable[[str], Path]:
+    """`place(name)` is a new folder with one image."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        nib.save(nib.Nifti1Image(smooth_ct((30, 28, 20)), np.diag([3.0, 3, 3, 1])), folder / "ct.nii.gz")
+        return folder
+
+    return make
+
+
+def killed(folder: Path, work: Callable[[], object]) -> bool:
+    """Run `work` in a child process; tell whether a signal ended it."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def kill_at(number: int, folder: Path) -> None:
+    """Kill this process at its `number`-th opening to write, renaming or removal of a file in `folder`."""
+    left = [number]
+
+    def hook(event: str, arguments: tuple) -> None:
+        changing = event in ("os.rename", "os.remove", "os.mkdir") or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if changing and str(arguments[0]).startswith(str(folder)):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+    sys.addaudithook(hook)
+
+
+def test_killed_before_any_change_of_a_file_it_leaves_whole_files(place):
+    reference_folder = place("reference")
+    segment_into(reference_folder)
+    reference = outputs(reference_folder)
+    assert {Path(name).suffix for name in reference} == {".gz", ".json", ".png"}
+    number, seen = 0, set()
+    while True:
+        folder = place(f"moment {number}")
+
+        def work(folder=folder, number=number):
+            kill_at(number, folder)
+            segment_into(folder)
+
+        ended_by_signal = killed(folder, work)
+        found = outputs(folder)
+        assert_whole(found, reference)
+        if not ended_by_signal:
+            break
+        seen.add(len(found))
+        number += 1
+    assert found.keys() == reference.keys()
+    assert number >= 3 * (len(reference) - 1)  # created, opened, renamed
+    assert seen >= set(range(1, len(reference)))  # after none, one, two, ... outputs were finished
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 352, 1000])
+def test_killed_in_the_midst_of_writing_it_leaves_whole_files(place, size):
+    folder, reference_folder = place("killed"), place("reference")
+    segment_into(reference_folder)
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel then kills at this byte of a file
+        with file_limit(size):
+            segment_into(folder)
+
+    assert killed(folder, work)
+    assert_whole(outputs(folder), outputs(reference_folder))
+
+
+@pytest.mark.parametrize("moment", [0, 2])
+def test_the_command_killed_leaves_nothing_under_the_final_name(make_bundle, ct, tmp_path, moment):
+    code = (
+        "import os, signal, sys\n"
+        "out, left = sys.argv.pop(), [int(sys.argv.pop())]\n"
+        "def hook(event, arguments):\n"
+        "    if event in ('open', 'os.rename') and '_seg.nii.gz' in str(arguments[0]):\n"
+        "        if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        left[0] -= 1\n"
+        "sys.addaudithook(hook)\n"
+        "from gcis_runtime.cli import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, ct, "--bundle", make_bundle(), "--engine", "onnx", "-o", out]
+    done = subprocess.run([*map(str, command), str(moment), str(out)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert outputs(out) == {}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("size", [0, 100, 400])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, suffix, size):
+    with threshold_segmenter(spacing=None, orientation=None) as segmenter:
+        noise = np.random.default_rng(0).integers(-900, 900, (24, 24, 24)).astype(np.int16)
+        result = segmenter.segment(noise, affine=np.eye(4))
+    with file_limit(size), pytest.raises(OutputError, match="cannot be written"):
+        result.save(tmp_path / f"seg{suffix}")
+    assert list(tmp_path.iterdir()) == []
+    result.save(tmp_path / f"seg{suffix}")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("size", [100, 1500])
+def test_a_disk_that_fills_up_during_the_command(make_bundle, place, size):
+    folder, bundle = place("images"), make_bundle()
+    arguments = [
+        str(folder / "ct.nii.gz"),
+        "--bundle",
+        str(bundle),
+        "--engine",
+        "onnx",
+        "--preview",
+        "--masks",
+    ]
+    with file_limit(size):
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr and "Traceback" not in result.stderr
+    found = outputs(folder)
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert_whole(found, outputs(folder))
