@@ -6,11 +6,22 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.volume import Volume
+from gcis_runtime.spec import Shape3, WindowSpec
+from gcis_runtime.volume import Volume, corner_shift
+
+_DIRECTIONS = {
+    "L": "left-right",
+    "R": "left-right",
+    "P": "front-back",
+    "A": "front-back",
+    "I": "head-feet",
+    "S": "head-feet",
+}
 
 
 def dice_by_value(
@@ -50,9 +61,7 @@ def check_same_grid(volume: Volume, truth: Volume, *, name: str) -> None:
             expected=f"{volume.shape}",
             fix=fix,
         )
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
-    corners[:, :3] *= np.array(volume.shape) - 1.0
-    shift = np.linalg.norm((corners @ (truth.affine - volume.affine).T)[:, :3], axis=1).max()
+    shift = corner_shift(volume.shape, truth.affine, volume.affine)
     if shift > 0.1 * min(volume.spacing):
         raise ImageError(
             f"{name} lies elsewhere than the image",
@@ -78,6 +87,29 @@ def intensity_warnings(array: NDArray[Any]) -> tuple[str, ...]:
     if low > -500 or high < 100 or low < -10000 or high > 40000:
         return (f"values from {low:g} to {high:g} are unusual for CT in HU",)
     return ()
+
+
+def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowSpec) -> tuple[str, ...]:
+    """Say when the field of view is smaller than the window that the network was trained with.
+
+    A window is what training showed around a structure. Where the image is smaller, padding fills what is
+    missing, and the network sees less of the neighbourhood than it ever learnt from.
+
+    Args:
+        shape: The image on the network's grid (X, Y, Z).
+        affine: (4, 4), network voxel index to RAS+ mm.
+        window: The bundle's window.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    codes = nib.aff2axcodes(affine, labels=(("L", "R"), ("P", "A"), ("I", "S")))
+    short = [
+        f"{n * s:.0f} of {r * s:.0f} mm {_DIRECTIONS[code]}"
+        for n, r, s, code in zip(shape, window.roi, spacing, codes, strict=True)
+        if n < r
+    ]
+    if not short:
+        return ()
+    return (f"the field of view is smaller than the window that was trained: {', '.join(short)}",)
 
 
 def peak_memory_bytes() -> int | None:
