@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import OutputError
 from gcis_runtime.formats import write_labels, write_probability
+from gcis_runtime.itk import itk_image, load_simpleitk
 from gcis_runtime.manifest import Label
+from gcis_runtime.nifti import label_image
 from gcis_runtime.sink import StructureMaps
 from gcis_runtime.volume import Volume
 
@@ -97,6 +99,18 @@ class Segmentation:
     warnings: tuple[str, ...] = field(default=())
     masks: StructureMaps | None = None
     probabilities: StructureMaps | None = None
+
+    def to_nibabel(self) -> Any:
+        """Return the label map as a nibabel image with exactly the geometry of the image."""
+        return label_image(self.labels, like=self.volume)
+
+    def to_simpleitk(self) -> Any:
+        """Return the label map as a SimpleITK image on the image's grid.
+
+        Raises:
+            ImageError: SimpleITK is missing.
+        """
+        return itk_image(self.labels, like=self.volume, sitk=load_simpleitk(Path("to_simpleitk()")))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map with the image's geometry, whole or not at all: NIfTI, NRRD or MHA by suffix.

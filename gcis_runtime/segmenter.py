@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.clock import StageClock
 from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import EngineError, OutputError
+from gcis_runtime.images import ImageLike, as_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, Labeller, LabelTask, Restore
-from gcis_runtime.metrics import intensity_warnings, peak_memory_bytes
+from gcis_runtime.metrics import context_warnings, intensity_warnings, peak_memory_bytes
 from gcis_runtime.preprocess import preprocess
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
 from gcis_runtime.sessions import DeviceSession, Session, open_session
@@ -32,7 +33,7 @@ Progress = Callable[[int, int], None]
 class Segmenter:
     """A bundle loaded into an engine, ready for any number of volumes.
 
-    A context manager. Threads may share one: their calls of `segment` take turns.
+    A context manager. Threads may share one: their calls of `segment` take turns, and `close` waits for them.
 
     Attributes:
         bundle: The verified bundle.
@@ -46,6 +47,7 @@ class Segmenter:
         self._labeller = self._make_labeller()
         self._weights = window_weights(bundle.manifest.window)
         self._lock = threading.Lock()
+        self._closed = False
 
     @classmethod
     def open(
@@ -94,8 +96,9 @@ class Segmenter:
 
     def segment(
         self,
-        volume: Volume,
+        image: ImageLike,
         *,
+        affine: NDArray[Any] | None = None,
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
         probabilities: bool = False,
@@ -104,7 +107,9 @@ class Segmenter:
         """Segment one CT volume.
 
         Args:
-            volume: The image, HU.
+            image: HU: a `Volume`, a nibabel or SimpleITK image, or an array (X, Y, Z) with its `affine`. It
+                is not changed.
+            affine: (4, 4), voxel index to RAS+ mm; only for an array.
             restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
             masks: Keep a mask of each structure too, which may overlap others.
             probabilities: Keep the foreground probability of each structure too.
@@ -114,7 +119,8 @@ class Segmenter:
             The label map on the volume's own grid, with measures and times.
 
         Raises:
-            EngineError: The engine failed or answered with a value that is not finite.
+            ImageError: The image cannot be used.
+            EngineError: The engine failed, answered with a value that is not finite, or is closed.
             OutputError: Another way to restore labels than these.
         """
         if restore not in get_args(Restore):
@@ -123,7 +129,10 @@ class Segmenter:
                 received=repr(restore),
                 expected=" or ".join(get_args(Restore)),
             )
+        volume = as_volume(image, affine=affine)
         with self._lock:
+            if self._closed:
+                raise EngineError("the segmenter is closed", fix="Open the bundle again.")
             return self._segment(volume, restore, masks, probabilities, progress)
 
     def _segment(
@@ -171,7 +180,11 @@ class Segmenter:
             bundle=self.bundle.name,
             bundle_sha256=self.bundle.sha256,
             notice=manifest.notice,
-            warnings=(*volume.notes, *intensity_warnings(volume.array)),
+            warnings=(
+                *volume.notes,
+                *intensity_warnings(volume.array),
+                *context_warnings(image.trace.shape, image.trace.affine, manifest.window),
+            ),
         )
 
     def _make_labeller(self) -> Labeller:
@@ -194,8 +207,11 @@ class Segmenter:
         return margins
 
     def close(self) -> None:
-        """Free the engine."""
-        self._session.close()
+        """Free the engine, once no thread is using it; closing again does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._session.close()
 
     def __enter__(self) -> Segmenter:
         return self

@@ -30,8 +30,9 @@ from gcis_runtime.bundle import open_bundle
 from gcis_runtime.cli import main
 from gcis_runtime.errors import BundleError, OutputError
 from gcis_runtime.onnx_references import check_references
+from gcis_runtime.inputs import find_images
 from gcis_runtime.outputs import plan_jobs
-from gcis_runtime.runs import run_job
+from gcis_runtime.runs import RunOptions, read_case, segment_case, write_case
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 
@@ -373,9 +374,11 @@ def assert_whole(found: dict[str, bytes], reference: dict[str, bytes]) -> None:
 
 def segment_into(folder: Path) -> None:
     """Read, segment and write every kind of output of one image, beside it."""
-    image = folder / "ct.nii.gz"
+    job = plan_jobs(find_images([folder / "ct.nii.gz"]), None)[0]
+    options = RunOptions(preview=True, masks=True, statistics=True, probability=True)
     with threshold_segmenter() as segmenter:
-        run_job(segmenter, plan_jobs([image], None)[0], preview=True, masks=True)
+        case = read_case(segmenter, job, options)
+        write_case(case, segment_case(segmenter, case, options), options)
 
 
 @pytest.fixture
@@ -424,7 +427,7 @@ def test_killed_before_any_change_of_a_file_it_leaves_whole_files(place):
     reference_folder = place("reference")
     segment_into(reference_folder)
     reference = outputs(reference_folder)
-    assert {Path(name).suffix for name in reference} == {".gz", ".json", ".png"}
+    assert {Path(name).suffix for name in reference} == {".gz", ".json", ".png", ".csv"}
     number, seen = 0, set()
     while True:
         folder = place(f"moment {number}")

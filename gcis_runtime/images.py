@@ -1,0 +1,105 @@
+"""Images as Python programs hold them: arrays, nibabel's, SimpleITK's; all become a `Volume`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gcis_runtime.errors import ImageError
+from gcis_runtime.itk import volume_from_itk
+from gcis_runtime.nifti_header import geometry_notes
+from gcis_runtime.volume import Volume
+
+
+@runtime_checkable
+class NibabelImage(Protocol):
+    """What is used of a nibabel image."""
+
+    @property
+    def affine(self) -> Any:
+        """(4, 4), voxel index to RAS+ mm."""
+
+    @property
+    def dataobj(self) -> Any:
+        """The voxels, scaled when made an array."""
+
+    @property
+    def header(self) -> Any:
+        """The header; a NIfTI one keeps qform and sform of the label map as they are."""
+
+
+@runtime_checkable
+class ItkImage(Protocol):
+    """What tells a SimpleITK image, without importing SimpleITK."""
+
+    def GetSize(self) -> Any:  # noqa: N802 (ITK's names)
+        """Voxels along X, Y, Z."""
+
+    def GetSpacing(self) -> Any:  # noqa: N802
+        """Voxel size in mm."""
+
+    def GetOrigin(self) -> Any:  # noqa: N802
+        """First voxel's centre in LPS mm."""
+
+    def GetDirection(self) -> Any:  # noqa: N802
+        """Directions of the axes in LPS, row by row."""
+
+
+ImageLike = Volume | NibabelImage | ItkImage | NDArray[Any]
+
+
+def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
+    """Make a volume of an image in HU; the image is not changed, and not copied where int16 or float32.
+
+    Args:
+        image: A `Volume`, a nibabel or SimpleITK image, or an array (X, Y, Z) with its `affine`.
+        affine: (4, 4), voxel index to RAS+ mm; only for an array.
+
+    Raises:
+        ImageError: Something else, an array without an affine, several volumes, non-finite voxels, or a grid
+            that does not place voxels in space.
+    """
+    if isinstance(image, np.ndarray):
+        if affine is None:
+            raise ImageError(
+                "an array does not say where its voxels are",
+                received="no affine",
+                expected="affine=, (4, 4) from voxel index to RAS+ mm",
+                fix="Pass it, or a nibabel or SimpleITK image, which have it.",
+            )
+        return Volume.from_array(image, affine=np.asarray(affine))
+    if affine is not None:
+        raise ImageError(
+            "the image says itself where its voxels are",
+            received="an affine too",
+            fix="Leave affine= out, or pass an array.",
+        )
+    if isinstance(image, Volume):
+        return image
+    if isinstance(image, ItkImage):
+        return volume_from_itk(image)
+    if isinstance(image, NibabelImage):
+        return _from_nibabel(image)
+    raise ImageError(
+        "this is no image",
+        received=type(image).__name__,
+        expected="a Volume, an array with its affine, or a nibabel or SimpleITK image",
+        fix="Read a file with gcis_runtime.read_volume.",
+    )
+
+
+def _from_nibabel(image: NibabelImage) -> Volume:
+    """Keep a NIfTI header, for the label map to have its codes, but only one that means the same affine."""
+    array = np.asanyarray(image.dataobj)
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    volume = Volume.from_array(array, affine=image.affine)
+    header = image.header
+    if not isinstance(header, nib.Nifti1Header) or not np.allclose(header.get_best_affine(), volume.affine):
+        return volume
+    return Volume(
+        array=volume.array, affine=volume.affine, header=header.copy(), notes=geometry_notes(header)
+    )
