@@ -131,11 +131,11 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "NaN and infinity": (nan_image, "3 of 125 voxels"),
     "the length of a header alone": (raw(b"\x5c\x01\0\0" + bytes(range(256)) * 8), "header without voxels"),
     "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "goes on after its last voxel"),
-    "a folder": (lambda folder: folder, "is a folder"),
+    "an empty folder": (lambda folder: folder, "holds no image"),
     "a pipe": (fifo, "not a regular file"),
     "a device": (lambda _: Path("/dev/zero"), "not a regular file"),
     "nothing": (lambda folder: folder / "no.nii.gz", "does not exist"),
-    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "is a folder"),
+    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "holds no image"),
 }  # fmt: skip
 
 
