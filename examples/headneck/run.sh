@@ -17,6 +17,8 @@ gcis-train warmstart --datalist "$datalist" --run-dir "$run/esophagus" --config 
   --pretrained "$run/weighted/static" --resume
 gcis-train warmstart --datalist "$datalist" --run-dir "$run/esophagus2" --config "$here/esophagus2.json" \
   --pretrained "$run/esophagus/static" --resume
+gcis-train warmstart --datalist "$datalist" --run-dir "$run/longer" --config "$here/longer.json" \
+  --pretrained "$run/esophagus2/static" --resume
 gcis-train pretrain --datalist "$datalist" --run-dir "$run/routed" --config "$here/routed.json" \
   --pretrained "$run/weighted/routed" --resume
 gcis-train paths --checkpoint "$run/routed"
@@ -24,7 +26,7 @@ gcis-train paths --checkpoint "$run/routed"
 # One epoch of routed training (the CPU time at hand) did not yet reach what it started from: see log/.
 # The bundle comes from the warm start's routed network; export "$run/routed" once it is better.
 rm -rf "$run/headneck.gcis"
-gcis-export --checkpoint "$run/esophagus2/routed" --name headneck --weights fp16 --engine onnx --engine openvino \
+gcis-export --checkpoint "$run/longer/routed" --name headneck --weights fp16 --engine onnx --engine openvino \
   --prompt brainstem --prompt "spinal cord" --prompt "right parotid gland" --prompt "left parotid gland" \
   --prompt esophagus --prompt larynx --prompt mandible -o "$run/headneck.gcis"
 gcis-train evaluate --bundle "$run/headneck.gcis" --datalist "$datalist" -o "$run/evaluation"
