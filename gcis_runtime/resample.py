@@ -51,9 +51,12 @@ class GridMap:
     @property
     def separable(self) -> bool:
         """Off-diagonal terms move no sample by more than a thousandth of a voxel."""
+        return bool(self._reach().max() <= _SHEAR_TOLERANCE)
+
+    def _reach(self) -> NDArray[np.float64]:
+        """Return by how many input voxels off-diagonal terms may move a sample along each axis."""
         linear = np.abs(self.matrix[:3, :3])
-        shift = (linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0)
-        return bool(shift.max() <= _SHEAR_TOLERANCE)
+        return np.asarray((linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0))
 
     def linear(self, array: NDArray[Any], box: Box | None = None) -> NDArray[np.float32]:
         """Resample an image linearly.
@@ -109,15 +112,18 @@ class GridMap:
         return out
 
     def noise_breaks_ties(self) -> bool:
-        """Rounding noise off the diagonal (1e-17, oblique grids) decides samples halfway between voxels.
+        """Noise off the diagonal of an oblique grid decides samples halfway between voxels.
 
-        MONAI lets it, voxel by voxel; only then is the slower general path needed to agree.
+        It is 1e-17 from rounding, 1e-8 where a NIfTI header kept directions as float32. MONAI lets it decide,
+        voxel by voxel; only then is the slower general path needed to agree.
         """
         theta = _unit_matrix(self)[:3, :3]
         if not np.any(theta - np.diag(np.diag(theta))):
             return False
-        fractions = [axis_coordinates(self, axis) % 1.0 for axis in range(3)]
-        return any(bool((np.abs(f - 0.5) < 1e-9).any()) for f in fractions)
+        return any(
+            bool((np.abs(axis_coordinates(self, axis) % 1.0 - 0.5) < reach + 1e-9).any())
+            for axis, reach in enumerate(self._reach())
+        )
 
 
 def axis_coordinates(grid: GridMap, axis: int) -> NDArray[np.float64]:

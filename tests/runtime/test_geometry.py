@@ -36,6 +36,11 @@ CASES = {
     "permuted and flipped": (grid((1.5, 1, 3), order=(2, 0, 1), flips=(-1, 1, -1)), "RAS", (2, 2, 2)),
     "oblique": (grid((1, 1, 3), rotation=OBLIQUE, order=(2, 0, 1), flips=(-1, 1, -1)), "RAS", (2, 2, 2)),
     "oblique, float32 header": (grid((1, 1, 3), rotation=OBLIQUE, single=True), "RAS", (2, 2, 2)),
+    "oblique, float32 header, ties in the undo": (
+        grid((1.5, 1.5, 1.5), rotation=OBLIQUE, single=True),
+        "RAS",
+        (2, 2, 2),
+    ),
     "gantry tilt": (grid((0.9, 1.1, 3), rotation=OBLIQUE, shear=0.2), "RAS", (2, 2, 2)),
     "gantry tilt, float32 header": (grid((0.9, 1.1, 3), shear=0.2, single=True), "RAS", (2, 2, 2)),
     "orientation only": (grid((1, 1, 3), rotation=OBLIQUE, flips=(-1, -1, 1)), "RAS", None),
