@@ -135,7 +135,7 @@ def agreement(
         low = "" if row["equal"] >= WANTED else f"  BELOW {WANTED:.2%}"
         click.echo(
             f"{row['equal']:.5%} of {row['voxels']} voxels, {row['unequal']} unequal  {row['engine']}"
-            f"  {row['image']}, {row['variant']}{low}"
+            f"  {row['restore']}  {row['image']}, {row['variant']}{low}"
         )
     click.echo(f"lowest {record['lowest']:.5%}; record: {write_record(record, out)}")
 
