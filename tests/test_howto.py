@@ -27,8 +27,9 @@ PROGRAMS = {
 
 
 def lines() -> list[list[str]]:
-    """Return the commands of ours that the export document shows, run or not."""
-    found = commands(EXPORT) + commands(EXPORT, "console")
+    """Return the commands of ours that the documents show, run or not."""
+    texts = [path.read_text() for path in sorted(HOWTO.glob("*.md"))]
+    found = [words for text in texts for kind in ("bash", "console") for words in commands(text, kind)]
     return [words for words in found if words[0] in PROGRAMS]
 
 
@@ -36,8 +37,10 @@ def lines() -> list[list[str]]:
 def test_the_options_of_every_command_exist(words: list[str]) -> None:
     command: click.Command = import_module(PROGRAMS[words[0]]).main
     arguments = words[1:]
-    if isinstance(command, click.Group):
-        command, arguments = command.commands[arguments[0]], arguments[1:]
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), arguments[0])
+        assert found is not None, f"no command {arguments[0]}"
+        command, arguments = found, arguments[1:]
     command.make_context(words[0], list(arguments))
 
 
