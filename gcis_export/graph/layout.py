@@ -73,6 +73,35 @@ class WindowLayout:
         cut = (behind < 1) & (np.array(self.shift) > 0)
         return [np.flatnonzero((cut == np.array(p)).all(axis=1)).tolist() for p in self.patterns()]
 
+    def rolled(self, batch: int = 1) -> NDArray[np.int32]:
+        """Return which token stands at each place of the shifted windows, windows ordered by pattern.
+
+        Padding, roll, partition and order in one index: `batch * X * Y * Z`, one past the last token, means zero.
+
+        Args:
+            batch: Samples; their windows of one pattern follow one another.
+
+        Returns:
+            (batch * windows, tokens).
+        """
+        count = int(np.prod(self.dims))
+        padded = [n * w for n, w in zip(self.counts, self.window, strict=True)]
+        volume = np.full(padded, -1)
+        volume[tuple(slice(d) for d in self.dims)] = np.arange(count).reshape(self.dims)
+        volume = np.roll(volume, [-s for s in self.shift], axis=(0, 1, 2))
+        (a, b, c), (i, j, k) = self.counts, self.window
+        windows = volume.reshape(a, i, b, j, c, k).transpose(0, 2, 4, 1, 3, 5).reshape(self.windows, -1)
+        samples = np.stack([np.where(windows < 0, batch * count, windows + n * count) for n in range(batch)])
+        ordered = [samples[:, group].reshape(-1, self.tokens) for group in self.groups()]
+        return np.concatenate(ordered).astype(np.int32)
+
+    def unrolled(self, batch: int = 1) -> NDArray[np.int32]:
+        """Return the place of each token in the windows of `rolled`, flattened: (batch * X * Y * Z,)."""
+        places = self.rolled(batch).reshape(-1)
+        back = np.empty(batch * int(np.prod(self.dims)) + 1, np.int32)
+        back[places] = np.arange(len(places))
+        return back[:-1]
+
     def regions(self) -> NDArray[np.int32]:
         """Return, for each pattern, which side of the cuts each token lies on: (patterns, tokens).
 

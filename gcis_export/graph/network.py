@@ -19,11 +19,12 @@ class ExportEncoder(nn.Module):
     Args:
         source: The network's encoder; its weights are copied.
         roi: Window size (X, Y, Z).
+        batch: Windows at once.
     """
 
-    def __init__(self, source: Encoder, roi: Shape3) -> None:
+    def __init__(self, source: Encoder, roi: Shape3, batch: int = 1) -> None:
         super().__init__()
-        self.swin = Swin(source.swin, roi)
+        self.swin = Swin(source.swin, roi, batch)
         first = copy.deepcopy(source.encoder1)
         self.first = first
         self.rest = nn.ModuleList(
@@ -44,7 +45,7 @@ class ExportEncoder(nn.Module):
 
 
 class ExportNet(nn.Module):
-    """The exportable twin of a `StaticGcisNet`, for windows of one size and batch 1.
+    """The exportable twin of a `StaticGcisNet`, for windows of one size and number.
 
     The class difference is folded into the last convolution: its weights are foreground minus background.
     Prompts that differ at the last position alone share one convolution.
@@ -52,12 +53,13 @@ class ExportNet(nn.Module):
     Args:
         source: The static network; its weights are copied.
         roi: Window size (X, Y, Z).
+        batch: Windows at once: shapes are static.
     """
 
-    def __init__(self, source: StaticGcisNet, roi: Shape3) -> None:
+    def __init__(self, source: StaticGcisNet, roi: Shape3, batch: int = 1) -> None:
         super().__init__()
-        self.roi = roi
-        self.encoder = ExportEncoder(source.encoder, roi)
+        self.roi, self.batch = roi, batch
+        self.encoder = ExportEncoder(source.encoder, roi, batch)
         self.decoder = copy.deepcopy(source.decoder)
         last: nn.ModuleDict = self.decoder.positions[-1].blocks  # type: ignore[assignment]
         self.pathways = source.pathways
@@ -76,7 +78,7 @@ class ExportNet(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a window (1, 1, X, Y, Z) to margins (1, prompts, X, Y, Z)."""
+        """Map windows (batch, 1, X, Y, Z) to margins (batch, prompts, X, Y, Z)."""
         features = self.decoder.branch(self.encoder(image), self.pathways)
         margins = [head(features[members[0]]) for head, members in zip(self.heads, self.members, strict=True)]
         out = margins[0] if len(margins) == 1 else torch.cat(margins, dim=1)

@@ -22,11 +22,12 @@ class Merging(nn.Module):
     Args:
         source: MONAI's module.
         dims: Tokens along (X, Y, Z), all even.
+        batch: Samples.
     """
 
-    def __init__(self, source: Any, dims: Shape3) -> None:
+    def __init__(self, source: Any, dims: Shape3, batch: int) -> None:
         super().__init__()
-        self.dims = dims
+        self.dims, self.batch = dims, batch
         width = source.reduction.in_features // 8
         order = _neighbour_order(source)
         self.folded = sorted(order) == list(range(8))
@@ -44,10 +45,10 @@ class Merging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (T, C) to (T / 8, 2 C)."""
         (a, b, c), width = self.dims, x.shape[1]
-        x = x.reshape(a // 2, 2, b // 2, 2, c // 2, 2, width).permute(0, 2, 4, 1, 3, 5, 6)
+        x = x.reshape(self.batch * a // 2, 2, b // 2, 2, c // 2, 2, width).permute(0, 2, 4, 1, 3, 5, 6)
         if not self.folded:
-            x = x.reshape(a * b * c // 8, 8, width).index_select(1, torch.tensor(self.order))
-        out: Tensor = self.reduction(self.norm(x.reshape(a * b * c // 8, 8 * width)))
+            x = x.reshape(-1, 8, width).index_select(1, torch.tensor(self.order))
+        out: Tensor = self.reduction(self.norm(x.reshape(-1, 8 * width)))
         return out
 
 
@@ -57,16 +58,17 @@ class Stage(nn.Module):
     Args:
         source: MONAI's module.
         dims: Tokens along (X, Y, Z).
+        batch: Samples.
     """
 
-    def __init__(self, source: Any, dims: Shape3) -> None:
+    def __init__(self, source: Any, dims: Shape3, batch: int) -> None:
         super().__init__()
         layout = WindowLayout.of(dims, (WINDOW,) * 3)
         self.layout = layout
         self.blocks = nn.ModuleList(
-            Block(block, layout, shifted=any(block.shift_size)) for block in source.blocks
+            Block(block, layout, shifted=any(block.shift_size), batch=batch) for block in source.blocks
         )
-        self.merging = Merging(source.downsample, dims)
+        self.merging = Merging(source.downsample, dims, batch)
 
     def forward(self, x: Tensor, index: Tensor, masks: Tensor | None) -> Tensor:
         """Map tokens (T, C) to (T / 8, 2 C)."""
@@ -82,10 +84,12 @@ class Swin(nn.Module):
     Args:
         source: MONAI's `SwinTransformer`; its weights are copied.
         roi: The image's size (X, Y, Z).
+        batch: Samples.
     """
 
-    def __init__(self, source: Any, roi: Shape3) -> None:
+    def __init__(self, source: Any, roi: Shape3, batch: int = 1) -> None:
         super().__init__()
+        self.batch = batch
         embed = source.patch_embed.proj
         self.embed = nn.Conv3d(embed.in_channels, embed.out_channels, PATCH, stride=PATCH)
         self.embed.load_state_dict(embed.state_dict())
@@ -93,7 +97,7 @@ class Swin(nn.Module):
         sizes = [tuple(r // (PATCH << level) for r in roi) for level in range(5)]
         self.sizes: list[Shape3] = [(x, y, z) for x, y, z in sizes]
         self.stages = nn.ModuleList(
-            Stage(layer[0], size) for layer, size in zip(layers, self.sizes, strict=False)
+            Stage(layer[0], size, batch) for layer, size in zip(layers, self.sizes, strict=False)
         )
         self.indices = nn.ModuleDict()
         self.masks = nn.ModuleDict()
@@ -105,23 +109,32 @@ class Swin(nn.Module):
                 self.masks[_key(layout)] = Masks(layout)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map (1, 1, X, Y, Z) to maps of f, 2f, 4f, 8f and 16f channels at 1/2 to 1/32 of the size."""
+        """Map (B, 1, X, Y, Z) to maps of f, 2f, 4f, 8f and 16f channels at 1/2 to 1/32 of the size."""
         indices = {name: module() for name, module in self.indices.items()}
         masks = {name: module() for name, module in self.masks.items()}
-        x = self.embed(image)
-        x = x.reshape(x.shape[1], -1).t()
-        maps = [_to_map(x, self.sizes[0])]
+        x = _to_tokens(self.embed(image))
+        maps = [_to_map(x, self.batch, self.sizes[0])]
         for stage, size in zip(self.stages, self.sizes[1:], strict=True):
             layout: WindowLayout = stage.layout  # type: ignore[assignment]
             x = stage(x, indices[str(layout.tokens)], masks.get(_key(layout)))
-            maps.append(_to_map(x, size))
+            maps.append(_to_map(x, self.batch, size))
         return maps
 
 
-def _to_map(x: Tensor, size: Shape3) -> Tensor:
-    """Normalise tokens (T, C) over their channels and return the map (1, C, X, Y, Z)."""
-    y = torch.nn.functional.layer_norm(x, x.shape[1:])
-    return y.t().reshape(1, x.shape[1], *size)
+def _to_tokens(x: Tensor) -> Tensor:
+    """Return the map (B, C, X, Y, Z) as tokens (T, C)."""
+    batch, channels = x.shape[:2]
+    if batch == 1:
+        return x.reshape(channels, -1).t()
+    return x.reshape(batch, channels, -1).transpose(1, 2).reshape(-1, channels)
+
+
+def _to_map(x: Tensor, batch: int, size: Shape3) -> Tensor:
+    """Normalise tokens (T, C) over their channels and return the map (B, C, X, Y, Z)."""
+    channels = x.shape[1]
+    y = torch.nn.functional.layer_norm(x, (channels,))
+    y = y.t() if batch == 1 else y.reshape(batch, -1, channels).transpose(1, 2)
+    return y.reshape(batch, channels, *size)
 
 
 def _key(layout: WindowLayout) -> str:

@@ -25,7 +25,8 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         model, onnx_shape_inference=True, input_size_limit=_FOLD_ELEMENTS, output_size_limit=_FOLD_ELEMENTS
     )
     _join_slices(folded.graph)
-    _join_gathers(folded.graph)
+    _fold_indices(folded.graph)
+    _join_gathers(folded)
     _share_initializers(folded.graph)
     _drop_unused(folded.graph)
     return _clean_copy(folded)
@@ -87,18 +88,64 @@ def _join_slices(graph: onnx.GraphProto) -> None:
         graph.node.remove(first)
 
 
-def _join_gathers(graph: onnx.GraphProto) -> None:
+def _fold_indices(graph: onnx.GraphProto) -> None:
+    """Give every Gather its constant index as it reads it: no Reshape or Cast before it, 32 bits."""
+    values, makers = {t.name: t for t in graph.initializer}, _makers(graph)
+    for gather in [n for n in graph.node if n.op_type == "Gather"]:
+        chain: list[NodeProto] = []
+        name = gather.input[1]
+        while (maker := makers.get(name)) is not None and maker.op_type in ("Reshape", "Cast"):
+            chain.append(maker)
+            name = maker.input[0]
+        if name not in values:
+            continue
+        index = numpy_helper.to_array(values[name])
+        for node in reversed(chain):
+            if node.op_type == "Reshape":
+                index = index.reshape(numpy_helper.to_array(values[node.input[1]]))
+        gather.input[1] = f"{gather.output[0]}.index"
+        graph.initializer.append(numpy_helper.from_array(index.astype(np.int32), name=gather.input[1]))
+    _drop_unread(graph)
+
+
+def _join_gathers(model: onnx.ModelProto) -> None:
     """Let a Gather read a two-dimensional index itself: Reshape, Gather, Reshape becomes Gather."""
-    makers, readers = _makers(graph), _readers(graph)
+    graph = model.graph
+    makers, readers, shapes = _makers(graph), _readers(graph), _shapes(model)
+    values = _constants(graph)
     for gather, shape in _pairs(graph, makers, readers, "Gather", "Reshape"):
         flat = makers.get(gather.input[1])
-        if flat is None or flat.op_type != "Reshape":
+        if flat is None or flat.op_type != "Reshape" or shape.input[1] not in values:
+            continue
+        axis = next((a.i for a in gather.attribute if a.name == "axis"), 0)
+        data, index = shapes[gather.input[0]], shapes[flat.input[0]]
+        if (*data[:axis], *index, *data[axis + 1 :]) != tuple(values[shape.input[1]].tolist()):
             continue
         gather.input[1] = flat.input[0]
         gather.output[0] = shape.output[0]
         graph.node.remove(shape)
-    for node in [n for n in graph.node if n.op_type == "Reshape" and not _readers(graph).get(n.output[0])]:
-        graph.node.remove(node)
+    _drop_unread(graph)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove nodes whose outputs nothing reads."""
+    ends = {value.name for value in graph.output}
+    while True:
+        readers = _readers(graph)
+        unread = [n for n in graph.node if not any(o in readers or o in ends for o in n.output)]
+        if not unread:
+            return
+        for node in unread:
+            graph.node.remove(node)
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value; all of them are static."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return shapes
 
 
 def _pairs(

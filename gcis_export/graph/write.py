@@ -49,10 +49,10 @@ def to_onnx(twin: ExportNet, *, weights: WeightsType = "fp32") -> onnx.ModelProt
             the twin went through `round_weights`; a Cast gives them back as float32, which computes.
 
     Returns:
-        A model with input `image` (1, 1, X, Y, Z) and output `margins` (1, prompts, X, Y, Z), and nothing
-        of this machine in it.
+        A model with input `image` (batch, 1, X, Y, Z) and output `margins` (batch, prompts, X, Y, Z), and
+        nothing of this machine in it.
     """
-    window = torch.zeros(1, 1, *twin.roi)
+    window = torch.zeros(twin.batch, 1, *twin.roi)
     with _quiet():
         program: Any = torch.onnx.export(
             twin.eval(),

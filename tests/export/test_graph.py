@@ -17,14 +17,27 @@ from gcis_train.nets.network import StaticGcisNet
 from gcis_train.pathway import Pathway
 
 
-@pytest.mark.parametrize("roi", [(64, 64, 64), (64, 96, 128)])
-def test_swin_equals_monai(roi):
+LARGER = [
+    ((96, 96, 96), 1),
+    ((96, 96, 64), 8),
+    ((64, 96, 128), 1),
+    ((128, 128, 128), 1),
+    ((160, 64, 192), 1),
+    ((192, 192, 192), 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("roi", "batch"),
+    [((64, 64, 64), 1), ((64, 96, 64), 2), *(pytest.param(*c, marks=pytest.mark.slow) for c in LARGER)],
+)
+def test_swin_equals_monai(roi, batch):
     encoder = Encoder(in_channels=1, feature_size=12).eval()
     randomise(encoder)
-    image = torch.rand(1, 1, *roi)
+    image = torch.rand(batch, 1, *roi)
     with torch.no_grad():
         expected = encoder.swin(image, normalize=True)
-        answers = Swin(encoder.swin, roi)(image)
+        answers = Swin(encoder.swin, roi, batch)(image)
     for ours, theirs in zip(answers, expected, strict=True):
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().max() <= 1e-5
