@@ -76,7 +76,7 @@ class WindowLayout:
     def rolled(self, batch: int = 1) -> NDArray[np.int32]:
         """Return which token stands at each place of the shifted windows, windows ordered by pattern.
 
-        Padding, roll, partition and order in one index: `batch * X * Y * Z`, one past the last token, means zero.
+        Padding, roll, partition and order in one index; `batch * X * Y * Z`, past the last token, means 0.
 
         Args:
             batch: Samples; their windows of one pattern follow one another.

@@ -31,7 +31,8 @@ def emulated(typed: onnx.ModelProto, *, steps: bool = False) -> onnx.ModelProto:
     types = value_types(typed)
     nodes: list[NodeProto] = []
     extra: list[TensorProto] = []
-    for node in typed.graph.node:
+    for original in typed.graph.node:
+        node = original
         low = next((types[name] for name in node.output if types[name] in _LOW), None)
         if node.op_type == "Cast" and types[node.output[0]] in (TensorProto.FLOAT, *_LOW):
             node = helper.make_node("Identity", list(node.input), list(node.output), name=node.name)

@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from gcis_export.graph.write import INPUT
+from gcis_runtime.errors import ImageError
 
 
 def int8_graph(model: onnx.ModelProto, windows: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
@@ -30,10 +31,15 @@ def int8_graph(model: onnx.ModelProto, windows: Sequence[NDArray[np.float32]]) -
             will see: a range that no window reaches is cut off.
 
     Raises:
-        ValueError: No windows, or none with more than one value.
+        ImageError: No windows, or none with more than one value.
     """
     if not any(float(w.min()) < float(w.max()) for w in windows):
-        raise ValueError("INT8 needs calibration windows that are not constant")
+        raise ImageError(
+            "INT8 cannot be calibrated",
+            received=f"{len(windows)} windows, all of them constant",
+            expected="windows that show tissue",
+            fix="Give CT files that show the structures with --calibration.",
+        )
     from onnxruntime.quantization import (  # noqa: PLC0415 (imports for a second)
         CalibrationMethod,
         QuantFormat,

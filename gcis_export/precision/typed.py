@@ -17,9 +17,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from gcis_runtime.errors import ParityError
+
 LowPrecision = Literal["fp16", "bf16"]
 
-KEEP_FLOAT: frozenset[str] = frozenset({"InstanceNormalization", "Softmax"})
+KEEP_FLOAT: frozenset[str] = frozenset({"InstanceNormalization"})
 """Operators that stay in float32."""
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -40,7 +42,7 @@ def typed_graph(
         keep: Operators that compute in float32.
 
     Raises:
-        ValueError: A weight that float16 cannot hold.
+        ParityError: A weight is too large for float16.
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
@@ -144,5 +146,10 @@ def _converted(tensor: TensorProto, element: int, name: str) -> TensorProto:
     with np.errstate(over="ignore"):
         low = values.astype(helper.tensor_dtype_to_np_dtype(element))
     if not np.isfinite(low.astype(np.float32)).all():
-        raise ValueError(f"{tensor.name} holds {np.abs(values).max():g}, more than 16 bits can hold")
+        raise ParityError(
+            f"a weight is too large for {name.rpartition('.')[2]}",
+            received=f"{tensor.name} with values up to {np.abs(values).max():g}",
+            expected="at most 65504",
+            fix="Export with --precision bf16, which has float32's range.",
+        )
     return numpy_helper.from_array(low, name=name)

@@ -16,7 +16,6 @@ from gcis_train.nets.encoder import Encoder
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.pathway import Pathway
 
-
 LARGER = [
     ((96, 96, 96), 1),
     ((96, 96, 64), 8),
