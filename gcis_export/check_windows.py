@@ -19,6 +19,8 @@ Window = NDArray[np.float32]
 """(1, 1, X, Y, Z), pre-processed, contiguous."""
 
 PHANTOM_SEED = 20_261
+CALIBRATION_SEEDS = (20_262, 20_263)
+"""Phantoms that calibrate INT8: others than the gate's, which must not judge what was fitted to it."""
 
 
 def gather_windows(
@@ -43,15 +45,39 @@ def gather_windows(
         found += _from_volume(read_volume(case), spec, window, each)
     source = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
     if not cases:
-        phantom = make_phantom(PHANTOM_SEED)
-        volume = Volume.from_array(phantom.ct, affine=phantom.affine)
-        mask = Volume.from_array((phantom.labels > 0).astype(np.int16), affine=phantom.affine)
-        found = _from_volume(volume, spec, window, each, mask=mask)
+        found = _from_phantom(PHANTOM_SEED, spec, window, each)
         source = f"phantom {PHANTOM_SEED}"
     # What surrounds a volume, as a rule 0 like air below the intensity window: the one constant content that
     # CT has in quantity, and whose answer the runtime reuses. Others are ill-conditioned (decision 30).
     found.append(np.full((1, 1, *window.roi), window.padding_value, dtype=np.float32))
     return found, f"{source} and a constant window"
+
+
+def calibration_windows(
+    cases: Sequence[Path], *, spec: PreprocessSpec, window: WindowSpec, each: int = 4
+) -> list[Window]:
+    """Return windows that INT8 takes its ranges from: of cases, or of phantoms that the gate does not see.
+
+    Args:
+        cases: CT files; they should show the structures.
+        spec: The bundle's pre-processing.
+        window: The bundle's window.
+        each: Windows a case, those with most tissue.
+
+    Raises:
+        ImageError: A case cannot be read.
+    """
+    if cases:
+        return [w for case in cases for w in _from_volume(read_volume(case), spec, window, each)]
+    return [w for seed in CALIBRATION_SEEDS for w in _from_phantom(seed, spec, window, each)]
+
+
+def _from_phantom(seed: int, spec: PreprocessSpec, window: WindowSpec, each: int) -> list[Window]:
+    """Return the `each` windows of a phantom with most structure."""
+    phantom = make_phantom(seed)
+    volume = Volume.from_array(phantom.ct, affine=phantom.affine)
+    mask = Volume.from_array((phantom.labels > 0).astype(np.int16), affine=phantom.affine)
+    return _from_volume(volume, spec, window, each, mask=mask)
 
 
 def _from_volume(

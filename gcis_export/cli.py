@@ -98,10 +98,10 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="bf16: refuse the bundle unless OpenVINO's bf16 holds its limits.",
+    help="Precision of the engines; other than fp32 it is written as a second, strongly typed graph.",
 )
 @click.option(
     "--weights",
@@ -128,7 +128,7 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     "--calibration",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="CT that INT8 is calibrated on; repeat for several [a phantom].",
+    help="CT that INT8 is calibrated on; repeat for several [phantoms].",
 )
 @click.option(
     "--check-windows",

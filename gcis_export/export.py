@@ -10,23 +10,24 @@ import msgspec
 import onnx
 
 from gcis_export.bundle_writer import staged, write_graph, write_manifest
-from gcis_export.check_windows import gather_windows
+from gcis_export.check_windows import calibration_windows, gather_windows
 from gcis_export.draft import draft_manifest
 from gcis_export.engines.compare import Reference, compare_engines
 from gcis_export.engines.compiled import build_engines
 from gcis_export.engines.options import EngineOptions
 from gcis_export.engines.select import check_engines
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.write import WeightsType, round_weights, to_onnx
+from gcis_export.graph.write import WeightsType, round_weights, stored_as, to_onnx
 from gcis_export.onward.monai_bundle import METADATA, check_monai_target, write_monai_bundle
 from gcis_export.onward.triton import CONFIG_FILE, write_triton
 from gcis_export.parity import ROUNDED, STATIC, Gate, check_networks, check_rounding
+from gcis_export.precision.extra import add_graph, convert
 from gcis_export.resolve import Resolution, resolve
 from gcis_export.settings import Overrides, Settings, choose_settings
 from gcis_export.structures import make_labels
 from gcis_runtime.atomic import check_writable
 from gcis_runtime.bundle import open_bundle
-from gcis_runtime.manifest import Manifest
+from gcis_runtime.manifest import Manifest, Precision
 from gcis_runtime.store import SUFFIX, slugify, store_folder
 from gcis_train import checkpoint as checkpoints
 
@@ -45,7 +46,8 @@ class Request:
         clip_weights: CLIP weights for prompts that the checkpoint lacks.
         engines: Engines to make and check beside ONNX Runtime.
         engine_options: How compiled engines are built.
-        precision: `"fp32"`, or `"bf16"` to make OpenVINO's bf16 a must.
+        precision: `"fp32"`, or the precision of a second graph beside `model.onnx`, which one of the engines
+            that were asked for has to compute in.
         weights: How weights are stored.
         overrides: Window and pre-processing where they differ from the checkpoint's.
         label_values: Values in the label map; none means 1, 2, 3, …
@@ -64,7 +66,7 @@ class Request:
     clip_weights: str | None = None
     engines: tuple[str, ...] = ("onnx",)
     engine_options: EngineOptions = field(default_factory=EngineOptions)
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     weights: WeightsType = "fp32"
     overrides: Overrides = field(default_factory=Overrides)
     label_values: tuple[int, ...] = ()
@@ -143,9 +145,14 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         tell("comparing the networks in PyTorch")
         exact, network, model = _make_graph(resolution, settings, gate, request.weights, tell)
         graph, entry = write_graph(
-            folder, model, weights_dtype="float16" if request.weights == "fp16" else "float32"
+            folder,
+            stored_as(model, request.weights),
+            weights_dtype="float16" if request.weights == "fp16" else "float32",
         )
         draft = draft_manifest(checkpoint, resolution, settings, labels, name=name, graph=graph, entry=entry)
+        if request.precision != "fp32":
+            tell(f"writing the {request.precision} graph")
+        draft = _with_precision(draft, folder, model, request, gate, network)
         write_manifest(folder, draft)
         tell(f"comparing {' and '.join(engines)}")
         passed, remarks = compare_engines(
@@ -170,11 +177,30 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
         manifest=manifest,
         sha256=digest,
         coinciding=tuple(tuple(group) for group in resolution.coinciding),
-        nodes=len(model.graph.node),
+        nodes=graph.nodes,
         windows=source,
         notes=(*settings.notes, *gate.remarks(), *remarks, *unrun),
         onward=onward,
     )
+
+
+def _with_precision(  # noqa: PLR0917 - the parts of one step
+    draft: Manifest, folder: Path, model: onnx.ModelProto, request: Request, gate: Gate, network: Reference
+) -> Manifest:
+    """Write the graph of another precision, compare it, and return the manifest that lists it."""
+    precision = request.precision
+    if precision == "fp32":
+        return draft
+    windows = (
+        calibration_windows(request.calibration, spec=draft.preprocess, window=draft.window)
+        if precision == "int8"
+        else []
+    )
+    converted = convert(model, precision, calibration=windows)
+    graph, entry = add_graph(
+        folder, converted, precision, gate=gate, reference=network.name, expected=network.answers
+    )
+    return msgspec.structs.replace(draft, graphs=(*draft.graphs, graph), files=(*draft.files, entry))
 
 
 def _check_onward(request: Request) -> None:
@@ -209,7 +235,7 @@ def _make_graph(
         round_weights(twin)
         exact = Reference(name=ROUNDED, answers=check_rounding(gate, twin, network.answers))
     tell("writing the graph")
-    return exact, network, to_onnx(twin, weights=weights)
+    return exact, network, to_onnx(twin)
 
 
 def _name(resolution: Resolution) -> str:

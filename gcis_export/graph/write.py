@@ -40,17 +40,15 @@ def round_weights(twin: ExportNet) -> int:
     return rounded
 
 
-def to_onnx(twin: ExportNet, *, weights: WeightsType = "fp32") -> onnx.ModelProto:
+def to_onnx(twin: ExportNet) -> onnx.ModelProto:
     """Write a twin as an ONNX model that `onnx.checker` accepts.
 
     Args:
-        twin: The network, in evaluation mode.
-        weights: How large weights are stored. `"fp16"` halves the file without changing a number when
-            the twin went through `round_weights`; a Cast gives them back as float32, which computes.
+        twin: The network, in evaluation mode; it says the window and the batch.
 
     Returns:
-        A model with input `image` (batch, 1, X, Y, Z) and output `margins` (batch, prompts, X, Y, Z), and
-        nothing of this machine in it.
+        A float32 model with input `image` (batch, 1, X, Y, Z) and output `margins` (batch, prompts, X, Y, Z),
+        and nothing of this machine in it.
     """
     window = torch.zeros(twin.batch, 1, *twin.roi)
     with _quiet():
@@ -65,10 +63,25 @@ def to_onnx(twin: ExportNet, *, weights: WeightsType = "fp32") -> onnx.ModelProt
             verbose=False,
         )
         model = tidy(program.model_proto)
-    if weights == "fp16":
-        store_half(model, smallest=LARGE)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def stored_as(model: onnx.ModelProto, weights: WeightsType) -> onnx.ModelProto:
+    """Return a model with its large weights stored in a type; what it computes stays float32.
+
+    Args:
+        model: What `to_onnx` gave.
+        weights: `"fp16"` halves the file without changing a number when the twin went through
+            `round_weights`; a Cast gives them back as float32.
+    """
+    if weights == "fp32":
+        return model
+    stored = onnx.ModelProto()
+    stored.CopyFrom(model)
+    store_half(stored, smallest=LARGE)
+    onnx.checker.check_model(stored, full_check=True)
+    return stored
 
 
 @contextlib.contextmanager

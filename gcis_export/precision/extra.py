@@ -86,7 +86,7 @@ def add_graph(
 
 
 def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
-    """Run a graph in ONNX Runtime as it stands: its optimiser may drop a rounding or join integer operators."""
+    """Run a graph as it stands: an optimiser may drop a rounding, or compute with the integers themselves."""
     import onnxruntime as ort  # noqa: PLC0415 (only where a precision is asked for)
 
     options = ort.SessionOptions()

@@ -101,11 +101,11 @@ class _Typing:
 
     def _wanted(self, node: NodeProto, values: list[str]) -> int:
         if node.op_type in self.keep:
-            return TensorProto.FLOAT
+            return int(TensorProto.FLOAT)
         found = {self.types[name] for name in values if name in self.types}
         if node.op_type in _COMPUTE or TensorProto.FLOAT not in found:
             return self.low
-        return TensorProto.FLOAT  # what only passes on or adds keeps the wider type of what it reads
+        return int(TensorProto.FLOAT)  # what only passes on or adds keeps the wider type of what it reads
 
     def _is_value(self, node: NodeProto, place: int, name: str) -> bool:
         """Tell whether an input is a float that a type can be chosen for."""

@@ -31,7 +31,7 @@ def exported(checkpoint, tmp_path_factory):
         names = [option for p in PROMPTS[:2] for option in ("--prompt", p)]
         result = run(
             "--checkpoint", checkpoint.folder, *names, "--engine", "onnx", "--engine", "openvino",
-            "--weights", "fp16", "--check-windows", 1, "--name", "Two Things",
+            "--weights", "fp16", "--precision", "fp16", "--check-windows", 1, "--name", "Two Things",
         )  # fmt: skip
         assert result.exit_code == 0, result.output
         yield result.output, home / "bundles" / "two-things.gcis"
@@ -51,6 +51,7 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     bundle = open_bundle(find_bundle(None, ["larynx"]))
     assert bundle.folder == folder and sorted(p.name for p in folder.iterdir()) == [
         "manifest.json",
+        "model.fp16.onnx",
         "model.onnx",
     ]
     manifest = bundle.manifest
@@ -62,7 +63,13 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     }
     assert all(row.passed for row in manifest.parity if row.precision == "fp32")
     assert ("onnx", "fp32") in [(e.backend, e.precision) for e in manifest.engines]
-    assert bundle.size < 4_500_000  # 1.9 million weights in 16 bits
+    assert [(g.file, g.precision, g.weights_dtype) for g in manifest.graphs] == [
+        ("model.onnx", "fp32", "float16"),
+        ("model.fp16.onnx", "fp16", "float16"),
+    ]
+    typed = [row for row in manifest.parity if row.graph == "model.fp16.onnx"]
+    assert typed and all(row.passed and row.precision == "fp16" and row.max_abs > 0 for row in typed)
+    assert all(entry.bytes < 4_700_000 for entry in manifest.files)  # 1.9 million weights in 16 bits
 
 
 def test_the_runtime_segments_with_it(exported):

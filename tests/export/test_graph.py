@@ -13,7 +13,7 @@ from gcis_export.graph.swin import Swin
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import margin
 from gcis_train.nets.encoder import Encoder
-from gcis_train.nets.network import StaticGcisNet
+from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
 
 LARGER = [
@@ -71,6 +71,38 @@ def test_many_prompts_equal_single_ones(built):
         with torch.no_grad():
             margins = ExportNet(single, ROI)(window)
         assert (margins[0, 0] - built.margins[0, channel]).abs().max() <= 1e-5
+
+
+KINDS = {
+    "shared": [(0,) * 7, (0, 0, 0, 0, 0, 0, 1)],
+    "partly shared": [(0,) * 7, (0, 0, 0, 1, 0, 1, 1)],
+    "disjoint": [(0,) * 7, (1,) * 7],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_n_prompts_equal_n_single_twins(kind):
+    net = GcisNet(NetworkConfig(feature_size=12, pathways=2)).eval()
+    randomise(net)
+    pathways = [Pathway(choices) for choices in KINDS[kind]]
+    window = torch.rand(1, 1, *ROI)
+    with torch.no_grad():
+        together = ExportNet(StaticGcisNet.resolved(net, pathways).eval(), ROI)(window)
+        for channel, pathway in enumerate(pathways):
+            alone = ExportNet(StaticGcisNet.resolved(net, [pathway]).eval(), ROI)(window)
+            assert (together[:, channel] - alone[:, 0]).abs().max() <= 1e-5 * alone.abs().max()
+    assert (together[:, 0] - together[:, 1]).abs().max() > 0.1  # the two prompts do differ
+
+
+def test_a_batch_equals_its_windows_one_by_one():
+    static = StaticGcisNet(NetworkConfig(feature_size=12), [Pathway((0,) * 7)]).eval()
+    randomise(static)
+    roi = (64, 96, 64)
+    windows = torch.rand(3, 1, *roi)
+    one, many = ExportNet(static, roi), ExportNet(static, roi, batch=3)
+    with torch.no_grad():
+        expected = torch.cat([one(window[None]) for window in windows])
+        assert (many(windows) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_heads_share_a_convolution_and_keep_the_prompts_order():

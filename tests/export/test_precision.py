@@ -1,0 +1,162 @@
+"""Graphs in other precisions: what is typed how, and that their numbers are the float32 graph's, rounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from gcis_export.precision.emulate import emulated
+from gcis_export.precision.int8 import int8_graph, quantised_nodes
+from gcis_export.precision.typed import typed_graph, value_types
+from gcis_runtime.errors import ImageError, ParityError
+from gcis_runtime.sessions.quiet_openvino import import_openvino
+
+ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+def run(model: onnx.ModelProto, window: np.ndarray) -> np.ndarray:
+    """Run a graph as it stands, in ONNX Runtime without optimisations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: window})[0]
+
+
+def make(nodes: list, weights: dict[str, np.ndarray], shape: list[int]) -> onnx.ModelProto:
+    """A graph from `image` to `margins`, both of one shape."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("image", "margins")]
+    initializers = [numpy_helper.from_array(v, name=n) for n, v in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def network(built):
+    """One conformance case is enough."""
+    if built.case.prompts != 2:
+        pytest.skip("one case is enough")
+    return built
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_products_are_16_bit_norms_and_ends_float32(network, precision):
+    typed = typed_graph(network.model, precision)
+    types = value_types(typed)
+    for node in typed.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm", "LayerNormalization"):
+            assert {types[name] for name in (*node.input, *node.output) if name} == {ELEMENT[precision]}
+        if node.op_type == "InstanceNormalization":
+            assert {types[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT}
+    assert types["image"] == types["margins"] == TensorProto.FLOAT
+    assert typed.opset_import[0].version == {"fp16": 20, "bf16": 22}[precision]
+    assert typed.ByteSize() < 0.6 * network.model.ByteSize()
+    assert onnx.checker.check_model(network.model, full_check=True) is None  # the original is untouched
+
+
+def test_a_typed_network_gives_its_numbers_rounded(network):
+    window = network.case.image[:1].numpy()
+    expected = network.margins[:1].numpy()
+    gaps = {}
+    for precision in ("fp16", "bf16"):
+        answer = run(emulated(typed_graph(network.model, precision)), window)
+        gaps[precision] = np.abs(answer - expected).max() / np.abs(expected).max()
+    assert 1e-4 < gaps["fp16"] < 2e-2  # 11 bits: the roundings happen, and do little
+    assert 2 * gaps["fp16"] < gaps["bf16"] < 0.3  # 8 bits
+
+
+def test_every_value_that_is_typed_low_is_rounded():
+    """x * 1, rounded to bfloat16 on the way in and again on the way out, is x with 8 bits."""
+    nodes = [helper.make_node("MatMul", ["image", "one"], ["margins"])]
+    typed = typed_graph(make(nodes, {"one": np.eye(3, dtype=np.float32)}, [1, 3]), "bf16")
+    x = np.array([[1.00390625, -3.14159, 0]], np.float32)  # 1 + 2^-8 ties to even: 1
+    np.testing.assert_array_equal(run(emulated(typed), x)[0, :2], [1.0, -3.140625])
+
+
+def test_what_is_kept_computes_in_float32():
+    nodes = [
+        helper.make_node("MatMul", ["image", "w"], ["y"]),
+        helper.make_node("Softmax", ["y"], ["margins"], axis=-1),
+    ]
+    model = make(nodes, {"w": np.eye(4, dtype=np.float32)}, [2, 4])
+    low, wide = typed_graph(model, "fp16"), typed_graph(model, "fp16", keep={"Softmax"})
+    softmax = [next(n for n in m.graph.node if n.op_type == "Softmax") for m in (low, wide)]
+    assert value_types(low)[softmax[0].input[0]] == TensorProto.FLOAT16
+    assert value_types(wide)[softmax[1].input[0]] == TensorProto.FLOAT
+    x = np.array([[0.5, 1.25, -2, 3], [1, 2, 3, 4]], np.float32)
+    exact = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    assert np.abs(run(emulated(wide), x) - exact).max() < 1e-6
+    assert 1e-6 < np.abs(run(emulated(low), x) - exact).max() < 1e-3
+
+
+@pytest.mark.parametrize("op", ["LayerNormalization", "InstanceNormalization", "Softmax"])
+def test_norms_in_16_bit_steps_lie_further_from_the_truth(op):
+    shape = [2, 3, 4, 4, 4]
+    inputs = {"LayerNormalization": ["s"], "InstanceNormalization": ["s", "b"], "Softmax": []}[op]
+    size = shape[1] if op == "InstanceNormalization" else shape[-1]
+    weights = {"s": np.full(size, 1.5, np.float32), "b": np.full(size, 0.25, np.float32)}
+    node = helper.make_node(op, ["image", *inputs], ["margins"])
+    model = make([node], {n: weights[n] for n in inputs}, shape)
+    x = (np.random.default_rng(3).standard_normal(shape) * 3 + 20).astype(np.float32)
+    typed = typed_graph(model, "bf16", keep=())
+    exact = run(model, x)
+    gaps = [np.abs(run(emulated(typed, steps=s), x) - exact).max() for s in (False, True)]
+    assert gaps[0] > 0 and gaps[0] <= gaps[1] < 0.3
+
+
+def test_a_weight_beyond_float16_is_refused_and_bf16_recommended():
+    nodes = [helper.make_node("MatMul", ["image", "w"], ["margins"])]
+    model = make(nodes, {"w": np.diag([1.0, 7e4]).astype(np.float32)}, [1, 2])
+    with pytest.raises(ParityError, match="too large for float16") as error:
+        typed_graph(model, "fp16")
+    assert "--precision bf16" in error.value.fix
+    assert typed_graph(model, "bf16").graph.initializer[0].data_type == TensorProto.BFLOAT16
+
+
+def test_int8_quantises_large_convolutions_alone(network):
+    windows = [window[None].numpy() for window in network.case.image]
+    quantised = int8_graph(network.model, windows)
+    makers = {name: node for node in quantised.graph.node for name in node.output}
+    weights = {t.name: t for t in quantised.graph.initializer}
+    found = set()
+    for node in quantised.graph.node:
+        reads = [makers[n].op_type == "DequantizeLinear" for n in node.input[:2] if n in makers]
+        if node.op_type == "Conv" and any(reads):
+            assert reads == [True, True]
+            stored = weights[makers[node.input[1]].input[0]]
+            assert stored.data_type == TensorProto.INT8 and tuple(stored.dims)[2:] == (3, 3, 3)
+            assert list(weights[makers[node.input[1]].input[1]].dims) == [stored.dims[0]]  # a scale a channel
+            found.add(node.name)
+        elif node.op_type != "QuantizeLinear":
+            assert not any(reads)
+    assert found == set(quantised_nodes(network.model))
+    zeros = [makers[n].input[2] for n in makers if makers[n].op_type == "QuantizeLinear"]
+    assert all(not numpy_helper.to_array(weights[z]).any() for z in zeros)  # symmetric, as TensorRT wants it
+    expected = network.margins[:1].numpy()
+    answer = run(quantised, windows[0])
+    gap = np.abs(answer - expected).max() / np.abs(expected).max()
+    assert 1e-4 < gap < 0.3
+    assert np.mean((answer > 0) != (expected > 0)) < 0.02
+    _check_openvino(quantised, len(found))
+
+
+def _check_openvino(quantised: onnx.ModelProto, count: int) -> None:
+    """OpenVINO really computes those convolutions in 8 bits."""
+    core = import_openvino().Core()
+    compiled = core.compile_model(
+        core.read_model(quantised.SerializeToString(), b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    info = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [str(i["runtimePrecision"].value) for i in info if i["layerType"].value == "Convolution"]
+    assert sum(kind in ("u8", "i8") for kind in kinds) == count
+
+
+@pytest.mark.parametrize("windows", [[], [np.zeros((1, 1, 8, 8, 8), np.float32)]])
+def test_int8_refuses_windows_that_show_nothing(windows):
+    with pytest.raises(ImageError, match="cannot be calibrated"):
+        int8_graph(onnx.ModelProto(), windows)
