@@ -228,3 +228,79 @@ def tables() -> None:
 
 for _command in COMMANDS:
     main.add_command(_command)
+
+
+@main.command()
+@click.option("--feature-size", default=48, show_default=True, help="Channels of the first stage.")
+@click.option("--roi", default=96, show_default=True, help="Window in voxels.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Also our graph for this batch; repeat.")
+@click.option("--rounds", default=3, show_default=True, help="Turns of each graph in each engine.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def graph(
+    feature_size: int, roi: int, batches: tuple[int, ...], rounds: int, threads: int, out: Path
+) -> None:
+    """Compare the exported graph with the exporter's own, with seeded weights.
+
+    48/96 takes 6 GB and half a minute a turn on one core.
+    """
+    from benchmarks.graph import compare
+
+    record = compare(
+        feature_size=feature_size, roi=roi, batches=batches, rounds=rounds, threads=threads, say=_aside
+    )
+    path = write_record(record, out)
+    for name, row in record["rows"].items():
+        times = "  ".join(f"{engine} {found['seconds']:.2f} s" for engine, found in row["engines"].items())
+        click.echo(f"{row['nodes']:5d} operators  {row['bytes'] / 1e6:7.1f} MB  {times}  {name}")
+    click.echo(f"record: {path}")
+
+
+@main.command()
+@click.option("--feature-size", default=12, show_default=True, help="Channels of the first stage.")
+@click.option("--roi", default=64, show_default=True, help="Window in voxels.")
+@click.option(
+    "--count", "counts", type=int, multiple=True, default=(1, 2, 4, 8, 12), show_default=True,
+    help="Number of prompts; repeat.",
+)  # fmt: skip
+@click.option("--rounds", default=3, show_default=True, help="Turns of each graph in each engine.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def prompts(
+    feature_size: int, roi: int, counts: tuple[int, ...], rounds: int, threads: int, out: Path
+) -> None:
+    """Cost of N prompts in one bundle: pathways shared, partly shared and disjoint."""
+    from benchmarks.prompts import cost
+
+    counts = tuple(sorted({1, *counts}))
+    record = cost(
+        feature_size=feature_size, roi=roi, counts=counts, rounds=rounds, threads=threads, say=_aside
+    )
+    path = write_record(record, out)
+    for row in record["rows"]:
+        times = "  ".join(f"{e} {f['times_one_prompt']:.2f} x" for e, f in row["engines"].items())
+        click.echo(
+            f"{row['prompts']:3d} {row['kind']:14s} {row['nodes']:5d} operators  "
+            f"{row['bytes'] / 1e6:6.1f} MB  {row['giga_multiplications']:7.2f} G  {times}"
+        )
+    click.echo(f"record: {path}")
+
+
+def _aside(line: str) -> None:
+    """Tell what is happening, beside the result."""
+    click.echo(line, err=True)
+
+
+@main.command()
+def tables() -> None:
+    """Write the README's tables again from the committed records."""
+    from benchmarks.tables import README, render
+    from gcis_runtime.atomic import replacing
+
+    text = render(README.read_text())
+    with replacing(README) as temporary:
+        temporary.write_text(text)
+
+
+for _command in COMMANDS:
+    main.add_command(_command)

@@ -12,7 +12,17 @@ from typing import Any
 
 from gcis_runtime.cpus import usable_cpus
 
-_PACKAGES = ("numpy", "torch", "monai", "onnx", "onnxruntime-gpu", "onnxruntime", "openvino")
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "monai",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tensorrt_rtx",
+)
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
