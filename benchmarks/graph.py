@@ -149,7 +149,6 @@ def _raw(network: StaticGcisNet, roi: int) -> onnx.ModelProto:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                optimize=False,
                 verbose=False,
             )
     finally:
