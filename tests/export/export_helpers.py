@@ -23,6 +23,12 @@ DATA = Path(__file__).parents[1] / "data" / "conformance"
 PROMPTS = ("brainstem", "larynx", "mandible")
 TEXT_DIM = 8
 ROI = (64, 64, 64)
+KINDS = {
+    "shared": [(0,) * 7, (0, 0, 0, 0, 0, 0, 1)],
+    "partly shared": [(0,) * 7, (0, 0, 0, 1, 0, 1, 1)],
+    "disjoint": [(0,) * 7, (1,) * 7],
+}
+"""Choices of two prompts whose pathways share all but the last position, the first three, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from export_helpers import ROI, randomise
+from export_helpers import KINDS, ROI, randomise
 
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.swin import Swin
@@ -71,13 +71,6 @@ def test_many_prompts_equal_single_ones(built):
         with torch.no_grad():
             margins = ExportNet(single, ROI)(window)
         assert (margins[0, 0] - built.margins[0, channel]).abs().max() <= 1e-5
-
-
-KINDS = {
-    "shared": [(0,) * 7, (0, 0, 0, 0, 0, 0, 1)],
-    "partly shared": [(0,) * 7, (0, 0, 0, 1, 0, 1, 1)],
-    "disjoint": [(0,) * 7, (1,) * 7],
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

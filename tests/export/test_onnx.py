@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_helpers import ROI
+from export_helpers import KINDS, ROI, randomise
 from onnx import numpy_helper
 
 from gcis_export.graph.network import ExportNet
@@ -19,7 +19,7 @@ from gcis_export.graph.tidy import FORBIDDEN, node_types, store_half
 from gcis_export.graph.write import to_onnx
 from gcis_runtime.sessions.quiet_openvino import import_openvino
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.network import StaticGcisNet
+from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
 
 
@@ -119,3 +119,47 @@ def test_graph_of_the_published_size_is_small(roi):
         weights = sum(p.numel() for p in twin.parameters())
         weights += sum(b.numel() for name, b in twin.named_buffers() if name.endswith("table"))
         assert model.ByteSize() <= 1.05 * 4 * weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("roi", "batch"),
+    [
+        ((96, 96, 96), 1),
+        ((128, 128, 128), 1),
+        ((64, 96, 128), 1),
+        ((96, 96, 64), 1),
+        ((64, 64, 64), 2),
+        ((96, 64, 64), 8),
+    ],
+)
+def test_graphs_of_other_windows_and_batches_give_the_networks_numbers(roi, batch, tmp_path):
+    static = StaticGcisNet(NetworkConfig(feature_size=12), [Pathway((0,) * 7)]).eval()
+    randomise(static)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(to_onnx(ExportNet(static, roi, batch)).SerializeToString())
+    windows = torch.rand(batch, 1, *roi)
+    with torch.no_grad():
+        expected = static(windows).numpy()
+    for engine in (_onnxruntime, _openvino):
+        assert np.abs(engine(file)(windows.numpy()) - expected).max() <= 5e-3 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_of_n_prompts_equals_n_graphs(kind, tmp_path):
+    net = GcisNet(NetworkConfig(feature_size=12, pathways=2)).eval()
+    randomise(net)
+    pathways = [Pathway(choices) for choices in KINDS[kind]]
+    window = np.random.default_rng(1).random((1, 1, *ROI), dtype=np.float32)
+
+    def answer(chosen: list[Pathway]) -> np.ndarray:
+        file = tmp_path / "model.onnx"
+        twin = ExportNet(StaticGcisNet.resolved(net, chosen).eval(), ROI)
+        file.write_bytes(to_onnx(twin).SerializeToString())
+        return _onnxruntime(file)(window)
+
+    together = answer(pathways)
+    for channel, pathway in enumerate(pathways):
+        alone = answer([pathway])
+        assert np.abs(together[:, channel] - alone[:, 0]).max() <= 1e-5 * np.abs(alone).max()

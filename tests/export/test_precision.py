@@ -100,9 +100,13 @@ def test_norms_in_16_bit_steps_lie_further_from_the_truth(op):
     inputs = {"LayerNormalization": ["s"], "InstanceNormalization": ["s", "b"], "Softmax": []}[op]
     size = shape[1] if op == "InstanceNormalization" else shape[-1]
     weights = {"s": np.full(size, 1.5, np.float32), "b": np.full(size, 0.25, np.float32)}
-    node = helper.make_node(op, ["image", *inputs], ["margins"])
-    model = make([node], {n: weights[n] for n in inputs}, shape)
-    x = (np.random.default_rng(3).standard_normal(shape) * 3 + 20).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["image", "one"], ["x"]),  # gives the operator 16-bit input
+        helper.make_node(op, ["x", *inputs], ["margins"]),
+    ]
+    model = make(nodes, {n: weights[n] for n in inputs} | {"one": np.eye(4, dtype=np.float32)}, shape)
+    noise = np.random.default_rng(3).standard_normal(shape) * 3 + 20
+    x = (np.round(noise * 8) / 8).astype(np.float32)  # which bfloat16 holds exactly
     typed = typed_graph(model, "bf16", keep=())
     exact = run(model, x)
     gaps = [np.abs(run(emulated(typed, steps=s), x) - exact).max() for s in (False, True)]
