@@ -104,6 +104,13 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     help="Precision of the engines; other than fp32 it is written as a second, strongly typed graph.",
 )
 @click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(2, 8),
+    multiple=True,
+    help="Also a graph, and engines, for this many windows at once; repeat for several [1 alone].",
+)
+@click.option(
     "--weights",
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",

@@ -48,6 +48,7 @@ class Request:
         engine_options: How compiled engines are built.
         precision: `"fp32"`, or the precision of a second graph beside `model.onnx`, which one of the engines
             that were asked for has to compute in.
+        batches: Batches beside 1, each a graph of that precision.
         weights: How weights are stored.
         overrides: Window and pre-processing where they differ from the checkpoint's.
         label_values: Values in the label map; none means 1, 2, 3, …
@@ -67,6 +68,7 @@ class Request:
     engines: tuple[str, ...] = ("onnx",)
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     precision: Precision = "fp32"
+    batches: tuple[int, ...] = ()
     weights: WeightsType = "fp32"
     overrides: Overrides = field(default_factory=Overrides)
     label_values: tuple[int, ...] = ()
@@ -150,9 +152,10 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
             weights_dtype="float16" if request.weights == "fp16" else "float32",
         )
         draft = draft_manifest(checkpoint, resolution, settings, labels, name=name, graph=graph, entry=entry)
-        if request.precision != "fp32":
-            tell(f"writing the {request.precision} graph")
-        draft = _with_precision(draft, folder, model, request, gate, network)
+        reference = exact if request.precision == "fp32" else network
+        draft = _add_graphs(
+            draft, folder, resolution, model, request, gate=gate, reference=reference, tell=tell
+        )
         write_manifest(folder, draft)
         tell(f"comparing {' and '.join(engines)}")
         passed, remarks = compare_engines(
@@ -184,23 +187,47 @@ def export(request: Request, *, say: Say | None = None) -> Exported:
     )
 
 
-def _with_precision(  # noqa: PLR0917 - the parts of one step
-    draft: Manifest, folder: Path, model: onnx.ModelProto, request: Request, gate: Gate, network: Reference
+def _add_graphs(
+    draft: Manifest,
+    folder: Path,
+    resolution: Resolution,
+    model: onnx.ModelProto,
+    request: Request,
+    *,
+    gate: Gate,
+    reference: Reference,
+    tell: Say,
 ) -> Manifest:
-    """Write the graph of another precision, compare it, and return the manifest that lists it."""
+    """Write and compare the graphs of another precision and of batches; return the manifest with them."""
     precision = request.precision
-    if precision == "fp32":
-        return draft
     windows = (
         calibration_windows(request.calibration, spec=draft.preprocess, window=draft.window)
         if precision == "int8"
         else []
     )
-    converted = convert(model, precision, calibration=windows)
-    graph, entry = add_graph(
-        folder, converted, precision, gate=gate, reference=network.name, expected=network.answers
-    )
-    return msgspec.structs.replace(draft, graphs=(*draft.graphs, graph), files=(*draft.files, entry))
+    for batch in sorted({1, *request.batches}):
+        if (precision, batch) == ("fp32", 1):
+            continue
+        tell(f"writing the {precision} graph" + (f" of batch {batch}" if batch > 1 else ""))
+        source = model
+        if batch > 1:
+            twin = ExportNet(resolution.network, draft.window.roi, batch)
+            if request.weights == "fp16":
+                round_weights(twin)
+            source = to_onnx(twin)
+        converted = convert(source, precision, calibration=windows)
+        graph, entry = add_graph(
+            folder,
+            stored_as(converted, request.weights) if precision == "fp32" else converted,
+            precision,
+            gate=gate,
+            reference=reference.name,
+            expected=reference.answers,
+            weights_dtype=draft.model.weights_dtype if precision == "fp32" else None,
+            batch=batch,
+        )
+        draft = msgspec.structs.replace(draft, graphs=(*draft.graphs, graph), files=(*draft.files, entry))
+    return draft
 
 
 def _check_onward(request: Request) -> None:

@@ -10,7 +10,7 @@ from gcis_export.compare import Margins, describe, describe_limits
 from gcis_export.parity import Gate
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.errors import BundleError, EngineError, ParityError
-from gcis_runtime.manifest import GRAPH_BACKENDS, MODEL_FILE, Backend, Engine, Precision
+from gcis_runtime.manifest import GRAPH_BACKENDS, MODEL_FILE, Backend, Engine, Precision, graph_file
 from gcis_runtime.sessions import open_session
 
 _PRODUCTS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -40,28 +40,43 @@ def compare_engines(
         names: Engines that were asked for; compiled ones are passed over.
         exact: The network with the weights of the file: float32 engines must equal it.
         network: The checkpoint's network: bf16 is measured against it.
-        precision: `"bf16"` makes bf16 a must; else it is tried where the CPU has it.
+        precision: `"int8"` runs the 8-bit graph too; `"bf16"` makes bf16 a must, else it is tried where the
+            CPU has it.
 
     Returns:
         The engines that hold their limits, and remarks on those that do not.
 
     Raises:
         ParityError: A float32 engine, or bf16 that was asked for, differs.
-        EngineError: An engine cannot be opened.
+        EngineError: An engine cannot be opened, or computes in another precision.
     """
     engines: list[Engine] = []
     notes: list[str] = []
-    for name in [name for name in names if name in GRAPH_BACKENDS]:
+    readers = [name for name in names if name in GRAPH_BACKENDS]
+    for name in readers:
         engine, answers = _run(folder, gate, name, "fp32")
         gate.check(_title(engine), answers, reference=exact.name, expected=exact.answers, graph=engine.graph)
         engines.append(engine)
+    for name in readers if precision == "int8" else ():
+        engine, answers = _run(folder, gate, name, "int8")
+        gate.check(
+            _title(engine),
+            answers,
+            reference=network.name,
+            expected=network.answers,
+            precision="int8",
+            graph=engine.graph,
+        )
+        engines.append(engine)
+    if precision == "fp16":
+        notes.append("ONNX Runtime computes the fp16 graph on CUDA alone: it was compared, but not run there")
     if "openvino" in names:
         try:
             engine, answers = _run(folder, gate, "openvino", "bf16")
         except EngineError as error:
             if precision == "bf16":
                 raise
-            return tuple(engines), (f"bf16 was not checked: {error.message}",)
+            return tuple(engines), (*notes, f"bf16 was not checked: {error.message}")
         row = gate.check(
             _title(engine),
             answers,
@@ -96,11 +111,12 @@ def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Eng
     finally:
         session.close()
     backend: Backend = "openvino" if name == "openvino" else "onnx"
+    file = graph_file("int8") if precision == "int8" else MODEL_FILE  # bf16 is made of the float32 graph
     engine = Engine(
         backend=backend,
         precision=precision,
-        file=MODEL_FILE,
-        graph=MODEL_FILE,
+        file=file,
+        graph=file,
         backend_version=session.version,
         device="cpu",
     )

@@ -1,11 +1,12 @@
-"""The bundle's second graph: the precision that was asked for, in a file of its own beside `model.onnx`."""
+"""The bundle's other graphs: the precision and the batches that were asked for, beside `model.onnx`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import onnx
 
 from gcis_export.bundle_writer import write_graph
@@ -16,22 +17,26 @@ from gcis_export.parity import Gate
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph
 from gcis_export.precision.typed import typed_graph
-from gcis_runtime.manifest import FileEntry, Graph, WeightsDtype, graph_file
+from gcis_runtime.manifest import FileEntry, Graph, Precision, WeightsDtype, graph_file
 
-ExtraPrecision = Literal["fp16", "bf16", "int8"]
-
-STAGES: dict[ExtraPrecision, str] = {
+STAGES: dict[Precision, str] = {
+    "fp32": "fp32 graph, operator by operator",
     "fp16": "fp16 graph, its roundings emulated",
     "bf16": "bf16 graph, its roundings emulated",
     "int8": "int8 graph, operator by operator",
 }
 """What the parity report calls the graphs themselves, before any engine."""
 
-_WEIGHTS: dict[ExtraPrecision, WeightsDtype] = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+_WEIGHTS: dict[Precision, WeightsDtype] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+}
 
 
 def convert(
-    model: onnx.ModelProto, precision: ExtraPrecision, *, calibration: Sequence[Window]
+    model: onnx.ModelProto, precision: Precision, *, calibration: Sequence[Window]
 ) -> onnx.ModelProto:
     """Return a float32 graph in another precision.
 
@@ -44,19 +49,24 @@ def convert(
         ParityError: A weight that the precision cannot hold.
         ImageError: Calibration windows that show nothing.
     """
+    if precision == "fp32":
+        return model
     if precision == "int8":
-        return int8_graph(model, calibration)
+        batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+        return int8_graph(model, [_filled(calibration, k, batch) for k in range(0, len(calibration), batch)])
     return typed_graph(model, precision)
 
 
 def add_graph(
     folder: Path,
     converted: onnx.ModelProto,
-    precision: ExtraPrecision,
+    precision: Precision,
     *,
     gate: Gate,
     reference: str,
     expected: Sequence[Margins],
+    weights_dtype: WeightsDtype | None = None,
+    batch: int = 1,
 ) -> tuple[Graph, FileEntry]:
     """Write a converted graph into the staged bundle and compare what it says with the network.
 
@@ -69,23 +79,31 @@ def add_graph(
         gate: Windows and report.
         reference: Name of the network's stage.
         expected: The network's margins.
+        weights_dtype: How weights are stored where the precision does not say it.
+        batch: Windows at once; each of them is compared in another place of the batch.
 
     Raises:
         ParityError: The precision changes more than its limits allow.
     """
-    plain = converted if precision == "int8" else emulated(converted)
+    plain = emulated(converted) if precision in ("fp16", "bf16") else converted
     gate.check(
-        STAGES[precision],
-        gate.answers(_runner(plain)),
+        STAGES[precision] + (f", batch {batch}" if batch > 1 else ""),
+        gate.answers(_runner(plain, gate.windows, batch)),
         reference=reference,
         expected=expected,
         precision=precision,
-        graph=graph_file(precision),
+        graph=graph_file(precision, batch),
     )
-    return write_graph(folder, converted, weights_dtype=_WEIGHTS[precision], precision=precision)
+    stored = weights_dtype or _WEIGHTS[precision]
+    return write_graph(folder, converted, weights_dtype=stored, precision=precision, batch=batch)
 
 
-def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
+def _filled(windows: Sequence[Window], start: int, batch: int) -> Window:
+    """Return `batch` windows from `start` on, going round: (batch, 1, X, Y, Z)."""
+    return np.concatenate([windows[(start + k) % len(windows)] for k in range(batch)])
+
+
+def _runner(model: onnx.ModelProto, windows: Sequence[Window], batch: int) -> Callable[[Window], Margins]:
     """Run a graph as it stands: an optimiser may drop a rounding, or compute with the integers themselves."""
     import onnxruntime as ort  # noqa: PLC0415 (only where a precision is asked for)
 
@@ -94,8 +112,13 @@ def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
+    turn = itertools.cycle(range(batch))
+
     def run(window: Window) -> Margins:
-        out: Margins = session.run([OUTPUT], {INPUT: window})[0]
-        return out
+        place = next(turn)  # among others, which must not matter
+        images = _filled(windows, place, batch)
+        images[place] = window[0]
+        out: Margins = session.run([OUTPUT], {INPUT: images})[0]
+        return out[place : place + 1]
 
     return run

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundle import Bundle
+from gcis_runtime.computed import computed_in
 from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.manifest import Graph, Manifest
@@ -138,7 +139,7 @@ class OpenvinoSession:
 
 
 def read_precision(model: Any) -> str:
-    """Return what most convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
+    """Return what the convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
 
     OpenVINO takes the hint as a wish; the compiled model says what was made of it.
     """
@@ -146,11 +147,9 @@ def read_precision(model: Any) -> str:
     for node in model.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         if info["layerType"].value in _MULTIPLIES:
-            found[str(info["runtimePrecision"].value)] += 1
-    if not found:
-        return "unknown"
-    most = found.most_common(1)[0][0]
-    return _PRECISIONS.get(most, most)
+            kind = str(info["runtimePrecision"].value)
+            found[_PRECISIONS.get(kind, kind)] += 1
+    return computed_in(found) or "unknown"
 
 
 def _choose(precision: str, manifest: Manifest, capabilities: list[str]) -> str:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gcis_runtime.computed import computed_in
 from gcis_runtime.manifest import Precision
 
 _NAMES: dict[str, Precision] = {
@@ -32,13 +33,13 @@ _PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|contraction", re.IGNORECASE)
 
 
 def precision_in_log(text: str) -> Precision | None:
-    """Return what most convolutions in a builder's log compute in; None where it lists none."""
+    """Return what the convolutions in a builder's log compute in; None where it lists none."""
     found = ((m["kind"], m["inputs"]) for m in _LINE.finditer(text))
     return _most((kind, _datatype(inputs)) for kind, inputs in found)
 
 
 def precision_in_report(report: str) -> Precision | None:
-    """Return what most convolutions in an inspector's JSON compute in; None where it lists none."""
+    """Return what the convolutions in an inspector's JSON compute in; None where it lists none."""
     try:
         layers = json.loads(report).get("Layers", [])
     except (ValueError, AttributeError):
@@ -51,10 +52,17 @@ def precision_in_report(report: str) -> Precision | None:
 
 
 def precision_of_network(network: Any) -> Precision | None:
-    """Return what most convolutions of a strongly typed network take: what its engine has to compute in."""
-    layers = (network.get_layer(i) for i in range(network.num_layers))
+    """Return what the convolutions of a strongly typed network take: what its engine has to compute in."""
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    # In an INT8 graph a convolution takes what a Dequantize gives: 8 bits in the engine, float here.
+    integers = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
     return _most(
-        (layer.type.name, _datatype(layer.get_input(0).dtype.name)) for layer in layers if layer.num_inputs
+        (
+            layer.type.name,
+            "int8" if layer.get_input(0).name in integers else _datatype(layer.get_input(0).dtype.name),
+        )
+        for layer in layers
+        if layer.num_inputs
     )
 
 
@@ -64,10 +72,10 @@ def _datatype(text: str) -> Precision | None:
 
 
 def _most(layers: Iterator[tuple[str, Precision | None]]) -> Precision | None:
-    """Return the precision of most convolutions, else of most matrix products."""
+    """Return what the convolutions compute in, else the matrix products; see `computed_in`."""
     found = [(kind, precision) for kind, precision in layers if precision is not None]
     for pattern in (_CONVOLUTION, _PRODUCT):
         counts = collections.Counter(precision for kind, precision in found if pattern.search(kind))
         if counts:
-            return counts.most_common(1)[0][0]
+            return computed_in(counts)
     return None

@@ -132,6 +132,15 @@ def test_bf16_that_was_asked_for_must_hold(engines):
         engines(GOOD | {("openvino", "bf16"): -1.0}, precision="bf16")
 
 
+def test_int8_that_was_asked_for_is_run_from_its_own_graph(engines, gate):
+    both = GOOD | {("onnx", "int8"): 1.05, ("openvino", "int8"): 0.95}
+    found, _ = engines(both, precision="int8")
+    eights = [(e.backend, e.graph, e.file) for e in found if e.precision == "int8"]
+    assert eights == [(name, "model.int8.onnx", "model.int8.onnx") for name in ("onnx", "openvino")]
+    with pytest.raises(ParityError, match=r"^OpenVINO"):
+        engines(both | {("openvino", "int8"): -1.0}, precision="int8")
+
+
 def test_a_cpu_without_bf16_is_said(engines):
     found, notes = engines(GOOD | {("openvino", "bf16"): None})
     assert len(found) == 2 and notes == ("bf16 was not checked: this CPU has no bf16",)

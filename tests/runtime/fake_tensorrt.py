@@ -39,12 +39,16 @@ class _Tensor:
         self.name, self.shape, self.dtype = name, shape, dtype
 
 
-class _Layer:
-    def __init__(self, kind: str, dtype: Any) -> None:
+class Layer:
+    def __init__(self, kind: str, dtype: Any, *, reads: str = "x", gives: str = "y") -> None:
         self.type, self.num_inputs, self._dtype = SimpleNamespace(name=kind), 1, dtype
+        self.reads, self.gives = reads, gives
 
     def get_input(self, index: int) -> Any:
-        return SimpleNamespace(dtype=self._dtype)
+        return SimpleNamespace(dtype=self._dtype, name=self.reads)
+
+    def get_output(self, index: int) -> Any:
+        return SimpleNamespace(dtype=self._dtype, name=self.gives)
 
 
 class FakeTensorrt:
@@ -113,7 +117,7 @@ class FakeTensorrt:
                 return False
             kind = next((k for k in ("HALF", "BF16", "INT8") if k.lower().encode() in data[:8]), "FLOAT")
             dtype = getattr(self.DataType, kind)
-            network.layers = [_Layer("CONVOLUTION", dtype), _Layer("SHUFFLE", self.DataType.FLOAT)]
+            network.layers = [Layer("CONVOLUTION", dtype), Layer("SHUFFLE", self.DataType.FLOAT)]
             network.num_layers, network.get_layer = 2, network.layers.__getitem__
             return True
 

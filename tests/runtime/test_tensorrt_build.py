@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import fake_cuda
 import numpy as np
 import onnx
 import pytest
-from fake_tensorrt import FakeTensorrt
+from fake_tensorrt import FakeTensorrt, Layer
 from onnx import TensorProto, helper, numpy_helper
 
 from gcis_runtime.errors import DeviceMemoryError, EngineError
@@ -19,7 +20,7 @@ from gcis_runtime.tensorrt import family as family_module
 from gcis_runtime.tensorrt.build import BuildSettings, build
 from gcis_runtime.tensorrt.family import TRT, TRT_RTX, load_runner
 from gcis_runtime.tensorrt.fit import misfit
-from gcis_runtime.tensorrt.layers import precision_in_log, precision_in_report
+from gcis_runtime.tensorrt.layers import precision_in_log, precision_in_report, precision_of_network
 
 GPU = fake_cuda.gpu()
 
@@ -179,6 +180,20 @@ def test_layers_in_three_spellings():
     assert precision_in_report(new) == "fp16"
     for text in ("", "[]", '{"Layers": ["conv"]}'):
         assert precision_in_report(text) is None
+
+
+def test_convolutions_behind_a_dequantize_are_8_bit():
+    """The network says float where the engine will compute with integers."""
+    float32 = SimpleNamespace(name="FLOAT")
+    layers = [
+        Layer("DEQUANTIZE", float32, gives="restored"),
+        Layer("CONVOLUTION", float32, reads="restored"),
+        Layer("CONVOLUTION", float32, reads="other"),
+    ]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    assert precision_of_network(network) == "int8"
+    layers[0].gives = "unread"
+    assert precision_of_network(network) == "fp32"
 
 
 def conv_graph(dtype):
