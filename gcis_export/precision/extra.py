@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -80,17 +79,20 @@ def add_graph(
         reference: Name of the network's stage.
         expected: The network's margins.
         weights_dtype: How weights are stored where the precision does not say it.
-        batch: Windows at once; each of them is compared in another place of the batch.
+        batch: Windows at once.
 
     Raises:
         ParityError: The precision changes more than its limits allow.
     """
     plain = emulated(converted) if precision in ("fp16", "bf16") else converted
+    run, count = _runner(plain), len(gate.windows)
+    starts = range(0, count, batch)  # every window is run, and every place of the batch is compared
+    answers = [row[None] for start in starts for row in run(_filled(gate.windows, start, batch))]
     gate.check(
         STAGES[precision] + (f", batch {batch}" if batch > 1 else ""),
-        gate.answers(_runner(plain, gate.windows, batch)),
+        answers,
         reference=reference,
-        expected=expected,
+        expected=[expected[(start + k) % count] for start in starts for k in range(batch)],
         precision=precision,
         graph=graph_file(precision, batch),
     )
@@ -103,22 +105,17 @@ def _filled(windows: Sequence[Window], start: int, batch: int) -> Window:
     return np.concatenate([windows[(start + k) % len(windows)] for k in range(batch)])
 
 
-def _runner(model: onnx.ModelProto, windows: Sequence[Window], batch: int) -> Callable[[Window], Margins]:
+def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
     """Run a graph as it stands: an optimiser may drop a rounding, or compute with the integers themselves."""
-    import onnxruntime as ort  # noqa: PLC0415 (only where a precision is asked for)
+    import onnxruntime as ort  # noqa: PLC0415 (only where another graph is asked for)
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    turn = itertools.cycle(range(batch))
-
-    def run(window: Window) -> Margins:
-        place = next(turn)  # among others, which must not matter
-        images = _filled(windows, place, batch)
-        images[place] = window[0]
+    def run(images: Window) -> Margins:
         out: Margins = session.run([OUTPUT], {INPUT: images})[0]
-        return out[place : place + 1]
+        return out
 
     return run
