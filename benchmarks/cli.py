@@ -216,21 +216,6 @@ def amp(feature_size: int, roi: int, repeats: int, out: Path) -> None:
 
 
 @main.command()
-def tables() -> None:
-    """Write the README's tables again from the committed records."""
-    from benchmarks.tables import README, render
-    from gcis_runtime.atomic import replacing
-
-    text = render(README.read_text())
-    with replacing(README) as temporary:
-        temporary.write_text(text)
-
-
-for _command in COMMANDS:
-    main.add_command(_command)
-
-
-@main.command()
 @click.option("--feature-size", default=48, show_default=True, help="Channels of the first stage.")
 @click.option("--roi", default=96, show_default=True, help="Window in voxels.")
 @click.option("--batch", "batches", type=int, multiple=True, help="Also our graph for this batch; repeat.")

@@ -29,8 +29,8 @@ from runtime_helpers import file_entry, smooth_ct, write_bundle, write_ct
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.cli import main
 from gcis_runtime.errors import BundleError, OutputError
-from gcis_runtime.onnx_references import check_references
 from gcis_runtime.inputs import find_images
+from gcis_runtime.onnx_references import check_references
 from gcis_runtime.outputs import plan_jobs
 from gcis_runtime.runs import RunOptions, read_case, segment_case, write_case
 
