@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import FileBasedImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.itk import volume_from_itk
 from gcis_runtime.nifti_header import geometry_notes
 from gcis_runtime.volume import Volume
-
-
-@runtime_checkable
-class NibabelImage(Protocol):
-    """What is used of a nibabel image."""
-
-    @property
-    def affine(self) -> Any:
-        """(4, 4), voxel index to RAS+ mm."""
-
-    @property
-    def dataobj(self) -> Any:
-        """The voxels, scaled when made an array."""
-
-    @property
-    def header(self) -> Any:
-        """The header; a NIfTI one keeps qform and sform of the label map as they are."""
 
 
 @runtime_checkable
@@ -48,7 +33,8 @@ class ItkImage(Protocol):
         """Directions of the axes in LPS, row by row."""
 
 
-ImageLike = Volume | NibabelImage | ItkImage | NDArray[Any]
+ImageLike: TypeAlias = "Volume | FileBasedImage | ItkImage | NDArray[Any]"
+"""`FileBasedImage` is what `nibabel.load` says it returns; those with voxels in space are accepted."""
 
 
 def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
@@ -70,7 +56,7 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
                 expected="affine=, (4, 4) from voxel index to RAS+ mm",
                 fix="Pass it, or a nibabel or SimpleITK image, which have it.",
             )
-        return Volume.from_array(image, affine=np.asarray(affine))
+        return Volume.from_array(image, affine=affine)
     if affine is not None:
         raise ImageError(
             "the image says itself where its voxels are",
@@ -81,7 +67,7 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
         return image
     if isinstance(image, ItkImage):
         return volume_from_itk(image)
-    if isinstance(image, NibabelImage):
+    if isinstance(image, SpatialImage):
         return _from_nibabel(image)
     raise ImageError(
         "this is no image",
@@ -91,7 +77,7 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
     )
 
 
-def _from_nibabel(image: NibabelImage) -> Volume:
+def _from_nibabel(image: Any) -> Volume:
     """Keep a NIfTI header, for the label map to have its codes, but only one that means the same affine."""
     array = np.asanyarray(image.dataobj)
     while array.ndim > 3 and array.shape[-1] == 1:

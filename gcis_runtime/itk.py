@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def read_itk(path: Path) -> Volume:
         array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
     except RuntimeError as error:
         raise ImageError(f"{path} cannot be read", received=_reason(error), fix=_FIX) from error
+    guess = path.suffix.lower() == ".nrrd" and "NRRD_space" not in reader.GetMetaDataKeys()
+    notes = ("the NRRD header names no space: the orientation is a guess",) if guess else ()
     try:
-        return Volume.from_array(array, affine=affine)
+        return replace(Volume.from_array(array, affine=affine), notes=notes)
     except ImageError as error:
         raise error.named(path) from error
 

@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.clock import StageClock
@@ -98,7 +98,7 @@ class Segmenter:
         self,
         image: ImageLike,
         *,
-        affine: NDArray[Any] | None = None,
+        affine: ArrayLike | None = None,
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
         probabilities: bool = False,

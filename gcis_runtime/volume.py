@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
 
@@ -45,7 +45,7 @@ class Volume:
         check_affine(self.affine)
 
     @classmethod
-    def from_array(cls, array: NDArray[Any], *, affine: NDArray[Any]) -> Volume:
+    def from_array(cls, array: NDArray[Any], *, affine: ArrayLike) -> Volume:
         """Make a volume from an array in memory.
 
         Args:
@@ -61,12 +61,12 @@ class Volume:
                 "the voxels are not real numbers", received=str(array.dtype), expected="integers or floats"
             )
         try:
-            affine = np.array(affine, dtype=np.float64)
+            placed = np.array(affine, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ImageError(
                 "the affine is not a finite 4 x 4 affine matrix", received=" ".join(str(affine).split())
             ) from error
-        return cls(array=to_lean(array), affine=affine)
+        return cls(array=to_lean(array), affine=placed)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -102,6 +102,7 @@ def test_a_simpleitk_image_gives_back_one_on_its_grid(array):
         (np.full((3, 3, 3), np.nan), {"affine": np.eye(4)}, "27 of 27 voxels"),
         (np.zeros((3, 3, 3)), {"affine": np.zeros((4, 4))}, "affine"),
         (np.zeros((3, 3, 3)), {"affine": "RAS"}, "affine"),
+        (np.zeros((3, 3, 3)), {"affine": [[1, 0, 0], [1]]}, "affine"),
         (nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4)), {"affine": np.eye(4)}, "says itself"),
         (nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)), {}, "not three-dimensional"),
         (sitk.Image([3, 3, 3, 2], sitk.sitkInt16), {}, "not three-dimensional"),
