@@ -19,9 +19,10 @@ from gcis_train.validation import dice
 from gcis_train.volumes import load_case
 
 WAYS = {
-    "nearest": "labels to the grid and back by nearest voxel, as training and gcis-run do",
+    "nearest": "labels to the grid by nearest voxel, as training does, and back the same way, as "
+    "gcis-run --restore nearest does",
     "smooth": "partial volumes to the grid and back by linear interpolation, cut at one half: what margins "
-    "interpolated before the decision could keep",
+    "hold that gcis-run interpolates before it decides, its default",
 }
 
 
