@@ -55,8 +55,8 @@ def draw_heatmap(routings: Sequence[Routing], *, pathways: int) -> Image.Image:
     runner-up; the paler, the narrower. A letter at the right marks prompts that share all seven blocks.
     """
     bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    names = max(bold.getlength(_short(r.prompt, bold)) for r in routings)
-    left = math.ceil(names) + 2 * _PAD
+    names = {r.prompt: _short(r.prompt, bold) for r in routings}
+    left = math.ceil(max(bold.getlength(name) for name in names.values())) + 2 * _PAD
     top = 2 * _PAD + 2 * _ROW
     size = (left + len(POSITIONS) * _CELL + 4 * _PAD, top + (len(routings) + 3) * _ROW + _PAD)
     picture = Image.new("RGB", size, (255, 255, 255))
@@ -68,7 +68,7 @@ def draw_heatmap(routings: Sequence[Routing], *, pathways: int) -> Image.Image:
     marks = _marks(routings)
     for row, routing in enumerate(routings):
         y = top + row * _ROW
-        draw.text((left - _PAD, y + _ROW / 2), _short(routing.prompt, bold), _INK, bold, anchor="rm")
+        draw.text((left - _PAD, y + _ROW / 2), names[routing.prompt], _INK, bold, anchor="rm")
         _draw_row(draw, routing, (left, y), bold, small)
         if mark := marks.get(routing.prompt):
             draw.text((size[0] - 2 * _PAD, y + _ROW / 2), mark, _INK, bold, anchor="mm")
@@ -136,8 +136,10 @@ def _pale(color: Color, strength: float) -> Color:
 
 def _short(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Cut a name that is wider than the column, with an ellipsis."""
-    if font.getlength(text) <= _WIDEST:
+    width = font.getlength(text)
+    if width <= _WIDEST:
         return text
+    text = text[: math.ceil(len(text) * _WIDEST / width)]
     while font.getlength(f"{text}…") > _WIDEST:
         text = text[:-1]
     return f"{text}…"
