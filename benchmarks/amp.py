@@ -1,4 +1,4 @@
-"""Whether mixed precision pays on this processor: training steps in float32 and under bf16 autocast."""
+"""Whether mixed precision pays on this processor, and whether it is right: steps in float32 and in bf16."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.environment import environment
+from gcis_runtime.errors import DataError
 from gcis_train.allocator import keep_freed_memory
 from gcis_train.distributed import Processes
+from gcis_train.losses import value
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
 from gcis_train.objectives import Batch, RoutedObjective
@@ -33,16 +35,18 @@ def measure(*, feature_size: int, roi: int, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {amp: [] for amp in steppers}
     losses: dict[str, list[float | None]] = {amp: [] for amp in steppers}
     for number in range(repeats + 1):
-        batch = _batch(roi, number)
+        batch = _batch((roi, roi, roi), number)
         for amp, stepper in steppers.items():
             # Processor time, not the clock's: a machine that is shared would be measured otherwise.
             started = time.process_time()
-            loss, _ = stepper.step(batch, number)
+            loss = _loss(stepper, batch, number)
             seconds[amp].append(time.process_time() - started)
             losses[amp].append(loss)
+    repeated = {amp: _repeated(feature_size, amp) for amp in steppers}
     rows = [
         {
             "amp": amp,
+            "same_step_twice": repeated[amp],
             "cpu_seconds": [round(s, 3) for s in seconds[amp][1:]],
             "median": round(statistics.median(seconds[amp][1:]), 3),
             "losses": losses[amp],
@@ -63,6 +67,42 @@ def measure(*, feature_size: int, roi: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def _loss(stepper: Stepper, batch: Batch, number: int) -> float | None:
+    """Train a step; None where its gradient was not finite."""
+    try:
+        return stepper.step(batch, number)[0]
+    except DataError:
+        return None
+
+
+def _repeated(feature_size: int, amp: str, *, windows: int = 12) -> dict[str, Any]:
+    """Compute gradients of the same weights and windows twice: in one thread the same bits, if all is well.
+
+    Small windows: their deepest maps are of one or two voxels.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    stepper = _stepper(feature_size, amp)
+    net = stepper._objective.net
+    differing: dict[str, int] = {}
+    infinite: dict[str, int] = {}
+    for number in range(windows):
+        batch = _batch((64, 32, 32), number)
+        pair = []
+        for _ in range(2):
+            net.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp == "bf16"):
+                value(stepper._objective.loss(batch, done=0.0)).backward()  # type: ignore[no-untyped-call]
+            pair.append({n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None})
+        for name, one in pair[0].items():
+            if not torch.equal(one, pair[1][name]):
+                differing[name] = differing.get(name, 0) + 1
+            if not (one.isfinite().all() and pair[1][name].isfinite().all()):
+                infinite[name] = infinite.get(name, 0) + 1
+    torch.set_num_threads(threads)
+    return {"windows": windows, "gradients_that_differ": differing, "gradients_not_finite": infinite}
+
+
 def _stepper(feature_size: int, amp: str) -> Stepper:
     torch.manual_seed(0)
     config = NetworkConfig(feature_size=feature_size, pathways=6, text_dim=32)
@@ -72,12 +112,12 @@ def _stepper(feature_size: int, amp: str) -> Stepper:
     return Stepper(RoutedObjective(net, PROMPTS, embeddings, tau=1.0), run, Processes(), steps=100)
 
 
-def _batch(roi: int, seed: int) -> Batch:
+def _batch(roi: tuple[int, int, int], seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    masks = (torch.rand((2, roi, roi, roi), generator=generator) > 0.9).float()
+    masks = (torch.rand((2, *roi), generator=generator) > 0.9).float()
     return Batch(
         names=("noise",),
-        images=torch.rand((1, 1, roi, roi, roi), generator=generator),
+        images=torch.rand((1, 1, *roi), generator=generator),
         masks=(masks,),
         prompts=(PROMPTS,),
         seeds=(seed,),

@@ -99,7 +99,10 @@ def session(
     where = local_device(pick_device(device))
     options = resolve_options(flags, device=where, base=base)
     with connected(where, minutes=options.timeout_minutes) as processes:
-        yield where, options, Progress(sys.stderr, shown=processes.first)
+        progress = Progress(sys.stderr, shown=processes.first)
+        if where.type == "cpu" and options.amp == "bf16":
+            progress.say("warning: gradients in bf16 on the CPU are not reproducible (docs/decisions/0012)")
+        yield where, options, progress
 
 
 def finish(outcome: Any, run_dir: Path) -> None:

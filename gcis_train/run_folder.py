@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import CheckpointError, OutputError
@@ -130,50 +137,63 @@ class RunFolder:
 
 
 class Scalars:
-    """Curves for TensorBoard, brought to disk when its block ends.
+    """Curves for TensorBoard.
+
+    Written at once and in this thread: `SummaryWriter` writes in one of its own, which on a full disk ends
+    with a traceback that nobody catches.
 
     Args:
         folder: The run's folder; None writes nothing (a process other than the first).
         first_step: Step that goes on; later ones of an earlier, killed process are dropped.
+
+    Raises:
+        CheckpointError: The curves cannot be written.
     """
 
     def __init__(self, folder: Path | None, *, first_step: int) -> None:
-        self._writer = (
-            None if folder is None else SummaryWriter(folder / "tensorboard", purge_step=first_step)
-        )
+        self._records: RecordWriter | None = None
+        if folder is None:
+            return
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        with _writing_curves():
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            self._records = RecordWriter((folder / "tensorboard" / name).open("ab"))
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, name: str, value: float, step: int) -> None:
         """Add one point of a curve.
 
         Raises:
-            CheckpointError: The curves cannot be written.
+            CheckpointError: It cannot be written.
         """
-        if self._writer is None:
-            return
-        try:
-            self._writer.add_scalar(name, value, step)
-        except OSError as error:
-            raise _no_curves(error) from error
+        if self._records is not None:
+            point = Summary.Value(tag=name, simple_value=value)
+            self._write(Event(step=step, summary=Summary(value=[point])))
 
-    def __enter__(self) -> Scalars:
-        return self
+    def close(self) -> None:
+        """Close the file; everything is written already."""
+        if self._records is not None:
+            with contextlib.suppress(OSError):  # a failed write was raised already
+                self._records.close()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is None:
-            return
-        try:
-            self._writer.close()
-        except OSError as error:
-            if kind is None:  # an error that is on its way already says more
-                raise _no_curves(error) from error
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with _writing_curves():
+            self._records.write(event.SerializeToString())  # type: ignore[union-attr]
+            self._records.flush()  # type: ignore[union-attr]
 
 
-def _no_curves(error: OSError) -> CheckpointError:
-    return CheckpointError(
-        "the curves for TensorBoard cannot be written",
-        received=error.strerror or str(error),
-        fix="Free space; what was saved before is intact.",
-    )
+@contextlib.contextmanager
+def _writing_curves() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            "the curves for TensorBoard cannot be written",
+            received=error.strerror or str(error),
+            fix="Free space; what was saved before is intact.",
+        ) from error
 
 
 def _unwritable(folder: Path, error: OutputError) -> CheckpointError:

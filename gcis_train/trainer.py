@@ -143,7 +143,8 @@ class Trainer:
         """
         self._processes.share(list(self._objective.net.state_dict().values()))
         folder = self._folder.path if self._processes.first else None
-        with Scalars(folder, first_step=self._global_step) as scalars, self._interruptible():
+        scalars = Scalars(folder, first_step=self._global_step)
+        with contextlib.closing(scalars), self._interruptible():
             while self._at.epoch < self._options.max_epochs and not self._stop:
                 self._run_epoch(scalars)
         return Outcome(

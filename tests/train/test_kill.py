@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_helpers import RUN, StubObjective, steps_of, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import equal_states, write_cases
 
 from gcis_runtime.errors import CheckpointError, DataError
@@ -161,18 +162,24 @@ def test_metrics_of_a_dropped_epoch_and_half_a_line_go(tmp_path: Path) -> None:
     assert _metrics(folder) == whole and len(whole) == 2
 
 
-def test_curves_that_cannot_be_written_hide_no_other_error(tmp_path: Path) -> None:
-    class Full:
-        def close(self) -> None:
-            raise OSError(28, "No space left on device")
+def test_curves_are_tensorboards_and_a_killed_process_later_steps_are_dropped(tmp_path: Path) -> None:
+    first = Scalars(tmp_path, first_step=0)
+    for step in range(1, 5):
+        first.add("train/loss", step / 10, step)
+    # Not closed: what was added is on disk. The next process goes on after step 2.
+    next((tmp_path / "tensorboard").iterdir()).rename(tmp_path / "tensorboard" / "events.out.tfevents.1.x.1")
+    second = Scalars(tmp_path, first_step=3)
+    second.add("train/loss", 9.0, 3)
+    second.close()
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in log.Scalars("train/loss")] == [
+        (1, pytest.approx(0.1)),
+        (2, pytest.approx(0.2)),
+        (3, 9.0),
+    ]
 
-    def full() -> Scalars:
-        scalars = Scalars(tmp_path, first_step=0)
-        scalars._writer.close()
-        scalars._writer = Full()
-        return scalars
 
-    with pytest.raises(CheckpointError, match=r"curves for TensorBoard.*No space left"), full():
-        pass
-    with pytest.raises(ValueError, match="the first"), full():
-        raise ValueError("the first")
+def test_curves_that_cannot_be_written_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(CheckpointError, match=r"curves for TensorBoard.*received File exists"):
+        Scalars(tmp_path, first_step=0)
