@@ -89,6 +89,7 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
 
 def _clean(quantised: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Keep the operators that we know and nothing that tells of this machine."""
+    _restore_float(quantised.graph, set(quantised_nodes(model)))
     del quantised.metadata_props[:]
     del quantised.graph.value_info[:]
     quantised.producer_name, quantised.producer_version = "gcis", ""
@@ -97,6 +98,19 @@ def _clean(quantised: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProt
     quantised.opset_import.extend(model.opset_import)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
+
+
+def _restore_float(graph: onnx.GraphProto, quantised: set[str]) -> None:
+    """Let operators that compute in float read the float value, where the quantiser gave them the 8-bit one.
+
+    A residual reads the same value as the convolution beside it; rounding it too would gain nothing.
+    """
+    exact = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    restored = {n.output[0]: exact[n.input[0]] for n in graph.node if n.input[:1] and n.input[0] in exact}
+    for node in graph.node:
+        if node.name not in quantised and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            for place, name in enumerate(node.input):
+                node.input[place] = restored.get(name, name)
 
 
 class _Reader:

@@ -19,7 +19,7 @@ from gcis_runtime.sessions.base import check_graph
 from gcis_runtime.sessions.choice import choose_graph, passed
 from gcis_runtime.sessions.quiet_openvino import import_openvino
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_OFFERED = ("fp32", "bf16", "int8")
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _MULTIPLIES = ("Convolution", "Deconvolution")
 
@@ -55,11 +55,12 @@ class OpenvinoSession:
         self.version = str(self._ov.__version__).split("-", maxsplit=1)[0]
         self.threads = threads or usable_cpus()
         core = self._ov.Core()
-        wanted = _choose(precision, bundle.manifest, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        wanted = _choose(precision, bundle.manifest, capabilities)
         graph = choose_graph(bundle.manifest, precision="int8" if wanted == "int8" else "fp32", batch=batch)
         self.batch = graph.batch
         settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[wanted],
+            "INFERENCE_PRECISION_HINT": _hint(wanted, capabilities),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
         }
@@ -138,6 +139,11 @@ class OpenvinoSession:
         self._request = None
 
 
+def _hint(precision: str, capabilities: list[str]) -> str:
+    """Return what operators compute in that the graph leaves in float; beside 8 bits, bf16 where there is."""
+    return "f32" if precision == "fp32" or "BF16" not in capabilities else "bf16"
+
+
 def read_precision(model: Any) -> str:
     """Return what the convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
 
@@ -157,7 +163,7 @@ def _choose(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
     native = "BF16" in capabilities
     if precision == "auto":
         return "bf16" if native and passed(manifest, backend="openvino", precision="bf16") else "fp32"
-    if precision not in _HINTS:
+    if precision not in _OFFERED:
         raise EngineError(
             "OpenVINO does not offer this precision", received=precision, expected="auto, fp32, bf16 or int8"
         )
