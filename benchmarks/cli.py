@@ -237,7 +237,9 @@ def graph(
     )
     path = write_record(record, out)
     for name, row in record["rows"].items():
-        times = "  ".join(f"{engine} {found['seconds']:.2f} s" for engine, found in row["engines"].items())
+        times = "  ".join(
+            f"{engine} {run['cpu_seconds']:.2f} CPU s" for engine, run in row["engines"].items()
+        )
         click.echo(f"{row['nodes']:5d} operators  {row['bytes'] / 1e6:7.1f} MB  {times}  {name}")
     click.echo(f"record: {path}")
 

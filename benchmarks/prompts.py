@@ -61,9 +61,8 @@ def cost(
         for name, engines in take_turns(files, rounds=rounds, threads=threads, say=say).items():
             rows[name]["engines"] = engines
             for engine, found in engines.items():
-                found["times_one_prompt"] = round(
-                    found["seconds"] / rows["1"]["engines"][engine]["seconds"], 2
-                )
+                one = rows["1"]["engines"][engine]["cpu_seconds"]
+                found["times_one_prompt"] = round(found["cpu_seconds"] / one, 2)
     return {
         "what": "prompts",
         "environment": environment(),
@@ -72,7 +71,7 @@ def cost(
         "common_positions": KINDS,
         "rounds": rounds,
         "threads": threads,
-        "note": "seconds of a window with all prompts; compare within the record, the machine was shared",
+        "note": "a window with all prompts; the machine was shared, so compare CPU seconds",
         "rows": list(rows.values()),
     }
 
