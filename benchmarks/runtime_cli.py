@@ -60,9 +60,12 @@ def outside(out: Path, cases: tuple[str, ...], **options: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         record = compare(cases=[_case(text) for text in cases], folder=Path(folder), **options)
     for row in record["rows"]:
+        what = f"{row['structures']} structures, {row['restore']:8} overlap {row['overlap']}"
+        if "failed" in row:
+            click.echo(f"{what}: not compared ({'; '.join(row['failed'])})")
+            continue
         click.echo(
-            f"{row['structures']} structures, {row['restore']:8} overlap {row['overlap']}: "
-            f"{row['times_faster']:.1f} times faster ({row['times_faster_cpu']:.1f} in CPU time), "
+            f"{what}: {row['times_faster']:.1f} times faster ({row['times_faster_cpu']:.1f} in CPU time), "
             f"labels equal {row['labels_equal']:.4%}"
         )
         for name, (run, *_) in row["runs"].items():
