@@ -274,7 +274,7 @@ def test_the_option_reaches_training_and_validation(tmp_path: Path, monkeypatch:
             self.feed, self.validation = feed, validation
 
         def run(self) -> str:
-            assert len(self.feed.batch(0, 0).names) == len(self.validation()) == 1
+            assert len(self.feed.batch(0, 0).names) == len([*self.validation()]) == 1
             return "done"
 
     monkeypatch.setattr(stages, "Trainer", Reading)

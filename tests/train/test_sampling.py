@@ -113,7 +113,8 @@ def test_prompts_without_sides_are_mirrored_as_they_are() -> None:
     [
         ("left kidney", "right kidney"),
         ("Right lung, upper lobe", "Left lung, upper lobe"),
-        ("RIGHT ATRIUM", "LEFT ATRIUM"),
+        ("RIGHT LUNG", "LEFT LUNG"),
+        ("right atrium", "right atrium"),
         ("kidney_left", "kidney_right"),
         ("left-sided rib", "right-sided rib"),
         ("liver", "liver"),
