@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.environment import environment
 from gcis_runtime.errors import DataError
-from gcis_train.allocator import keep_freed_memory
 from gcis_train.distributed import Processes
 from gcis_train.losses import value
 from gcis_train.nets.config import NetworkConfig
@@ -19,18 +18,17 @@ from gcis_train.objectives import Batch, RoutedObjective
 from gcis_train.options import TrainOptions
 from gcis_train.steps import Stepper
 
-PROMPTS = ("one", "two")
+PROMPTS = ("one",)
 
 
 def measure(*, feature_size: int, roi: int, repeats: int) -> dict[str, Any]:
-    """Time routed steps (one window, two prompts, six pathways) in turns, after one that warms up.
+    """Time routed steps (one window, one prompt, six pathways) in turns, after one that warms up.
 
     Args:
         feature_size: Of the network.
         roi: Window side.
         repeats: Timed steps of each precision.
     """
-    keep_freed_memory()
     steppers = {amp: _stepper(feature_size, amp) for amp in ("none", "bf16")}
     seconds: dict[str, list[float]] = {amp: [] for amp in steppers}
     losses: dict[str, list[float | None]] = {amp: [] for amp in steppers}
@@ -107,14 +105,14 @@ def _stepper(feature_size: int, amp: str) -> Stepper:
     torch.manual_seed(0)
     config = NetworkConfig(feature_size=feature_size, pathways=6, text_dim=32)
     net = GcisNet(config)
-    embeddings = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    embeddings = torch.randn(len(PROMPTS), 32, generator=torch.Generator().manual_seed(1))
     run = TrainOptions(network=config, amp="bf16" if amp == "bf16" else "none", schedule="constant")
     return Stepper(RoutedObjective(net, PROMPTS, embeddings, tau=1.0), run, Processes(), steps=100)
 
 
 def _batch(roi: tuple[int, int, int], seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    masks = (torch.rand((2, *roi), generator=generator) > 0.9).float()
+    masks = (torch.rand((len(PROMPTS), *roi), generator=generator) > 0.9).float()
     return Batch(
         names=("noise",),
         images=torch.rand((1, 1, *roi), generator=generator),
