@@ -70,7 +70,7 @@ def compare(
         ]
         rows.append(row | ({"failed": failed, "runs": runs} if failed else _row(runs, folder)))
     return {
-        "what": "outside",
+        "what": f"outside_{target:g}mm",
         "environment": environment(),
         "voxels": list(shape),
         "spacing_mm": list(spacing),
