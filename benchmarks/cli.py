@@ -281,13 +281,10 @@ def _aside(line: str) -> None:
 
 @main.command()
 def tables() -> None:
-    """Write the README's tables again from the committed records."""
-    from benchmarks.tables import README, render
-    from gcis_runtime.atomic import replacing
+    """Write the tables of README and docs/performance.md again from the committed records."""
+    from benchmarks.tables import write_documents
 
-    text = render(README.read_text())
-    with replacing(README) as temporary:
-        temporary.write_text(text)
+    write_documents()
 
 
 for _command in COMMANDS:

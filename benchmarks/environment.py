@@ -7,10 +7,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.cuda.probe import probe_driver
 
 _PACKAGES = (
     "numpy",
@@ -21,14 +22,24 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "onnxruntime",
     "openvino",
+    "tensorrt",
     "tensorrt_rtx",
+    "cuda-python",
+    "open_clip_torch",
 )
+_UNLIMITED = 1 << 60
+"""Version 1 writes no limit as the largest number of pages."""
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def environment() -> dict[str, Any]:
-    """Return processor, threads, packages, commit and time of this run, ready for JSON."""
+    """Return processor, limits, GPUs, packages, commit and time of this run, ready for JSON.
+
+    What the machine does not say is None, not left out: a reader sees that it was asked.
+    """
     info = _cpuinfo()
+    driver = probe_driver()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": {
@@ -37,13 +48,69 @@ def environment() -> dict[str, Any]:
             "flags": [flag for flag in _FLAGS if flag in info.get("flags", "").split()],
             "logical": os.cpu_count(),
             "usable": usable_cpus(),
+            "mhz": float(info["cpu MHz"]) if "cpu MHz" in info else None,
+            "governor": _line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         },
+        "cgroup": {"cpus": _cpu_quota(), "memory_bytes": _memory_limit()},
+        "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpus": gpus() if driver.gpus else [],
+        "gpu_problem": driver.problem,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "commit": _commit(),
     }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Return name, driver, memory and clocks of each NVIDIA GPU, as `nvidia-smi` says them now."""
+    fields = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "pstate")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return [
+            {"name": gpu.name, "memory_mib": gpu.memory >> 20, "capability": gpu.sm}
+            for gpu in probe_driver().gpus
+        ]
+    keys = ("name", "driver", "memory_mib", "sm_mhz", "sm_mhz_max", "memory_mhz", "state")
+    rows = [
+        dict(zip(keys, map(str.strip, line.split(",")), strict=True)) for line in done.stdout.splitlines()
+    ]
+    return [{k: int(v) if v.isdigit() else v for k, v in row.items()} for row in rows]
+
+
+def _cpu_quota() -> int | None:
+    """Return the CPUs that control groups leave of those that affinity allows; None where they set no limit."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return None if usable_cpus() == allowed else usable_cpus()
+
+
+def _memory_limit(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return the least memory limit of this process's control groups (version 2, or 1); None without one."""
+    limits = []
+    for line in (_line(membership) or "").splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        mount, file = (root, "memory.max") if number == "0" else (root / "memory", "memory.limit_in_bytes")
+        below = PurePosixPath(path.strip("/"))
+        limits += [_line(mount / part / file) for part in (below, *below.parents)]
+    numbers = [int(text) for text in limits if text and text.isdigit()]
+    found = min(numbers, default=_UNLIMITED)
+    return found if found < _UNLIMITED else None
+
+
+def _line(path: Path) -> str | None:
+    """Return a small file's text; None where it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -1,15 +1,25 @@
-"""README tables, generated from records: a number in the README is a number in a file."""
+"""Tables of the documents, generated from records: a number in a document is a number in a file.
+
+A document holds a block between `<!-- NAME -->` and `<!-- /NAME -->`; `python -m benchmarks tables` writes
+between them what `BLOCKS[NAME]` makes of the newest committed records, and a test fails where the two disagree.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import hardware_text, newest
+from gcis_runtime.atomic import replacing
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 DEMO = ROOT / "examples" / "headneck" / "results"
 README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs" / "performance.md")
+_BLOCK = re.compile(r"<!-- (?P<name>[a-z0-9-]+) -->\n(?P<table>.*?)<!-- /(?P=name) -->", re.DOTALL)
 
 
 def demo_table() -> str:
@@ -32,7 +42,7 @@ def demo_table() -> str:
 
 def speed_table() -> str:
     """Return the newest phantom comparison as Markdown."""
-    record = _read(max(RESULTS.glob("phantom_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1]))
+    record = newest("phantom")
     lines = ["| pipeline | seconds | times faster | labels equal | Dice |", "|---|---|---|---|---|"]
     for row in record["rows"]:
         if "unavailable" in row:
@@ -40,24 +50,39 @@ def speed_table() -> str:
         speed = f"{row['speedup']:.1f}" if "speedup" in row else "1"
         equal = f"{row['labels_equal']:.3%}" if "labels_equal" in row else ""
         lines.append(f"| {row['pipeline']} | {row['seconds']:.1f} | {speed} | {equal} | {row['dice']:.3f} |")
-    e = record["environment"]
     shape = " x ".join(str(n) for n in record["voxels"])
     note = (
         f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on "
-        f"{e['date'][:10]}: "
-        f"{e['cpu']['model']}, {e['cpu']['usable']} cores ({', '.join(e['cpu']['flags'])}). "
+        f"{record['environment']['date'][:10]}: {hardware_text(record)}. "
         "Repeat with `python -m benchmarks phantom`."
     )
     return "\n".join([*lines, "", note])
 
 
+BLOCKS: dict[str, Callable[[], str]] = {"demo-table": demo_table, "speed-table": speed_table}
+"""What stands between the markers of each name, in whatever document has them."""
+
+
 def render(text: str) -> str:
-    """Return the README's text with both tables put between their markers."""
-    for name, table in (("demo-table", demo_table()), ("speed-table", speed_table())):
-        before, rest = text.split(f"<!-- {name} -->\n")
-        after = rest.split(f"<!-- /{name} -->")[1]
-        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
-    return text
+    """Return a document's text with every block of `BLOCKS` written again.
+
+    Raises:
+        KeyError: A marker of no block.
+    """
+    return _BLOCK.sub(lambda m: f"<!-- {m['name']} -->\n{BLOCKS[m['name']]()}\n<!-- /{m['name']} -->", text)
+
+
+def blocks_of(text: str) -> list[str]:
+    """Return the names of a document's blocks."""
+    return [match["name"] for match in _BLOCK.finditer(text)]
+
+
+def write_documents() -> None:
+    """Write every document's blocks again."""
+    for document in DOCUMENTS:
+        text = render(document.read_text())
+        with replacing(document) as temporary:
+            temporary.write_text(text)
 
 
 def _read(path: Path) -> dict[str, Any]:
