@@ -8,7 +8,6 @@ depend on the builds of Python and numpy.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import re
@@ -26,7 +25,7 @@ from benchmarks.counted_run import allocated, stream, volume
 from benchmarks.environment import environment
 from benchmarks.graph import describe, seeded
 from benchmarks.prompts import multiplications
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, newest
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
 from gcis_runtime.bundle import open_bundle
@@ -160,16 +159,15 @@ def last_record(folder: Path = RESULTS) -> dict[str, Any]:
     Raises:
         OutputError: There is none.
     """
-    files = sorted(folder.glob("counted_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1])
-    if not files:
+    try:
+        return newest("counted", folder)
+    except FileNotFoundError as error:
         raise OutputError(
             "no record of counted work",
             received=str(folder),
             expected="counted_<hardware>_<yyyymmdd>.json",
             fix="Run python -m benchmarks counted.",
-        )
-    record: dict[str, Any] = json.loads(files[-1].read_text())
-    return record
+        ) from error
 
 
 def _graph(name: str, model: onnx.ModelProto) -> dict[str, float]:

@@ -20,16 +20,20 @@ from gcis_train.nets.network import GcisNet
 _TEXT_DIM = 16
 
 
-def write_wide_bundle(folder: Path, *, prompts: int, seed: int = 0) -> None:
-    """Export a routed network of feature size 12 with random weights: windows of 64, voxels of 1.5 mm.
+def write_wide_bundle(
+    folder: Path, *, prompts: int, seed: int = 0, feature_size: int = 12, roi: int = 64
+) -> None:
+    """Export a routed network with random weights and voxels of 1.5 mm.
 
     Args:
         folder: The bundle to write.
         prompts: How many structures.
         seed: Of weights and embeddings.
+        feature_size: Channels of the first stage.
+        roi: Window in voxels.
     """
     torch.manual_seed(seed)
-    config = NetworkConfig(feature_size=12, pathways=6, text_dim=_TEXT_DIM)
+    config = NetworkConfig(feature_size=feature_size, pathways=6, text_dim=_TEXT_DIM)
     net = GcisNet(config)
     for parameter in net.parameters():
         if parameter.dim() > 1:  # keeps signals alive through the depth
@@ -39,7 +43,7 @@ def write_wide_bundle(folder: Path, *, prompts: int, seed: int = 0) -> None:
         kind="routed",
         network=config,
         preprocess=PreprocessSpec(orientation="RAS", spacing=(1.5, 1.5, 1.5)),
-        window=WindowSpec(roi=(64, 64, 64)),
+        window=WindowSpec(roi=(roi, roi, roi)),
         prompts=prompt_table(names, torch.randn(prompts, _TEXT_DIM)),
         text_weights=f"random (seed {seed})",
         provenance={"data": "none: random weights"},
@@ -58,11 +62,23 @@ def write_wide_bundle(folder: Path, *, prompts: int, seed: int = 0) -> None:
         )
 
 
-def copy_bundle(source: Path, folder: Path, *, spacing: float | None) -> None:
-    """Copy a bundle; with another spacing its labels mean nothing, and its memory is such a network's."""
+def copy_bundle(source: Path, folder: Path, *, spacing: float | None, overlap: float | None = None) -> None:
+    """Copy a bundle. With other windows or another grid its labels mean nothing; its cost is such a one's.
+
+    Args:
+        source: A bundle.
+        folder: Where the copy goes.
+        spacing: The network's voxel size in mm; None leaves the bundle's.
+        overlap: Of windows; None leaves the bundle's.
+    """
     opened = open_bundle(source)
     shutil.copytree(opened.folder, folder)
+    manifest = opened.manifest
     if spacing is not None:
-        spec = msgspec.structs.replace(opened.manifest.preprocess, spacing=(spacing,) * 3)
-        manifest = msgspec.structs.replace(opened.manifest, preprocess=spec)
+        spec = msgspec.structs.replace(manifest.preprocess, spacing=(spacing,) * 3)
+        manifest = msgspec.structs.replace(manifest, preprocess=spec)
+    if overlap is not None:
+        window = msgspec.structs.replace(manifest.window, overlap=overlap)
+        manifest = msgspec.structs.replace(manifest, window=window)
+    if manifest is not opened.manifest:
         (folder / MANIFEST_FILE).write_bytes(encode(manifest))
