@@ -1,4 +1,4 @@
-"""Benchmarks for planning, beside others, and for watching: `scale`, `counted`."""
+"""Benchmarks for planning, beside others, and for watching: `scale`, `peers`, `counted`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from benchmarks.peers_run import PEERS
 from benchmarks.records import RESULTS, write_record
 from benchmarks.scale_plan import AXES, Axis
 from gcis_runtime.errors import GcisError
@@ -126,4 +127,48 @@ def _say_plan(plan: dict[str, Any]) -> None:
         click.echo(f"  - {line}")
 
 
-COMMANDS = (scale, counted)
+@click.command("peers")
+@click.option("--feature-size", default=12, show_default=True, help="Of our network and of SwinUNETR.")
+@click.option("--roi", default=64, show_default=True, help="Window of all, in voxels.")
+@click.option("--overlap", default=0.5, show_default=True, help="Of windows.")
+@click.option(
+    "--shape", type=(int, int, int), default=(160, 160, 160), show_default=True, help="Voxels, of 1.5 mm."
+)
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Turns of each peer.")
+@click.option(
+    "--peer", "peers", multiple=True, type=click.Choice(list(PEERS)), help="Only this; repeat. [all]"
+)
+@click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps the volume and our bundle.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
+def peers_command(
+    feature_size: int,
+    roi: int,
+    overlap: float,
+    shape: tuple[int, int, int],
+    rounds: int,
+    peers: tuple[str, ...],
+    work: Path | None,
+    out: Path,
+) -> None:
+    """Time and memory beside SwinUNETR and nnU-Net, with random weights: no accuracy.
+
+    Says what is not installed. nnU-Net: pip install nnunetv2, in an environment of its own.
+    """
+    from benchmarks.peers import compare
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (work or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        record = compare(
+            feature_size=feature_size, roi=roi, overlap=overlap, shape=shape, rounds=rounds,
+            peers=peers or tuple(PEERS), folder=folder, say=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
+    click.echo(f"{record['windows']} windows; random weights: time and memory only")
+    for row in record["rows"]:
+        said = row.get("unavailable")
+        numbers = "" if said else f"{row['seconds']:8.2f} s  {row['peak_memory_mb']:6d} MB"
+        click.echo(f"{numbers or 'not run: ' + said}  {row['peer']}")
+    click.echo(f"record: {write_record(record, out)}")
+
+
+COMMANDS = (scale, peers_command, counted)
