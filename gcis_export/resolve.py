@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gcis_runtime.errors import PromptError
@@ -13,6 +13,7 @@ from gcis_train.checkpoint import Checkpoint, unknown_prompt
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway, group_equal
 from gcis_train.prompts import embeddings_of
+from gcis_train.routing import route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +145,7 @@ def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
 
 def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
     """Let the router choose, and note by how much."""
-    with torch.no_grad():
-        logits = net.route(embedding)  # (7, pathways)
-        pathway = net.resolve(embedding)
-    best = logits.topk(min(2, logits.shape[-1]), dim=-1).values
-    lead = (best[:, 0] - best[:, 1]).tolist() if best.shape[-1] > 1 else [0.0] * len(best)
-    a, b, c, d, e, f, g = (round(float(m), 4) for m in lead)
-    return Choice(prompt=prompt, pathway=pathway, margins=(a, b, c, d, e, f, g))
+    routing = route(net, prompt, embedding)
+    # With a single pathway there is no runner-up, and JSON has no infinity.
+    a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.margins)
+    return Choice(prompt=prompt, pathway=routing.pathway, margins=(a, b, c, d, e, f, g))

@@ -83,7 +83,10 @@ def test_every_command_of_the_export_document_runs(workplace: Path) -> None:
     for words in commands(EXPORT):
         environment = {} if "--clip-weights" in words else without_clip(workplace)
         run_command(words, workplace, environment | common)
-    for made in ("small.gcis", "two.gcis", "models/mandible/1/model.onnx", "by_hand.gcis", "by_prompt.gcis"):
+    for made in (
+        "small.gcis", "two.gcis", "int8.gcis/model.int8.onnx", "models/mandible/1/model.onnx", "by_hand.gcis",
+        "by_prompt.gcis",
+    ):  # fmt: skip
         assert (workplace / made).exists(), made
     assert (workplace / "monai/mandible/configs/inference.json").is_file()
     assert (workplace / "ct_seg.nii.gz").is_file() and (workplace / "results/b_ct_seg.nii.gz").is_file()

@@ -14,14 +14,35 @@ from gcis_runtime.sessions.onnx_files import as_ours, load
 
 
 class OnnxSession:
-    """A bundle's ONNX graph in ONNX Runtime on the CPU, in the graph's own precision; see `Session`."""
+    """A bundle's float32 ONNX graph in ONNX Runtime on the CPU; see `Session`.
+
+    It takes graphs of other precisions too, and computes them in float32 all the same: slower, less exact,
+    and not what was asked for.
+
+    Args:
+        bundle: The bundle.
+        precision: `"fp32"` or `"auto"`.
+        threads: CPU threads; None counts what the process may use.
+        batch: Most windows a run; None takes the largest graph.
+
+    Raises:
+        EngineError: Another precision, or it cannot be loaded.
+        BundleError: The graph is not the one that the manifest describes.
+    """
 
     def __init__(
         self, bundle: Bundle, *, precision: str = "auto", threads: int | None = None, batch: int | None = 1
     ) -> None:
         self.name, self.version, self.device = "onnx", str(ort.__version__), "cpu"
         self.threads = threads or usable_cpus()
-        graph = choose_graph(bundle.manifest, precision=precision, batch=batch)
+        if precision not in ("auto", "fp32"):
+            raise EngineError(
+                "ONNX Runtime computes in float32 on the CPU",
+                received=f"--precision {precision}",
+                expected="auto or fp32",
+                fix="Leave --precision out, or use --engine openvino, or a GPU with --device cuda.",
+            )
+        graph = choose_graph(bundle.manifest, precision="fp32", batch=batch)
         self.precision: str = graph.precision
         self.batch = graph.batch
         self.notes: tuple[str, ...] = ()

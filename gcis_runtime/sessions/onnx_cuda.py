@@ -18,6 +18,8 @@ from gcis_runtime.sessions.onnx_files import as_ours, load
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
+_OFFERED = ("auto", "fp32", "fp16")
+"""It has no 8-bit convolutions of three axes, and would run such a graph in float32."""
 
 
 class OnnxCudaSession:
@@ -31,7 +33,7 @@ class OnnxCudaSession:
         tf32: Let float32 products round their factors to 11 bits: faster, and outside the parity report.
 
     Raises:
-        EngineError: No GPU, no cuda-python, or the CUDA provider does not start.
+        EngineError: No GPU, no cuda-python, another precision, or the CUDA provider does not start.
         DeviceMemoryError: The GPU has not enough memory.
     """
 
@@ -44,6 +46,13 @@ class OnnxCudaSession:
         batch: int | None = None,
         tf32: bool = False,
     ) -> None:
+        if precision not in _OFFERED:
+            raise EngineError(
+                "ONNX Runtime does not compute in this precision on CUDA",
+                received=f"--precision {precision}",
+                expected=", ".join(_OFFERED),
+                fix="Use one of them, or an engine of TensorRT.",
+            )
         info = require_gpu(device)
         _require_provider()
         manifest = bundle.manifest

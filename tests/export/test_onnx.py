@@ -28,18 +28,28 @@ def _onnxruntime(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda window: session.run(["margins"], {"image": window})[0]
 
 
-def _openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    model = import_openvino().Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def _openvino(file: Path, hint: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
+    model = import_openvino().Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": hint})
     request = model.create_infer_request()
     return lambda window: np.array(request.infer([window])[0])
 
 
-@pytest.mark.parametrize("engine", [_onnxruntime, _openvino])
-def test_engines_give_the_published_numbers(built, engine):
+def _openvino_bf16(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16")
+    return _openvino(file, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("engine", "values", "labels"),
+    # Random weights amplify what bf16 rounds; a trained network gives a fifth of that (decision 30).
+    [(_onnxruntime, 1e-3, 1e-4), (_openvino, 1e-3, 1e-4), (_openvino_bf16, 3.0, 0.1)],
+)
+def test_engines_give_the_published_numbers(built, engine, values, labels):
     run, case = engine(built.file), built.case
     margins = np.concatenate([run(window[None].numpy()) for window in case.image])
-    assert np.abs(margins[..., ::4, ::4, ::4] - case.golden_margins()).max() <= 1e-3
-    assert np.mean((margins > 0) != case.golden_foreground()) <= 1e-4
+    assert np.abs(margins[..., ::4, ::4, ::4] - case.golden_margins()).max() <= values
+    assert np.mean((margins > 0) != case.golden_foreground()) <= labels
 
 
 def test_checker_accepts_static_shapes_and_names(built):

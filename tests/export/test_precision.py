@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gcis_export.engines.onnx import read_precision
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph, quantised_nodes
 from gcis_export.precision.typed import KEEP_FLOAT, typed_graph, value_types
@@ -125,7 +126,7 @@ def test_a_weight_beyond_float16_is_refused_and_bf16_recommended():
     assert typed_graph(model, "bf16").graph.initializer[0].data_type == TensorProto.BFLOAT16
 
 
-def test_int8_quantises_large_convolutions_alone(network):
+def test_int8_quantises_large_convolutions_alone(network, tmp_path):
     windows = [window[None].numpy() for window in network.case.image]
     quantised = int8_graph(network.model, windows)
     makers = {name: node for node in quantised.graph.node for name in node.output}
@@ -149,11 +150,45 @@ def test_int8_quantises_large_convolutions_alone(network):
     gap = np.abs(answer - expected).max() / np.abs(expected).max()
     assert 1e-4 < gap < 0.3
     assert np.mean((answer > 0) != (expected > 0)) < 0.1  # random weights: margins lie around zero everywhere
-    _check_openvino(quantised, len(found))
+    _check_openvino(quantised, len(found), windows[0], expected)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(quantised.SerializeToString())
+    assert read_precision(file) == "fp32"  # ONNX Runtime takes the 8-bit values and multiplies in float32
 
 
-def _check_openvino(quantised: onnx.ModelProto, count: int) -> None:
-    """OpenVINO really computes those convolutions in 8 bits."""
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    # A half-typed convolution is widened on the CPU, whatever the file says.
+    [(np.float32, "fp32"), (np.float16, "fp32")],
+    ids=str,
+)
+def test_onnx_runtime_says_what_it_computes_in(element, expected, tmp_path):
+    model = make([helper.make_node("Conv", ["image", "w"], ["margins"])], {}, [1, 1, 4, 4, 4])
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1, 1), element), "w"))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(element))
+    for end in (model.graph.input[0], model.graph.output[0]):
+        end.type.tensor_type.elem_type = kind
+    onnx.save(model, tmp_path / "model.onnx")
+    assert read_precision(tmp_path / "model.onnx") == expected
+
+
+def test_an_8_bit_convolution_of_onnx_runtime_is_read_as_one(tmp_path):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "z", "s", "z"], ["y"]),
+        helper.make_node("DequantizeLinear", ["y", "s", "z"], ["margins"]),
+    ]
+    weights = {
+        "s": np.array(0.1, np.float32),
+        "z": np.array(0, np.uint8),
+        "w": np.ones((1, 1, 1, 1), np.uint8),
+    }
+    onnx.save(make(nodes, weights, [1, 1, 4, 4]), tmp_path / "model.onnx")
+    assert read_precision(tmp_path / "model.onnx") == "int8"
+
+
+def _check_openvino(quantised: onnx.ModelProto, count: int, window: np.ndarray, expected: np.ndarray) -> None:
+    """OpenVINO really computes those convolutions in 8 bits, and what comes of it is near the network's."""
     core = import_openvino().Core()
     compiled = core.compile_model(
         core.read_model(quantised.SerializeToString(), b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -161,6 +196,9 @@ def _check_openvino(quantised: onnx.ModelProto, count: int) -> None:
     info = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     kinds = [str(i["runtimePrecision"].value) for i in info if i["layerType"].value == "Convolution"]
     assert sum(kind in ("u8", "i8") for kind in kinds) == count
+    answer = compiled([window])[0]
+    assert np.abs(answer - expected).max() / np.abs(expected).max() < 0.3
+    assert np.mean((answer > 0) != (expected > 0)) < 0.1
 
 
 @pytest.mark.parametrize("windows", [[], [np.zeros((1, 1, 8, 8, 8), np.float32)]])

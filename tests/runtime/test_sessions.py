@@ -79,7 +79,9 @@ def test_bf16_needs_a_passed_parity_row(make_bundle):
         ({"engine": "trt-rtx"}, "trt-rtx engines run on NVIDIA GPUs"),
         ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
         ({"engine": "openvino", "precision": "fp16"}, "does not offer"),
-        ({"engine": "onnx", "precision": "bf16"}, "the bundle has no bf16 graph"),
+        ({"engine": "onnx", "precision": "bf16"}, "computes in float32 on the CPU"),
+        ({"engine": "onnx", "precision": "int8"}, "computes in float32 on the CPU"),
+        ({"engine": "onnx", "device": "cuda", "precision": "int8"}, "does not compute in this precision"),
         ({"engine": "openvino", "precision": "int8"}, "the bundle has no int8 graph"),
     ],
 )
