@@ -1,4 +1,8 @@
-"""The README's commands run as written, at toy size: later flags only shrink the work."""
+"""The README's commands run as written, at toy size: later flags only shrink the work.
+
+Those before the published weights run in this process, where PyTorch need not be imported ten times; the
+others run as a user starts them.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from doc_helpers import commands, run_command, without_clip, write_air, write_case, write_published
+from test_howto import PROGRAMS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+PUBLISHED = "\n## Published weights\n"
 SMALLER = {
     "gcis-train pretrain": "--feature-size 12 --roi 64 --spacing 8 --max-epochs 1 --pathways 2 "
     "--windows-per-case 1 --clip-weights random --validate-every 1",
+    "gcis-export": "--check-windows 1",
 }
 
 
@@ -32,19 +41,32 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_command_of_the_readme_runs(workplace: Path) -> None:
-    """Published weights come last and go their way without CLIP: there it cannot even be imported."""
-    before, published, after = README.partition("\n## Published weights\n")
-    parts = [(commands(before), {}), (commands(published + after), without_clip(workplace))]
-    assert [len(lines) >= least for (lines, _), least in zip(parts, (8, 3), strict=True)] == [True, True]
-    for lines, environment in parts:
-        for words in lines:
-            extra = next((flags for start, flags in SMALLER.items() if " ".join(words).startswith(start)), "")
-            environment |= {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"}
-            run_command([*words, *shlex.split(extra)], workplace, environment)
+def smaller(words: list[str]) -> list[str]:
+    """Return a command's words with the flags that shrink its work."""
+    extra = next((flags for start, flags in SMALLER.items() if " ".join(words).startswith(start)), "")
+    return [*words, *shlex.split(extra)]
+
+
+def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = commands(README.partition(PUBLISHED)[0])
+    assert len(lines) >= 8
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("GCIS_HOME", str(workplace / "home"))
+    for words in lines:
+        done = CliRunner().invoke(import_module(PROGRAMS[words[0]]).main, smaller(words)[1:])
+        assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}"
     assert (workplace / "results" / "b_ct_seg.nii.gz").is_file()
     assert (workplace / "results" / "b_ct_seg.png").is_file()
     assert (workplace / "results" / "evaluation" / "summary.json").is_file()
+
+
+def test_published_weights_go_to_a_mask_without_clip(workplace: Path) -> None:
+    """In processes of their own, in which CLIP cannot even be imported."""
+    lines = commands(README.partition(PUBLISHED)[2])
+    assert len(lines) >= 3
+    environment = {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"} | without_clip(workplace)
+    for words in lines:
+        run_command(smaller(words), workplace, environment)
     assert (workplace / "ct_seg.nii.gz").is_file()
 
 
