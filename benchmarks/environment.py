@@ -83,7 +83,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def _cpu_quota() -> int | None:
-    """Return the CPUs that control groups leave of those that affinity allows; None where they set no limit."""
+    """Return the CPUs that control groups leave of those that affinity allows; None without a limit."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return None if usable_cpus() == allowed else usable_cpus()
 

@@ -1,7 +1,7 @@
 """Tables of the documents, generated from records: a number in a document is a number in a file.
 
 A document holds a block between `<!-- NAME -->` and `<!-- /NAME -->`; `python -m benchmarks tables` writes
-between them what `BLOCKS[NAME]` makes of the newest committed records, and a test fails where the two disagree.
+between them what `BLOCKS[NAME]` makes of the newest committed records; a test fails where the two disagree.
 """
 
 from __future__ import annotations
