@@ -117,7 +117,7 @@ class GridMap:
         It is 1e-17 from rounding, 1e-8 where a NIfTI header kept directions as float32. MONAI lets it decide,
         voxel by voxel; only then is the slower general path needed to agree.
         """
-        theta = _unit_matrix(self)[:3, :3]
+        theta = unit_matrix(self)[:3, :3]
         if not np.any(theta - np.diag(np.diag(theta))):
             return False
         return any(
@@ -134,9 +134,9 @@ def axis_coordinates(grid: GridMap, axis: int) -> NDArray[np.float64]:
     second label sample lies exactly between two voxels, and the last bit of this arithmetic decides before
     the rule "round half to even" does; following it keeps those voxels equal to MONAI's inverse.
     """
-    theta = _unit_matrix(grid)
+    theta = unit_matrix(grid)
     return _to_voxels(
-        _unit_axis(grid.shape_out[axis]) * theta[axis, axis] + theta[axis, 3], grid.shape_in[axis]
+        unit_axis(grid.shape_out[axis]) * theta[axis, axis] + theta[axis, 3], grid.shape_in[axis]
     )
 
 
@@ -151,7 +151,7 @@ def matrix_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np
     return out
 
 
-def _unit_matrix(grid: GridMap) -> NDArray[np.float64]:
+def unit_matrix(grid: GridMap) -> NDArray[np.float64]:
     """Return the map between coordinates in which each grid's edges are -1 and 1 (MONAI `to_norm_affine`)."""
 
     def to_unit(shape: Shape3) -> NDArray[np.float64]:
@@ -169,7 +169,7 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
-def _unit_axis(count: int) -> NDArray[np.float64]:
+def unit_axis(count: int) -> NDArray[np.float64]:
     """Return the voxel centres of an axis whose edges are -1 and 1."""
     return _linspace(count) * (count - 1) / count
 
@@ -231,8 +231,8 @@ def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> 
 
 def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
     """Return clipped input coordinates along X, Y, Z of an output box, three arrays of the box's shape."""
-    theta = _unit_matrix(grid)
-    x, y, z = np.ix_(*(_unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
+    theta = unit_matrix(grid)
+    x, y, z = np.ix_(*(unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
     # Summed from the last axis to the first, as torch does.
     return [
         _to_voxels(z * t[2] + y * t[1] + x * t[0] + t[3], n)

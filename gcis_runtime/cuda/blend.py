@@ -1,4 +1,4 @@
-"""Blending on the GPU: windows are cut, run, added up and turned into labels there; only labels come back.
+"""Blending on the GPU: windows are cut, run and added up there; what comes back, a `Finish` decides.
 
 The counterpart of `gcis_runtime.blend` for a session on a GPU, and equal to it bit for bit for equal margins:
 windows add in the order of the plan. Two streams work side by side: *compute* cuts windows, runs the network
@@ -13,15 +13,16 @@ The CPU prepares the next rows in page-locked memory while the GPU computes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.blend import WindowCount
 from gcis_runtime.cuda.device import Buffer
+from gcis_runtime.cuda.finish import Finish, Piece, Slab
 from gcis_runtime.cuda.kernels import Box, Kernels
 from gcis_runtime.cuda.slabs import Group, group_windows, with_axis
 from gcis_runtime.cuda.workspace import Workspace
@@ -40,16 +41,18 @@ _REMEMBERED = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Slab:
-    """Finished rows of the padded grid.
+class _Sent:
+    """A piece on its way to the host.
 
     Attributes:
-        first: Their first index along the slab axis.
-        data: Labels (X, Y, Z), or margins (C, X, Y, Z) where they were asked for; valid until the next slab.
+        group: Which windows finished it.
+        piece: The piece.
+        slot: Which of the workspace's pairs it uses.
     """
 
-    first: int
-    data: NDArray[Any]
+    group: Group
+    piece: Piece
+    slot: int
 
 
 class GpuBlender:
@@ -61,7 +64,7 @@ class GpuBlender:
         plan: Window positions, in slab order; some of `plan_windows`' may be left out.
         weights: (X, Y, Z) of `plan.roi`, positive.
         channels: Graph channels to blend.
-        values: Label value of each of them; None gives margins instead of labels.
+        finish: What becomes of finished sums; made for this plan.
 
     Raises:
         DeviceMemoryError: The device has not enough memory for a slab.
@@ -75,25 +78,20 @@ class GpuBlender:
         weights: NDArray[np.float32],
         *,
         channels: tuple[int, ...],
-        values: tuple[int, ...] | None,
+        finish: Finish,
     ) -> None:
-        self._session, self._kernels, self._plan = session, kernels, plan
+        self._session, self._kernels, self._plan, self._finish = session, kernels, plan, finish
         self._groups = group_windows(plan)
         self._count = len(channels)
-        self._dtype: Any = np.float32 if values is None else np.uint8 if max(values) <= 255 else np.uint16
-        self._margins = values is None
         session.gpu.activate()
         self._work = Workspace(
-            session.gpu,
-            plan,
-            self._groups,
-            count=self._count,
-            item=self._count * _FLOAT if values is None else np.dtype(self._dtype).itemsize,
-        )
+            session.gpu, plan, self._groups,
+            count=self._count, kept=finish.kept, piece_bytes=finish.piece_bytes,
+        )  # fmt: skip
         try:
             self._weights = self._work.send(np.ascontiguousarray(weights, dtype=np.float32))
             self._channels = self._work.send(np.array(channels, dtype=np.int32))
-            self._values = self._work.send(np.array(values or (0,), dtype=np.int32))
+            finish.prepare(self._work, kernels, session.stream)
         except BaseException:
             self._work.close()
             raise
@@ -106,7 +104,7 @@ class GpuBlender:
         count: WindowCount | None = None,
         done: Callable[[int], None] | None = None,
     ) -> Iterator[Slab]:
-        """Run every window and give finished slabs, which cover the padded grid once, in order.
+        """Run every window and give finished slabs; none where the plan has no windows.
 
         Args:
             rows: The image.
@@ -121,19 +119,26 @@ class GpuBlender:
         gpu.activate()
         for buffer in (work.total, work.norm, work.bad):
             gpu.zero(buffer, compute)
-        waiting: Group | None = None
-        self._bring(0, rows)
+        if self._groups:
+            self._bring(0, rows)
+        waiting: deque[_Sent] = deque()
+        number = 0
         for group in self._groups:
             self._run(group, count)
-            self._finish(group)
-            if group.number + 1 < len(self._groups):
-                self._bring(group.number + 1, rows)
-            self._send_back(group)
-            if waiting is not None:
-                yield from self._collect(waiting, done)
-            waiting = group
-        if waiting is not None:
-            yield from self._collect(waiting, done)
+            later = group.number + 1
+            for piece in self._finish.pieces(group):
+                sent = _Sent(group=group, piece=piece, slot=number % 2)
+                self._compute_piece(sent)
+                if later < len(self._groups):
+                    self._bring(later, rows)
+                    later = len(self._groups)
+                self._send_back(sent)
+                waiting.append(sent)
+                number += 1
+                if len(waiting) > 1:
+                    yield from self._collect(waiting.popleft(), done)
+        for sent in waiting:
+            yield from self._collect(sent, done)
 
     def close(self) -> None:
         """Free the blender's memory once the device has finished with it. May be called again."""
@@ -145,7 +150,7 @@ class GpuBlender:
         """Copy the rows that a group needs and none before it needed, and find its constant windows.
 
         Nothing reads what is overwritten: `_run` waited for the last copies from the same page-locked memory,
-        and on the copying stream the slab of the group before the last, whose windows were the last to
+        and on the copying stream the first piece of the group before the last, whose windows were the last to
         read these slots of the ring, comes first.
         """
         gpu, work, group, roi = self._session.gpu, self._work, self._groups[number], self._plan.roi
@@ -241,38 +246,29 @@ class GpuBlender:
             self._session.gpu.copy(kept, answer, self._answer, self._session.stream)
             self._known[value] = kept
 
-    def _finish(self, group: Group) -> None:
-        """Turn the rows that no later window touches into labels or margins.
+    def _compute_piece(self, sent: _Sent) -> None:
+        """Queue the kernel that computes a piece.
 
-        `_collect` waited until the slab that used the same buffer was on the host.
+        `_collect` waited until the piece that used the same buffer was on the host.
         """
-        work, stream, axis = self._work, self._session.stream, self._plan.axis
-        start = with_axis((0, 0, 0), axis, group.first % work.sums[axis])
-        shape = with_axis(self._plan.padded, axis, group.ready)
-        box, out = Box(buffer=work.sums, start=start, shape=shape), work.finished[group.number % 2]
-        if self._margins:
-            self._kernels.finish_margins(work.total, work.norm, out, box, count=self._count, stream=stream)
-        else:
-            self._kernels.finish_labels(
-                work.total, work.norm, self._values, out, box,
-                wide=self._dtype == np.uint16, count=self._count, stream=stream,
-            )  # fmt: skip
-        self._session.gpu.record(work.ready[group.number % 2], stream)
+        if sent.piece.bytes:
+            sent.piece.launch(self._work.finished[sent.slot])
+        self._session.gpu.record(self._work.ready[sent.slot], self._session.stream)
 
-    def _send_back(self, group: Group) -> None:
-        """Copy a finished slab, and whether any margin was not finite, to the host."""
-        gpu, work, slot = self._session.gpu, self._work, group.number % 2
+    def _send_back(self, sent: _Sent) -> None:
+        """Copy a piece, and whether any margin was not finite, to the host."""
+        gpu, work, slot = self._session.gpu, self._work, sent.slot
         gpu.wait(work.copy, work.ready[slot])
-        voxels = int(np.prod(with_axis(self._plan.padded, self._plan.axis, group.ready), dtype=np.int64))
-        gpu.download(work.answers[slot].address, work.finished[slot], voxels * work.item, work.copy)
+        if sent.piece.bytes:
+            gpu.download(work.answers[slot].address, work.finished[slot], sent.piece.bytes, work.copy)
         gpu.download(work.flags[slot].address, work.bad, _FLOAT, work.copy)
         gpu.record(work.back[slot], work.copy)
 
-    def _collect(self, group: Group, done: Callable[[int], None] | None) -> Iterator[Slab]:
-        """Wait for a group's slab and give it, with the rows around it where no window lies."""
-        work, slot = self._work, group.number % 2
-        self._session.gpu.synchronize(work.back[slot])
-        if work.flags[slot].view((1,), np.int32)[0]:
+    def _collect(self, sent: _Sent, done: Callable[[int], None] | None) -> Iterator[Slab]:
+        """Wait for a piece and give it."""
+        work, group = self._work, sent.group
+        self._session.gpu.synchronize(work.back[sent.slot])
+        if work.flags[sent.slot].view((1,), np.int32)[0]:
             raise EngineError(
                 f"{self._session.name} answered with values that are not finite",
                 received=f"{self._session.precision} on {self._session.device}",
@@ -280,16 +276,4 @@ class GpuBlender:
             )
         if done is not None:
             done(group.windows_before + len(group.starts))
-        if group.number == 0 and group.first > 0:
-            yield self._empty(0, group.first)
-        data = work.answers[slot].view(self._shape(group.ready), self._dtype)
-        yield Slab(first=group.first, data=data)
-        if group.first + group.ready < group.end:
-            yield self._empty(group.first + group.ready, group.end)
-
-    def _shape(self, rows: int) -> tuple[int, ...]:
-        shape = with_axis(self._plan.padded, self._plan.axis, rows)
-        return (self._count, *shape) if self._margins else shape
-
-    def _empty(self, first: int, end: int) -> Slab:
-        return Slab(first=first, data=np.broadcast_to(self._dtype(0), self._shape(end - first)))
+        yield from self._finish.slabs(group, sent.piece, work.answers[sent.slot].array[: sent.piece.bytes])

@@ -1,10 +1,10 @@
-// Sliding windows on the GPU: cut a window, add its weighted margins, finish a slab.
+// Sliding windows on the GPU: cut a window, add its weighted margins, finish a slab, restore it to the file's grid.
 //
 // Arrays are in file order (X, Y, Z), Z fastest, as in numpy. Buffers that hold only a part of the volume are rings
 // along the slab axis: row r lies at r modulo the ring's length, which is what `wrap` does.
 //
 // Every operation is written as numpy does it (no fused multiply-add: compiled with --fmad=false), and windows of a slab
-// arrive one after the other, so that sums equal those of the CPU bit for bit.
+// arrive one after the other, so that sums, margins and labels equal those of the CPU bit for bit.
 
 struct Shape { int x, y, z; };  // three int32 beside each other, as numpy passes them
 
@@ -107,17 +107,120 @@ extern "C" __global__ void finish_labels16(float *total, float *norm, const int 
     finish(total, norm, values, labels, buffer, start, box, count);
 }
 
-// margins[c] = total[c] / norm over a finished slab, zero where no window lies; clears what it read.
+// margins[c] = total[c] / norm over finished rows, zero where no window lies; clears what it read. `margins` is a ring too,
+// `room`, in which the rows begin at `target`. It may be `total` itself: sums then become margins where they are, and those
+// become zero when this runs over them again, since their weights are zero by then.
 extern "C" __global__ void finish_margins(float *total, float *norm, float *margins, Shape buffer, Shape start,
-                                          Shape box, int count)
+                                          Shape box, Shape room, Shape target, int count)
 {
     long long i = thread();
     if (i >= volume(box)) return;
     long long source = place(i, box, start, buffer);
+    long long goal = place(i, box, target, room);
+    float weight = norm[source];
+    norm[source] = 0.0f;
     for (int c = 0; c < count; ++c) {
         float *sum = total + c * volume(buffer) + source;
-        margins[c * volume(box) + i] = norm[source] > 0.0f ? *sum / norm[source] : 0.0f;
+        float margin = weight > 0.0f ? *sum / weight : 0.0f;
         *sum = 0.0f;
+        margins[c * volume(room) + goal] = margin;
     }
-    norm[source] = 0.0f;
+}
+
+// Restoring: labels of a box of the file's grid from margins that are interpolated at each of its voxels and then compared.
+
+__device__ inline int pick(int axis, int x, int y, int z) { return axis == 0 ? x : axis == 1 ? y : z; }
+
+__device__ inline float between(float before, float after, float share) { return (after - before) * share + before; }
+
+__device__ inline void store(void *labels, long long i, int label, int wide)
+{
+    if (wide) ((unsigned short *)labels)[i] = (unsigned short)label;
+    else ((unsigned char *)labels)[i] = (unsigned char)label;
+}
+
+// Grids of the same directions. Each voxel of each axis has the offsets of the two margins that it lies between, and its
+// distance from the first; the tables of x, y and z follow each other, each as long as that axis of the file's grid.
+// Interpolates along the axes `order.x`, `order.y`, `order.z`, one after the other, rounding after every step.
+extern "C" __global__ void restore_axes(const float *margins, const long long *low, const long long *high,
+                                        const float *share, const int *values, void *labels, Shape buffer, Shape start,
+                                        Shape box, Shape file, Shape order, int count, int wide)
+{
+    long long i = thread();
+    if (i >= volume(box)) return;
+    int z = start.z + (int)(i % box.z) + file.x + file.y;
+    int y = start.y + (int)(i / box.z % box.y) + file.x;
+    int x = start.x + (int)(i / box.z / box.y);
+    int a = pick(order.x, x, y, z), b = pick(order.y, x, y, z), c = pick(order.z, x, y, z);
+    long long corner00 = low[b] + low[c], corner01 = low[b] + high[c];
+    long long corner10 = high[b] + low[c], corner11 = high[b] + high[c];
+    float best = 0.0f;
+    int label = 0;
+    for (int channel = 0; channel < count; ++channel) {
+        const float *lower = margins + channel * volume(buffer) + low[a];
+        const float *upper = margins + channel * volume(buffer) + high[a];
+        float first = between(between(lower[corner00], upper[corner00], share[a]),
+                              between(lower[corner10], upper[corner10], share[a]), share[b]);
+        float second = between(between(lower[corner01], upper[corner01], share[a]),
+                               between(lower[corner11], upper[corner11], share[a]), share[b]);
+        float margin = between(first, second, share[c]);
+        if (margin > best) {
+            best = margin;
+            label = values[channel];
+        }
+    }
+    store(labels, i, label, wide);
+}
+
+// Coordinate on an axis of `size` voxels, whose edges are -1 and 1 in `unit`; clipped to the first and last voxel.
+__device__ inline double voxel(double unit, int size)
+{
+    double at = ((unit + 1.0) * size - 1.0) / 2.0;
+    return at < 0.0 ? 0.0 : at > size - 1.0 ? size - 1.0 : at;
+}
+
+// Grids of different directions: each voxel has coordinates of its own. `unit` holds the voxels' places on x, y and z of the
+// file's grid, from -1 to 1; `matrix` (3, 4) leads to those on the network's `grid`, which begins at `pad` on the padded one.
+// A voxel whose upper neighbour along `axis` is not one of `rows` rows from `first` on belongs to other rows: 0.
+extern "C" __global__ void restore_sheared(const float *margins, const double *unit, const double *matrix,
+                                           const int *values, void *labels, Shape buffer, Shape start, Shape box,
+                                           Shape file, Shape grid, Shape pad, int axis, int first, int rows, int count,
+                                           int wide)
+{
+    long long i = thread();
+    if (i >= volume(box)) return;
+    double z = unit[start.z + i % box.z + file.x + file.y];
+    double y = unit[start.y + i / box.z % box.y + file.x];
+    double x = unit[start.x + i / box.z / box.y];
+    long long stride[3] = {(long long)buffer.y * buffer.z, buffer.z, 1}, offset[3][2];
+    float share[3];
+    bool mine = true;
+    for (int a = 0; a < 3; ++a) {
+        const double *m = matrix + 4 * a;
+        int size = pick(a, grid.x, grid.y, grid.z), from = pick(a, pad.x, pad.y, pad.z);
+        int length = pick(a, buffer.x, buffer.y, buffer.z);
+        double at = voxel(z * m[2] + y * m[1] + x * m[0] + m[3], size);
+        int low = (int)at, high = low + 1 < size ? low + 1 : low;  // `at` is not negative
+        share[a] = (float)(at - low);
+        if (a == axis) mine = high + from >= first && high + from < first + rows;
+        offset[a][0] = (low + from) % length * stride[a];
+        offset[a][1] = (high + from) % length * stride[a];
+    }
+    float best = 0.0f;
+    int label = 0;
+    for (int channel = 0; mine && channel < count; ++channel) {
+        float margin = 0.0f;
+        for (int corner = 0; corner < 8; ++corner) {
+            int p = corner >> 2, q = corner >> 1 & 1, r = corner & 1;
+            float part = p ? share[0] : 1.0f - share[0];
+            part *= q ? share[1] : 1.0f - share[1];
+            part *= r ? share[2] : 1.0f - share[2];
+            margin += part * margins[channel * volume(buffer) + offset[0][p] + offset[1][q] + offset[2][r]];
+        }
+        if (margin > best) {
+            best = margin;
+            label = values[channel];
+        }
+    }
+    store(labels, i, label, wide);
 }

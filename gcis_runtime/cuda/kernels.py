@@ -17,9 +17,12 @@ from gcis_runtime.errors import EngineError
 from gcis_runtime.private_cache import PrivateCache
 from gcis_runtime.spec import Shape3
 
-NAMES = ("spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins")
+NAMES = (
+    "spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins",
+    "restore_axes", "restore_sheared",
+)  # fmt: skip
 OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
-"""No fused multiply-add: sums have to equal numpy's."""
+"""No fused multiply-add: sums and interpolated margins have to equal numpy's."""
 
 
 def source() -> str:
@@ -109,7 +112,7 @@ class Box:
 
     def arguments(self) -> list[NDArray[Any]]:
         """Return the kernels' parameters `buffer`, `start`, `box`."""
-        return [np.array(shape, dtype=np.int32) for shape in (self.buffer, self.start, self.shape)]
+        return [_shape(shape) for shape in (self.buffer, self.start, self.shape)]
 
 
 def cached_kernels(sm: str, cache: PrivateCache | None) -> bytes:
@@ -161,7 +164,7 @@ class Kernels:
             window: Shape of a window.
             stream: Where it is queued.
         """
-        shapes = [np.array(shape, dtype=np.int32) for shape in (ring, window)]
+        shapes = [_shape(shape) for shape in (ring, window)]
         pointers = [_address(image), _address(starts), _address(extents), _address(extents, 4 * count)]
         self._launch("extent", count * BLOCK, [*pointers, *shapes], stream)
 
@@ -209,13 +212,72 @@ class Kernels:
         self._launch(name, box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
     def finish_margins(
-        self, total: Buffer, norm: Buffer, margins: Buffer, box: Box, *, count: int, stream: Any
+        self, total: Buffer, norm: Buffer, margins: Buffer, box: Box, target: Box, *, count: int, stream: Any
     ) -> None:
-        """Divide `box` of the sums by the weights into (count, box) margins and clear it."""
+        """Divide `box` of the sums by the weights and clear both.
+
+        Args:
+            total: The sums.
+            norm: The weights.
+            margins: Where margins go, `count` rings; may be `total`: sums become margins where they are.
+            box: Part of the sums.
+            target: The same part of `margins`.
+            count: Channels.
+            stream: Where it is queued.
+        """
         pointers = [_address(b) for b in (total, norm, margins)]
-        self._launch(
-            "finish_margins", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream
-        )
+        where = [*box.arguments(), *target.arguments()[:2]]
+        self._launch("finish_margins", box.voxels, [*pointers, *where, _one(count, np.int32)], stream)
+
+    def restore_axes(
+        self, margins: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
+        order: Sequence[int], wide: bool, count: int, stream: Any,
+    ) -> None:  # fmt: skip
+        """Label part of a file's grid that shares its directions with the network's.
+
+        Args:
+            margins: `count` rings of finished margins.
+            labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
+            part: Which part of the file's grid.
+            tables: Offset of the lower and upper margin (int64) and distance from the lower (float32) of each
+                voxel along x, then y, then z; label value of each channel (int32).
+            ring: Shape of a ring of margins.
+            order: Axes in the order in which they are interpolated.
+            wide: Labels above 255.
+            count: Channels.
+            stream: Where it is queued.
+        """
+        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, order)]
+        pointers = [_address(b) for b in (margins, *tables, labels)]
+        numbers = [_one(n, np.int32) for n in (count, wide)]
+        self._launch("restore_axes", part.voxels, [*pointers, *shapes, *numbers], stream)
+
+    def restore_sheared(
+        self, margins: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
+        grid: Shape3, pad: Shape3, axis: int, first: int, rows: int, wide: bool, count: int, stream: Any,
+    ) -> None:  # fmt: skip
+        """Label part of a file's grid of other directions: voxels whose upper neighbour is one of some rows.
+
+        Args:
+            margins: `count` rings of finished margins.
+            labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
+            part: Which part of the file's grid.
+            tables: Places along x, then y, then z of the file's grid, whose edges are -1 and 1 (float64); the
+                way from there to the network's, (3, 4) float64; label value of each channel (int32).
+            ring: Shape of a ring of margins.
+            grid: Shape of the network's grid.
+            pad: Voxels of padding before it.
+            axis: Slab axis.
+            first: First of the rows, on the padded grid.
+            rows: How many there are.
+            wide: Labels above 255.
+            count: Channels.
+            stream: Where it is queued.
+        """
+        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, grid, pad)]
+        pointers = [_address(b) for b in (margins, *tables, labels)]
+        numbers = [_one(n, np.int32) for n in (axis, first, rows, count, wide)]
+        self._launch("restore_sheared", part.voxels, [*pointers, *shapes, *numbers], stream)
 
     def _launch(self, name: str, threads: int, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
         self._device.launch(self._functions[name], threads, arguments, stream)
@@ -223,6 +285,10 @@ class Kernels:
 
 def _address(buffer: Buffer, offset: int = 0) -> NDArray[Any]:
     return _one(buffer.address + offset, np.uint64)
+
+
+def _shape(shape: Sequence[int]) -> NDArray[Any]:
+    return np.array(shape, dtype=np.int32)
 
 
 def _one(value: float, dtype: DTypeLike) -> NDArray[Any]:

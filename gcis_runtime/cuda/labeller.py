@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.blend import WindowCount
 from gcis_runtime.clock import StageClock
 from gcis_runtime.cuda.blend import GpuBlender
+from gcis_runtime.cuda.finish import FileFinish, Finish, GridFinish, Slab
 from gcis_runtime.cuda.kernels import Kernels, cached_kernels
-from gcis_runtime.cuda.slabs import with_axis
+from gcis_runtime.cuda.slabs import group_windows
+from gcis_runtime.geometry import GridTrace
 from gcis_runtime.labelling import LabelTask
 from gcis_runtime.private_cache import open_cache
 from gcis_runtime.restore import Restorer
+from gcis_runtime.samplers import positive_box
 from gcis_runtime.sessions.base import DeviceSession
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.sums import Tile
-from gcis_runtime.windows import read_planes
+from gcis_runtime.windows import WindowPlan, read_planes
+
+
+def choose_finish(
+    plan: WindowPlan, trace: GridTrace, *, values: tuple[int, ...], smooth: bool, margins: bool
+) -> Finish:
+    """Return what becomes of finished sums on the GPU.
+
+    Args:
+        plan: Window positions.
+        trace: The way to the file's grid.
+        values: Label value of each channel.
+        smooth: Interpolate margins at the file's voxels.
+        margins: Masks or probabilities are wanted, which the host makes of margins.
+    """
+    groups = group_windows(plan)
+    if smooth and not margins and trace.to_file is not None:
+        return FileFinish(plan, groups, grid=trace.to_file, values=values)
+    return GridFinish(plan, groups, values=values, margins=margins)
 
 
 class GpuLabeller:
-    """Blends on the session's GPU; see `Labeller`.
+    """Blends and restores on the session's GPU; see `Labeller`.
 
-    Only labels come back where each of the file's voxels takes the nearest one, or the file has the network's
-    grid; smooth boundaries, masks and probabilities need the margins.
-    The time that the CPU waits for the GPU counts as `network`: blending runs there among the windows.
+    Only labels come back: on the file's grid where boundaries are smooth, else on the network's, of which
+    the host takes the nearest. Masks and probabilities need the margins on the host.
+    The time that the CPU waits for the GPU counts as `network`: blending and restoring run there among the
+    windows.
 
     Args:
         session: The network on a GPU.
@@ -43,33 +67,54 @@ class GpuLabeller:
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""
-        count = WindowCount()
-        plan = task.plan
-        smooth = task.restore == "smooth" and task.image.trace.to_file is not None
-        margins = smooth or sink.wants_margins
+        count, plan = WindowCount(), task.plan
 
         def rows(first: int, out: NDArray[np.float32]) -> None:
             with clock.stage("preprocess"):
                 read_planes(task.image.box, plan, first, out, padding_value=task.padding_value)
 
-        restorer = Restorer(plan=plan, trace=task.image.trace, values=task.values, smooth=smooth, sink=sink)
-        blender = GpuBlender(
-            self._session,
-            self._kernels,
+        finish = choose_finish(
             plan,
-            task.weights,
-            channels=task.channels,
-            values=None if margins else task.values,
+            task.image.trace,
+            values=task.values,
+            smooth=task.restore == "smooth",
+            margins=sink.wants_margins,
+        )
+        take = _taker(finish, task, sink)
+        blender = GpuBlender(
+            self._session, self._kernels, plan, task.weights, channels=task.channels, finish=finish
         )
         try:
             with clock.stage("network"):
                 for slab in blender.slabs(rows, count=count, done=task.done):
-                    start = with_axis((0, 0, 0), plan.axis, slab.first)
                     with clock.stage("restore"):
-                        if margins:
-                            restorer.add(Tile(start=start, margins=slab.data))
-                        else:
-                            restorer.add_labels(start, slab.data)
+                        take(slab)
         finally:
             blender.close()
         return count
+
+
+def _taker(finish: Finish, task: LabelTask, sink: LabelSink) -> Callable[[Slab], None]:
+    """Return what the host does with a slab."""
+
+    def file_labels(slab: Slab) -> None:
+        found = positive_box(slab.data)
+        if found is not None:
+            x, y, z = (
+                slice(s.start + p.start, s.start + p.stop) for s, p in zip(slab.box, found, strict=True)
+            )
+            sink.put((x, y, z), slab.data[found])
+
+    if isinstance(finish, FileFinish):
+        return file_labels
+    smooth = task.restore == "smooth"
+    restorer = Restorer(plan=task.plan, trace=task.image.trace, values=task.values, smooth=smooth, sink=sink)
+
+    def grid_values(slab: Slab) -> None:
+        x, y, z = (part.start for part in slab.box)
+        if sink.wants_margins:
+            restorer.add(Tile(start=(x, y, z), margins=slab.data))
+        else:
+            restorer.add_labels((x, y, z), slab.data)
+
+    return grid_values

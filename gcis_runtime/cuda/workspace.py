@@ -18,18 +18,19 @@ _FLOAT = 4
 class Workspace:
     """What `GpuBlender` works in; one slab deep, whatever the volume's length.
 
-    Pairs are used in turn by even and odd groups.
+    Pairs are used in turn by even and odd groups, those of pieces by even and odd pieces.
 
     Args:
         device: The GPU.
         plan: Window positions.
         groups: The plan's windows by first row.
         count: Channels that are blended.
-        item: Bytes of one finished voxel.
+        kept: Finished rows that stay among the sums.
+        piece_bytes: Size of the largest piece that comes back.
 
     Attributes:
         ring: Shape of the image's ring: a window and the rows that arrive meanwhile along the slab axis.
-        sums: Shape of the sums' ring: one window along the slab axis.
+        sums: Shape of the sums' ring: one window and what is kept along the slab axis.
         image: The image, float32.
         arrived: Rows on their way into `image`.
         places: Where the next group's windows begin in `image`, (windows, 3) int32.
@@ -37,7 +38,7 @@ class Workspace:
         total: (count, sums) float32.
         norm: Sum of weights.
         bad: int32, 1 when a margin was not finite.
-        finished: Pair of finished slabs.
+        finished: Pair of finished pieces.
         staged: Pair of rows on the host.
         starts: Pair, host side of `places`.
         found: Pair, host side of `extents`.
@@ -45,36 +46,41 @@ class Workspace:
         flags: Pair, host side of `bad`.
         copy: The stream that copies.
         rows: Pair of events: a group's rows and extents are there.
-        ready: Pair of events: a group's slab is finished.
-        back: Pair of events: a group's slab is on the host.
-        item: Bytes of one finished voxel.
+        ready: Pair of events: a piece is finished.
+        back: Pair of events: a piece is on the host.
     """
 
     def __init__(
-        self, device: Device, plan: WindowPlan, groups: Sequence[Group], *, count: int, item: int
+        self,
+        device: Device,
+        plan: WindowPlan,
+        groups: Sequence[Group],
+        *,
+        count: int,
+        kept: int,
+        piece_bytes: int,
     ) -> None:
         axis, depth = plan.axis, plan.roi[plan.axis]
-        self._device, self.item = device, item
+        self._device = device
         self._made: list[Any] = []
         later = max((group.new_rows for group in groups[1:]), default=0)
-        ready = max((group.ready for group in groups), default=0)
         windows = max((len(group.starts) for group in groups), default=0)
         self.ring = with_axis(plan.padded, axis, depth + later)
-        self.sums = with_axis(plan.padded, axis, depth)
+        self.sums = with_axis(plan.padded, axis, depth + kept)
         plane = int(np.prod(with_axis(plan.padded, axis, 1), dtype=np.int64))
         try:
             self.image = self.allocate(plane * (depth + later) * _FLOAT)
             self.arrived = self.allocate(plane * depth * _FLOAT)
             self.places = self.allocate(windows * 12)
             self.extents = self.allocate(windows * 8)
-            self.total = self.allocate(plane * depth * count * _FLOAT)
-            self.norm = self.allocate(plane * depth * _FLOAT)
+            self.total = self.allocate(plane * (depth + kept) * count * _FLOAT)
+            self.norm = self.allocate(plane * (depth + kept) * _FLOAT)
             self.bad = self.allocate(_FLOAT)
-            self.finished = [self.allocate(plane * ready * item) for _ in range(2)]
+            self.finished = [self.allocate(piece_bytes) for _ in range(2)]
             self.staged = [self._pin(plane * rows * _FLOAT) for rows in (depth, max(later, 1))]
             self.starts = [self._pin(windows * 12) for _ in range(2)]
             self.found = [self._pin(windows * 8) for _ in range(2)]
-            self.answers = [self._pin(plane * ready * item) for _ in range(2)]
+            self.answers = [self._pin(piece_bytes) for _ in range(2)]
             self.flags = [self._pin(_FLOAT) for _ in range(2)]
             self.copy = self._keep(device.stream())
             self.rows, self.ready, self.back = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_cuda
 import pytest
 from runtime_helpers import write_bundle, write_ct
 
@@ -19,3 +20,9 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 def ct(tmp_path: Path) -> Path:
     """A small valid CT file."""
     return write_ct(tmp_path / "ct.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, fake_cuda.Kernel] | None:
+    """The CUDA kernels compiled for the host; None where there is no C++ compiler."""
+    return fake_cuda.compile_for_host(tmp_path_factory.mktemp("kernels"))

@@ -13,7 +13,7 @@ import inspect
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,8 +157,8 @@ def _accumulate(_blocks: int, _threads: int, pointers: int) -> None:
     _at(norm, buffer, np.float32)[place] += weight
 
 
-def _finished(a: _Arguments, total: int, norm: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    buffer, start, box, count = a.shape(), a.shape(), a.shape(), a.number()
+def _finished_margins(total: int, norm: int, where: tuple[Any, Any, Any], count: int) -> np.ndarray:
+    buffer, start, box = where
     place, sums = _place(start, box, buffer), _at(total, (count, *buffer), np.float32)
     weight = _at(norm, buffer, np.float32)
     part, covered = np.stack([channel[place] for channel in sums]), weight[place] > 0
@@ -166,13 +166,14 @@ def _finished(a: _Arguments, total: int, norm: int) -> tuple[tuple[int, ...], np
     for channel in sums:
         channel[place] = 0
     weight[place] = 0
-    return box, margins, covered
+    return margins
 
 
 def _finish_labels(dtype: Any, _blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     total, norm, values, labels = a.addresses(4)
-    box, margins, _ = _finished(a, total, norm)
+    buffer, start, box, count = a.shape(), a.shape(), a.shape(), a.number()
+    margins = _finished_margins(total, norm, (buffer, start, box), count)
     table = _at(values, (len(margins),), np.int32)
     best = margins.argmax(axis=0)
     _at(labels, box, dtype)[...] = np.where(margins.max(axis=0) > 0, table[best], 0)
@@ -181,8 +182,72 @@ def _finish_labels(dtype: Any, _blocks: int, _threads: int, pointers: int) -> No
 def _finish_margins(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     total, norm, out = a.addresses(3)
-    box, margins, _ = _finished(a, total, norm)
-    _at(out, (len(margins), *box), np.float32)[...] = margins
+    buffer, start, box, room, target, count = *(a.shape() for _ in range(5)), a.number()
+    margins = _finished_margins(total, norm, (buffer, start, box), count)
+    for channel, ring in zip(margins, _at(out, (count, *room), np.float32), strict=True):
+        ring[_place(target, box, room)] = channel
+
+
+def _best(channels: Iterator[np.ndarray], values: int, count: int) -> np.ndarray:
+    """Label of the largest positive margin, the first of equals."""
+    margins = np.stack([np.zeros_like(first := next(channels)), first, *channels])
+    return np.append(0, _at(values, (count,), np.int32))[margins.argmax(axis=0)]
+
+
+def _restore_axes(_blocks: int, _threads: int, pointers: int) -> None:
+    a = _Arguments(pointers)
+    margins, low, high, share, values, labels = a.addresses(6)
+    ring, start, box, file, order = (a.shape() for _ in range(5))
+    count, wide, first = a.number(), a.number(), np.cumsum([0, *file])
+    rows = [slice(f + s, f + s + n) for f, s, n in zip(first, start, box, strict=False)]
+    below, above = (
+        np.array(np.broadcast_arrays(*np.ix_(*(_at(t, (sum(file),), np.int64)[r] for r in rows))))
+        for t in (low, high)
+    )
+    shares = np.ix_(*(_at(share, (sum(file),), np.float32)[r] for r in rows))
+
+    def margin(flat: np.ndarray, axes: tuple[int, ...], offset: Any) -> np.ndarray:
+        if not axes:
+            return flat[offset]
+        *rest, last = axes
+        before, after = (margin(flat, tuple(rest), offset + side[last]) for side in (below, above))
+        return (after - before) * shares[last] + before
+
+    flat = _at(margins, (count, int(np.prod(ring))), np.float32)
+    _at(labels, box, np.uint16 if wide else np.uint8)[...] = _best(
+        (margin(f, order, 0) for f in flat), values, count
+    )
+
+
+def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
+    a = _Arguments(pointers)
+    margins, unit, matrix, values, labels = a.addresses(5)
+    ring, start, box, file, grid, pad = (a.shape() for _ in range(6))
+    axis, first, rows, count, wide = (a.number() for _ in range(5))
+    places = np.split(_at(unit, (sum(file),), np.float64), np.cumsum(file)[:2])
+    x, y, z = np.ix_(*(p[s : s + n] for p, s, n in zip(places, start, box, strict=True)))
+    at = [
+        np.clip(((z * m[2] + y * m[1] + x * m[0] + m[3] + 1.0) * n - 1.0) / 2.0, 0, n - 1)
+        for m, n in zip(_at(matrix, (3, 4), np.float64), grid, strict=True)
+    ]
+    low = [np.floor(c).astype(int) for c in at]
+    share = [(c - i).astype(np.float32) for c, i in zip(at, low, strict=True)]
+    high = [np.minimum(i + 1, n - 1) for i, n in zip(low, grid, strict=True)]
+    mine = (high[axis] + pad[axis] >= first) & (high[axis] + pad[axis] < first + rows)
+
+    def margin(values: np.ndarray) -> np.ndarray:
+        total = np.zeros(box, np.float32)
+        for corner in np.ndindex(2, 2, 2):
+            part = np.ones(box, np.float32)
+            for s, b in zip(share, corner, strict=True):
+                part = part * (s if b else 1 - s)
+            corners = zip(low, high, corner, pad, ring, strict=True)
+            where = [((h if b else i) + p) % n for i, h, b, p, n in corners]
+            total += part * values[tuple(where)]
+        return np.where(mine, total, 0)
+
+    flat = _at(margins, (count, *ring), np.float32)
+    _at(labels, box, np.uint16 if wide else np.uint8)[...] = _best((margin(f) for f in flat), values, count)
 
 
 IN_NUMPY: dict[str, Kernel] = {
@@ -193,10 +258,14 @@ IN_NUMPY: dict[str, Kernel] = {
     "finish_labels8": functools.partial(_finish_labels, np.uint8),
     "finish_labels16": functools.partial(_finish_labels, np.uint16),
     "finish_margins": _finish_margins,
+    "restore_axes": _restore_axes,
+    "restore_sheared": _restore_sheared,
 }
 
-ARGUMENTS = {"spread": 5, "extent": 6, "crop": 5, "accumulate": 10, "finish_margins": 7}
-ARGUMENTS |= {"finish_labels8": 8, "finish_labels16": 8}
+LAYOUT = {"spread": (2, 3, 0), "extent": (4, 2, 0), "crop": (2, 3, 0), "accumulate": (6, 3, 1)}
+"""Pointers, shapes and numbers that each kernel takes, in this order."""
+LAYOUT |= {"finish_labels8": (4, 3, 1), "finish_labels16": (4, 3, 1), "finish_margins": (3, 5, 1)}
+LAYOUT |= {"restore_axes": (6, 5, 2), "restore_sheared": (5, 6, 5)}
 
 
 class Result(int):
@@ -227,6 +296,7 @@ class FakeDriver:
         calls: Name and arguments of every call.
         alive: What was made and not freed, by handle.
         fail: Result name to answer with, by call name.
+        room: Bytes of device memory that can still be allocated.
     """
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
@@ -237,6 +307,7 @@ class FakeDriver:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.alive: dict[int, Any] = {}
         self.fail: dict[str, str] = {}
+        self.room = 1 << 40
         self.order, self._random = order, random.Random(seed)
         self._kernels = kernels or IN_NUMPY
         self._recorded: dict[int, int] = {}  # event: how often it was recorded
@@ -253,6 +324,10 @@ class FakeDriver:
             check_signature(name, arguments)
             if name in self.fail:
                 return (Result.of(self.fail[name]),)
+            if name == "cuMemAlloc":
+                if arguments[0] > self.room:
+                    return (Result.of("CUDA_ERROR_OUT_OF_MEMORY"),)
+                self.room -= arguments[0]
             answer = found(*arguments)
             self._let_run()
             return (OK, *answer) if isinstance(answer, tuple) else (OK,) if answer is None else (OK, answer)
@@ -344,9 +419,11 @@ class FakeDriver:
         pointers: int, extra: int,
     ) -> None:  # fmt: skip
         # As the driver does, copy the arguments now: the caller's memory may go.
-        count = ARGUMENTS[function]
-        values = [ctypes.string_at(p, 12 if _is_shape(function, i) else 8 if _is_pointer(function, i) else 4)
-                  for i, p in enumerate(_at(pointers, (count,), np.uint64).tolist())]  # fmt: skip
+        addresses, shapes, numbers = LAYOUT[function]
+        sizes = [8] * addresses + [12] * shapes + [4] * numbers
+        count = len(sizes)
+        passed = _at(pointers, (count,), np.uint64).tolist()
+        values = [ctypes.string_at(p, size) for p, size in zip(passed, sizes, strict=True)]
         kept = [ctypes.create_string_buffer(value, len(value)) for value in values]
         table = (ctypes.c_void_p * count)(*(ctypes.addressof(k) for k in kept))
         self.queue(
@@ -410,19 +487,6 @@ class FakeDriver:
         while self._happened.get(event, 0) < number:
             stream = next(s for s in self._streams() if ("record", (event, number)) in s.queue)
             self._step(stream)
-
-
-def _pointers(function: str) -> int:
-    return {"spread": 2, "extent": 4, "crop": 2, "accumulate": 6, "finish_margins": 3}.get(function, 4)
-
-
-def _is_pointer(function: str, index: int) -> bool:
-    return index < _pointers(function)
-
-
-def _is_shape(function: str, index: int) -> bool:
-    shapes = 2 if function == "extent" else 3
-    return _pointers(function) <= index < _pointers(function) + shapes
 
 
 def check_signature(name: str, arguments: tuple[Any, ...]) -> None:

@@ -11,18 +11,15 @@ import pytest
 from gcis_runtime.blend import WindowCount
 from gcis_runtime.cuda.blend import GpuBlender
 from gcis_runtime.cuda.device import Device
+from gcis_runtime.cuda.finish import GridFinish
 from gcis_runtime.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.cuda.slabs import group_windows
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.windows import WindowPlan, axis_starts
 
 ROI = (8, 12, 10)
 WEIGHTS = np.random.default_rng(1).uniform(0.1, 1, ROI).astype(np.float32)
 CHANNELS = 3
-
-
-@pytest.fixture(scope="session")
-def host_kernels(tmp_path_factory):
-    return fake_cuda.compile_for_host(tmp_path_factory.mktemp("kernels"))
 
 
 def network(window):
@@ -90,12 +87,22 @@ def row_source(array, plan):
     return rows
 
 
+def finish(plan, channels, values):
+    """Return labels on the network's grid, or margins where no values are given."""
+    groups = group_windows(plan)
+    given = values or tuple(range(1, 1 + len(channels)))
+    return GridFinish(plan, groups, values=given, margins=values is None)
+
+
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
     session = Session(driver, plan.roi, batch=batch, run=network)
     kernels = Kernels(session.gpu, b"compiled")
-    blender = GpuBlender(session, kernels, plan, WEIGHTS, channels=channels, values=values)
+    blender = GpuBlender(
+        session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
+    )
     made = len(driver.alive)
-    parts = [(s.first, np.array(s.data)) for s in blender.slabs(row_source(array, plan), count=count)]
+    slabs = blender.slabs(row_source(array, plan), count=count)
+    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in slabs]
     blender.close()
     assert len(driver.alive) < made
     session.gpu.close()
@@ -202,7 +209,9 @@ def test_a_margin_that_is_not_finite_is_an_error(host_kernels):
     session = Session(
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
     )
-    blender = GpuBlender(session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), values=(1,))
+    blender = GpuBlender(
+        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,))
+    )
     with pytest.raises(EngineError, match="not finite"):
         list(blender.slabs(row_source(image(plan.padded), plan)))
     blender.close()
@@ -217,7 +226,7 @@ def test_too_little_memory_frees_what_was_taken():
     driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), values=(1,))
+        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,)))
     assert driver.alive.keys() == before.keys()
 
 

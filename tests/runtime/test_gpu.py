@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runtime_helpers import ROI, write_ct
 from test_cuda_blend import ROI as SMALL
-from test_cuda_blend import WEIGHTS, image, make_plan, network, row_source
+from test_cuda_blend import WEIGHTS, finish, image, make_plan, network, row_source
 
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.cuda.blend import GpuBlender
@@ -52,7 +52,9 @@ def test_blending_equals_numpy_bit_for_bit(axis):
     array = image(plan.padded)
     session = HostNetwork()
     kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
-    blender = GpuBlender(session, kernels, plan, WEIGHTS, channels=(0, 2, 1), values=None)
+    blender = GpuBlender(
+        session, kernels, plan, WEIGHTS, channels=(0, 2, 1), finish=finish(plan, (0, 2, 1), None)
+    )
     parts = [np.array(slab.data) for slab in blender.slabs(row_source(array, plan))]
     blender.close()
     session.gpu.close()
