@@ -7,11 +7,14 @@ import pytest
 from runtime_helpers import ROI, write_ct
 from test_cuda_blend import ROI as SMALL
 from test_cuda_blend import WEIGHTS, finish, image, make_plan, network, row_source
+from test_cuda_restore import CPU, labels_of, make_task
+from test_restore import LINEAR
 
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.cuda.blend import GpuBlender
 from gcis_runtime.cuda.device import Device
 from gcis_runtime.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.cuda.labeller import GpuLabeller
 from gcis_runtime.cuda.probe import probe_driver, require_gpu
 from gcis_runtime.errors import EngineError
 from gcis_runtime.nifti import read_volume
@@ -61,6 +64,16 @@ def test_blending_equals_numpy_bit_for_bit(axis):
     np.testing.assert_array_equal(
         np.concatenate(parts, axis=axis + 1), whole_volume_blend(array, plan, (0, 2, 1))
     )
+
+
+@pytest.mark.parametrize("case", ["finer", "flipped", "tilt"])
+def test_smooth_labels_equal_the_hosts_bit_for_bit(case):
+    shape, task = make_task(LINEAR[case], (43, 39, 35))
+    session = HostNetwork()
+    kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
+    ours = labels_of(GpuLabeller(session, kernels), shape, task)
+    session.gpu.close()
+    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "trt", "trt-rtx"])
