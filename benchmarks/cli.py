@@ -11,6 +11,7 @@ import click
 from benchmarks.records import RESULTS, write_record
 from benchmarks.runtime_cli import COMMANDS
 from benchmarks.scale_cli import COMMANDS as SCALE_COMMANDS
+from benchmarks.windows_cli import COMMANDS as WINDOWS_COMMANDS
 from gcis_runtime.console import command_group
 
 
@@ -288,5 +289,5 @@ def tables() -> None:
     write_documents()
 
 
-for _command in (*COMMANDS, *SCALE_COMMANDS):
+for _command in (*COMMANDS, *SCALE_COMMANDS, *WINDOWS_COMMANDS):
     main.add_command(_command)

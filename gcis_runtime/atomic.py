@@ -131,7 +131,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written",
         received=error.strerror or str(error),
-        fix="Choose another place with -o.",
+        fix="Choose another place for it.",
     )
 
 

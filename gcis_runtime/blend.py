@@ -120,13 +120,18 @@ def _rows(group: list[Shape3], plan: WindowPlan) -> Iterator[tuple[int, int, lis
     """
     u = plan.across[0]
     rows = [(start, list(row)) for start, row in groupby(group, key=lambda s: s[u])]
-    if rows[0][0] > 0:
-        yield 0, rows[0][0], []
+    width = plan.roi[u]
+    yield from _without_windows(0, rows[0][0], width)
     for (start, row), (after, _) in pairwise([*rows, (plan.padded[u], [])]):
-        stop = min(after, start + plan.roi[u])
+        stop = min(after, start + width)
         yield start, stop, row
-        if stop < after:
-            yield stop, after, []
+        yield from _without_windows(stop, after, width)
+
+
+def _without_windows(first: int, end: int, width: int) -> Iterator[tuple[int, int, list[Shape3]]]:
+    """Cut rows without windows into parts no wider than a window, as the others are."""
+    for start in range(first, end, width):
+        yield start, min(start + width, end), []
 
 
 def margins_to_labels(

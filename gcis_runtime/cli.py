@@ -36,6 +36,7 @@ Research software, not a medical device."""
 
 _input = options_under("What to segment")
 _output = options_under("Results")
+_limits = options_under("Limits")
 _many = options_under("Many images")
 _engine = options_under("Engine")
 
@@ -83,6 +84,11 @@ _engine = options_under("Engine")
 @_output("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures.")
 @_output("--truth", metavar="LABELS", type=click.Path(path_type=Path), help="True label map: prints Dice.")
 @_output("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@_limits(
+    "--max-memory",
+    metavar="SIZE",
+    help="Such as 2G: what is predicted to need more is stepped down, or refused; one image at a time.",
+)
 @_many(
     "--resume",
     is_flag=True,
@@ -91,6 +97,7 @@ _engine = options_under("Engine")
 @_engine("--engine", type=click.Choice(_ENGINES), default="auto", show_default=True, help="Inference engine.")
 @_engine("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]", help="Where it runs.")
 @_engine("--precision", type=click.Choice(_PRECISIONS), default="auto", show_default=True, help="Arithmetic.")
+@_engine("--tf32", is_flag=True, help="ONNX Runtime on CUDA: float32 products round to 11 bits. [exact]")
 def main(
     *,
     images: tuple[Path, ...],
@@ -175,9 +182,12 @@ def _run(
     from gcis_runtime.lock import folder_lock
     from gcis_runtime.runs import RunOptions, write_phantom
     from gcis_runtime.segmenter import Segmenter
+    from gcis_runtime.sizes import parse_bytes
     from gcis_runtime.summary import Summary
 
-    opening = {name: settings.pop(name) for name in ("engine", "device", "precision", "prompts")}
+    opening = {name: settings.pop(name) for name in ("engine", "device", "precision", "prompts", "tf32")}
+    limit = settings.pop("max_memory")
+    settings["max_memory"] = None if limit is None else parse_bytes(limit)
     with (
         nullcontext() if folder is None else folder_lock(folder),
         Segmenter.open(settings.pop("bundle"), **opening) as segmenter,
@@ -195,7 +205,14 @@ def _run(
         display = Display(PROGRAM, jobs, summary, quiet=as_json)
         todo = _unfinished(segmenter, jobs, options, summary) if resume and summary else jobs
         try:
-            run_cases(segmenter, todo, options, done=display.done, progress=display.progress)
+            run_cases(
+                segmenter,
+                todo,
+                options,
+                done=display.done,
+                progress=display.progress,
+                foretold=display.foretold,
+            )
         except KeyboardInterrupt:
             display.interrupted()
             raise

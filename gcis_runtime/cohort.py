@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gcis_runtime.errors import GcisError
+from gcis_runtime.forecast import Forecast
 from gcis_runtime.outputs import Job
 from gcis_runtime.runs import Case, RunOptions, read_case, segment_case, write_case
 from gcis_runtime.segmentation import Segmentation
@@ -39,10 +41,12 @@ def run_cases(
     *,
     done: Callable[[Outcome], None],
     progress: Callable[[Job], Progress | None] | None = None,
+    foretold: Callable[[Job, Forecast], None] | None = None,
 ) -> None:
     """Run cases one after another; a failing one does not stop the others.
 
     One thread reads and one writes, both of them at most a case ahead and behind: three cases are in memory.
+    With a limit of memory cases do not overlap: one is in memory.
     An interrupt (Ctrl-C) ends the case being computed; one being written is finished first.
 
     Args:
@@ -51,6 +55,7 @@ def run_cases(
         options: What is wanted of each.
         done: Told how each ended, in order, in this thread.
         progress: Gives what is told of a case's windows.
+        foretold: Told what a case will take, before it starts.
 
     Raises:
         Exception: An error that is no image's fault, when there is only one case; of several, each may fail.
@@ -68,6 +73,7 @@ def run_cases(
                     following=jobs[number + 1] if number + 1 < len(jobs) else None,
                     catch=EXPECTED if len(jobs) == 1 else (Exception,),
                     progress=None if progress is None else progress(job),
+                    foretold=None if foretold is None else partial(foretold, job),
                 )
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
@@ -102,18 +108,38 @@ class _Line:
         following: Job | None,
         catch: tuple[type[Exception], ...],
         progress: Progress | None,
+        foretold: Callable[[Forecast], None] | None,
     ) -> None:
         """Compute the case that was read, while the following one is read and the one before is written."""
+        alone = self._options.max_memory is not None
         try:
-            case, result = self._compute(following, progress)
+            self._start(job, None if alone else following, catch, progress, foretold)
         except catch as error:
             self.settle()
             self._done(Outcome(job=job, error=error))
-            return
+        if alone:
+            self.settle()
+            self.read(following)
+
+    def _start(
+        self,
+        job: Job,
+        following: Job | None,
+        catch: tuple[type[Exception], ...],
+        progress: Progress | None,
+        foretold: Callable[[Forecast], None] | None,
+    ) -> None:
+        """Compute the case and hand it to the writer; nothing here keeps it."""
+        case, result = self._compute(following, progress, foretold)
         self.settle()
         self._behind = job, self._writer.submit(write_case, case, result, self._options), catch
 
-    def _compute(self, following: Job | None, progress: Progress | None) -> tuple[Case, Segmentation]:
+    def _compute(
+        self,
+        following: Job | None,
+        progress: Progress | None,
+        foretold: Callable[[Forecast], None] | None,
+    ) -> tuple[Case, Segmentation]:
         """Take the case that was read; nothing here keeps it afterwards."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
@@ -122,7 +148,8 @@ class _Line:
             case = ahead.result()
         finally:
             self.read(following)
-        return case, segment_case(self._segmenter, case, self._options, progress=progress)
+        found = segment_case(self._segmenter, case, self._options, progress=progress, foretold=foretold)
+        return case, found
 
     def settle(self) -> None:
         """Wait for the case that is being written, if there is one, and tell how it ended."""

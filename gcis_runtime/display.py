@@ -10,6 +10,7 @@ import click
 
 from gcis_runtime.cohort import EXPECTED, Outcome
 from gcis_runtime.console import error_line
+from gcis_runtime.forecast import Forecast
 from gcis_runtime.outputs import Job
 from gcis_runtime.summary import Summary
 from gcis_runtime.tables import counts_text, report_table
@@ -45,6 +46,8 @@ class Display:
         self.reports.append(report)
         if self._summary is not None:
             self._summary.finished(job, report)
+        for step in report["steps"]:
+            self._line(f"{self._program}: note: {job.image}: {step}")
         for warning in report["warnings"]:
             self._line(f"{self._program}: warning: {job.image}: {warning}")
         if self._summary is None:
@@ -64,6 +67,11 @@ class Display:
         self.errors.append({"image": str(job.image), "error": line})
         if self._summary is not None:
             self._summary.failed(job, line)
+
+    def foretold(self, job: Job, forecast: Forecast) -> None:
+        """Say what a case will take: of the only image always, of many to people."""
+        if not self._quiet and (self._summary is None or self._watched):
+            self._line(f"{self._place(job)}: forecast: {forecast.text}")
 
     def progress(self, job: Job) -> Callable[[int, int], None] | None:
         """Return a callback that keeps one line on a terminal, or None where nobody watches."""

@@ -56,6 +56,10 @@ class DeviceMemoryError(EngineError):
     """A device without enough memory: a smaller window batch or another device may do."""
 
 
+class MemoryLimitError(GcisError):
+    """An image that would take more memory than the user allows."""
+
+
 class OutputError(GcisError):
     """An output that cannot be written."""
 

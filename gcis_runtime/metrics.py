@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.sizes import bytes_text
 from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.volume import Volume, corner_shift
 
@@ -112,8 +114,29 @@ def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowS
     return (f"the field of view is smaller than the window that was trained: {', '.join(short)}",)
 
 
+def limit_warnings(before: int | None, peak: int | None, allowed: int | None) -> tuple[str, ...]:
+    """Say when a run took more memory than was allowed, although less had been predicted.
+
+    Args:
+        before: Peak of the process before the run, bytes; None where unknown.
+        peak: Its peak after it.
+        allowed: What was allowed; None: any.
+    """
+    if before is None or peak is None or allowed is None or peak <= max(before, allowed):
+        return ()
+    return (f"the run took {bytes_text(peak)} of memory, {bytes_text(allowed)} were allowed",)
+
+
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has had resident; None where the system does not say."""
+    """Return the most memory that this process has had resident; None where the system does not say.
+
+    Linux's own figure begins with the program; the portable one with what the parent process was at the fork.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
     try:
         import resource  # noqa: PLC0415 (not on Windows)
     except ImportError:

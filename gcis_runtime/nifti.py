@@ -6,6 +6,7 @@ header's size before the file's, and never reaches the gzip trailer, so that fli
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import IO, Any, cast
@@ -51,9 +52,32 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     except gzipped.damage() as error:
         raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
     except PermissionError as error:
-        raise ImageError(
-            f"{path} cannot be read", received=error.strerror, fix="Check its permissions."
-        ) from error
+        raise _forbidden(path, error) from error
+
+
+def _forbidden(path: Path, error: PermissionError) -> ImageError:
+    return ImageError(f"{path} cannot be read", received=error.strerror, fix="Check its permissions.")
+
+
+def voxel_bytes(path: Path) -> int:
+    """Return the memory that a file's voxels will take, from its header alone.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    check_file(path)
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            with gzipped.open_reader(raw) if zipped else contextlib.nullcontext(raw) as stream:
+                layout = read_layout(stream, path)
+    except gzipped.damage() as error:
+        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
+    except PermissionError as error:
+        raise _forbidden(path, error) from error
+    lean = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
+    return int(np.prod(layout.shape, dtype=np.int64)) * (2 if lean else 4)
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from gcis_runtime.segmenter import Segmenter
 
 
-def run_key(segmenter: Segmenter, image: Path, *, restore: str) -> dict[str, Any]:
+def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str, Any]:
     """Return what an image's results depend on: bundle, structures, arithmetic, restoring, and the file.
 
-    The file is known by its size and the time of its last change; a missing one has neither.
+    Options that are not used have no entry, so that reports of earlier versions stay good. The file is known
+    by its size and the time of its last change; a missing one has neither.
     """
     labels = segmenter.bundle.manifest.labels
     try:
@@ -25,13 +26,15 @@ def run_key(segmenter: Segmenter, image: Path, *, restore: str) -> dict[str, Any
         file = {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
     except OSError:
         file = {}
+    limits = {"max_memory": options.max_memory, "tf32": segmenter.tf32 or None}
     return {
         "bundle": segmenter.bundle.sha256,
         "structures": [labels[channel].value for channel in segmenter.channels],
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
-        "restore": restore,
+        "restore": options.restore,
         "image": file,
+        **{name: value for name, value in limits.items() if value is not None},
     }
 
 
@@ -44,7 +47,7 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> dict
         report = msgspec.json.decode(job.report.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError):
         return None
-    key = run_key(segmenter, job.image, restore=options.restore)
+    key = run_key(segmenter, job.image, options)
     if not key["image"] or report.get("key") != key:
         return None
     if options.truth is not None and report.get("truth") != str(options.truth):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gcis_runtime import statistics
+from gcis_runtime.forecast import Forecast, check_image
 from gcis_runtime.formats import read_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.metrics import check_same_grid, dice_by_value
@@ -33,6 +34,7 @@ class RunOptions:
         probability: Write the foreground probability of each structure.
         statistics: Measure HU and place of each structure.
         preview: Write a picture.
+        max_memory: Most memory that the process may have resident, bytes; None: any.
         truth: A label map on the image's grid; adds the Dice of each structure, by label value.
     """
 
@@ -41,6 +43,7 @@ class RunOptions:
     probability: bool = False
     statistics: bool = False
     preview: bool = False
+    max_memory: int | None = None
     truth: Path | None = None
 
 
@@ -68,10 +71,12 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
 
     Raises:
         ImageError: A file cannot be read, or the truth lies on another grid.
+        MemoryLimitError: Its voxels alone would take more memory than `options` allow.
     """
+    check_image(job.image, options.max_memory)
     seconds: dict[str, float] = {}
     # Looked at before it is read: a file that changes meanwhile is not taken for the one that was segmented.
-    key = run_key(segmenter, job.image, restore=options.restore)
+    key = run_key(segmenter, job.image, options)
     volume = _timed(seconds, "read", lambda: read_volume(job.image))
     truth = None
     if options.truth is not None:
@@ -81,19 +86,27 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
 
 
 def segment_case(
-    segmenter: Segmenter, case: Case, options: RunOptions, *, progress: Progress | None = None
+    segmenter: Segmenter,
+    case: Case,
+    options: RunOptions,
+    *,
+    progress: Progress | None = None,
+    foretold: Callable[[Forecast], None] | None = None,
 ) -> Segmentation:
     """Segment an image that was read.
 
     Raises:
         EngineError: The engine failed.
+        MemoryLimitError: It would take more memory than `options` allow.
     """
     return segmenter.segment(
         case.volume,
         restore=options.restore,
         masks=options.masks,
         probabilities=options.probability,
+        max_memory=options.max_memory,
         progress=progress,
+        foretold=foretold,
     )
 
 
@@ -129,7 +142,8 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> dict[st
         _add_dice(report, result, case.truth)
         report["truth"] = str(options.truth)
     report["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
-    report["key"] = case.key
+    # What computed in the end: a fall back may have changed it after the image was read.
+    report["key"] = case.key | {"engine": result.engine.name, "precision": result.engine.precision}
     write_report(job.report, report)
     return report
 

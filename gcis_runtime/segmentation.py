@@ -74,6 +74,9 @@ class Segmentation:
         seconds: Time of each stage: preprocess, network, blend, restore.
         windows: Windows in all.
         windows_reused: Windows that were constant and answered from an earlier one.
+        windows_skipped: Windows beside these, which lie outside the region that was asked for.
+        forecast: What was predicted before the start, and under `measured` what it then was.
+        steps: What was given up for want of memory, one line a step: batch, engine, device, way to restore.
         peak_memory: Most memory that the process has had resident, bytes; None where unknown.
         engine: What computed.
         bundle: The bundle's name.
@@ -96,6 +99,9 @@ class Segmentation:
     bundle: str
     bundle_sha256: str
     notice: str
+    windows_skipped: int = 0
+    forecast: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     masks: StructureMaps | None = None
     probabilities: StructureMaps | None = None
@@ -163,7 +169,13 @@ class Segmentation:
             "engine": asdict(self.engine),
             "restore": self.restore,
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
-            "windows": {"total": self.windows, "reused": self.windows_reused},
+            "windows": {
+                "total": self.windows,
+                "reused": self.windows_reused,
+                "skipped": self.windows_skipped,
+            },
+            "forecast": self.forecast,
+            "steps": list(self.steps),
             "peak_memory_bytes": self.peak_memory,
             "warnings": list(self.warnings),
             "notice": self.notice,

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import get_args
+from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
-from gcis_runtime.clock import StageClock
-from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import EngineError, OutputError
+from gcis_runtime.fallback import Ladder, Opening
+from gcis_runtime.forecast import Forecast, device_peak, measured, remember
 from gcis_runtime.images import ImageLike, as_volume
-from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, CpuLabeller, Labeller, LabelTask, Restore
-from gcis_runtime.metrics import context_warnings, intensity_warnings, peak_memory_bytes
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
+from gcis_runtime.loaded import LoadedEngine
+from gcis_runtime.metrics import context_warnings, intensity_warnings, limit_warnings, peak_memory_bytes
+from gcis_runtime.passes import Pass, Progress, Request, run_pass, until_it_fits
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
-from gcis_runtime.sessions import DeviceSession, Session, open_session
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.sessions import Session, open_session
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume
-from gcis_runtime.windows import plan_windows, window_weights
+from gcis_runtime.windows import window_weights
 
-Progress = Callable[[int, int], None]
-"""Called with windows finished and windows in all."""
+__all__ = ["Progress", "Segmenter"]
 
 
 class Segmenter:
@@ -38,13 +37,21 @@ class Segmenter:
     Attributes:
         bundle: The verified bundle.
         channels: Graph channels of the structures that are segmented.
+        tf32: Whether products of float32 may round their factors.
     """
 
-    def __init__(self, *, bundle: Bundle, session: Session, prompts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        session: Session,
+        prompts: Sequence[str] = (),
+        ladder: Ladder | None = None,
+    ) -> None:
         self.bundle = bundle
         self.channels = select_labels(bundle.manifest, prompts)
-        self._session = session
-        self._labeller = self._make_labeller()
+        self.tf32 = ladder is not None and ladder.asked.tf32
+        self._engine = LoadedEngine(bundle, session, ladder)
         self._weights = window_weights(bundle.manifest.window)
         self._lock = threading.Lock()
         self._closed = False
@@ -59,6 +66,7 @@ class Segmenter:
         precision: str = "auto",
         prompts: Sequence[str] = (),
         threads: int | None = None,
+        tf32: bool = False,
     ) -> Segmenter:
         """Open a bundle and load it into an engine.
 
@@ -70,29 +78,32 @@ class Segmenter:
             precision: `"auto"`, `"fp32"` or `"bf16"`.
             prompts: Structures of the bundle to segment; all when empty.
             threads: CPU threads; None counts what the process may use.
+            tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
+
+        Where memory does not suffice, a smaller window batch is loaded, then with engine `"auto"` another
+        engine, then the CPU; `notes` and every result's `steps` say so.
 
         Raises:
             BundleError: No such bundle, or a damaged one.
             PromptError: A prompt that the bundle does not have.
             EngineError: The engine or device cannot be had.
+            DeviceMemoryError: Memory did not suffice for anything that was allowed.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(find_bundle(bundle, prompts))
         select_labels(opened.manifest, prompts)  # before an engine spends seconds on loading
-        session = open_session(opened, engine=engine, device=device, precision=precision, threads=threads)
-        return cls(bundle=opened, session=session, prompts=prompts)
+        opening = Opening(engine=engine, device=device, precision=precision, threads=threads, tf32=tf32)
+        ladder = Ladder(opened, opening, opener=open_session)
+        return cls(bundle=opened, session=ladder.open(), prompts=prompts, ladder=ladder)
 
     @property
     def engine(self) -> EngineInfo:
         """The engine that runs, with its version, device, precision and threads."""
-        s = self._session
-        return EngineInfo(
-            name=s.name, version=s.version, device=s.device, precision=s.precision, threads=s.threads
-        )
+        return self._engine.info
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What opening the engine did that the user should know, such as building one for this GPU."""
-        return self._session.notes
+        return (*self._engine.notes, *self._engine.steps)
 
     def segment(
         self,
@@ -102,7 +113,9 @@ class Segmenter:
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
         probabilities: bool = False,
+        max_memory: int | None = None,
         progress: Progress | None = None,
+        foretold: Callable[[Forecast], None] | None = None,
     ) -> Segmentation:
         """Segment one CT volume.
 
@@ -113,7 +126,10 @@ class Segmenter:
             restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
             masks: Keep a mask of each structure too, which may overlap others.
             probabilities: Keep the foreground probability of each structure too.
+            max_memory: Most memory that the process may have resident, bytes: what is predicted to need
+                more is stepped down (`Segmentation.steps`) or refused; None: any.
             progress: Told of every finished window.
+            foretold: Told what the volume will take, before it starts, and again after every fall back.
 
         Returns:
             The label map on the volume's own grid, with measures and times.
@@ -121,6 +137,8 @@ class Segmenter:
         Raises:
             ImageError: The image cannot be used.
             EngineError: The engine failed, answered with a value that is not finite, or is closed.
+            DeviceMemoryError: Memory ran out with every engine that was allowed.
+            MemoryLimitError: More than `max_memory` would be needed.
             OutputError: Another way to restore labels than these.
         """
         if restore not in get_args(Restore):
@@ -130,51 +148,49 @@ class Segmenter:
                 expected=" or ".join(get_args(Restore)),
             )
         volume = as_volume(image, affine=affine)
+        request = Request(
+            restore=restore,
+            masks=masks,
+            probabilities=probabilities,
+            max_memory=max_memory,
+            progress=progress,
+            foretold=foretold,
+        )
         with self._lock:
             if self._closed:
                 raise EngineError("the segmenter is closed", fix="Open the bundle again.")
-            return self._segment(volume, restore, masks, probabilities, progress)
+            return self._segment(volume, request)
 
-    def _segment(
-        self,
-        volume: Volume,
-        restore: Restore,
-        masks: bool,
-        probabilities: bool,
-        progress: Progress | None,
+    def _segment(self, volume: Volume, request: Request) -> Segmentation:
+        engine = self._engine
+        begun, peak = time.perf_counter(), peak_memory_bytes()
+        found = until_it_fits(
+            engine,
+            lambda: run_pass(engine, volume, request, channels=self.channels, weights=self._weights),
+        )
+        device = device_peak(engine)
+        remember(engine, found.clock.seconds, voxels=volume.array.size, count=found.count)
+        forecast = measured(found.forecast, time.perf_counter() - begun, device)
+        return self._result(volume, found, forecast, peak_before=peak)
+
+    def _result(
+        self, volume: Volume, found: Pass, forecast: dict[str, Any], *, peak_before: int | None
     ) -> Segmentation:
-        manifest = self.bundle.manifest
-        clock = StageClock(*STAGES)
-        with clock.stage("preprocess"):
-            image = preprocess(volume, manifest.preprocess)
-        plan = plan_windows(image.trace.shape, manifest.window)
+        manifest, sink = self.bundle.manifest, found.sink
         labels = [manifest.labels[channel] for channel in self.channels]
-        values = tuple(label.value for label in labels)
-        sink = LabelSink(
-            trace=image.trace, shape=volume.shape, values=values, masks=masks, probabilities=probabilities
-        )
-        total = len(plan.starts)
-        task = LabelTask(
-            image=image,
-            plan=plan,
-            weights=self._weights,
-            padding_value=manifest.window.padding_value,
-            channels=self.channels,
-            values=values,
-            restore=restore,
-            done=None if progress is None else lambda finished: progress(finished, total),
-        )
-        count = self._labeller.label(task, sink, clock)
         return Segmentation(
             labels=sink.labels,
             masks=sink.masks(),
             probabilities=sink.probabilities(),
             volume=volume,
             structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml),
-            restore=restore,
-            seconds=clock.seconds,
-            windows=count.total,
-            windows_reused=count.reused,
+            restore=found.restore,
+            seconds=found.clock.seconds,
+            windows=found.count.total,
+            windows_reused=found.count.reused,
+            windows_skipped=found.skipped,
+            forecast=forecast,
+            steps=(*self._engine.steps, *found.forecast.steps),
             peak_memory=peak_memory_bytes(),
             engine=self.engine,
             bundle=self.bundle.name,
@@ -183,35 +199,17 @@ class Segmenter:
             warnings=(
                 *volume.notes,
                 *intensity_warnings(volume.array),
-                *context_warnings(image.trace.shape, image.trace.affine, manifest.window),
+                *context_warnings(*found.grid, manifest.window),
+                *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),
             ),
         )
-
-    def _make_labeller(self) -> Labeller:
-        """Blend where the logits are: on the GPU for a session there."""
-        if not isinstance(self._session, DeviceSession):
-            return CpuLabeller(self._run, threads=self._session.threads or usable_cpus())
-        from gcis_runtime.cuda.labeller import GpuLabeller  # noqa: PLC0415 (only where a GPU is)
-
-        return GpuLabeller(self._session)
-
-    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network and refuse an answer that would silently become background."""
-        margins = self._session.run(window)
-        if not np.isfinite(margins).all():
-            raise EngineError(
-                f"{self._session.name} answered with values that are not finite",
-                received=self.engine.text,
-                fix="Use --precision fp32 or another --engine.",
-            )
-        return margins
 
     def close(self) -> None:
         """Free the engine, once no thread is using it; closing again does nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._session.close()
+                self._engine.close()
 
     def __enter__(self) -> Segmenter:
         return self

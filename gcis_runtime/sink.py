@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class LabelSink:
         values: Label value of each structure.
         masks: Keep a mask of each structure too: structures may overlap, a label map has room for one.
         probabilities: Keep the foreground probability of each structure too.
+        within: Boxes of the re-oriented file grid outside which everything is background; None: everywhere.
 
     Attributes:
         labels: (X, Y, Z) on the file's grid in NIfTI's memory order, uint8, or uint16 for values above 255.
@@ -38,8 +40,10 @@ class LabelSink:
         values: Sequence[int],
         masks: bool,
         probabilities: bool = False,
+        within: Sequence[Box] | None = None,
     ) -> None:
         self._trace, self._shape, self._values = trace, shape, tuple(values)
+        self._within = within
         self.labels = np.zeros(shape, dtype=np.uint8 if max(values) <= 255 else np.uint16, order="F")
         self._target = trace.oriented(self.labels)
         self._counts = np.zeros(max(values) + 1, dtype=np.int64)
@@ -63,18 +67,35 @@ class LabelSink:
 
     def put(self, box: Box, labels: NDArray[np.unsignedinteger]) -> None:
         """Store a box of labels; boxes may overlap where all but one are 0. What no box covers is 0."""
+        labels = self._inside(box, labels)
         np.copyto(self._target[box], labels, where=labels > 0)
         self._counts += np.bincount(labels.ravel(), minlength=len(self._counts))
 
     def put_mask(self, index: int, box: Box, inside: NDArray[np.bool_]) -> None:
         """Store where structure `index` has a positive margin, one bit a voxel."""
+        inside = self._inside(box, inside)
         if self._masks is not None and inside.any():
             self._masks[index].append((box, np.packbits(inside).tobytes()))
 
     def put_probability(self, index: int, box: Box, scaled: NDArray[np.uint8]) -> None:
         """Store structure `index`'s probability times 255, compressed: it is 0 or 255 nearly everywhere."""
+        scaled = self._inside(box, scaled)
         if self._probabilities is not None and scaled.any():
             self._probabilities[index].append((box, zlib.compress(scaled.tobytes(), level=1)))
+
+    def _inside(self, box: Box, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of a box with zero where background is certain; as they are where nothing is."""
+        if self._within is None:
+            return values
+        kept = np.zeros(values.shape, dtype=np.bool_)
+        for part in self._within:
+            kept[
+                tuple(
+                    slice(max(p.start - b.start, 0), max(p.stop - b.start, 0))
+                    for p, b in zip(part, box, strict=True)
+                )
+            ] = True
+        return values * kept
 
     def counts(self) -> dict[int, int]:
         """Return how many voxels have each structure's label value."""

@@ -75,6 +75,7 @@ class Summary:
             "seconds": report["seconds"],
             "windows": report["windows"],
             "warnings": report["warnings"],
+            "steps": report.get("steps", []),
         }
         if self._with_statistics:
             self._rows[job.name] = statistics.csv_rows(job.name, report["structures"])
@@ -126,7 +127,7 @@ class Summary:
             times += ["", ""]
         return [
             *(case.get(name, "") for name in ("case", "image", "status", "labels", "error")),
-            "; ".join(case.get("warnings", ())),
+            "; ".join((*case.get("steps", ()), *case.get("warnings", ()))),
             *(volumes.get(str(value), "") for value in self._names),
             *times,
         ]

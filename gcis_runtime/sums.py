@@ -56,12 +56,7 @@ class Buffers:
         self._plan, self._weights, self._channels = plan, weights, channels
         self._pool = pool
         a, (u, v) = plan.axis, plan.across
-        depth, starts = plan.roi[a], sorted({s[a] for s in plan.starts})
-        # Planes that each slab finishes. The last one leaves to `flush` what the others' strip does not hold.
-        self._ready = {s: min(t - s, depth) for s, t in pairwise(starts)}
-        most = max(self._ready.values(), default=depth)
-        self._ready |= dict.fromkeys(starts[-1:], most)
-        waiting = depth - min(self._ready.values(), default=depth)
+        self._ready, most, waiting = _depths(plan)
         self._wait, self._wait_norm = self._allocate({a: waiting, u: plan.padded[u], v: plan.padded[v]})
         self._strip, self._norm = self._allocate({a: most, u: plan.roi[u], v: plan.padded[v]})
         room = max(_CACHED_VOXELS, plan.roi[1] * plan.roi[2])
@@ -182,9 +177,13 @@ class Buffers:
 
     def flush(self) -> Iterator[Tile]:
         """Give the planes that wait after the last slab."""
-        if self._waiting:
-            sums, norm = self._wait[:, : self._waiting], self._wait_norm[: self._waiting]
-            yield self._tile(self._first + self._finished, 0, sums, norm)
+        u = self._plan.across[0]
+        for row in range(0, self._plan.padded[u] if self._waiting else 0, self._plan.roi[u]):
+            rows = slice(
+                row, row + self._plan.roi[u]
+            )  # as wide as other tiles: what restores them is as large
+            sums, norm = self._wait[:, : self._waiting, rows], self._wait_norm[: self._waiting, rows]
+            yield self._tile(self._first + self._finished, row, sums, norm)
 
     def empty(self, first: int, stop: int) -> Iterator[Tile]:
         """Give planes where no window lies, in tiles no deeper than a window."""
@@ -209,6 +208,34 @@ class Buffers:
         return Tile(
             start=(start[0], start[1], start[2]), margins=sums.transpose(0, *(int(i) + 1 for i in back))
         )
+
+
+def _depths(plan: WindowPlan) -> tuple[dict[int, int], int, int]:
+    """Return the planes that each slab of windows finishes by its start, the most of them, and the most that
+    wait.
+
+    The last slab leaves to `Buffers.flush` what the others' strip does not hold.
+    """
+    depth = plan.roi[plan.axis]
+    starts = sorted({s[plan.axis] for s in plan.starts})
+    ready = {s: min(t - s, depth) for s, t in pairwise(starts)}
+    most = max(ready.values(), default=depth)
+    ready |= dict.fromkeys(starts[-1:], most)
+    return ready, most, depth - min(ready.values(), default=depth)
+
+
+def buffer_bytes(plan: WindowPlan, *, channels: int) -> int:
+    """Return the bytes of sums that `Buffers` allocates for a plan, without its scratch."""
+    (u, v), (_, most, waiting) = plan.across, _depths(plan)
+    voxels = plan.padded[v] * (waiting * plan.padded[u] + most * plan.roi[u])
+    return 4 * (channels + 1) * voxels
+
+
+def tile_shape(plan: WindowPlan) -> tuple[int, int, int]:
+    """Return a shape (X, Y, Z) that holds every tile of a plan where windows lie."""
+    (u, v), (_, most, waiting) = plan.across, _depths(plan)
+    size = {plan.axis: max(most, waiting), u: plan.roi[u], v: plan.padded[v]}
+    return size[0], size[1], size[2]
 
 
 def _accumulate(pieces: Sequence[_Piece], scratch: NDArray[np.float32]) -> None:

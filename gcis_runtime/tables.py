@@ -41,11 +41,12 @@ def report_table(report: dict[str, Any]) -> str:
     windows = report["windows"]
     reused = f" ({windows['reused']} constant, reused)" if windows["reused"] else ""
     peak = report["peak_memory_bytes"]
+    skipped = f", {windows['skipped']} skipped" if windows.get("skipped") else ""
     memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     lines = [
         report["image"],
         table(rows, right=(0, 2, 3)),
-        f"{times}; {windows['total']} windows{reused}{memory}",
+        f"{times}; {windows['total']} windows{reused}{skipped}{memory}",
         "wrote " + ", ".join(_written(report)),
         report["notice"],
     ]

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.errors import ImageError
 from gcis_runtime.resample import Box
 from gcis_runtime.spec import Shape3, WindowSpec
 
 _PREFER_Z = 1.5
+MAX_WINDOWS = 1_000_000
+"""More than any image needs: days of computing. An overlap near 1 plans them by the hundred million."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,23 @@ def plan_windows(shape: Shape3, spec: WindowSpec, *, axis: int | None = None) ->
         spec: Window size and overlap.
         axis: Slab axis; None takes the longest, which makes slabs smallest, but Z unless another is 1.5 times
             as long: rows of windows then lie in long runs of memory, and so do slabs of most files.
+
+    Raises:
+        ImageError: More than `MAX_WINDOWS`.
     """
     padded = tuple(max(n, r) for n, r in zip(shape, spec.roi, strict=True))
     before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
     if axis is None:
         axis = 2 if padded[2] * _PREFER_Z >= max(padded) else int(np.argmax(padded))
     along = [axis_starts(n, r, spec.overlap) for n, r in zip(padded, spec.roi, strict=True)]
+    count = math.prod(map(len, along))
+    if count > MAX_WINDOWS:
+        raise ImageError(
+            "the image would take too many windows",
+            received=f"{count} windows of {spec.roi} voxels at overlap {spec.overlap:g} in {shape}",
+            expected=f"at most {MAX_WINDOWS}",
+            fix="Use a bundle with less overlap or a larger voxel size.",
+        )
     starts = sorted(
         ((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
         key=lambda start: (start[axis], start),

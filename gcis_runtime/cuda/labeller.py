@@ -54,12 +54,16 @@ class GpuLabeller:
         session: The network on a GPU.
         kernels: Our kernels on that GPU; None compiles them, or takes them from this user's cache.
 
+    Attributes:
+        least_free: Device memory that was free when the last volume had taken all it needed; None before.
+
     Raises:
         EngineError: The kernels cannot be compiled.
     """
 
     def __init__(self, session: DeviceSession, kernels: Kernels | None = None) -> None:
         self._session = session
+        self.least_free: int | None = None
         if kernels is None:
             session.gpu.activate()
             kernels = Kernels(session.gpu, cached_kernels(session.gpu.info.sm, open_cache()))
@@ -89,6 +93,7 @@ class GpuLabeller:
                 for slab in blender.slabs(rows, count=count, done=task.done):
                     with clock.stage("restore"):
                         take(slab)
+            self.least_free = self._session.gpu.free_memory()
         finally:
             blender.close()
         return count

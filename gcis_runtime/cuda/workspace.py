@@ -15,6 +15,31 @@ from gcis_runtime.windows import WindowPlan
 _FLOAT = 4
 
 
+def workspace_bytes(
+    plan: WindowPlan, groups: Sequence[Group], *, count: int, kept: int, piece_bytes: int
+) -> tuple[int, int]:
+    """Return the bytes that a `Workspace` takes on the device and, page-locked, on the host.
+
+    Answers of constant windows that are kept, and buffers of a few bytes, are not counted.
+
+    Args:
+        plan: Window positions.
+        groups: The plan's windows by first row.
+        count: Channels that are blended.
+        kept: Finished rows that stay among the sums.
+        piece_bytes: Size of the largest piece that comes back.
+    """
+    depth = plan.roi[plan.axis]
+    later = max((group.new_rows for group in groups[1:]), default=0)
+    windows = max((len(group.starts) for group in groups), default=0)
+    plane = int(np.prod(with_axis(plan.padded, plan.axis, 1), dtype=np.int64))
+    rows = (depth + later) + depth + (depth + kept) * (count + 1)  # image, arrived, sums and weights
+    return (
+        plane * rows * _FLOAT + 2 * piece_bytes + windows * 20,
+        plane * (depth + max(later, 1)) * _FLOAT + 2 * piece_bytes + windows * 40,
+    )
+
+
 class Workspace:
     """What `GpuBlender` works in; one slab deep, whatever the volume's length.
 

@@ -48,6 +48,12 @@ def open_session(
         raise EngineError("unknown engine", received=repr(engine), expected=", ".join(ENGINES))
     if engine == "auto":
         engine = _automatic(bundle, device, precision)
+    if tf32 and (engine != "onnx" or device == "cpu"):
+        raise EngineError(
+            "TF32 is for ONNX Runtime on a GPU",
+            received=f"{engine} on {device}",
+            fix="Add --engine onnx --device cuda, or leave out --tf32.",
+        )
     if device == "cpu":
         return _open_on_cpu(bundle, engine, precision=precision, threads=threads, batch=batch or 1)
     return _open_on_gpu(bundle, engine, device=device, precision=precision, batch=batch, tf32=tf32)
@@ -55,15 +61,19 @@ def open_session(
 
 def _automatic(bundle: Bundle, device: str, precision: str) -> str:
     """Return the engine that `auto` means."""
-    if device != "cpu":
-        return next((name for name in ("trt", "trt-rtx") if _has_engine(bundle, name)), "onnx")
-    if _installed("openvino"):
-        return "openvino"
-    if precision == "bf16":
+    name = automatic_engines(bundle, device)[0]
+    if device == "cpu" and precision == "bf16" and name == "onnx":
         raise EngineError(
             f"{precision} on the CPU needs OpenVINO", fix="Install it: pip install 'gcis[openvino]'."
         )
-    return "onnx"
+    return name
+
+
+def automatic_engines(bundle: Bundle, device: str) -> tuple[str, ...]:
+    """Return the engines that `auto` may take on a device, best first; ONNX Runtime is always the last."""
+    if device == "cpu":
+        return ("openvino", "onnx") if _installed("openvino") else ("onnx",)
+    return (*(name for name in ("trt", "trt-rtx") if _has_engine(bundle, name)), "onnx")
 
 
 def _has_engine(bundle: Bundle, name: str) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from runtime_helpers import write_ct
 
-from gcis_runtime import cli, cohort, console, nifti, runs, segmenter
+from gcis_runtime import cli, cohort, console, nifti, passes, runs
 from gcis_runtime.cohort import Outcome, run_cases
 from gcis_runtime.display import Display
 from gcis_runtime.errors import ImageError, OutputError
@@ -137,7 +137,7 @@ def test_finished_cases_are_left_out(run, cts, tmp_path, make_bundle):
 
 
 def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeypatch):
-    real, calls = segmenter.preprocess, []
+    real, calls = passes.preprocess, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -146,7 +146,7 @@ def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeyp
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segmenter, "preprocess", interrupted)
+        patch.setattr(passes, "preprocess", interrupted)
         result = run(cts)
     out = tmp_path / "out"
     assert result.exit_code == 130
@@ -264,7 +264,7 @@ class Thing:
 def line(monkeypatch, *, read, compute, write):
     jobs = [SimpleNamespace(number=n) for n in range(6)]
     monkeypatch.setattr(cohort, "read_case", lambda _segmenter, job, _options: read(job))
-    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, progress: compute(case))
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: compute(case))
     monkeypatch.setattr(cohort, "write_case", lambda case, _result, _options: write(case))
     return jobs
 

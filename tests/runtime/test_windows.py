@@ -7,6 +7,7 @@ import pytest
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
+from gcis_runtime.errors import ImageError
 from gcis_runtime.spec import WindowSpec
 from gcis_runtime.windows import pad_to_plan, plan_windows, window_weights
 
@@ -46,3 +47,10 @@ def test_small_volumes_are_padded_evenly_with_the_padding_value():
     out = pad_to_plan(np.ones((10, 80, 63), dtype=np.float32), plan, 0.25)
     assert out[27:37, :, :63].min() == 1.0
     assert out[:27].max() == out[37:].max() == out[:, :, 63].max() == 0.25
+
+
+def test_an_overlap_that_plans_windows_by_the_million_is_refused():
+    spec = WindowSpec(roi=(64, 64, 64), overlap=0.99)
+    with pytest.raises(ImageError, match=r"too many windows.*overlap 0.99.*less overlap"):
+        plan_windows((300, 300, 300), spec)
+    assert len(plan_windows((80, 80, 80), spec).starts) == 17**3

@@ -1,0 +1,174 @@
+"""One volume through one engine: what is wanted, forecast, windows, labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.blend import WindowCount
+from gcis_runtime.clock import StageClock
+from gcis_runtime.fallback import OUT_OF_MEMORY, reason_of
+from gcis_runtime.footprint import Wanted
+from gcis_runtime.forecast import Forecast, Sizes, Way, choose_way
+from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, LabelTask, Restore
+from gcis_runtime.loaded import LoadedEngine
+from gcis_runtime.preprocess import preprocess
+from gcis_runtime.region import Region, oriented_boxes, windows_touching
+from gcis_runtime.sink import LabelSink
+from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.volume import Volume
+from gcis_runtime.windows import plan_windows
+
+Progress = Callable[[int, int], None]
+"""Called with windows finished and windows in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is wanted of a volume.
+
+    Attributes:
+        restore: How labels come to the volume's grid.
+        masks: Keep a mask of each structure.
+        probabilities: Keep the foreground probability of each structure.
+        max_memory: Most memory that the process may have resident, bytes; None: any.
+        progress: Told of every finished window.
+        foretold: Told what the volume will take, before it starts.
+    """
+
+    restore: Restore = DEFAULT_RESTORE
+    masks: bool = False
+    probabilities: bool = False
+    max_memory: int | None = None
+    progress: Progress | None = None
+    foretold: Callable[[Forecast], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pass:
+    """What one way of a volume through an engine gave.
+
+    Attributes:
+        sink: Labels, masks and probabilities.
+        count: Windows.
+        skipped: Windows that lay outside the region.
+        forecast: What was expected.
+        restore: How labels came to the volume's grid.
+        clock: Time of each stage.
+        grid: The network's grid: shape and affine.
+    """
+
+    sink: LabelSink
+    count: WindowCount
+    skipped: int
+    forecast: Forecast
+    restore: Restore
+    clock: StageClock
+    grid: tuple[tuple[int, int, int], NDArray[np.float64]]
+
+
+def run_pass(
+    engine: LoadedEngine,
+    volume: Volume,
+    request: Request,
+    *,
+    channels: tuple[int, ...],
+    weights: NDArray[np.float32],
+    region: Region | None = None,
+    spec: PreprocessSpec | None = None,
+) -> Pass:
+    """Segment a volume, or a region of it, without looking back: an error leaves nothing behind.
+
+    Args:
+        engine: The bundle in an engine.
+        volume: The image.
+        request: What is wanted.
+        channels: Graph channels of the structures.
+        weights: Blending weight of each voxel of a window, (X, Y, Z).
+        region: Where labels are wanted; None: everywhere.
+        spec: Another pre-processing than the bundle's.
+
+    Raises:
+        MemoryLimitError: It would take more memory than `request` allows.
+        DeviceMemoryError: Memory ran out.
+        EngineError: The engine failed, or answered with a value that is not finite.
+    """
+    manifest = engine.bundle.manifest
+    clock = StageClock(*STAGES)
+    with clock.stage("preprocess"):
+        image = preprocess(volume, spec or manifest.preprocess)
+    everything = plan = plan_windows(image.trace.shape, manifest.window)
+    boxes = None if region is None else oriented_boxes(region, image.trace, volume.shape)
+    if boxes is not None:
+        plan = windows_touching(everything, image.trace, boxes)
+    values = tuple(manifest.labels[channel].value for channel in channels)
+    wanted = Wanted(values=values, smooth=True, masks=request.masks, probabilities=request.probabilities)
+    sizes = Sizes(trace=image.trace, shape=volume.shape, wanted=wanted)
+    way, forecast = choose_way(
+        engine, sizes, Way(plan=plan, restore=request.restore), allowed=request.max_memory
+    )
+    if request.foretold is not None:
+        request.foretold(forecast)
+    sink = LabelSink(
+        trace=image.trace, shape=volume.shape, values=values, masks=request.masks,
+        probabilities=request.probabilities, within=boxes,
+    )  # fmt: skip
+    total = len(plan.starts)
+    progress = request.progress
+    task = LabelTask(
+        image=image,
+        plan=way.plan,
+        weights=weights,
+        padding_value=manifest.window.padding_value,
+        channels=channels,
+        values=values,
+        restore=way.restore,
+        done=None if progress is None else lambda finished: progress(finished, total),
+    )
+    count = engine.labeller.label(task, sink, clock) if total else WindowCount()
+    return Pass(
+        sink=sink,
+        count=count,
+        skipped=len(everything.starts) - total,
+        forecast=forecast,
+        restore=way.restore,
+        clock=clock,
+        grid=(image.trace.shape, image.trace.affine),
+    )
+
+
+def until_it_fits(engine: LoadedEngine, work: Callable[[], Pass]) -> Pass:
+    """Do `work`; whenever memory runs out, again with an engine that needs less, until none is left.
+
+    Every attempt begins anew: nothing of a failed one is kept.
+
+    Args:
+        engine: What `work` computes with; another session is in it after a step.
+        work: Runs a pass.
+
+    Raises:
+        DeviceMemoryError: Memory ran out, and nothing that needs less can be had.
+        MemoryError: The same, where nothing could be tried.
+    """
+    engine.reopen()
+    lost = 0.0
+    while True:
+        begun = time.perf_counter()
+        try:
+            found = work()
+        except OUT_OF_MEMORY as error:
+            if not engine.can_lower:
+                if not engine.steps:
+                    raise
+                raise engine.exhausted(reason_of(error)) from error
+            reason = reason_of(error)  # not the error, whose traceback keeps the arrays of the attempt
+        else:
+            if lost:
+                found.clock.seconds["lost"] = lost
+            return found
+        engine.lower(reason)
+        lost += time.perf_counter() - begun
