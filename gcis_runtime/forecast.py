@@ -216,11 +216,13 @@ def _on_device(sizes: Sizes, way: Way, wanted: Wanted) -> tuple[int, int]:
     from gcis_runtime.cuda.workspace import workspace_bytes  # noqa: PLC0415
 
     margins = wanted.masks or wanted.probabilities
-    finish = choose_finish(
-        way.plan, sizes.trace, values=wanted.values, smooth=wanted.smooth, margins=margins
-    )
+    finish = choose_finish(way.plan, sizes.trace, values=wanted.values, smooth=wanted.smooth, margins=margins)
     return workspace_bytes(
-        way.plan, group_windows(way.plan), count=finish.count, kept=finish.kept, piece_bytes=finish.piece_bytes
+        way.plan,
+        group_windows(way.plan),
+        count=finish.count,
+        kept=finish.kept,
+        piece_bytes=finish.piece_bytes,
     )
 
 

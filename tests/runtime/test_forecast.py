@@ -300,3 +300,20 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
     ours = threshold_segmenter()
     free, tight = RunOptions(), RunOptions(max_memory=1 << 30)
     assert run_key(ours, ct, free) != run_key(ours, ct, tight) == run_key(ours, ct, replace(tight))
+
+
+@pytest.mark.parametrize("restore", ["smooth", "nearest"])
+def test_on_a_gpu_its_memory_is_foretold_too(restore):
+    """What blending takes there is exact; the engine's share is guessed, then known."""
+    from test_cuda_blend import Session
+
+    engine, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))
+    _, on_cpu = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    assert on_cpu.device_bytes is None
+    engine._session = Session(fake_cuda.FakeDriver(), (64, 64, 64))
+    _, guessed = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    assert guessed.device_bytes > 64**3 * 4 * 4
+    calibration.keep(engine.key(), msgspec.structs.replace(RUN, device_bytes=5 << 30))
+    _, known = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    assert known.device_bytes - guessed.device_bytes == pytest.approx(5 << 30, rel=0.05)
+    assert "GiB of the GPU's" in known.text
