@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.latency_cli import COMMANDS as LATENCY
 from benchmarks.records import RESULTS, write_record
 from benchmarks.runtime_cli import COMMANDS
 from benchmarks.scale_cli import COMMANDS as SCALE_COMMANDS
@@ -289,5 +290,5 @@ def tables() -> None:
     write_documents()
 
 
-for _command in (*COMMANDS, *SCALE_COMMANDS, *WINDOWS_COMMANDS):
+for _command in (*COMMANDS, *SCALE_COMMANDS, *WINDOWS_COMMANDS, *LATENCY):
     main.add_command(_command)

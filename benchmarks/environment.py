@@ -53,6 +53,7 @@ def environment() -> dict[str, Any]:
         },
         "cgroup": {"cpus": _cpu_quota(), "memory_bytes": _memory_limit()},
         "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "scheduling": _scheduling(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpus": gpus() if driver.gpus else [],
         "gpu_problem": driver.problem,
@@ -80,6 +81,17 @@ def gpus() -> list[dict[str, Any]]:
         dict(zip(keys, map(str.strip, line.split(",")), strict=True)) for line in done.stdout.splitlines()
     ]
     return [{k: int(v) if v.isdigit() else v for k, v in row.items()} for row in rows]
+
+
+def _scheduling() -> str | None:
+    """Return how the system shares the processor out to this process, such as `"other, nice 0"`."""
+    if not hasattr(os, "sched_getscheduler"):
+        return None
+    names = {os.SCHED_OTHER: "other", os.SCHED_FIFO: "first in, first out", os.SCHED_RR: "round robin"}
+    policy = os.sched_getscheduler(0)
+    real_time = f", real-time priority {os.sched_getparam(0).sched_priority}"
+    kind = names.get(policy, str(policy))
+    return kind + (f", nice {os.nice(0)}" if policy == os.SCHED_OTHER else real_time)
 
 
 def _cpu_quota() -> int | None:

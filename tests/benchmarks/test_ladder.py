@@ -1,0 +1,140 @@
+"""The ladder: its ways give one network's answer, and its ratios pair every turn with every turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import ladder, ladder_tables
+from benchmarks.cli import main
+from benchmarks.ladder_rows import agreement, times
+from benchmarks.ladder_ways import _published, _routed
+from benchmarks.material import Network, write_tiled_phantom
+from gcis_runtime.errors import GcisError
+from gcis_runtime.nifti import read_volume, write_volume
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.volume import Volume
+from gcis_runtime.windows import plan_windows
+from gcis_train import checkpoint, text
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.pathway import Pathway
+from gcis_train.upcycle import upcycle
+
+PROMPTS = ("larynx", "mandible")
+
+
+def _network() -> Network:
+    torch.manual_seed(0)
+    paths = [Pathway((0,) * 7), Pathway((0, 0, 0, 0, 1, 1, 1))]
+    net = StaticGcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=8), paths).eval()
+    return Network(
+        net=net,
+        prompts=PROMPTS,
+        preprocess=PreprocessSpec(orientation="RAS", spacing=(6.0, 6.0, 6.0)),
+        window=WindowSpec(roi=(64, 64, 64)),
+    )
+
+
+def test_published_routed_and_static_give_the_same_margins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    net, embeddings = _network().net, torch.randn(2, 8)
+
+    class Tower:
+        def __init__(self, model: str, weights: str) -> None:
+            assert (model, weights) == ("ViT-B-32-quickgelu", "random")
+
+        def embed(self, prompts: list[str]) -> torch.Tensor:
+            return embeddings[[PROMPTS.index(p) for p in prompts]]
+
+    monkeypatch.setattr(text, "TextEncoder", Tower)
+    routed = upcycle(net, embeddings).eval()
+    config = checkpoint.CheckpointConfig(
+        kind="routed", network=net.config, prompts=checkpoint.prompt_table(PROMPTS, embeddings)
+    )
+    checkpoint.save(tmp_path / "c", config, routed.state_dict())
+    found, window = checkpoint.load(tmp_path / "c"), torch.rand(1, 1, 64, 64, 64)
+    with torch.no_grad():
+        wanted = net(window)
+        for way in (_published, _routed):
+            assert torch.allclose(way(found, routed)(window), wanted, atol=1e-4)
+
+
+def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seconds = {"published": [40.0, 60.0], "static": [10.0], "openvino bf16": [2.0, 4.0]}
+    image = tmp_path / "ct.nii"
+    write_volume(image, Volume.from_array(np.zeros((4, 4, 4), np.int16), affine=np.eye(4)))
+
+    def step(name: str) -> Any:
+        taken = iter(seconds[name])
+
+        def run() -> dict[str, Any]:
+            labels = np.zeros((4, 4, 4), np.int16)
+            labels[0] = 1
+            labels[0, 0, 0] = 0 if name == "openvino bf16" else 1
+            write_volume(tmp_path / f"{name}.nii.gz", Volume.from_array(labels, affine=np.eye(4)))
+            whole = next(taken)
+            return {
+                "whole_seconds": whole, "cpu_seconds": 2 * whole, "start_seconds": 1.0,
+                "network_seconds": whole / 2, "other_seconds": 0.5, "windows": 4,
+                "windows_computed": 2, "peak_memory_mb": 100,
+            }  # fmt: skip
+
+        return run
+
+    def fail() -> dict[str, Any]:
+        raise GcisError("this CPU has no int8")
+
+    turns = {"": (None, 7.0)} | {name: (step(name), len(s)) for name, s in seconds.items()}
+    monkeypatch.setattr(ladder, "_turns", lambda *_: turns | {"openvino int8": (fail, 2)})
+    settings = ladder.Settings(rounds=2, slow_rounds=1, threads=1)
+    found = ladder.climb(_network(), image, tmp_path, truth=None, settings=settings, say=lambda _line: None)
+    rows = {row["way"]: row for row in found["rows"]}
+    assert rows["openvino int8"]["unavailable"] == "this CPU has no int8"
+    fast = rows["openvino bf16"]
+    assert fast["times_faster"] == {"median": 17.5, "least": 10.0, "most": 30.0}
+    assert fast["seconds_per_window"] == 0.75 and fast["whole_seconds_all"] == [2.0, 4.0]
+    assert fast["agreement"]["static"]["labels_equal"] == 63 / 64
+    assert rows["static"]["agreement"]["published"] == {
+        "labels_equal": 1.0,
+        "labels_equal_of_labelled": 1.0,
+        "dice": 1.0,
+    }
+    record = {
+        "trained": True, "ladders": [found], "image": "phantom 7", "note": "Note.", "feature_size": 12,
+        "roi": [64] * 3, "overlap": 0.5, "weights": "trained", "rounds": 2, "slow_rounds": 1,
+        "environment": {
+            "date": "2026-01-01T", "commit": "c", "cpu": {"model": "M", "usable": 2, "flags": []},
+        },
+    }  # fmt: skip
+    text = ladder_tables.block(record, command="cmd")
+    assert "| 3.0 | 17.5 | 10.0 to 30.0 | 6.0 | 17.5 | 0.750 | 100 | 98.438% | 98.438% |" in text
+    assert "not measured: this CPU has no int8" in text
+
+
+def test_ratios_and_agreement_of_nothing() -> None:
+    assert times([], [{"s": 1.0}], "s") is None
+    empty = np.zeros((2, 2, 2), int)
+    assert agreement(empty, empty) == {"labels_equal": 1.0, "labels_equal_of_labelled": None, "dice": None}
+
+
+@pytest.mark.parametrize("windows", [(1, 1, 1), (2, 1, 3)])
+def test_the_tiled_phantom_takes_as_many_windows(tmp_path: Path, windows: tuple[int, int, int]) -> None:
+    network = _network()
+    write_tiled_phantom(tmp_path / "ct.nii", network, windows, seed=1)
+    volume = read_volume(tmp_path / "ct.nii")
+    assert len(plan_windows(volume.shape, network.window).starts) == np.prod(windows)
+    assert volume.array.std() > 100
+
+
+def test_a_case_that_is_none_is_refused() -> None:
+    done = CliRunner().invoke(main, ["compare", "--case", "48"])
+    assert done.exit_code == 2 and "FEATURE_SIZE/ROI" in done.output
