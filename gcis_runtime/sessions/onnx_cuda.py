@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,7 @@ class OnnxCudaSession:
                 fix="Use one of them, or an engine of TensorRT.",
             )
         info = require_gpu(device)
-        _require_provider()
+        complaint = _require_provider()
         manifest = bundle.manifest
         preferred = [p for p in ("fp16",) if passed(manifest, backend="onnx", precision=p)] + ["fp32"]
         graph = choose_graph(manifest, precision=precision, batch=batch, preferred=preferred)
@@ -73,7 +75,7 @@ class OnnxCudaSession:
             )
             providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), _CPU_PROVIDER]
             session = load(bundle.file(graph.file), manifest, providers, threads=0, batch=graph.batch)
-            _require_active(session)
+            _require_active(session, complaint)
             self._binding = self._bind(session, bundle, info.index)
         except BaseException:
             self.close()
@@ -124,10 +126,16 @@ def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:
     }
 
 
-def _require_provider() -> None:
-    """Find the CUDA libraries that pip installed, and refuse an ONNX Runtime without the CUDA provider."""
+def _require_provider() -> str:
+    """Find the CUDA libraries that pip installed, and refuse an ONNX Runtime without the CUDA provider.
+
+    Returns:
+        What ONNX Runtime says about libraries that it did not find, one line; empty where it found all.
+    """
+    said = io.StringIO()
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        with contextlib.redirect_stdout(said):  # it prints, and standard output is for results
+            ort.preload_dlls()
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise EngineError(
             "this ONNX Runtime has no CUDA provider",
@@ -135,16 +143,17 @@ def _require_provider() -> None:
             expected=CUDA_PROVIDER,
             fix="Install onnxruntime-gpu in place of onnxruntime, or use --device cpu.",
         )
+    return next((line for line in said.getvalue().splitlines() if "Failed" in line), "")
 
 
-def _require_active(session: ort.InferenceSession) -> None:
+def _require_active(session: ort.InferenceSession, complaint: str) -> None:
     """Refuse a session that is not on the GPU: ONNX Runtime falls back to the CPU without a word."""
     active = session.get_providers()
     if not active or active[0] != CUDA_PROVIDER:
         version = str(getattr(ort, "cuda_version", "")).partition(".")[0]
         raise EngineError(
             "ONNX Runtime could not start on CUDA",
-            received=", ".join(active),
+            received=", ".join((*active, complaint) if complaint else active),
             expected=CUDA_PROVIDER,
             fix=f"Install CUDA {version} and cuDNN 9: pip install 'gcis[cuda]'; or use --device cpu.".replace(
                 "  ", " "

@@ -129,6 +129,18 @@ def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
         open_session(bundle, device="cuda")
 
 
+def test_what_onnx_runtime_prints_is_told_in_the_error_and_not_printed(
+    make_bundle, driver, cuda_ort, monkeypatch, capsys
+):
+    said = "Failed to load libcublas.so.13: cannot open shared object file"
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print(said + "\nPlease follow a link"))
+    open_session(open_bundle(make_bundle()), device="cuda")
+    monkeypatch.setattr(Bound, "get_providers", lambda self: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match=rf"could not start on CUDA; received CPUExecutionProvider, {said}"):
+        open_session(open_bundle(make_bundle("c.gcis")), device="cuda")
+    assert capsys.readouterr() == ("", ""), "standard output is for results"
+
+
 def test_onnx_out_of_memory_is_told_apart(make_bundle, driver, cuda_ort, monkeypatch):
     def fail(*_):
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
