@@ -64,7 +64,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The system refuses (missing rights, full disk); `path` is as it was.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(0, "a file has that name")
     path.parent.mkdir(parents=True, exist_ok=True)

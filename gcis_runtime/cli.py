@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,9 +154,9 @@ def _refuse_own_summary(arguments: tuple[Path, ...], folder: Path) -> None:
     """Refuse a list that the run would replace by its summary."""
     from gcis_runtime.summary import CSV, STATISTICS
 
-    ours = {(folder / name).resolve() for name in (CSV, STATISTICS)}
+    ours = {os.path.realpath(folder / name) for name in (CSV, STATISTICS)}
     for argument in arguments:
-        if argument.resolve() in ours:
+        if os.path.realpath(argument) in ours:
             from gcis_runtime.errors import OutputError
 
             raise OutputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +100,13 @@ def _job(source: Source, labels: Path) -> Job:
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
     """Refuse what would be overwritten, and places and formats that cannot be written."""
-    seen: dict[Path, Path] = {}
-    sources = {job.image.resolve() for job in jobs}
+    seen: dict[str, Path] = {}
+    # Not `Path.resolve`, which raises RuntimeError for links in a circle before Python 3.13.
+    sources = {os.path.realpath(job.image) for job in jobs}
     for job in jobs:
-        if job.labels.resolve() in sources:
+        if os.path.realpath(job.labels) in sources:
             raise OutputError(f"{job.labels} would overwrite an image", fix="Choose another name with -o.")
-        target = job.report.resolve()  # one for all formats
+        target = os.path.realpath(job.report)  # one for all formats
         if target in seen:
             raise OutputError(
                 f"{seen[target]} and {job.image} have the same output",

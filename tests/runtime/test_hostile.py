@@ -76,6 +76,11 @@ def fifo(folder: Path) -> Path:
     return folder / "pipe.nii.gz"
 
 
+def circle(folder: Path) -> Path:
+    (folder / "circle.nii.gz").symlink_to("circle.nii.gz")
+    return folder / "circle.nii.gz"
+
+
 def nan_image(folder: Path) -> Path:
     array = np.zeros((5, 5, 5), np.float32)
     array[0, 0, :3] = np.nan, np.inf, -np.inf
@@ -126,6 +131,7 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty folder": (lambda folder: folder, "holds no image"),
     "a pipe": (fifo, "not a regular file"),
     "a device": (lambda _: Path("/dev/zero"), "not a regular file"),
+    "links in a circle": (circle, "does not exist"),
     "nothing": (lambda folder: folder / "no.nii.gz", "does not exist"),
     "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "holds no image"),
 }  # fmt: skip
