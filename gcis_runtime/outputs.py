@@ -56,7 +56,7 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
 
     Raises:
         OutputError: A file name for several images, two images with one output, an output over an image,
-            a place that cannot be written, or a format that is only read.
+            a place that cannot be written, a name that is not UTF-8, or a format that is only read.
         ImageError: A format that needs SimpleITK, which is missing.
     """
     to_file = is_file_name(out)
@@ -72,6 +72,7 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
             folder = source.image.parent if out is None else Path(out)
             labels = folder / f"{source.name}_seg{suffix or _suffix_for(source.image)}"
         jobs.append(_job(source, labels))
+    _refuse_names(jobs)
     _refuse_collisions(jobs)
     return jobs
 
@@ -96,6 +97,21 @@ def _job(source: Source, labels: Path) -> Job:
         masks=Path(f"{base}_masks"),
         probabilities=Path(f"{base}_probability"),
     )
+
+
+def _refuse_names(jobs: Sequence[Job]) -> None:
+    """Refuse names that no report or table could hold: both are UTF-8, names on Linux are any bytes."""
+    for path in (path for job in jobs for path in (job.image, job.labels)):
+        try:
+            clean = str(path).encode() and "\0" not in str(path)
+        except UnicodeEncodeError:
+            clean = False
+        if not clean:
+            raise OutputError(
+                "a name is not UTF-8, or holds a zero byte",
+                received=ascii(str(path)),
+                fix="Rename the file; reports and tables could not name it.",
+            )
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:

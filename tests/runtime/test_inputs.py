@@ -96,6 +96,14 @@ def test_names_that_collide_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["a\udcff", "a\0b"])
+def test_names_that_no_report_can_hold_are_refused(tmp_path, name):
+    for image, out in ((f"{name}.nii.gz", "out/"), ("a.nii.gz", f"{name}.nii")):
+        source = Source(image=tmp_path / image, name="a")
+        with pytest.raises(OutputError, match=r"not UTF-8, or holds a zero byte; received .*\\"):
+            plan_jobs([source], str(tmp_path / out))
+
+
 def test_label_maps_have_the_format_of_their_image_or_the_one_asked_for(tmp_path):
     make(tmp_path, "a.nii", "b.nrrd", "c.mhd", "d.mha")
     jobs = plan_jobs(find_images([tmp_path]), str(tmp_path / "out"))
