@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import click
@@ -53,7 +57,8 @@ class _Guarded(click.Command):
         prog = self.name or "gcis"
         VERBOSE.on = False  # several commands may run in one process
         try:
-            code = super().main(args, prog_name=prog, standalone_mode=False)
+            with _terminated_tidily():
+                code = super().main(args, prog_name=prog, standalone_mode=False)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
@@ -84,6 +89,27 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return " ".join(f"out of memory {error}".split())
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _terminated_tidily() -> Iterator[None]:
+    """Let SIGTERM (a scheduler, `timeout`, a container that stops) end a command as Ctrl-C does.
+
+    By default it ends the process at once, and temporary files and folders, hundreds of megabytes of an
+    export, stay.
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # a command called from Python
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Verbosity:

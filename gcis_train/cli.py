@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -113,9 +111,3 @@ def phantoms(out: Path, count: int, seed: int, spacing: str, training_share: flo
     datalist = write_phantoms(out, count=count, seed=seed, spacing=(x, y, z), training_share=training_share)
     rows = len(datalist.training), len(datalist.validation)
     click.echo(f"{count} phantoms in {out}: {rows[0]} training rows, {rows[1]} validation rows")
-
-
-def _progress() -> Any:
-    from gcis_train.progress import Progress
-
-    return Progress(sys.stderr)

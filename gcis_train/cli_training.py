@@ -29,7 +29,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         *(flag.option() for flag in FLAGS),
         click.option("--no-amp", is_flag=True, help="The same as --amp none."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N."),
-        click.option("--resume", is_flag=True, help="Continue from the run folder's latest checkpoint."),
+        click.option(
+            "--resume", is_flag=True, help="Continue from the run folder's latest checkpoint, if any."
+        ),
     ]
     for option in reversed(options):
         function = option(function)

@@ -120,7 +120,7 @@ FLAGS = (
         "--unsampled",
         "unsampled",
         ("rest", "drift"),
-        "Blocks without a sample: see options.py [rest].",
+        "Blocks that no prompt of a step uses: left alone, or moved by AdamW's momentum and decay [rest].",
     ),
     Flag("--amp", "amp", ("auto", "none", "bf16", "fp16"), "Mixed precision [auto]."),
     Flag(

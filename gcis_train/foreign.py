@@ -64,7 +64,7 @@ def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
     Raises:
         CheckpointError: Unreadable, unsafe, or none of the known kinds; or tensors that do not fit them.
     """
-    state = {_published(name): (name, tensor) for name, tensor in _tensors(path).items()}
+    state = _by_published_name(_tensors(path), path)
     kind = _recognise(state.keys(), path)
     stem = state[_STEM][1]
     pathways = 1 + max((int(m.group(1)) for n in state if (m := _PATHWAY.match(n))), default=0)
@@ -146,6 +146,17 @@ def _published(name: str) -> str:
     if re.match(r"^(patch_embed|layers[1-4])\.", name):
         name = f"swinViT.{name}"
     return re.sub(r"\.mlp\.fc([12])\.", r".mlp.linear\1.", name)
+
+
+def _by_published_name(tensors: dict[str, Tensor], path: Path) -> dict[str, tuple[str, Tensor]]:
+    """Return name in the file and tensor by published name; refuse two of one name."""
+    state: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        wanted = _published(name)
+        if wanted in state:
+            raise _refusal(path, f"two tensors for one place: {state[wanted][0]} and {name}")
+        state[wanted] = (name, tensor)
+    return state
 
 
 def _recognise(names: Any, path: Path) -> Kind:

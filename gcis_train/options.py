@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -123,27 +124,28 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cache: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.windows_per_case, self.max_epochs, self.validate_every) < 1:
-            raise ValueError("batch size, windows a case, epochs and validation interval are at least 1")
-        rates = (
-            self.learning_rate,
-            self.tau,
-            self.router_margin,
-            self.timeout_minutes,
-            self.foreground_weight,
-        )
-        optional = [v for v in (self.tau_end, self.router_learning_rate) if v is not None]
-        if not all(0 < v < float("inf") for v in (*rates, *optional)):
-            raise ValueError(
-                "learning rates, temperatures, router margin, time-out and foreground weight are positive"
-            )
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: at least 1 is needed")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} {value} is not a positive number")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} must be a number and not negative")
         if not 0 <= self.labelled_share <= 1:
             raise ValueError(f"labelled_share {self.labelled_share} is not a share")
-        counts = (self.max_prompts, self.phantoms, self.validation_cases, self.save_every)
-        others = (self.warmup_epochs, self.clip_gradient, self.weight_decay, self.balance, self.save_minutes)
-        if not all(0 <= v < float("inf") for v in (*counts, *others)):
-            raise ValueError(
-                "counts, intervals, warm-up, gradient limit, weight decay and balance are not negative"
-            )
         if not 0 <= self.validation_overlap < 1:
             raise ValueError(f"validation_overlap {self.validation_overlap} is not in [0, 1)")
+
+
+_AT_LEAST_ONE = ("batch_size", "windows_per_case", "max_epochs", "validate_every")
+_POSITIVE = (
+    "learning_rate", "router_learning_rate", "tau", "tau_end", "router_margin", "timeout_minutes",
+    "foreground_weight",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "max_prompts", "phantoms", "validation_cases", "save_every", "warmup_epochs", "clip_gradient",
+    "weight_decay", "balance", "save_minutes",
+)  # fmt: skip

@@ -131,7 +131,7 @@ def _read(path: Path | None) -> dict[str, Any]:
             return _read_yaml(data)
         return msgspec.json.decode(data, type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, ValueError) as error:
-        received = " ".join(str(error).split())
+        received = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"the configuration {path} cannot be read", received=received) from error
 
 

@@ -74,28 +74,35 @@ def compare_engines(
     if precision == "fp16":
         notes.append("ONNX Runtime computes the fp16 graph on CUDA alone: it was compared, but not run there")
     if "openvino" in names:
-        try:
-            engine, answers = _run(folder, gate, "openvino", "bf16")
-        except EngineError as error:
-            if precision == "bf16":
-                raise
-            return tuple(engines), (*notes, f"bf16 was not checked: {error.message}")
-        row = gate.check(
-            _title(engine),
-            answers,
-            reference=network.name,
-            expected=network.answers,
-            precision="bf16",
-            graph=engine.graph,
-            required=precision == "bf16",
-        )
-        if row.passed:
-            engines.append(engine)
-        else:
-            notes.append(
-                f"bf16 does not hold ({describe(row)}; {describe_limits(row)}): the bundle does not offer it"
-            )
+        bf16, remarks = _try_bf16(folder, gate, network, required=precision == "bf16")
+        engines += bf16
+        notes += remarks
     return tuple(engines), tuple(notes)
+
+
+def _try_bf16(
+    folder: Path, gate: Gate, network: Reference, *, required: bool
+) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Run OpenVINO in bf16; return it where it holds its limits, else a remark."""
+    try:
+        engine, answers = _run(folder, gate, "openvino", "bf16")
+    except EngineError as error:
+        if required:
+            raise
+        return (), (f"bf16 was not checked: {error.message}",)
+    row = gate.check(
+        _title(engine),
+        answers,
+        reference=network.name,
+        expected=network.answers,
+        precision="bf16",
+        graph=engine.graph,
+        required=required,
+    )
+    if row.passed:
+        return (engine,), ()
+    gap = f"{describe(row)}; {describe_limits(row)}"
+    return (), (f"bf16 does not hold ({gap}): the bundle does not offer it",)
 
 
 def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Margins]]:

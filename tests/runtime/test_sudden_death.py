@@ -197,3 +197,29 @@ def test_a_disk_that_fills_up_during_the_command(make_bundle, place, size):
     assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     assert_whole(found, outputs(folder))
+
+
+ENDED = """
+import os, signal, time
+from pathlib import Path
+from gcis_runtime.atomic import replacing_folder
+from gcis_runtime.console import command
+
+@command("gcis-test")
+def main():
+    with replacing_folder(Path("bundle.gcis")) as folder:
+        (folder / "model.onnx").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+main()
+"""
+
+
+def test_a_command_that_is_told_to_end_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    """SIGTERM, as `timeout`, schedulers and containers send it."""
+    child = subprocess.run(
+        [sys.executable, "-c", ENDED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (child.returncode, child.stderr.strip()) == (130, "gcis-test: interrupted")
+    assert not list(tmp_path.iterdir())

@@ -105,10 +105,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     (tmp_path / "text.pt").write_text("hello")
+    twice = {name: torch.zeros(2) for name in ("module.out.bias", "out.bias")}
+    torch.save(twice, tmp_path / "twice.pt")
     for name, message in (
         ("other.pt", "names such as weight"),
         ("module.pt", "more than tensors"),
         ("text.pt", "not weights that gCIS can read|more than tensors"),
+        ("twice.pt", "two tensors for one place: module.out.bias and out.bias"),
         ("absent.pt", "cannot be read"),
     ):
         with pytest.raises(CheckpointError, match=message):
