@@ -11,7 +11,15 @@ from gcis_export.engines import onnx, openvino
 from gcis_export.parity import Gate
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.errors import BundleError, EngineError, ParityError
-from gcis_runtime.manifest import GRAPH_BACKENDS, MODEL_FILE, Backend, Engine, Precision, graph_file
+from gcis_runtime.manifest import (
+    GRAPH_BACKENDS,
+    MODEL_FILE,
+    Backend,
+    Engine,
+    ParityRow,
+    Precision,
+    graph_file,
+)
 from gcis_runtime.sessions import open_session
 from gcis_runtime.sessions.base import Session
 
@@ -55,54 +63,44 @@ def compare_engines(
     """
     engines: list[Engine] = []
     notes: list[str] = []
-    readers = [name for name in names if name in GRAPH_BACKENDS]
-    for name in readers:
-        engine, answers = _run(folder, gate, name, "fp32")
-        gate.check(_title(engine), answers, reference=exact.name, expected=exact.answers, graph=engine.graph)
-        engines.append(engine)
-    for name in [n for n in readers if precision == "int8" and "int8" in _OFFERS[n]]:
-        engine, answers = _run(folder, gate, name, "int8")
-        gate.check(
-            _title(engine),
-            answers,
-            reference=network.name,
-            expected=network.answers,
-            precision="int8",
-            graph=engine.graph,
-        )
-        engines.append(engine)
+    for name in [name for name in names if name in GRAPH_BACKENDS]:
+        engines.append(_check(folder, gate, name, "fp32", exact)[0])
+        if precision == "int8" and "int8" in _OFFERS[name]:
+            engines.append(_check(folder, gate, name, "int8", network)[0])
     if precision == "fp16":
         notes.append("ONNX Runtime computes the fp16 graph on CUDA alone: it was compared, but not run there")
     if "openvino" in names:
-        bf16, remarks = _try_bf16(folder, gate, network, required=precision == "bf16")
-        engines += bf16
-        notes += remarks
+        required = precision == "bf16"
+        try:
+            engine, row = _check(folder, gate, "openvino", "bf16", network, required=required)
+        except EngineError as error:
+            if required:
+                raise
+            return tuple(engines), (*notes, f"bf16 was not checked: {error.message}")
+        if row.passed:
+            engines.append(engine)
+        else:
+            notes.append(
+                f"bf16 does not hold ({describe(row)}; {describe_limits(row)}): the bundle does not offer it"
+            )
     return tuple(engines), tuple(notes)
 
 
-def _try_bf16(
-    folder: Path, gate: Gate, network: Reference, *, required: bool
-) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """Run OpenVINO in bf16; return it where it holds its limits, else a remark."""
-    try:
-        engine, answers = _run(folder, gate, "openvino", "bf16")
-    except EngineError as error:
-        if required:
-            raise
-        return (), (f"bf16 was not checked: {error.message}",)
+def _check(
+    folder: Path, gate: Gate, name: str, precision: Precision, reference: Reference, *, required: bool = True
+) -> tuple[Engine, ParityRow]:
+    """Run an engine in a precision and compare it."""
+    engine, answers = _run(folder, gate, name, precision)
     row = gate.check(
-        _title(engine),
+        f"{_PRODUCTS[name]} {engine.backend_version}",
         answers,
-        reference=network.name,
-        expected=network.answers,
-        precision="bf16",
+        reference=reference.name,
+        expected=reference.answers,
+        precision=precision,
         graph=engine.graph,
         required=required,
     )
-    if row.passed:
-        return (engine,), ()
-    gap = f"{describe(row)}; {describe_limits(row)}"
-    return (), (f"bf16 does not hold ({gap}): the bundle does not offer it",)
+    return engine, row
 
 
 def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Margins]]:
@@ -145,7 +143,3 @@ def _check_precision(name: str, session: Session, graph: Path, precision: Precis
             expected=precision,
             fix="Export with another --precision, or another --engine.",
         )
-
-
-def _title(engine: Engine) -> str:
-    return f"{_PRODUCTS[engine.backend]} {engine.backend_version}"
