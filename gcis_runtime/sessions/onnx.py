@@ -10,7 +10,7 @@ from gcis_runtime.bundle import Bundle
 from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import EngineError
 from gcis_runtime.sessions.choice import choose_graph
-from gcis_runtime.sessions.onnx_files import as_ours, load
+from gcis_runtime.sessions.onnx_files import CPU_PROVIDER, as_ours, load
 
 
 class OnnxSession:
@@ -49,7 +49,7 @@ class OnnxSession:
         self._session: ort.InferenceSession | None = load(
             bundle.file(graph.file),
             bundle.manifest,
-            ["CPUExecutionProvider"],
+            [CPU_PROVIDER],
             threads=self.threads,
             batch=graph.batch,
         )

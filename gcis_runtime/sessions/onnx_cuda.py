@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from gcis_runtime.cuda.probe import require_gpu
 from gcis_runtime.errors import EngineError
 from gcis_runtime.sessions.choice import choose_graph, passed
 from gcis_runtime.sessions.gpu_buffers import GpuBuffers
-from gcis_runtime.sessions.onnx_files import as_ours, load
+from gcis_runtime.sessions.onnx_files import CPU_PROVIDER, as_ours, load, operators_on_cpu
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
-_CPU_PROVIDER = "CPUExecutionProvider"
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _OFFERED = ("auto", "fp32", "fp16")
 """It has no 8-bit convolutions of three axes, and would run such a graph in float32."""
 
@@ -35,7 +36,8 @@ class OnnxCudaSession:
         tf32: Let float32 products round their factors to 11 bits: faster, and outside the parity report.
 
     Raises:
-        EngineError: No GPU, no cuda-python, another precision, or the CUDA provider does not start.
+        EngineError: No GPU, no cuda-python, another precision, or the CUDA provider does not start or leaves
+            products to the CPU.
         DeviceMemoryError: The GPU has not enough memory.
     """
 
@@ -73,9 +75,13 @@ class OnnxCudaSession:
                 self._buffers.input,
                 self._buffers.output,
             )
-            providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), _CPU_PROVIDER]
-            session = load(bundle.file(graph.file), manifest, providers, threads=0, batch=graph.batch)
+            providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
+            session = load(
+                bundle.file(graph.file), manifest, providers,
+                threads=0, batch=graph.batch, record_placement=True,
+            )  # fmt: skip
             _require_active(session, complaint)
+            self.notes += _left_to_cpu(session)
             self._binding = self._bind(session, bundle, info.index)
         except BaseException:
             self.close()
@@ -159,3 +165,20 @@ def _require_active(session: ort.InferenceSession, complaint: str) -> None:
                 "  ", " "
             ),
         )
+
+
+def _left_to_cpu(session: ort.InferenceSession) -> tuple[str, ...]:
+    """Refuse a graph whose products run on the CPU, and return a note about other operators that do.
+
+    An active provider is given only what it has kernels for; ONNX Runtime gives the rest to the CPU.
+    """
+    found = operators_on_cpu(session) or Counter[str]()
+    text = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    if _PRODUCTS & found.keys():
+        raise EngineError(
+            "ONNX Runtime leaves a part of the graph to the CPU",
+            received=text,
+            expected=f"all products on {CUDA_PROVIDER}",
+            fix="Use --precision fp32, another onnxruntime-gpu, or --device cpu.",
+        )
+    return (f"ONNX Runtime leaves a part of the graph to the CPU: {text}",) if found else ()

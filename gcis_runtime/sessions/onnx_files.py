@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,18 @@ from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.manifest import Manifest
 from gcis_runtime.sessions.base import check_graph
 
+CPU_PROVIDER = "CPUExecutionProvider"
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
 
 
 def load(
-    file: Path, manifest: Manifest, providers: Sequence[object], *, threads: int, batch: int
+    file: Path,
+    manifest: Manifest,
+    providers: Sequence[object],
+    *,
+    threads: int,
+    batch: int,
+    record_placement: bool = False,
 ) -> ort.InferenceSession:
     """Load an ONNX file and compare it with the manifest.
 
@@ -25,6 +33,7 @@ def load(
         providers: ONNX Runtime's execution providers, with their options.
         threads: CPU threads; 0 leaves them alone.
         batch: Windows a run.
+        record_placement: Let `operators_on_cpu` tell where operators run.
 
     Raises:
         EngineError: It cannot be loaded.
@@ -35,6 +44,8 @@ def load(
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    if record_placement:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = ort.InferenceSession(str(file), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors derive from Exception alone
@@ -46,6 +57,20 @@ def load(
         batch=batch,
     )
     return session
+
+
+def operators_on_cpu(session: ort.InferenceSession) -> collections.Counter[str] | None:
+    """Return how many operators of each type run on the CPU; None where this ONNX Runtime does not say.
+
+    Args:
+        session: Loaded with `record_placement`.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return collections.Counter(
+        node.op_type for part in parts if part.ep_name == CPU_PROVIDER for node in part.get_nodes()
+    )
 
 
 def as_ours(error: Exception, message: str, *, fix: str | None = None) -> EngineError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from types import SimpleNamespace
 
 import fake_cuda
 import msgspec
@@ -18,8 +19,9 @@ from gcis_runtime.cuda import device as device_module
 from gcis_runtime.cuda import probe
 from gcis_runtime.errors import BundleError, DeviceMemoryError, EngineError
 from gcis_runtime.manifest import MANIFEST_FILE, Engine, FileEntry, decode, encode
-from gcis_runtime.sessions import DeviceSession, open_session
+from gcis_runtime.sessions import DeviceSession, onnx_cuda, open_session
 from gcis_runtime.sessions import tensorrt as session_module
+from gcis_runtime.sessions.onnx_files import load, operators_on_cpu
 from gcis_runtime.tensorrt import build as build_module
 from gcis_runtime.tensorrt import engines as engines_module
 
@@ -51,6 +53,20 @@ class Bound:
 
     def get_providers(self):
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    on_cpu = frozenset()
+    """Types of operators that the CUDA provider has no kernel for."""
+
+    def get_provider_graph_assignment_info(self):
+        """Return what the real session says, as if all but `on_cpu` were on the GPU."""
+        parts = self._real.get_provider_graph_assignment_info()
+        assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
+        names = {False: "CUDAExecutionProvider", True: "CPUExecutionProvider"}
+        return [
+            SimpleNamespace(ep_name=names[node.op_type in self.on_cpu], get_nodes=lambda node=node: [node])
+            for part in parts
+            for node in part.get_nodes()
+        ]
 
     def io_binding(self):
         self.bound = {}
@@ -127,6 +143,32 @@ def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match="no CUDA provider"):
         open_session(bundle, device="cuda")
+
+
+def test_products_on_the_cpu_are_an_error_and_others_a_note(make_bundle, driver, cuda_ort, monkeypatch):
+    """The provider is active, and has no kernel for some operators."""
+    monkeypatch.setattr(Bound, "on_cpu", {"Conv"})
+    with pytest.raises(
+        EngineError, match=r"leaves a part of the graph to the CPU; received 1 Conv; expected"
+    ):
+        open_session(open_bundle(make_bundle()), device="cuda")
+    assert driver.alive == {}
+    monkeypatch.setattr(onnx_cuda, "_PRODUCTS", {"MatMul"})
+    assert "1 Conv" in open_session(open_bundle(make_bundle("c.gcis")), device="cuda").notes[0]
+    monkeypatch.setattr(Bound, "on_cpu", frozenset())
+    assert open_session(open_bundle(make_bundle("d.gcis")), device="cuda").notes == ()
+
+
+def test_where_onnx_runtime_does_not_say_what_runs_where(make_bundle):
+    bundle = open_bundle(make_bundle())
+    session = ort.InferenceSession(str(bundle.model_file), providers=["CPUExecutionProvider"])
+    assert operators_on_cpu(SimpleNamespace()) is None
+    recorded = load(
+        bundle.model_file, bundle.manifest, ["CPUExecutionProvider"],
+        threads=1, batch=1, record_placement=True,
+    )  # fmt: skip
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        assert operators_on_cpu(recorded) == {"Conv": 1}
 
 
 def test_what_onnx_runtime_prints_is_told_in_the_error_and_not_printed(
