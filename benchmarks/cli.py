@@ -23,13 +23,13 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Routed checkpoint of the bundle."
+    "--checkpoint", type=click.Path(path_type=Path), help="Routed checkpoint [the bundle's own network]."
 )
 @click.option("--bundle", default="demo", show_default=True, help="Bundle.")
 @click.option("--seed", default=7, show_default=True, help="Phantom.")
 @click.option("--repeats", default=3, show_default=True, help="Timed runs of gcis-run.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
-def phantom(checkpoint: Path, bundle: str, seed: int, repeats: int, out: Path) -> None:
+def phantom(checkpoint: Path | None, bundle: str, seed: int, repeats: int, out: Path) -> None:
     """Compare gcis-run with the routed network in PyTorch and MONAI, on a phantom."""
     from benchmarks.phantom import compare
 

@@ -57,7 +57,6 @@ TITLES = {
     "routed": "(b) routed: only the chosen pathway, PyTorch, MONAI",
     "static": "(c) static network, PyTorch, MONAI",
     "onnx fp32": "(d) gcis-run's code, ONNX Runtime fp32",
-    "onnx int8": "(d) gcis-run's code, ONNX Runtime int8",
     "openvino fp32": "(e) gcis-run's code, OpenVINO fp32",
     "openvino bf16": "(e) gcis-run's code, OpenVINO bf16",
     "openvino int8": "(e) gcis-run's code, OpenVINO int8",

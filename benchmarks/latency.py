@@ -167,7 +167,7 @@ def candidates(bundles: Sequence[Bundle]) -> list[Candidate]:
         manifest = bundle.manifest
         precisions = {graph.precision for graph in manifest.graphs}
         keys: list[tuple[str, str, str]]
-        keys = [("onnx", p, "cpu") for p in ("fp32", "int8") if p in precisions]
+        keys = [("onnx", "fp32", "cpu")]  # its CPU provider computes other graphs in float32
         keys += [("openvino", p, "cpu") for p in ("fp32", "bf16", "int8") if p != "int8" or p in precisions]
         keys += [("onnx", p, "cuda") for p in sorted(precisions) if on_gpu]
         keys += [(e.backend, e.precision, "cuda") for e in manifest.engines if e.backend.startswith("trt")]

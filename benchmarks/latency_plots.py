@@ -61,8 +61,10 @@ def draw_accuracy(record: LatencyRecord, path: Path) -> None:
     for number, (seconds, unequal, name, color) in enumerate(sorted(points)):
         axes.plot(seconds, unequal, "o", color=color, markersize=8, clip_on=False, zorder=3)
         close = number % 2 == 1 and unequal < 10  # labels of points at the bottom take turns in height
-        axes.annotate(name, (seconds, unequal), xytext=(0, 20 if close else 8), ha="center",
-                      textcoords="offset points", fontsize=9)  # fmt: skip
+        axes.annotate(
+            name, (seconds, unequal), xytext=(0, 20 if close else 9), ha="center", fontsize=9,
+            textcoords="offset points", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, max(2e4, 3 * max(p[1] for p in points)))

@@ -17,21 +17,29 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from gcis_runtime import Segmenter, read_volume
+from benchmarks.recover import recovered, seeded_embeddings
+from gcis_runtime import read_volume
+from gcis_runtime.bundle import open_bundle
 from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.errors import GcisError
 from gcis_runtime.labelling import DEFAULT_RESTORE
 from gcis_runtime.runs import write_phantom
+from gcis_runtime.store import find_bundle
 from gcis_train import checkpoint
+from gcis_train.nets.config import NetworkConfig
 from gcis_train.reference import reference_labels
+from gcis_train.upcycle import upcycle
 from gcis_train.validation import dice
 
 
-def compare(checkpoint_path: Path, bundle: str, *, seed: int, repeats: int, folder: Path) -> dict[str, Any]:
+def compare(
+    checkpoint_path: Path | None, bundle: str, *, seed: int, repeats: int, folder: Path
+) -> dict[str, Any]:
     """Time both pipelines from file to label map and compare what they find.
 
     Args:
-        checkpoint_path: The routed checkpoint that the bundle was exported from.
+        checkpoint_path: The routed checkpoint that the bundle was exported from; None takes its network out
+            of the bundle, with other routers to the same pathways.
         bundle: The bundle.
         seed: Phantom.
         repeats: Timed runs of `gcis-run` of each precision (medians are kept); PyTorch runs once.
@@ -64,13 +72,17 @@ def compare(checkpoint_path: Path, bundle: str, *, seed: int, repeats: int, fold
     }
 
 
-def _pytorch(path: Path, bundle: str, image: Path, truth: npt.NDArray[Any]) -> dict[str, Any]:
+def _pytorch(path: Path | None, bundle: str, image: Path, truth: npt.NDArray[Any]) -> dict[str, Any]:
     """Run the routed network once a prompt, as it is called: image and embedding in, two logits out."""
-    found = checkpoint.load(path)
-    net = found.routed()
-    with Segmenter.open(bundle) as segmenter:
-        manifest = segmenter.bundle.manifest
-    embeddings = [found.embedding(label.prompt) for label in manifest.labels]
+    opened = open_bundle(find_bundle(bundle))
+    manifest = opened.manifest
+    if path is None:
+        table = seeded_embeddings(len(manifest.labels), NetworkConfig().text_dim)
+        net, embeddings = upcycle(recovered(opened), table).eval(), list(table)
+    else:
+        found = checkpoint.load(path)
+        net = found.routed()
+        embeddings = [found.embedding(label.prompt) for label in manifest.labels]
 
     def margins(window: Tensor) -> Tensor:
         logits = [net(window, embedding) for embedding in embeddings]

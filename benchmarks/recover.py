@@ -74,7 +74,7 @@ def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
         network=net.config,
         preprocess=manifest.preprocess,
         window=manifest.window,
-        prompts=checkpoint.prompt_table(prompts, embeddings(len(prompts), net.config.text_dim)),
+        prompts=checkpoint.prompt_table(prompts, seeded_embeddings(len(prompts), net.config.text_dim)),
         path_selections=tuple(p.one_based for p in net.pathways),
         text_weights="random (seed 0)",
         provenance={"stage": "recovered from a bundle", "bundle_sha256": bundle.sha256},
@@ -82,7 +82,7 @@ def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
     checkpoint.save(folder, settings, net.state_dict())
 
 
-def embeddings(count: int, dim: int) -> Tensor:
+def seeded_embeddings(count: int, dim: int) -> Tensor:
     """Return seeded embeddings (count, dim): a bundle does not hold those that its router read."""
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
 
