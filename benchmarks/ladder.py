@@ -47,7 +47,6 @@ _NOTE = (
 )
 ENGINES = (
     ("onnx", "fp32"),
-    ("onnx", "int8"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "int8"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.latency_report import latency_block
 from benchmarks.records import hardware_text, newest
 from gcis_runtime.atomic import replacing
 
@@ -59,7 +60,11 @@ def speed_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"demo-table": demo_table, "speed-table": speed_table}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "demo-table": demo_table,
+    "speed-table": speed_table,
+    "latency": latency_block,
+}
 """What stands between the markers of each name, in whatever document has them."""
 
 
