@@ -29,9 +29,10 @@ class OpenvinoSession:
 
     The compiled model is kept in this user's cache (`$GCIS_HOME/cache`), so that the second start is fast.
 
-    Args: bundle: The bundle. precision: `"fp32"`, `"bf16"`, `"int8"` (a graph of its own), or `"auto"`: bf16
-        where the CPU has it and
-            the parity report allows it.
+    Args:
+        bundle: The bundle.
+        precision: `"fp32"`, `"bf16"`, `"int8"` (a graph of its own), or `"auto"`: bf16 where the CPU has it
+            and the parity report allows it.
         threads: CPU threads; None counts what the process may use.
         batch: Most windows a run; None takes the largest graph.
 
@@ -56,7 +57,7 @@ class OpenvinoSession:
         self.threads = threads or usable_cpus()
         core = self._ov.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        wanted = _choose(precision, bundle.manifest, capabilities)
+        wanted = choose_precision(precision, bundle.manifest, capabilities)
         graph = choose_graph(bundle.manifest, precision="int8" if wanted == "int8" else "fp32", batch=batch)
         self.batch = graph.batch
         settings = {
@@ -158,8 +159,17 @@ def read_precision(model: Any) -> str:
     return computed_in(found) or "unknown"
 
 
-def _choose(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
-    """Return the precision to use: bf16 by itself only where the CPU has it and the parity report allows."""
+def choose_precision(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
+    """Return the precision to use: bf16 by itself only where the CPU has it and the parity report allows.
+
+    Args:
+        precision: What was asked for.
+        manifest: The bundle's manifest.
+        capabilities: What OpenVINO says that the CPU computes in, such as `"BF16"`.
+
+    Raises:
+        EngineError: Asked for what OpenVINO or the CPU does not have.
+    """
     native = "BF16" in capabilities
     if precision == "auto":
         return "bf16" if native and passed(manifest, backend="openvino", precision="bf16") else "fp32"

@@ -15,6 +15,7 @@ from gcis_runtime.errors import BundleError, EngineError
 from gcis_runtime.manifest import Engine, ParityRow
 from gcis_runtime.sessions import factory, open_session
 from gcis_runtime.sessions.choice import passed
+from gcis_runtime.sessions.openvino import choose_precision
 
 BF16_ENGINE = Engine(
     backend="openvino",
@@ -68,6 +69,30 @@ def test_bf16_needs_a_passed_parity_row(make_bundle):
     assert not allowed("c", engines=(BF16_ENGINE,), parity=(parity(0.5),))
     assert not allowed("d", engines=(BF16_ENGINE,), parity=(parity(0.0), parity(0.5)))
     assert allowed("e", engines=(BF16_ENGINE,), parity=(parity(0.0),))
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "reported", "expected"),
+    [
+        ("auto", True, True, "bf16"),
+        ("auto", True, False, "fp32"),
+        ("auto", False, True, "fp32"),
+        ("fp32", True, True, "fp32"),
+        ("bf16", True, False, "bf16"),  # asked for by name: the user has decided
+        ("bf16", False, True, None),
+    ],
+)
+def test_bf16_by_itself_only_where_the_processor_has_it_and_parity_allows(
+    make_bundle, asked, native, reported, expected
+):
+    options = {"engines": (BF16_ENGINE,), "parity": (parity(0.0),)} if reported else {}
+    manifest = open_bundle(make_bundle(**options)).manifest
+    capabilities = ["FP32", "INT8", *(["BF16"] if native else [])]
+    if expected is None:
+        with pytest.raises(EngineError, match="this CPU has no bf16; received FP32, INT8; expected BF16"):
+            choose_precision(asked, manifest, capabilities)
+    else:
+        assert choose_precision(asked, manifest, capabilities) == expected
 
 
 @pytest.mark.parametrize(
