@@ -45,10 +45,17 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
         affine: (4, 4), voxel index to RAS+ mm; only for an array.
 
     Raises:
-        ImageError: Something else, an array without an affine, several volumes, non-finite voxels, or a grid
-            that does not place voxels in space.
+        ImageError: Something else, an array without an affine, several volumes, non-finite or masked voxels,
+            or a grid that does not place voxels in space.
     """
     if isinstance(image, np.ndarray):
+        if np.ma.is_masked(image):
+            raise ImageError(
+                "the array has masked voxels",
+                received=f"{np.count_nonzero(np.ma.getmaskarray(image))} of {image.size}",
+                expected="HU values everywhere",
+                fix="Fill them, for example with air: array.filled(-1024).",
+            )
         if affine is None:
             raise ImageError(
                 "an array does not say where its voxels are",
@@ -57,7 +64,8 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
                 fix="Pass it, or a nibabel or SimpleITK image, which have it.",
             )
         return Volume.from_array(image, affine=affine)
-    if affine is not None:
+    known = isinstance(image, Volume | ItkImage | SpatialImage)
+    if known and affine is not None:
         raise ImageError(
             "the image says itself where its voxels are",
             received="an affine too",

@@ -110,6 +110,8 @@ def test_a_simpleitk_image_gives_back_one_on_its_grid(array):
         (sitk.Image([3, 3, 3], sitk.sitkVectorUInt8, 3), {}, "not real numbers"),
         ("ct.nii.gz", {}, "no image; received str"),
         (None, {}, "no image; received NoneType"),
+        ([[[0]]], {"affine": np.eye(4)}, "no image; received list"),
+        (np.ma.masked_equal(np.eye(3)[None], 0), {"affine": np.eye(4)}, "masked voxels; received 6 of 9"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_line(image, options, message):
