@@ -86,6 +86,25 @@ _engine = options_under("Engine")
 @_output("--truth", metavar="LABELS", type=click.Path(path_type=Path), help="True label map: prints Dice.")
 @_output("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @_limits(
+    "--roi",
+    metavar="REGION",
+    help="x0:x1,y0:y1,z0:z1 in voxels (ends may be open), a mask's file, or a structure's name. Labels "
+    "inside are those of a whole run; outside, all is background.",
+)
+@_limits(
+    "--coarse",
+    is_flag=False,
+    flag_value="2",
+    metavar="[FACTOR|BUNDLE]",
+    help="Find structures on voxels FACTOR times as large [2], or with BUNDLE; refine only near them. "
+    "May lose what the coarse pass missed in part.",
+)
+@_limits(
+    "--body-crop/--no-body-crop",
+    default=False,
+    help="Work around the body only; outside, all is background. [off]",
+)
+@_limits(
     "--max-memory",
     metavar="SIZE",
     help="Such as 2G: what is predicted to need more is stepped down, or refused; one image at a time.",
@@ -176,11 +195,12 @@ def _run(
     as_json: bool,
 ) -> int:
     """Open the bundle and run every job, with a summary in `folder`; return the exit code."""
-    from contextlib import nullcontext
+    from contextlib import ExitStack, nullcontext
 
     from gcis_runtime.cohort import run_cases
     from gcis_runtime.display import Display
     from gcis_runtime.lock import folder_lock
+    from gcis_runtime.roi import parse_roi
     from gcis_runtime.runs import RunOptions, write_phantom
     from gcis_runtime.segmenter import Segmenter
     from gcis_runtime.sizes import parse_bytes
@@ -190,6 +210,7 @@ def _run(
     limit = settings.pop("max_memory")
     settings["max_memory"] = None if limit is None else parse_bytes(limit)
     with (
+        ExitStack() as stack,
         nullcontext() if folder is None else folder_lock(folder),
         Segmenter.open(settings.pop("bundle"), **opening) as segmenter,
     ):
@@ -199,6 +220,12 @@ def _run(
             click.echo(f"{PROGRAM}: note: {note}", err=True)
         if seed is not None:
             truth = write_phantom(seed, jobs[0].image.parent)[1]
+        coarse = settings.pop("coarse")
+        settings["coarse"] = _open_coarse(coarse, segmenter, opening) if coarse else None
+        if isinstance(settings["coarse"], Segmenter):
+            stack.enter_context(settings["coarse"])
+        if settings["roi"] is not None:
+            parse_roi(settings["roi"], segmenter.bundle.manifest)  # before an image is read
         options = RunOptions(truth=truth, **settings)
         summary = None
         if folder is not None:
@@ -221,6 +248,28 @@ def _run(
     if as_json:
         _print_json(display, summary)
     return USAGE_EXIT if display.errors else 0
+
+
+def _open_coarse(text: str, segmenter: Segmenter, opening: dict[str, Any]) -> float | Segmenter:
+    """Understand --coarse: a factor, or a bundle, opened for the structures that are segmented."""
+    from gcis_runtime.bundle import open_bundle
+    from gcis_runtime.coarse import check_factor, matching_labels
+    from gcis_runtime.segmenter import Segmenter
+    from gcis_runtime.store import find_bundle
+    from gcis_runtime.suffixes import suffix_of
+
+    try:
+        return check_factor(float(text))
+    except ValueError:
+        pass
+    if suffix_of(Path(text)):
+        raise click.UsageError(
+            f"--coarse takes a factor or a bundle, not {text!r}: before an image, --coarse 2."
+        )
+    bundle = open_bundle(find_bundle(text, ()))
+    labels = segmenter.bundle.manifest.labels
+    others = matching_labels([labels[c] for c in segmenter.channels], bundle.manifest)
+    return Segmenter.open(bundle, **(opening | {"prompts": [label.prompt for label in others]}))
 
 
 def _unfinished(segmenter: Segmenter, jobs: list[Job], options: RunOptions, summary: Summary) -> list[Job]:

@@ -26,7 +26,14 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str,
         file = {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
     except OSError:
         file = {}
-    limits = {"max_memory": options.max_memory, "tf32": segmenter.tf32 or None}
+    coarse = options.coarse
+    limits = {
+        "max_memory": options.max_memory,
+        "tf32": segmenter.tf32 or None,
+        "roi": _roi_key(options.roi),
+        "coarse": coarse.bundle.sha256 if isinstance(coarse, type(segmenter)) else coarse,
+        "body_crop": options.body_crop or None,
+    }
     return {
         "bundle": segmenter.bundle.sha256,
         "structures": [labels[channel].value for channel in segmenter.channels],
@@ -36,6 +43,17 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str,
         "image": file,
         **{name: value for name, value in limits.items() if value is not None},
     }
+
+
+def _roi_key(roi: str | None) -> Any:
+    """Return what a region depends on: its text, and a mask's file as it is now."""
+    if roi is None:
+        return None
+    try:
+        found = Path(roi).stat()
+    except OSError:
+        return roi
+    return [roi, found.st_size, found.st_mtime_ns]
 
 
 def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> dict[str, Any] | None:

@@ -34,6 +34,9 @@ class RunOptions:
         probability: Write the foreground probability of each structure.
         statistics: Measure HU and place of each structure.
         preview: Write a picture.
+        roi: Only part of each image; see `Segmenter.segment`.
+        coarse: A factor or another segmenter: only near what a coarse pass finds.
+        body_crop: Only around the body.
         max_memory: Most memory that the process may have resident, bytes; None: any.
         truth: A label map on the image's grid; adds the Dice of each structure, by label value.
     """
@@ -43,6 +46,9 @@ class RunOptions:
     probability: bool = False
     statistics: bool = False
     preview: bool = False
+    roi: str | None = None
+    coarse: float | Segmenter | None = None
+    body_crop: bool = False
     max_memory: int | None = None
     truth: Path | None = None
 
@@ -104,6 +110,9 @@ def segment_case(
         restore=options.restore,
         masks=options.masks,
         probabilities=options.probability,
+        roi=options.roi,
+        coarse=options.coarse,
+        body_crop=options.body_crop,
         max_memory=options.max_memory,
         progress=progress,
         foretold=foretold,

@@ -75,6 +75,8 @@ class Segmentation:
         windows: Windows in all.
         windows_reused: Windows that were constant and answered from an earlier one.
         windows_skipped: Windows beside these, which lie outside the region that was asked for.
+        region: Part of the volume that was worked on, where it came from, and that labels outside are
+            background; empty where it was all of it.
         forecast: What was predicted before the start, and under `measured` what it then was.
         steps: What was given up for want of memory, one line a step: batch, engine, device, way to restore.
         peak_memory: Most memory that the process has had resident, bytes; None where unknown.
@@ -100,6 +102,7 @@ class Segmentation:
     bundle_sha256: str
     notice: str
     windows_skipped: int = 0
+    region: dict[str, Any] = field(default_factory=dict)
     forecast: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -174,6 +177,7 @@ class Segmentation:
                 "reused": self.windows_reused,
                 "skipped": self.windows_skipped,
             },
+            "region": self.region,
             "forecast": self.forecast,
             "steps": list(self.steps),
             "peak_memory_bytes": self.peak_memory,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, get_args
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from gcis_runtime.area import Area, Found, find_area
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
+from gcis_runtime.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
 from gcis_runtime.errors import EngineError, OutputError
 from gcis_runtime.fallback import Ladder, Opening
 from gcis_runtime.forecast import Forecast, device_peak, measured, remember
@@ -20,8 +23,10 @@ from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.loaded import LoadedEngine
 from gcis_runtime.metrics import context_warnings, intensity_warnings, limit_warnings, peak_memory_bytes
 from gcis_runtime.passes import Pass, Progress, Request, run_pass, until_it_fits
+from gcis_runtime.roi import parse_roi
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
 from gcis_runtime.sessions import Session, open_session
+from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume
 from gcis_runtime.windows import window_weights
@@ -113,6 +118,9 @@ class Segmenter:
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
         probabilities: bool = False,
+        roi: str | None = None,
+        coarse: float | Segmenter | None = None,
+        body_crop: bool = False,
         max_memory: int | None = None,
         progress: Progress | None = None,
         foretold: Callable[[Forecast], None] | None = None,
@@ -126,6 +134,12 @@ class Segmenter:
             restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
             masks: Keep a mask of each structure too, which may overlap others.
             probabilities: Keep the foreground probability of each structure too.
+            roi: Only part of the volume: voxel ranges `"x0:x1,y0:y1,z0:z1"`, a mask's file, or a structure's
+                name (see `roi.parse_roi`). Labels inside are those of the whole run, bit for bit; outside,
+                everything is background.
+            coarse: Only near what a coarse pass finds: the factor by which its voxels are larger, or a
+                segmenter of another bundle.
+            body_crop: Only around the body; outside, everything is background.
             max_memory: Most memory that the process may have resident, bytes: what is predicted to need
                 more is stepped down (`Segmentation.steps`) or refused; None: any.
             progress: Told of every finished window.
@@ -147,7 +161,11 @@ class Segmenter:
                 received=repr(restore),
                 expected=" or ".join(get_args(Restore)),
             )
+        if coarse is self:
+            raise OutputError("a segmenter is no coarse pass of its own", fix="Give a factor, such as 2.")
         volume = as_volume(image, affine=affine)
+        where = None if roi is None else parse_roi(roi, self.bundle.manifest)
+        area = Area(roi=where, coarse=coarse is not None, body_crop=body_crop)
         request = Request(
             restore=restore,
             masks=masks,
@@ -159,22 +177,69 @@ class Segmenter:
         with self._lock:
             if self._closed:
                 raise EngineError("the segmenter is closed", fix="Open the bundle again.")
-            return self._segment(volume, request)
+            return self._segment(volume, request, area, coarse)
 
-    def _segment(self, volume: Volume, request: Request) -> Segmentation:
+    def _segment(
+        self, volume: Volume, request: Request, area: Area, coarse: float | Segmenter | None
+    ) -> Segmentation:
         engine = self._engine
-        begun, peak = time.perf_counter(), peak_memory_bytes()
+        peak = peak_memory_bytes()
+        part = find_area(volume, area, self.channels, partial(self._locate, volume, request, coarse))
+        begun = time.perf_counter()
         found = until_it_fits(
             engine,
-            lambda: run_pass(engine, volume, request, channels=self.channels, weights=self._weights),
+            lambda: run_pass(
+                engine, volume, request, channels=self.channels, weights=self._weights, region=part.region
+            ),
         )
         device = device_peak(engine)
-        remember(engine, found.clock.seconds, voxels=volume.array.size, count=found.count)
+        if part.region is None:  # restoring a part takes less time than the file's voxels say
+            remember(engine, found.clock.seconds, voxels=volume.array.size, count=found.count)
         forecast = measured(found.forecast, time.perf_counter() - begun, device)
-        return self._result(volume, found, forecast, peak_before=peak)
+        return self._result(volume, found, part, forecast, peak_before=peak)
+
+    def _locate(
+        self, volume: Volume, request: Request, coarse: float | Segmenter | None, channels: Sequence[int]
+    ) -> Coarse:
+        """Find structures in a coarse pass, by another segmenter or this one's engine."""
+        labels = [self.bundle.manifest.labels[channel] for channel in channels]
+        if isinstance(coarse, Segmenter):
+            others = matching_labels(labels, coarse.bundle.manifest)
+            names = {o.value: label.name for o, label in zip(others, labels, strict=True)}
+            spec, how = coarse.bundle.manifest.preprocess, f"bundle {coarse.bundle.name!r}"
+            return locate(volume, partial(coarse.find, volume, request, names), names, how=how, spec=spec)
+        factor = DEFAULT_FACTOR if coarse is None else coarse
+        spec = coarse_spec(volume, self.bundle.manifest.preprocess, factor)
+        names = {label.value: label.name for label in labels}
+        run = partial(self._find, volume, request, tuple(channels), spec)
+        return locate(volume, run, names, how=f"voxels {factor:g} times as large", spec=spec)
+
+    def find(self, volume: Volume, request: Request, values: Collection[int]) -> tuple[NDArray[Any], int]:
+        """Return a label map of some structures for another segmenter's coarse pass, and its windows."""
+        labels = self.bundle.manifest.labels
+        channels = tuple(c for c, label in enumerate(labels) if label.value in values)
+        with self._lock:
+            return self._find(volume, request, channels, self.bundle.manifest.preprocess)
+
+    def _find(
+        self, volume: Volume, request: Request, channels: tuple[int, ...], spec: PreprocessSpec
+    ) -> tuple[NDArray[Any], int]:
+        engine = self._engine
+        request = Request(restore="nearest", max_memory=request.max_memory)
+        found = until_it_fits(
+            engine,
+            lambda: run_pass(engine, volume, request, channels=channels, weights=self._weights, spec=spec),
+        )
+        return found.sink.labels, found.count.total
 
     def _result(
-        self, volume: Volume, found: Pass, forecast: dict[str, Any], *, peak_before: int | None
+        self,
+        volume: Volume,
+        found: Pass,
+        part: Found,
+        forecast: dict[str, Any],
+        *,
+        peak_before: int | None,
     ) -> Segmentation:
         manifest, sink = self.bundle.manifest, found.sink
         labels = [manifest.labels[channel] for channel in self.channels]
@@ -185,10 +250,11 @@ class Segmenter:
             volume=volume,
             structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml),
             restore=found.restore,
-            seconds=found.clock.seconds,
+            seconds=part.seconds | found.clock.seconds,
             windows=found.count.total,
             windows_reused=found.count.reused,
             windows_skipped=found.skipped,
+            region=part.report,
             forecast=forecast,
             steps=(*self._engine.steps, *found.forecast.steps),
             peak_memory=peak_memory_bytes(),
@@ -198,6 +264,7 @@ class Segmenter:
             notice=manifest.notice,
             warnings=(
                 *volume.notes,
+                *part.warnings,
                 *intensity_warnings(volume.array),
                 *context_warnings(*found.grid, manifest.window),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),

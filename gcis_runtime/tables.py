@@ -46,11 +46,21 @@ def report_table(report: dict[str, Any]) -> str:
     lines = [
         report["image"],
         table(rows, right=(0, 2, 3)),
+        _region_text(report.get("region", {})),
         f"{times}; {windows['total']} windows{reused}{skipped}{memory}",
         "wrote " + ", ".join(_written(report)),
         report["notice"],
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _region_text(region: Mapping[str, Any]) -> str:
+    """Say where labels were looked for, and what lies elsewhere; nothing where that is the whole volume."""
+    if "within" not in region:
+        return ""
+    box = region["box"]
+    place = "nothing" if box is None else ",".join(f"{first}:{end}" for first, end in box)
+    return f"region {place} ({region['within']}): every label outside is background"
 
 
 def _written(report: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from benchmarks.big_volume import levels, write_big_volume
 from benchmarks.memory import Run, _measure
 from benchmarks.outside_pipelines import Setting, run_pipeline
 from benchmarks.runtime_cli import _case, _run
-from gcis_runtime.nifti import read_volume
+from gcis_runtime.nifti import read_volume, write_volume
 
 
 @pytest.mark.parametrize("restore", ["nearest", "smooth"])
@@ -57,3 +57,28 @@ def test_a_run_that_fails_is_no_measurement(tmp_path):
     )
     assert "does not exist" in row["failed"]
     assert "peak_memory_mb" not in row
+
+
+def test_what_leaving_windows_out_saves_and_costs(tmp_path, monkeypatch):
+    """The whole run costs nothing against itself, and a region skips what it says."""
+    from benchmarks import windows
+    from gcis_runtime.phantom import make_phantom
+    from gcis_runtime.volume import Volume
+
+    monkeypatch.setattr(windows, "FACTORS", (2.0,))
+    phantom = make_phantom(1, spacing=(8.0, 8.0, 8.0))
+    middle = tuple(slice(n // 2 - 8, n // 2 + 8) for n in phantom.ct.shape)
+    for name, array in (("ct", phantom.ct), ("truth", phantom.labels)):
+        write_volume(tmp_path / f"{name}.nii", Volume.from_array(array[middle], affine=phantom.affine))
+    record = windows.measure(
+        "demo", [tmp_path / "ct.nii"], [tmp_path / "truth.nii"],
+        engine="onnx", structure="mandible", spacing=None, say=lambda _line: None,
+    )  # fmt: skip
+    rows = {row["way"]: row for row in record["rows"]}
+    assert list(rows) == ["whole", "--body-crop", "--coarse 2", "--roi 'mandible'"]
+    whole = rows["whole"]
+    assert (whole["skipped"], whole["labels_changed"], whole["dice_with_whole"]) == (0, 0.0, 1.0)
+    assert all(row["windows"] + row["skipped"] == whole["windows"] for row in rows.values())
+    assert rows["--roi 'mandible'"]["computed"] > rows["--roi 'mandible'"]["windows"] - whole["constant"]
+    assert 0 <= whole["dice"] <= 1
+    assert [row["way"] for row in record["sums"]] == list(rows)
