@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gcis_runtime.metrics import peak_memory_bytes
-
 
 def peak_bytes() -> int:
     """Return the most bytes that this process has had resident since its program began.
@@ -16,4 +14,6 @@ def peak_bytes() -> int:
     if status.exists():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+    from gcis_runtime.metrics import peak_memory_bytes  # noqa: PLC0415 (needs nibabel, which may be missing)
+
     return peak_memory_bytes() or 0

@@ -50,7 +50,7 @@ def counted(check: bool, out: Path) -> None:
 @click.command()
 @click.option("--bundle", default="demo", show_default=True, help="Bundle.")
 @click.option("--axis", "axes", multiple=True, type=click.Choice(AXES), help="Only this axis; repeat. [all]")
-@click.option("--spacing", type=float, default=2.0, show_default=True, help="The network's voxel size in mm.")
+@click.option("--spacing", type=float, default=2.5, show_default=True, help="The network's voxel size in mm.")
 @click.option("--engine", default="auto", show_default=True, help="Engine.")
 @click.option("--precision", default="auto", show_default=True, help="Precision.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs of each row.")

@@ -8,17 +8,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from benchmarks.tiling import tiled
 from gcis_runtime.nifti import write_volume
-from gcis_runtime.phantom import make_phantom
 from gcis_runtime.spec import Shape3, Triple
 from gcis_runtime.volume import Volume
 
 Axis = Literal["volume", "overlap", "prompts", "threads", "cohort", "workers"]
 AXES: tuple[Axis, ...] = get_args(Axis)
-
-PHANTOM_SEED = 7
-_REPEAT = 2
-"""A phantom's voxel lies so many times along each axis of the volume: a finer phantom takes minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ def default_plan(cpus: int) -> Plan:
         threads=powers,
         cohorts=(1, 2, 4),
         workers=powers,
-        base=(256, 256, 256),
+        base=(320, 320, 256),
         voxel=(0.8, 0.8, 1.0),
         worker_cases=2,
     )
@@ -94,12 +90,7 @@ def write_tiled(path: Path, shape: Shape3, voxel: Triple) -> None:
         shape: Voxels (X, Y, Z).
         voxel: Their size in mm.
     """
-    x, y, z = (_REPEAT * v for v in voxel)
-    tile = make_phantom(PHANTOM_SEED, spacing=(x, y, z)).ct
-    for axis in range(3):
-        tile = np.repeat(tile, _REPEAT, axis=axis)
-        tile = np.take(tile, np.arange(shape[axis]) % tile.shape[axis], axis=axis)
-    write_volume(path, Volume(array=np.asfortranarray(tile), affine=np.diag([*voxel, 1.0])))
+    write_volume(path, Volume(array=tiled(shape, voxel), affine=np.diag([*voxel, 1.0])))
 
 
 def copies(image: Path, count: int) -> tuple[Path, ...]:

@@ -1,0 +1,138 @@
+"""Latency of a window: the published way, one pathway in PyTorch, compiled, ONNX Runtime, TensorRT."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu_parts.context import Context, text
+from benchmarks.gpu_parts.engines import onnx_runtime, tensorrt
+from benchmarks.gpu_parts.networks import Published, gflop, routed, static
+from benchmarks.gpu_parts.state import NotHereError, Result, Row
+from gcis_runtime.spec import Shape3
+
+CEILINGS = ("fp32", "tf32", "fp16", "bf16")
+
+
+class Ladder:
+    """The section's rows; networks are made once.
+
+    Args:
+        context: What every section is given.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.rig = context, context.rig
+        self._half = "fp16" if self.rig.cuda else "bf16"
+
+    def rows(self) -> Iterator[Row]:
+        """Return the rows: ceilings, then for each window what is worth most first."""
+        for precision in CEILINGS if self.rig.cuda else ("fp32",):
+            yield (
+                f"ladder/matrix product/{precision}",
+                functools.partial(self.rig.ceiling, precision),
+            )
+        sizes = self.context.sizes
+        for roi in sizes.windows:
+            for way, measure in self._ways().items():
+                for batch in sizes.batches:
+                    if way.startswith("torch.compile") and batch not in (1, 4):
+                        continue  # half a minute of compiling each
+                    name = f"ladder/window {text(roi)}, batch {batch}/{way}"
+                    yield name, functools.partial(self._row, measure, roi, batch)
+
+    def _ways(self) -> dict[str, Callable[[Shape3, int], Result]]:
+        half, cut = self._half, functools.partial
+        ways: dict[str, Callable[[Shape3, int], Result]] = {
+            "published, all pathways, eager fp32": cut(self._eager, "published", "fp32"),
+            f"published, all pathways, autocast {half}": cut(self._eager, "published", half),
+            "one pathway, eager fp32": cut(self._eager, "static", "fp32"),
+            f"one pathway, autocast {half}": cut(self._eager, "static", half),
+            "ONNX Runtime fp32": cut(self._graph, onnx_runtime, "fp32"),
+        }
+        if self.rig.cuda:
+            ways["ONNX Runtime fp16"] = cut(self._graph, onnx_runtime, "fp16")
+            for backend in ("trt", "trt-rtx"):
+                for precision in ("fp16", "fp32"):
+                    engine = cut(tensorrt, backend=backend)
+                    ways[f"{backend} {precision}"] = cut(self._graph, engine, precision)
+        for precision in (half, "fp32"):
+            ways[f"torch.compile, one pathway, {precision}"] = cut(self._compiled, precision)
+        return ways
+
+    def _row(self, measure: Callable[[Shape3, int], Result], roi: Shape3, batch: int) -> Result:
+        try:
+            found = measure(roi, batch)
+        finally:
+            self.rig.clear()
+        seconds = found["median_ms"] / 1e3
+        found["ms_per_window"] = round(found["median_ms"] / batch, 4)
+        found["gflops"] = round(found["gflop_per_window"] * batch / seconds, 1)
+        return found
+
+    @functools.cached_property
+    def _networks(self) -> dict[str, nn.Module]:
+        sizes = self.context.sizes
+        net, embedding = routed(sizes.feature_size, pathways=sizes.pathways)
+        made = {"published": Published(net, embedding), "static": static(net, embedding)}
+        return {name: module.to(self.rig.device) for name, module in made.items()}
+
+    @functools.cache  # noqa: B019 (one ladder a process)
+    def _gflop(self, way: str, roi: Shape3) -> float:
+        return gflop(self._networks[way], torch.rand(1, 1, *roi, device=self.rig.device))
+
+    def _eager(self, way: str, precision: str, roi: Shape3, batch: int) -> Result:
+        net = self._networks[way]
+        windows = self.rig.inputs((batch, 1, *roi))
+        gflops = self._gflop(way, roi)
+        with torch.no_grad(), self.rig.autocast(precision):
+            found = self.rig.time(lambda n: net(windows[n % len(windows)]))
+        return found | {"gflop_per_window": round(gflops, 2)}
+
+    def _compiled(self, precision: str, roi: Shape3, batch: int) -> Result:
+        if self.rig.tiny:
+            raise NotHereError("compiling takes minutes: left out of --tiny")
+        torch._dynamo.reset()
+        net = torch.compile(self._networks["static"], dynamic=False)
+        windows = self.rig.inputs((batch, 1, *roi))
+        gflops = self._gflop("static", roi)
+        with torch.no_grad(), self.rig.autocast(precision):
+            found = self.rig.time(lambda n: net(windows[n % len(windows)]))
+        return found | {"gflop_per_window": round(gflops, 2)}
+
+    def _graph(self, load: Callable[..., Any], precision: str, roi: Shape3, batch: int) -> Result:
+        """Time an engine, and see that it answers what PyTorch answers."""
+        net: Any = self._networks["static"]
+        name = f"ladder-{self.context.sizes.feature_size}-{text(roi)}-b{batch}-{precision}"
+        if self.rig.tiny and load is not onnx_runtime:
+            raise NotHereError("left out of --tiny")
+        graph = self.context.graphs.get(name, _on_cpu(net), roi, batch, precision)
+        net.to(self.rig.device)
+        windows = self.rig.inputs((batch, 1, *roi))
+        with torch.no_grad(), self.rig.on_stream():
+            run, facts = load(graph, self.rig)
+            found = self.rig.time(lambda n: run(windows[n % len(windows)]))
+            facts |= _difference(run(windows[0]), net(windows[0]))
+        return {**found, **facts, "gflop_per_window": round(self._gflop("static", roi), 2)}
+
+
+def _on_cpu(net: Any) -> Any:
+    return net.cpu()
+
+
+def _difference(answer: Tensor, expected: Tensor) -> Result:
+    """Compare an engine's margins with PyTorch's in float32."""
+    return {
+        "max_difference": float((answer - expected).abs().max()),
+        "relative": float((answer - expected).abs().max() / expected.abs().max()),
+        "labels_equal": float(((answer > 0) == (expected > 0)).float().mean()),
+    }
+
+
+def rows(context: Context) -> Iterator[Row]:
+    """Return the section's rows."""
+    return Ladder(context).rows()

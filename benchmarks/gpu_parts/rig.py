@@ -1,0 +1,118 @@
+"""The device: timing with CUDA events, memory, fresh inputs, and the matrix-product ceiling."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.peak import peak_bytes
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Rig:
+    """A device and how things are measured on it. Clocks and power limits are left as they are.
+
+    Args:
+        device: `"cuda"` or `"cpu"`.
+        tiny: Toy sizes: whether it works, not what it costs.
+    """
+
+    def __init__(self, device: str, *, tiny: bool) -> None:
+        self.device, self.tiny = torch.device(device), tiny
+        self.cuda = self.device.type == "cuda"
+        self.stream: Any = torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.warmup, self.repeats = (0, 1) if tiny else (3, 10)
+
+    @contextlib.contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Queue what follows on the stream that events are recorded on."""
+        with torch.cuda.stream(self.stream) if self.cuda else contextlib.nullcontext():
+            yield
+
+    def inputs(self, shape: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:
+        """Return random inputs, another for every call that is timed: never zeros, never twice the same."""
+        count = 1 if self.tiny else 4
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.rand(shape, generator=generator).to(self.device) for _ in range(count)]
+
+    def time(self, call: Callable[[int], object], *, repeats: int | None = None) -> dict[str, Any]:
+        """Time calls after a warm-up; `call` is given the number of the call.
+
+        Returns:
+            Median and all times in ms, and the peak of memory, ready for JSON.
+        """
+        with self.on_stream():
+            for number in range(self.warmup):
+                call(number)
+            self.synchronize()
+            if self.cuda:
+                torch.cuda.reset_peak_memory_stats()
+            taken = [self._once(call, self.warmup + i) for i in range(repeats or self.repeats)]
+        return {
+            "median_ms": round(statistics.median(taken), 4),
+            "all_ms": [round(t, 4) for t in taken],
+            **self.memory(),
+        }
+
+    def _once(self, call: Callable[[int], object], number: int) -> float:
+        if not self.cuda:
+            started = time.perf_counter()
+            call(number)
+            return 1e3 * (time.perf_counter() - started)
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        before.record(self.stream)
+        call(number)
+        after.record(self.stream)
+        after.synchronize()
+        return float(before.elapsed_time(after))
+
+    def synchronize(self) -> None:
+        """Wait until the device has nothing to do."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def memory(self) -> dict[str, Any]:
+        """Return peaks in MB: PyTorch's on the device, all in use there now, and the process's on the host.
+
+        What is in use belongs to every library of this process; the host's peak is the process's so far.
+        """
+        found: dict[str, Any] = {"host_peak_mb": round(peak_bytes() / 1e6)}
+        if self.cuda:
+            free, total = torch.cuda.mem_get_info()
+            found["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+            found["gpu_in_use_mb"] = round((total - free) / 1e6)
+        return found
+
+    def clear(self) -> None:
+        """Give memory back to the device, also what a row that failed still held."""
+        gc.collect()
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+    def autocast(self, precision: str) -> Any:
+        """Return the context in which PyTorch computes in a precision."""
+        enabled = precision != "fp32"
+        dtype = DTYPES[precision] if enabled else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=enabled)
+
+    def ceiling(self, precision: str) -> dict[str, Any]:
+        """Time a large matrix product; TF32 is off for fp32, and `"tf32"` turns it on."""
+        side = 256 if self.tiny else 8192
+        dtype = DTYPES.get(precision, torch.float32)
+        pairs = [(a[0].to(dtype), a[1].to(dtype)) for a in self.inputs((2, side, side))]
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        try:
+            found = self.time(lambda n: torch.mm(*pairs[n % len(pairs)]))
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+        return {"side": side, **found, "gflops": round(2 * side**3 / found["median_ms"] / 1e6, 1)}

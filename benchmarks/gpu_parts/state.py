@@ -1,0 +1,100 @@
+"""Rows that were measured, kept on disk one by one: a run that was cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+Row = tuple[str, Callable[[], Result]]
+"""A row's name, `SECTION/...`, and what measures it."""
+
+CUT_OFF = (
+    "the process ended while it ran (killed, crashed or out of time); remove it from the state to try again"
+)
+
+
+class NotHereError(Exception):
+    """A row cannot be measured on this machine; its text says why."""
+
+
+class State:
+    """Results by row name, in `rows.jsonl` of a folder.
+
+    A row that was begun and never ended took the process with it: it is not tried again.
+
+    Args:
+        folder: Made where it is missing.
+        settings: What results depend on.
+
+    Raises:
+        ValueError: The folder holds results of other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._file = folder, folder / "rows.jsonl"
+        self.results: dict[str, Result] = {}
+        lines = self._lines()
+        if not lines:
+            self._write({"settings": settings})
+            return
+        if lines[0].get("settings") != settings:
+            raise ValueError(
+                f"{folder} holds results of other settings: {json.dumps(lines[0].get('settings'))}"
+            )
+        for line in lines[1:]:
+            if "begun" in line:
+                self.results[line["begun"]] = {"failed": CUT_OFF}
+            else:
+                self.results[line["row"]] = line["result"]
+
+    def begin(self, row: str) -> None:
+        """Note that a row is being measured."""
+        self._write({"begun": row})
+
+    def put(self, row: str, result: Result) -> None:
+        """Keep a row's result."""
+        self.results[row] = result
+        self._write({"row": row, "result": result})
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return the lines that are whole: the last may have been cut off."""
+        found = []
+        for text in self._file.read_text().splitlines() if self._file.exists() else []:
+            try:
+                found.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Budget:
+    """Seconds that a run may take, and until when each section may begin a row.
+
+    Args:
+        seconds: Of the whole run.
+        shares: Share of each section; what one leaves over the next ones have.
+        clock: What time it is, in seconds.
+    """
+
+    def __init__(
+        self, seconds: float, shares: dict[str, float], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock, start = clock, clock()
+        self._until: dict[str, float] = {}
+        done = 0.0
+        for section, share in shares.items():
+            done += share
+            self._until[section] = start + seconds * done / sum(shares.values())
+
+    def left(self, section: str) -> float:
+        """Return the seconds in which a section may still begin rows; negative when they are over."""
+        return self._until[section] - self._clock()

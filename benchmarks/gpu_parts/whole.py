@@ -1,0 +1,227 @@
+"""End to end: 512 x 512 x 425 voxels, from file to file through gcis-run, and their grid through PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.gpu_parts.context import Context
+from benchmarks.gpu_parts.networks import Published, routed, static
+from benchmarks.gpu_parts.rig import Rig
+from benchmarks.gpu_parts.standins import found
+from benchmarks.gpu_parts.state import NotHereError, Result, Row
+from benchmarks.tiling import tiled
+from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
+from gcis_runtime.windows import WindowPlan, axis_starts, plan_windows, window_weights
+
+_LOW, _HIGH = PreprocessSpec().intensity_window
+_OVERLAP = 0.5
+_ENGINES = ("onnx", "trt", "trt-rtx")
+
+
+def rows(context: Context) -> Iterator[Row]:
+    """Return the section's rows."""
+    half = "fp16" if context.rig.cuda else "bf16"
+    cut = functools.partial
+    yield f"whole/one pathway, PyTorch autocast {half}", cut(_pytorch, context, "static", half, 4)
+    if not context.rig.tiny:
+        yield "whole/one pathway, PyTorch fp32", cut(_pytorch, context, "static", "fp32", 4)
+    yield "whole/published, all pathways, PyTorch fp32", cut(_pytorch, context, "published", "fp32", 1)
+    yield "whole/published, all pathways, MONAI sliding window, fp32", cut(_monai, context)
+    for bundle in ("demo", *context.bundles):
+        for engine in _ENGINES if context.rig.cuda else ("onnx",):
+            yield f"whole/gcis-run, {Path(bundle).name}, {engine}", cut(_runtime, context, bundle, engine)
+
+
+class _Stages:
+    """Seconds of named stages; the device is waited for at the end of each."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.seconds: dict[str, float] = {}
+        self._rig, self._last = rig, time.perf_counter()
+
+    def done(self, name: str) -> None:
+        self._rig.synchronize()
+        now = time.perf_counter()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 4)
+        self._last = now
+
+
+def _network(context: Context, way: str) -> nn.Module:
+    net, embedding = routed(context.sizes.feature_size, pathways=context.sizes.pathways)
+    made: nn.Module = Published(net, embedding) if way == "published" else static(net, embedding)
+    return made.to(context.rig.device)
+
+
+def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
+    """Return the windows of the network's grid, and their weights; toy windows are no `WindowSpec`."""
+    roi = context.sizes.windows[0]
+    if not context.rig.tiny:
+        spec = WindowSpec(roi=roi, overlap=_OVERLAP)
+        return plan_windows(context.sizes.grid, spec), window_weights(spec)
+    starts = [axis_starts(n, r, _OVERLAP) for n, r in zip(context.sizes.grid, roi, strict=True)]
+    places = tuple((x, y, z) for x in starts[0] for y in starts[1] for z in starts[2])
+    grid = context.sizes.grid
+    plan = WindowPlan(shape=grid, before=(0, 0, 0), padded=grid, roi=roi, axis=2, starts=places)
+    return plan, np.ones(roi, np.float32)
+
+
+def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
+    """HU on the host, on the network's grid, to labels on the host; windows and blending on the device."""
+    rig = context.rig
+    plan, weights = _plan(context)
+    hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
+    net = _network(context, way)
+    batch = 1 if rig.tiny else batch
+    try:
+        with torch.no_grad(), rig.autocast(precision):
+            if not rig.tiny:
+                net(rig.inputs((batch, 1, *plan.roi))[0])  # libraries load and pick their kernels
+            if rig.cuda:
+                torch.cuda.reset_peak_memory_stats()
+            stages = _Stages(rig)
+            started = time.perf_counter()
+            image = _scaled(hu, rig)
+            stages.done("to the device")
+            labels = _labels(_blend(net, image, plan, torch.from_numpy(weights).to(rig.device), batch))
+            stages.done("network and blend")
+            host = labels.to(torch.uint8).cpu().numpy()
+            stages.done("labels to the host")
+            seconds = time.perf_counter() - started
+    finally:
+        net.to("cpu")
+        rig.clear()
+    return {
+        "seconds": round(seconds, 4),
+        "stages": stages.seconds,
+        "windows": len(plan.starts),
+        "labelled_share": float(np.mean(host > 0)),
+        **rig.memory(),
+        "note": "the network's grid in memory, without files and resampling; weights are random",
+    }
+
+
+def _scaled(hu: NDArray[np.int16], rig: Rig) -> Tensor:
+    image = torch.from_numpy(hu).to(rig.device).float()
+    return ((image - _LOW) / (_HIGH - _LOW)).clamp_(0, 1)
+
+
+def _labels(margins: Tensor) -> Tensor:
+    """Foreground of one structure: one channel of margins, or two of logits."""
+    return margins[0] > 0 if len(margins) == 1 else margins[1] > margins[0]
+
+
+def _blend(
+    net: Callable[[Tensor], Tensor], image: Tensor, plan: WindowPlan, weights: Tensor, batch: int
+) -> Tensor:
+    """Return blended outputs (C, X, Y, Z) in float32."""
+    total: Tensor | None = None
+    norm = torch.zeros_like(image)
+    for first in range(0, len(plan.starts), batch):
+        boxes = [_box(start, plan.roi) for start in plan.starts[first : first + batch]]
+        answers = net(torch.stack([image[box] for box in boxes])[:, None])
+        if total is None:
+            total = torch.zeros((answers.shape[1], *image.shape), device=image.device)
+        for box, answer in zip(boxes, answers, strict=True):
+            total[(slice(None), *box)] += answer.float() * weights
+            norm[box] += weights
+    if total is None:
+        raise ValueError("no window")
+    return total.div_(norm)
+
+
+def _box(start: Shape3, roi: Shape3) -> tuple[slice, ...]:
+    return tuple(slice(s, s + r) for s, r in zip(start, roi, strict=True))
+
+
+def _monai(context: Context) -> Result:
+    """The published pipeline's own sliding window around all pathways, on the device."""
+    if not found("monai"):
+        raise NotHereError("needs MONAI; the row before has the same windows, blended here")
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
+
+    rig, (plan, _) = context.rig, _plan(context)
+    hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
+    net = _network(context, "published")
+    try:
+        with torch.no_grad():
+            if rig.cuda:
+                torch.cuda.reset_peak_memory_stats()
+            stages, started = _Stages(rig), time.perf_counter()
+            image = _scaled(hu, rig)
+            stages.done("to the device")
+            logits = sliding_window_inference(
+                image[None, None], plan.roi, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
+            )
+            labels = _labels(logits[0])
+            stages.done("network and blend")
+            host = labels.to(torch.uint8).cpu().numpy()
+            stages.done("labels to the host")
+            seconds = time.perf_counter() - started
+    finally:
+        net.to("cpu")
+        rig.clear()
+    return {
+        "seconds": round(seconds, 4),
+        "stages": stages.seconds,
+        "windows": len(plan.starts),
+        "labelled_share": float(np.mean(host > 0)),
+        **rig.memory(),
+    }
+
+
+def _runtime(context: Context, name: str, engine: str) -> Result:
+    """File to label file through the runtime; the second run counts, the first one is the first result."""
+    lacking = [p for p in ("msgspec", "nibabel") if not found(p)]
+    if context.rig.cuda and not found("cuda"):
+        lacking.append("cuda-python")
+    if lacking:
+        raise NotHereError(f"needs {', '.join(lacking)}")
+    from benchmarks.scale_plan import write_tiled  # noqa: PLC0415 (needs nibabel)
+    from gcis_runtime.errors import GcisError  # noqa: PLC0415
+    from gcis_runtime.nifti import read_volume, write_labels  # noqa: PLC0415
+    from gcis_runtime.segmenter import Segmenter  # noqa: PLC0415
+
+    if context.rig.cuda and engine == "onnx":
+        import onnxruntime  # noqa: PLC0415 (only where it is)
+
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from PyTorch's packages
+    file, out = context.folder / "ct.nii.gz", context.folder / "labels.nii.gz"
+    if not file.exists():
+        write_tiled(file, context.sizes.volume, context.sizes.voxel)
+    started = time.perf_counter()
+    try:
+        segmenter = Segmenter.open(name, engine=engine, device=context.rig.device.type)
+    except GcisError as error:
+        raise NotHereError(str(error)) from error
+    runs: list[dict[str, Any]] = []
+    with segmenter:
+        opened = time.perf_counter() - started
+        for _ in range(1 if context.rig.tiny else 2):
+            stages, began = _Stages(context.rig), time.perf_counter()
+            volume = read_volume(file)
+            stages.done("read")
+            result = segmenter.segment(volume)
+            stages.done("segment")
+            write_labels(out, result.labels, like=volume)
+            stages.done("write")
+            inside = {f"segment: {k}": round(v, 4) for k, v in result.seconds.items()}
+            runs.append({"seconds": round(time.perf_counter() - began, 4), "stages": stages.seconds | inside})
+        memory, text = context.rig.memory(), segmenter.engine.text
+    return {
+        **runs[-1],
+        "start_seconds": round(opened, 3),
+        "first_seconds": runs[0]["seconds"],
+        "windows": result.windows,
+        "windows_computed": result.windows - result.windows_reused,
+        "engine": text,
+        **memory,
+    }
