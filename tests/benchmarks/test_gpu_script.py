@@ -1,0 +1,212 @@
+"""The GPU script on a CPU at toy sizes: it says what is missing, does the rest, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.nets.swin_unetr import SwinTransformer as MonaiSwin
+
+from benchmarks import gpu
+from benchmarks.gpu_parts import parity, standins
+from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
+from benchmarks.gpu_parts.swin import SwinTransformer
+from gcis_runtime.cuda.probe import probe_driver
+
+ROOT = Path(__file__).parents[2]
+BLOCKED = ("monai", "nibabel", "open_clip", "click", "msgspec")
+RUN = f"""
+import importlib.abc
+import sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Block())
+from benchmarks.gpu import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _record(state: Path) -> dict[str, Any]:
+    (path,) = state.glob("gpu-tiny_*.json")
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def test_it_runs_on_a_cpu_without_what_may_be_missing(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--tiny", "--state", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = _record(tmp_path)
+    rows = record["rows"]
+    for package in ("monai", "nibabel", "msgspec"):
+        assert package in record["missing"] and f"missing: {package}, for" in done.stdout
+    assert record["standins"] == ["msgspec", "monai"]
+    for way in ("PyTorch", "ONNX Runtime"):
+        row = rows[f"parity/small/{way} fp32"]
+        assert (
+            row["ok"] is True and row["max_difference"] < parity.LIMIT and row["labels_equal"] > parity.LABELS
+        )
+    ladder = {name.rpartition("/")[2]: row for name, row in rows.items() if name.startswith("ladder/window")}
+    published, one = (ladder[f"{way}, eager fp32"] for way in ("published, all pathways", "one pathway"))
+    assert published["gflop_per_window"] > 1.2 * one["gflop_per_window"]  # two pathways in place of one
+    assert ladder["ONNX Runtime fp32"]["labels_equal"] > 0.99
+    assert ladder["ONNX Runtime fp32"]["provider"] == "CPUExecutionProvider"
+    assert rows["whole/one pathway, PyTorch autocast bf16"]["windows"] == 2
+    ours, theirs = (rows[f"training/window 64x32x32/{way}"] for way in ("ours", "published"))
+    assert ours["first_loss"] == pytest.approx(theirs["first_loss"], rel=1e-5)
+    assert not [name for name, row in rows.items() if "failed" in row]
+    assert rows["whole/gcis-run, demo, onnx"] == {"not_run": "needs msgspec, nibabel"}
+    assert "GPU" in rows["parity/blend/GPU against numpy"]["not_run"]
+    assert "what was measured" in done.stdout and "steps/s" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cpu_with_everything(tmp_path: Path) -> None:
+    assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 0
+    record = _record(tmp_path)
+    rows = record["rows"]
+    assert record["standins"] == [] and not [name for name, row in rows.items() if "failed" in row]
+    assert rows["whole/gcis-run, demo, onnx"]["windows"] == 64
+    assert rows["whole/published, all pathways, MONAI sliding window, fp32"]["windows"] == 2
+    first = (tmp_path / "rows.jsonl").read_text()
+    assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 0
+    assert (tmp_path / "rows.jsonl").read_text() == first  # nothing was measured twice
+    assert (
+        gpu.main(["--prepare", str(tmp_path / "graphs"), "--tiny", "--state", str(tmp_path / "other")]) == 0
+    )
+    names = {path.stem for path in (tmp_path / "graphs").iterdir()}
+    assert {"parity-small-1-fp32", "ladder-12-64x32x32-b1-fp16"} <= names
+
+
+@pytest.mark.skipif(probe_driver().problem is None, reason="there is a GPU")
+def test_without_a_gpu_it_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(["--state", str(tmp_path / "state")]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and len(error.splitlines()) == 1
+    assert "no NVIDIA GPU can be used" in error and "--device cpu --tiny" in error
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 32), (32, 64, 96)])
+def test_the_stand_in_transformer_equals_monais(shape: tuple[int, int, int]) -> None:
+    sizes: dict[str, Any] = {"in_chans": 1, "embed_dim": 12, "window_size": (7,) * 3, "patch_size": (2,) * 3}
+    sizes |= {"depths": (2,) * 4, "num_heads": (3, 6, 12, 24)}
+    theirs, ours = MonaiSwin(**sizes), SwinTransformer(**sizes)
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.rand(2, 1, *shape)
+    with torch.no_grad():
+        for a, b in zip(theirs(image, normalize=True), ours(image, normalize=True), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_stand_in_values_are_valid_or_do_not_exist() -> None:
+    class Size(standins.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        side: int = 3
+        notes: dict[str, str] = {}  # noqa: RUF012 - as msgspec allows it
+
+        def __post_init__(self) -> None:
+            if self.side < 1:
+                raise ValueError("side")
+
+    assert Size(side=4).side == 4 and Size().notes is not Size().notes
+    with pytest.raises(ValueError, match="side"):
+        Size(side=0)
+    with pytest.raises(AttributeError):
+        Size().side = 5  # type: ignore[misc]
+
+
+def _rows(section: str, done: list[str], **measures: Any) -> Iterator[Row]:
+    for name, measure in measures.items():
+        yield f"{section}/{name}", lambda m=measure, n=name: (done.append(n), m())[1]  # type: ignore[misc,func-returns-value]
+
+
+def test_time_that_is_over_drops_rows_and_a_second_run_goes_on(tmp_path: Path) -> None:
+    now = [0.0]
+    done: list[str] = []
+
+    def slow() -> dict[str, Any]:
+        now[0] += 40
+        return {"ok": True}
+
+    def missing() -> dict[str, Any]:
+        raise NotHereError("needs a thing")
+
+    def wrong() -> dict[str, Any]:
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    sections = {
+        "a": lambda: _rows("a", done, one=slow, two=slow, three=slow),
+        "b": lambda: _rows("b", done, four=missing, five=wrong),
+    }
+
+    def run() -> list[str]:
+        budget = Budget(100, {"a": 0.6, "b": 0.4}, clock=lambda: now[0])
+        return gpu.run_sections(sections, State(tmp_path, {"s": 1}), budget, say=lambda line: None)
+
+    assert run() == ["a/three"]  # its section's 60 s are over after two rows; b has its own
+    assert done == ["one", "two", "four", "five"]
+    now[0] = 0
+    assert run() == [] and done[4:] == ["three"]
+    results = State(tmp_path, {"s": 1}).results
+    assert results["b/four"] == {"not_run": "needs a thing"}
+    assert results["b/five"] == {"not_run": "out of memory: CUDA out of memory"}
+    lines = gpu.table(results, ["c/six"])
+    assert any("not run: needs a thing" in line for line in lines) and "no time left" in lines[-1]
+
+
+def test_a_row_that_took_the_process_with_it_is_not_tried_again(tmp_path: Path) -> None:
+    State(tmp_path, {"s": 1}).begin("a/crash")
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"row": "a/half", "resu')  # cut off while it was written
+    state = State(tmp_path, {"s": 1})
+    assert state.results == {"a/crash": {"failed": CUT_OFF}}
+    with pytest.raises(ValueError, match="other settings"):
+        State(tmp_path, {"s": 2})
+
+
+def test_parity_that_does_not_hold_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parity, "LIMIT", 0.0)
+    rows = [("parity/x", lambda: parity._judged({"max_difference": 1e-6, "labels_equal": 1.0}, "fp32"))]
+    monkeypatch.setattr(gpu, "_sections", lambda *_: {"parity": lambda: iter(rows)})
+    assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 1
+    assert "parity does not hold: parity/x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", ["late", "mixed"])
+def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the simulated driver: equal, and one value that is not shows."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "runtime"))
+    import fake_cuda
+
+    from gcis_runtime.cuda.device import Device
+
+    def compared() -> dict[str, Any]:
+        driver = fake_cuda.FakeDriver(order, kernels=None)
+        return parity.blend_parity(Device(fake_cuda.gpu(), driver), b"compiled")
+
+    assert compared() == {"unequal_values": 0, "ok": True}
+    whole = parity._whole
+
+    def doctored(*arguments: Any) -> Any:
+        margins = whole(*arguments)
+        margins[0, 0, 0, 0] += 1e-3
+        return margins
+
+    monkeypatch.setattr(parity, "_whole", doctored)
+    assert compared() == {"unequal_values": 3, "ok": False}
