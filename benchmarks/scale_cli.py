@@ -132,7 +132,7 @@ def _say_plan(plan: dict[str, Any]) -> None:
 @click.option("--roi", default=64, show_default=True, help="Window of all, in voxels.")
 @click.option("--overlap", default=0.5, show_default=True, help="Of windows.")
 @click.option(
-    "--shape", type=(int, int, int), default=(160, 160, 160), show_default=True, help="Voxels, of 1.5 mm."
+    "--shape", type=(int, int, int), default=(128, 128, 96), show_default=True, help="Voxels, of 1.5 mm."
 )
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Turns of each peer.")
 @click.option(

@@ -72,6 +72,7 @@ def _judged(numbers: dict[str, Any], precision: str) -> Result:
 
 _ROI = (8, 12, 10)
 _CHANNELS = 3
+_VALUES = (1, 2, 3)
 
 
 def _blend(context: Context) -> Result:
@@ -96,7 +97,9 @@ def blend_parity(device: Any, compiled: bytes) -> Result:
         compiled: Our kernels, compiled for it.
     """
     from gcis_runtime.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
+    from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415
     from gcis_runtime.cuda.kernels import Kernels  # noqa: PLC0415
+    from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.1, 1, _ROI).astype(np.float32)
@@ -111,7 +114,8 @@ def blend_parity(device: Any, compiled: bytes) -> Result:
             planes = np.moveaxis(a, at, 0)[first : first + out.shape[at]]
             out[...] = np.moveaxis(planes, 0, at)
 
-        blender = GpuBlender(session, kernels, plan, weights, channels=tuple(range(_CHANNELS)), values=None)
+        finish = GridFinish(plan, group_windows(plan), values=_VALUES, margins=True)
+        blender = GpuBlender(session, kernels, plan, weights, channels=(0, 1, 2), finish=finish)
         try:
             parts = [np.array(slab.data) for slab in blender.slabs(some_rows)]
         finally:
