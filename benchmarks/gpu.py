@@ -134,6 +134,10 @@ def _short(result: Result) -> str:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpu.py", description=(__doc__ or "").split("\n", 1)[0], allow_abbrev=False
     )
@@ -148,7 +152,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prepare", type=Path, help="write the graphs of parity and batch 1 here, and end")
     parser.add_argument("--bundle", action="append", default=[], help="also this bundle end to end; repeat")
     parser.add_argument("-o", "--out", type=Path, help="folder of the record [benchmarks/results]")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _problem(options: argparse.Namespace) -> str | None:

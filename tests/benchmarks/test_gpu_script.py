@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -210,3 +212,15 @@ def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(parity, "_whole", doctored)
     assert compared() == {"unequal_values": 3, "ok": False}
+
+
+def test_the_options_of_the_guide_exist() -> None:
+    text = (ROOT / "docs" / "how-to" / "gpu.md").read_text()
+    found = re.findall(r"python benchmarks/gpu\.py([^\n`]*)", text)
+    assert len(found) >= 3
+    for words in found:
+        gpu._options(shlex.split(words))  # argparse ends the process on what it does not know
+    for option in set(re.findall(r"`(--(?:budget|state|only|graphs|prepare|bundle|device|tiny))\b", text)):
+        assert option in {a for action in gpu._parser()._actions for a in action.option_strings}
+    with pytest.raises(SystemExit):
+        gpu._options(["--no-such-option"])
