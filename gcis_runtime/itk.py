@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
+from gcis_runtime.itk_voxels import FIX, check_voxels, find_voxels
 from gcis_runtime.volume import Volume, check_file, check_shape
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAX_DEFLATE_RATIO = 1040
-_FIX = "Check that it is complete, or convert it to NIfTI."
 
 
 def load_simpleitk(path: Path) -> Any:
@@ -69,7 +69,7 @@ def read_itk(path: Path) -> Volume:
         # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
         array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
     except RuntimeError as error:
-        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=_FIX) from error
+        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
     guess = path.suffix.lower() == ".nrrd" and "NRRD_space" not in reader.GetMetaDataKeys()
     notes = ("the NRRD header names no space: the orientation is a guess",) if guess else ()
     try:
@@ -149,7 +149,7 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
 
 
 def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
-    """Refuse from the header alone what is no CT, or claims more voxels than the file can hold."""
+    """Refuse what is no CT, claims more voxels than the file can hold, or holds damaged ones."""
     shape = tuple(int(n) for n in reader.GetSize())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -162,28 +162,17 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
         raise ImageError(
             f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
         )
-    size = _stored_bytes(path)
-    if size is not None and int(np.prod(shape, dtype=np.int64)) > size * _MAX_DEFLATE_RATIO:
+    stored = find_voxels(path)
+    voxels, size = int(np.prod(shape, dtype=np.int64)), stored.file.stat().st_size
+    if voxels > size * _MAX_DEFLATE_RATIO:
         raise ImageError(
             f"{path}: the file is truncated",
             received=f"{size} bytes",
             expected=" x ".join(map(str, shape)) + " voxels from its header",
-            fix=_FIX,
+            fix=FIX,
         )
+    check_voxels(path, stored, voxels * sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
     return shape
-
-
-def _stored_bytes(path: Path) -> int | None:
-    """Return the size of the file that holds the voxels; None for an `.mhd` that names a list of files."""
-    if path.suffix.lower() == ".mhd":
-        with path.open("rb") as file:
-            header = file.read(1 << 16).decode("latin-1")
-        for line in header.splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "ElementDataFile" and value.strip() != "LOCAL":
-                data = path.parent / value.strip()
-                return data.stat().st_size if data.is_file() else None
-    return path.stat().st_size
 
 
 def _reason(error: RuntimeError) -> str:

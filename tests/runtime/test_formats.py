@@ -135,6 +135,72 @@ def test_damage_is_one_clear_line(tmp_path):
         read_volume(tmp_path / "nan.mha")
 
 
+@pytest.fixture
+def noisy():
+    """Voxels that hardly shrink: a flipped bit in them changes neither their number nor the stream's form."""
+    voxels = np.random.default_rng(0).integers(-1000, 2000, (9, 8, 7)).astype(np.int16)
+    return SimpleITK.GetImageFromArray(voxels)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_a_flipped_bit_in_compressed_voxels_is_seen(tmp_path, noisy, name):
+    """ITK sees none, and gives wrong voxels, or what lay in memory."""
+    path = tmp_path / name
+    SimpleITK.WriteImage(noisy, str(path), True)
+    np.testing.assert_array_equal(read_volume(path).array, SimpleITK.GetArrayFromImage(noisy).T)
+    stored = tmp_path / "a.zraw" if name == "a.mhd" else path
+    data = bytearray(stored.read_bytes())
+    for place in (len(data) - 1, len(data) - 300, len(data) - 500):
+        stored.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        with pytest.raises(ImageError, match=rf"{name} is damaged.*Check that it is complete"):
+            read_volume(path)
+    stored.write_bytes(data[:-3])
+    with pytest.raises(ImageError, match=rf"{name} is damaged or truncated|{name} cannot be read"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ElementDataFile": "LIST"}, "lie in several files; received 'LIST'"),
+        ({"ElementDataFile": "a%03d.raw 1 7 1"}, "several files"),
+        ({"ElementDataFile": "none.raw"}, "cannot be read; received no file none.raw"),
+        ({"ElementDataFile": "/dev/zero"}, "cannot be read; received no file /dev/zero"),
+        ({"CompressedData": "True"}, "is damaged; received .*incorrect header check"),
+        ({"ElementType": "MET_ASCII_CHAR"}, "not real numbers; received MET_ASCII_CHAR"),
+        ({"ElementType": "MET_STRING"}, "not real numbers; received MET_STRING"),
+        ({"CompressedData": "True", "HeaderSize": "9"}, "do not begin the file; received HeaderSize: 9"),
+    ],
+)
+def test_a_metaimage_header_that_itk_would_believe(tmp_path, noisy, changes, message):
+    path = tmp_path / "a.mhd"
+    SimpleITK.WriteImage(noisy, str(path), False)
+    fields = dict(line.split(" = ") for line in path.read_text().splitlines())
+    last = {"ElementDataFile": fields.pop("ElementDataFile")}
+    path.write_text("".join(f"{k} = {v}\n" for k, v in (fields | last).items()))
+    read_volume(path)
+    last |= {k: v for k, v in changes.items() if k in last}
+    fields |= {k: v for k, v in changes.items() if k not in last}
+    path.write_text("".join(f"{k} = {v}\n" for k, v in (fields | last).items()))
+    with pytest.raises(ImageError, match=message):
+        read_volume(path)
+
+
+def test_nrrd_voxels_beside_their_header(tmp_path, noisy):
+    SimpleITK.WriteImage(noisy, str(tmp_path / "a.nrrd"), True)
+    header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    (tmp_path / "b.raw.gz").write_bytes(voxels)
+    path = tmp_path / "b.nrrd"
+    path.write_bytes(header + b"\ndata file: b.raw.gz\n\n")
+    np.testing.assert_array_equal(read_volume(path).array, SimpleITK.GetArrayFromImage(noisy).T)
+    (tmp_path / "b.raw.gz").write_bytes(voxels[:-5] + b"12345")
+    with pytest.raises(ImageError, match=r"b\.nrrd is damaged"):
+        read_volume(path)
+    path.write_bytes(header + b"\nline skip: 1\n\n" + voxels)
+    with pytest.raises(ImageError, match="do not begin the file; received line skip: 1"):
+        read_volume(path)
+
+
 def test_one_volume_in_four_dimensions_is_read(tmp_path):
     SimpleITK.WriteImage(SimpleITK.Image([4, 5, 6, 1], SimpleITK.sitkInt16), str(tmp_path / "a.nrrd"))
     assert read_volume(tmp_path / "a.nrrd").shape == (4, 5, 6)

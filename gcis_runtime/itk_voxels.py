@@ -1,0 +1,130 @@
+"""Where NRRD and MetaImage files keep their voxels, and whether compressed ones are whole.
+
+ITK checks no sums. Where it cannot inflate a MetaImage file, or one names an empty list of files, it gives
+whatever lay in memory; so what it is to read is checked here first.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gcis_runtime.errors import ImageError
+
+FIX = "Check that it is complete, or convert it to NIfTI."
+_HEADER_BYTES = 1 << 20
+_CHUNK = 1 << 20
+_SKIPS = ("byte skip", "line skip", "HeaderSize")
+_LOCAL = ("LOCAL", "Local", "local")
+_ELEMENTS = tuple(
+    f"MET_{name}"
+    for name in (
+        "CHAR", "UCHAR", "SHORT", "USHORT", "INT", "UINT", "LONG", "ULONG", "LONG_LONG", "ULONG_LONG",
+        "FLOAT", "DOUBLE",
+    )
+)  # fmt: skip
+"""ITK reads some others as numbers too, such as strings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Voxels in a file.
+
+    Attributes:
+        file: The file that holds them.
+        offset: Where they begin in it.
+        deflated: Whether they are a stream of zlib or gzip.
+    """
+
+    file: Path
+    offset: int
+    deflated: bool
+
+
+def find_voxels(path: Path) -> Stored:
+    """Read from a header where the voxels are.
+
+    Args:
+        path: A `.nrrd`, `.mha` or `.mhd` file.
+
+    Raises:
+        ImageError: They lie in several files or in none, or are no numbers.
+    """
+    with path.open("rb") as header:
+        fields, offset = _nrrd(header) if path.suffix.lower() == ".nrrd" else _metaimage(header)
+    kind = fields.get("ElementType")
+    if kind is not None and kind.removesuffix("_ARRAY") not in _ELEMENTS:
+        raise ImageError(f"{path}: the voxels are not real numbers", received=kind, expected="MET_SHORT, …")
+    compressed = fields.get("CompressedData", "")[:1]
+    deflated = fields.get("encoding", "").lower() in {"gz", "gzip"} or compressed in {"T", "t", "1"}
+    skipped = [f"{key}: {fields[key]}" for key in _SKIPS if fields.get(key, "0") != "0"]
+    if deflated and skipped:
+        raise ImageError(f"{path}: the compressed voxels do not begin the file", received=skipped[0], fix=FIX)
+    name = fields.get("ElementDataFile", fields.get("data file", "LOCAL"))
+    if name in _LOCAL:
+        return Stored(file=path, offset=offset, deflated=deflated)
+    if name.startswith("LIST") or "%" in name or not name:
+        raise ImageError(
+            f"{path}: the voxels lie in several files", received=repr(name), expected="one file", fix=FIX
+        )
+    file = path.parent / name
+    if not file.is_file():  # a pipe would block for ever
+        raise ImageError(f"{path} cannot be read", received=f"no file {name}", fix=FIX)
+    return Stored(file=file, offset=0, deflated=deflated)
+
+
+def check_voxels(path: Path, stored: Stored, size: int) -> None:
+    """Read compressed voxels to their end and compare their length and their sum.
+
+    Args:
+        path: The image, for the error.
+        stored: Where its voxels are.
+        size: Bytes that they should have.
+
+    Raises:
+        ImageError: They are damaged, too few or too many.
+    """
+    if not stored.deflated:
+        return
+    found, inflate = 0, zlib.decompressobj(wbits=47)  # zlib or gzip
+    try:
+        with stored.file.open("rb") as file:
+            file.seek(stored.offset)
+            while not inflate.eof and found <= size:
+                chunk = inflate.unconsumed_tail or file.read(_CHUNK)
+                found += len(inflate.decompress(chunk, _CHUNK) if chunk else inflate.flush())
+                if not chunk:
+                    break
+    except zlib.error as error:
+        raise ImageError(f"{path} is damaged", received=str(error), fix=FIX) from error
+    if not inflate.eof or found != size:
+        raise ImageError(
+            f"{path} is damaged or truncated",
+            received=f"{'more than ' if found > size else ''}{found} bytes of voxels",
+            expected=f"{size} from its header",
+            fix=FIX,
+        )
+
+
+def _metaimage(file: IO[bytes]) -> tuple[dict[str, str], int]:
+    """Return a header's fields and where it ends: after the line that names the voxels' file."""
+    fields: dict[str, str] = {}
+    while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
+        key, _, value = line.decode("latin-1").partition("=")
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    return fields, file.tell()
+
+
+def _nrrd(file: IO[bytes]) -> tuple[dict[str, str], int]:
+    """Return a header's fields and where it ends: after an empty line."""
+    fields: dict[str, str] = {}
+    while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)).strip():
+        key, separator, value = line.decode("latin-1").partition(":")
+        key = key.strip().lower()
+        if separator and not key.startswith("#") and not value.startswith("="):
+            fields["data file" if key == "datafile" else key] = value.strip()
+    return fields, file.tell()
