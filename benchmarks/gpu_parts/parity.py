@@ -1,10 +1,11 @@
-"""Parity: conformance cases in every precision, and blending on the GPU against numpy."""
+"""Parity: conformance cases in every precision, and blending and restoring on the GPU against numpy."""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.engines import onnx_runtime
 from benchmarks.gpu_parts.networks import Conformance
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
+from gcis_runtime.blend import margins_to_labels
+from gcis_runtime.resample import GridMap
 from gcis_runtime.windows import WindowPlan, axis_starts
 
 LIMIT = 1e-3
@@ -31,7 +34,8 @@ def rows(context: Context) -> Iterator[Row]:
             yield f"parity/{case}/PyTorch {precision}", lambda c=case, p=precision: _pytorch(context, c, p)  # type: ignore[misc]
         for precision in ("fp32", "fp16", "bf16") if cuda else ("fp32",):
             yield f"parity/{case}/ONNX Runtime {precision}", lambda c=case, p=precision: _onnx(context, c, p)  # type: ignore[misc]
-    yield "parity/blend/GPU against numpy", lambda: _blend(context)
+    yield "parity/blend/GPU against numpy", lambda: _on_gpu(context, blend_parity)
+    yield "parity/restore/GPU against numpy", lambda: _on_gpu(context, restore_parity)
 
 
 def _case(context: Context, name: str) -> Conformance:
@@ -75,8 +79,8 @@ _CHANNELS = 3
 _VALUES = (1, 2, 3)
 
 
-def _blend(context: Context) -> Result:
-    """Blend random margins with our kernels and with numpy: equal bit for bit."""
+def _on_gpu(context: Context, compare: Callable[[Any, bytes], Result]) -> Result:
+    """Run a comparison of our kernels with numpy."""
     if not context.rig.cuda:
         raise NotHereError("blending on the GPU needs a GPU")
     if importlib.util.find_spec("cuda") is None:
@@ -86,43 +90,104 @@ def _blend(context: Context) -> Result:
     from gcis_runtime.cuda.probe import require_gpu  # noqa: PLC0415
 
     gpu = require_gpu("cuda")
-    return blend_parity(Device(gpu), compile_kernels(gpu.sm))
+    return compare(Device(gpu), compile_kernels(gpu.sm))
 
 
 def blend_parity(device: Any, compiled: bytes) -> Result:
-    """Compare both blends on every slab axis.
+    """Blend random margins with our kernels and with numpy on every slab axis: equal bit for bit.
 
     Args:
         device: The GPU.
         compiled: Our kernels, compiled for it.
     """
-    from gcis_runtime.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
-    from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415
-    from gcis_runtime.cuda.kernels import Kernels  # noqa: PLC0415
+    from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
     from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415
+
+    unequal = 0
+    for work in _works(device, compiled):
+        finish = GridFinish(work.plan, group_windows(work.plan), values=_VALUES, margins=True)
+        parts = [np.array(slab.data) for slab in work.slabs(finish)]
+        margins = np.concatenate(parts, axis=work.plan.axis + 1)
+        unequal += int(np.sum(margins != _whole(work.array, work.plan, work.weights)))
+    device.close()
+    return {"unequal_values": unequal, "ok": unequal == 0}
+
+
+def restore_parity(device: Any, compiled: bytes) -> Result:
+    """Label finer, coarser and sheared files from interpolated margins with our kernels and with numpy.
+
+    Args:
+        device: The GPU.
+        compiled: Our kernels, compiled for it.
+    """
+    from gcis_runtime.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
+    from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415
+
+    unequal = 0
+    for work in _works(device, compiled):
+        margins = _whole(work.array, work.plan, work.weights)
+        for scale, shear, shape in _FILES:
+            matrix = np.diag([*scale, 1.0])
+            matrix[1, 2] = shear
+            grid = GridMap(matrix=matrix, shape_in=work.plan.shape, shape_out=shape)
+            finish = FileFinish(work.plan, group_windows(work.plan), grid=grid, values=_VALUES)
+            labels = np.zeros(shape, np.uint8)
+            for slab in work.slabs(finish):
+                labels[slab.box] |= slab.data
+            expected = margins_to_labels(np.stack([grid.linear(m) for m in margins]), values=_VALUES)
+            unequal += int(np.sum(labels != expected))
+    device.close()
+    return {"unequal_labels": unequal, "ok": unequal == 0}
+
+
+_FILES = (
+    ((0.4, 0.7, 0.55), 0.0, (50, 44, 49)),
+    ((1.9, 1.3, 2.2), 0.0, (11, 24, 13)),
+    ((0.6, 0.9, 0.8), 0.17, (33, 34, 33)),
+)
+"""Network voxels a file voxel along each axis, shear of Y by Z, the file's shape."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """Windows over noise, with random blending weights."""
+
+    session: Any
+    kernels: Any
+    plan: WindowPlan
+    weights: NDArray[np.float32]
+    array: NDArray[np.float32]
+
+    def slabs(self, finish: Any) -> Iterator[Any]:
+        """Run everything and give what comes back."""
+        from gcis_runtime.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
+
+        axis = self.plan.axis
+
+        def some_rows(first: int, out: NDArray[np.float32]) -> None:
+            planes = np.moveaxis(self.array, axis, 0)[first : first + out.shape[axis]]
+            out[...] = np.moveaxis(planes, 0, axis)
+
+        blender = GpuBlender(
+            self.session, self.kernels, self.plan, self.weights, channels=(0, 1, 2), finish=finish
+        )
+        try:
+            yield from blender.slabs(some_rows)
+        finally:
+            blender.close()
+
+
+def _works(device: Any, compiled: bytes) -> Iterator[_Work]:
+    """Give the same for every slab axis."""
+    from gcis_runtime.cuda.kernels import Kernels  # noqa: PLC0415 (needs cuda-python)
 
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.1, 1, _ROI).astype(np.float32)
-    unequal = 0
-    session = _HostNetwork(device)
-    kernels = Kernels(device, compiled)
+    session, kernels = _HostNetwork(device), Kernels(device, compiled)
     for axis in range(3):
         plan = _plan((20, 31, 27), axis)
         array = rng.random(plan.padded, dtype=np.float32)
-
-        def some_rows(first: int, out: NDArray[np.float32], a: Any = array, at: int = axis) -> None:
-            planes = np.moveaxis(a, at, 0)[first : first + out.shape[at]]
-            out[...] = np.moveaxis(planes, 0, at)
-
-        finish = GridFinish(plan, group_windows(plan), values=_VALUES, margins=True)
-        blender = GpuBlender(session, kernels, plan, weights, channels=(0, 1, 2), finish=finish)
-        try:
-            parts = [np.array(slab.data) for slab in blender.slabs(some_rows)]
-        finally:
-            blender.close()
-        unequal += int(np.sum(np.concatenate(parts, axis=axis + 1) != _whole(array, plan, weights)))
-    device.close()
-    return {"unequal_values": unequal, "ok": unequal == 0}
+        yield _Work(session=session, kernels=kernels, plan=plan, weights=weights, array=array)
 
 
 def _answer(window: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -71,6 +71,7 @@ def test_it_runs_on_a_cpu_without_what_may_be_missing(tmp_path: Path) -> None:
     assert not [name for name, row in rows.items() if "failed" in row]
     assert rows["whole/gcis-run, demo, onnx"] == {"not_run": "needs msgspec, nibabel"}
     assert "GPU" in rows["parity/blend/GPU against numpy"]["not_run"]
+    assert "GPU" in rows["parity/restore/GPU against numpy"]["not_run"]
     assert "what was measured" in done.stdout and "steps/s" in done.stdout
 
 
@@ -198,11 +199,12 @@ def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.Monkey
 
     from gcis_runtime.cuda.device import Device
 
-    def compared() -> dict[str, Any]:
+    def compared(compare: Any = parity.blend_parity) -> dict[str, Any]:
         driver = fake_cuda.FakeDriver(order, kernels=None)
-        return parity.blend_parity(Device(fake_cuda.gpu(), driver), b"compiled")
+        return compare(Device(fake_cuda.gpu(), driver), b"compiled")
 
     assert compared() == {"unequal_values": 0, "ok": True}
+    assert compared(parity.restore_parity) == {"unequal_labels": 0, "ok": True}
     whole = parity._whole
 
     def doctored(*arguments: Any) -> Any:
@@ -212,6 +214,9 @@ def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(parity, "_whole", doctored)
     assert compared() == {"unequal_values": 3, "ok": False}
+    monkeypatch.setattr(parity, "_whole", lambda *given: -whole(*given))
+    found = compared(parity.restore_parity)
+    assert found["unequal_labels"] > 1000 and not found["ok"]
 
 
 def test_the_options_of_the_guide_exist() -> None:
