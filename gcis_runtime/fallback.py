@@ -49,7 +49,9 @@ class Opening:
 
 
 class Ladder:
-    """The ways to open a bundle, each in need of less memory than the one before.
+    """The ways to open a bundle that are tried one after another when memory runs out.
+
+    A smaller batch needs less memory; another engine or device needs other memory, or finds more of it free.
 
     Args:
         bundle: The bundle.
@@ -92,7 +94,7 @@ class Ladder:
 
     @property
     def can_step(self) -> bool:
-        """Whether there is a way with less memory than the one that stands now."""
+        """Whether there is a way after the one that stands now."""
         return next(self._below(), None) is not None
 
     def lower(self, reason: str) -> Session:
@@ -131,7 +133,7 @@ class Ladder:
         self._now = following
 
     def _below(self) -> Iterator[Opening]:
-        """Give the ways with less memory than the one that stands, best first."""
+        """Give the ways that come after the one that stands, best first."""
         now, asked = self._now, self.asked
         batch = now.batch or (1 if now.device == "cpu" else _most_windows(self._bundle))
         if batch > 1:
@@ -155,7 +157,7 @@ class Ladder:
         tried = f"; before that: {'; '.join(self.steps)}" if self.steps else ""
         failed, self._now, self.steps = self._now, self.asked, []
         return DeviceMemoryError(
-            f"out of memory with {failed.text}, and nothing that needs less is left",
+            f"out of memory with {failed.text}, and nothing else is left to try",
             received=f"{reason}{tried}",
             fix=fix,
         )

@@ -28,7 +28,7 @@ class LoadedEngine:
     Args:
         bundle: The verified bundle.
         session: The bundle's graph in an engine.
-        ladder: What opened it, and opens what needs less memory; None: nothing replaces it.
+        ladder: What opened it, and opens what follows when memory runs out; None: nothing does.
 
     Attributes:
         bundle: The bundle.
@@ -154,7 +154,7 @@ class LoadedEngine:
 
     @property
     def can_lower(self) -> bool:
-        """Whether there is a way to load the bundle with less memory."""
+        """Whether there is another way to load the bundle."""
         return self._ladder is not None and self._ladder.can_step
 
     def lower(self, reason: str) -> None:
