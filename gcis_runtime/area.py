@@ -48,6 +48,16 @@ class Found:
     report: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def gain_warnings(self, skipped: int) -> tuple[str, ...]:
+        """Say where a coarse pass cost time and saved none.
+
+        Args:
+            skipped: Windows that were left out.
+        """
+        if skipped or self.region is None or not {"coarse", "roi_structure"} & set(self.report):
+            return ()
+        return ("no window could be left out: without a coarse pass this would be faster, and exact",)
+
 
 def find_area(volume: Volume, area: Area, channels: Sequence[int], locate: Locate) -> Found:
     """Find the part of a volume that is wanted.

@@ -265,6 +265,7 @@ class Segmenter:
             warnings=(
                 *volume.notes,
                 *part.warnings,
+                *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),
                 *context_warnings(*found.grid, manifest.window),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),

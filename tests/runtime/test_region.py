@@ -257,6 +257,17 @@ def test_what_the_coarse_pass_misses_makes_it_refine_everything():
     np.testing.assert_array_equal(found.labels, ours.segment(volume).labels)
 
 
+def test_a_coarse_pass_that_saves_nothing_is_told():
+    ours = ball_segmenter()
+    ours.channels = (0,)
+    small = blobs(shape=(60, 60, 60), where=((30, 30, 30),))
+    for options in ({"coarse": 2.0}, {"roi": "bone"}):
+        found = ours.segment(small, **options)
+        assert found.windows_skipped == 0 and "no window could be left out" in found.warnings[0]
+    assert not any("left out" in w for w in ours.segment(small, roi="1:50,:,:").warnings)
+    assert not any("left out" in w for w in ours.segment(blobs(), coarse=2.0).warnings)
+
+
 def test_another_bundle_may_find_structures():
     ours, other, volume = ball_segmenter(), ball_segmenter(), blobs()
     ours.channels = (0,)
