@@ -100,15 +100,10 @@ def blend_parity(device: Any, compiled: bytes) -> Result:
         device: The GPU.
         compiled: Our kernels, compiled for it.
     """
-    from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
-    from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415
-
-    unequal = 0
-    for work in _works(device, compiled):
-        finish = GridFinish(work.plan, group_windows(work.plan), values=_VALUES, margins=True)
-        parts = [np.array(slab.data) for slab in work.slabs(finish)]
-        margins = np.concatenate(parts, axis=work.plan.axis + 1)
-        unequal += int(np.sum(margins != _whole(work.array, work.plan, work.weights)))
+    works = _works(device, compiled)
+    unequal = sum(
+        int(np.sum(work.margins() != _whole(work.array, work.plan, work.weights))) for work in works
+    )
     device.close()
     return {"unequal_values": unequal, "ok": unequal == 0}
 
@@ -117,12 +112,9 @@ def restore_parity(device: Any, compiled: bytes) -> Result:
     """Label finer, coarser and sheared files from interpolated margins with our kernels and with numpy.
 
     Args:
-        device: The GPU.
-        compiled: Our kernels, compiled for it.
+        device: As in `blend_parity`.
+        compiled: As there.
     """
-    from gcis_runtime.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
-    from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415
-
     unequal = 0
     for work in _works(device, compiled):
         margins = _whole(work.array, work.plan, work.weights)
@@ -130,12 +122,8 @@ def restore_parity(device: Any, compiled: bytes) -> Result:
             matrix = np.diag([*scale, 1.0])
             matrix[1, 2] = shear
             grid = GridMap(matrix=matrix, shape_in=work.plan.shape, shape_out=shape)
-            finish = FileFinish(work.plan, group_windows(work.plan), grid=grid, values=_VALUES)
-            labels = np.zeros(shape, np.uint8)
-            for slab in work.slabs(finish):
-                labels[slab.box] |= slab.data
             expected = margins_to_labels(np.stack([grid.linear(m) for m in margins]), values=_VALUES)
-            unequal += int(np.sum(labels != expected))
+            unequal += int(np.sum(work.labels(grid) != expected))
     device.close()
     return {"unequal_labels": unequal, "ok": unequal == 0}
 
@@ -158,7 +146,28 @@ class _Work:
     weights: NDArray[np.float32]
     array: NDArray[np.float32]
 
-    def slabs(self, finish: Any) -> Iterator[Any]:
+    def margins(self) -> NDArray[np.float32]:
+        """Blend on the GPU: (C, X, Y, Z) on the plan's grid."""
+        from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
+
+        finish = GridFinish(self.plan, self._groups(), values=_VALUES, margins=True)
+        return np.concatenate([d for _, d in self._slabs(finish)], axis=self.plan.axis + 1)
+
+    def labels(self, grid: GridMap) -> NDArray[np.uint8]:
+        """Blend and restore on the GPU: labels of a file's grid."""
+        from gcis_runtime.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
+
+        found = np.zeros(grid.shape_out, np.uint8)
+        for box, data in self._slabs(FileFinish(self.plan, self._groups(), grid=grid, values=_VALUES)):
+            found[box] |= data
+        return found
+
+    def _groups(self) -> Any:
+        from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415 (needs cuda-python)
+
+        return group_windows(self.plan)
+
+    def _slabs(self, finish: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Run everything and give what comes back."""
         from gcis_runtime.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
 
@@ -172,7 +181,7 @@ class _Work:
             self.session, self.kernels, self.plan, self.weights, channels=(0, 1, 2), finish=finish
         )
         try:
-            yield from blender.slabs(some_rows)
+            yield from ((slab.box, np.array(slab.data)) for slab in blender.slabs(some_rows))
         finally:
             blender.close()
 
