@@ -169,7 +169,7 @@ def candidates(bundles: Sequence[Bundle]) -> list[Candidate]:
         keys: list[tuple[str, str, str]]
         keys = [("onnx", "fp32", "cpu")]  # its CPU provider computes other graphs in float32
         keys += [("openvino", p, "cpu") for p in ("fp32", "bf16", "int8") if p != "int8" or p in precisions]
-        keys += [("onnx", p, "cuda") for p in sorted(precisions) if on_gpu]
+        keys += [("onnx", p, "cuda") for p in ("fp16", "fp32") if on_gpu and p in precisions]
         keys += [(e.backend, e.precision, "cuda") for e in manifest.engines if e.backend.startswith("trt")]
         for engine, precision, device in keys:
             candidate = Candidate(engine=engine, precision=precision, device=device, bundle=bundle)
