@@ -78,9 +78,9 @@ class Segmenter:
         Args:
             bundle: A bundle, its folder, its name in the store, `"demo"`, or None for the one in the store
                 that has `prompts` (the only one when none is named).
-            engine: `"auto"`, `"onnx"` or `"openvino"`.
+            engine: `"auto"`, `"onnx"`, `"openvino"`, `"trt"` or `"trt-rtx"`.
             device: `"cpu"`, `"cuda"` or `"cuda:1"`.
-            precision: `"auto"`, `"fp32"` or `"bf16"`.
+            precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`.
             prompts: Structures of the bundle to segment; all when empty.
             threads: CPU threads; None counts what the process may use.
             tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
