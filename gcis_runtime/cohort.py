@@ -112,27 +112,19 @@ class _Line:
     ) -> None:
         """Compute the case that was read, while the following one is read and the one before is written."""
         alone = self._options.max_memory is not None
+        found: tuple[Case, Segmentation] | None = None
         try:
-            self._start(job, None if alone else following, catch, progress, foretold)
+            found = self._compute(None if alone else following, progress, foretold)
         except catch as error:
             self.settle()
             self._done(Outcome(job=job, error=error))
+        if found is not None:
+            self.settle()
+            self._behind = job, self._writer.submit(write_case, *found, self._options), catch
         if alone:
+            found = None  # freed once it is written, before the next is read
             self.settle()
             self.read(following)
-
-    def _start(
-        self,
-        job: Job,
-        following: Job | None,
-        catch: tuple[type[Exception], ...],
-        progress: Progress | None,
-        foretold: Callable[[Forecast], None] | None,
-    ) -> None:
-        """Compute the case and hand it to the writer; nothing here keeps it."""
-        case, result = self._compute(following, progress, foretold)
-        self.settle()
-        self._behind = job, self._writer.submit(write_case, case, result, self._options), catch
 
     def _compute(
         self,

@@ -332,6 +332,21 @@ def test_any_error_is_one_cases_own_and_outcomes_keep_their_order(monkeypatch):
     assert len(outcomes) == 6
 
 
+def test_an_error_while_a_case_is_told_is_not_the_next_cases(monkeypatch):
+    """A summary that cannot be written ends the run; it is no image's failure."""
+    jobs = line(monkeypatch, read=lambda job: job, compute=lambda case: case, write=lambda case: {})
+    told = []
+
+    def done(outcome):
+        told.append(outcome)
+        raise OutputError("the summary cannot be written")
+
+    with pytest.raises(OutputError, match="summary cannot be written"):
+        run_cases(None, jobs, RunOptions(), done=done)
+    assert [(o.job.number, o.error) for o in told[:1]] == [(0, None)]
+    assert all(o.error is None for o in told)
+
+
 def test_an_unexpected_error_names_its_kind_in_the_line(capsys):
     jobs = [SimpleNamespace(image=Path(f"{n}.nii"), name=n) for n in "ab"]
     display = Display("gcis-run", jobs, None, quiet=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
-from runtime_helpers import smooth_ct
+from runtime_helpers import smooth_ct, write_ct
 from test_cuda_blend import ROI, make_plan
 
 from gcis_runtime import Volume, calibration, cli, cohort, nifti, runs
@@ -317,3 +317,21 @@ def test_on_a_gpu_its_memory_is_foretold_too(restore):
     _, known = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
     assert known.device_bytes - guessed.device_bytes == pytest.approx(5 << 30, rel=0.05)
     assert "GiB of the GPU's" in known.text
+
+
+def test_one_image_too_large_fails_alone(make_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    (tmp_path / "cts").mkdir()
+    for name, shape in (("a", (20, 18, 16)), ("b", (170, 160, 150)), ("c", (16, 20, 18))):
+        write_ct(tmp_path / "cts" / f"{name}.nii.gz", shape=shape)
+    words = ["--bundle", str(make_bundle()), "--engine", "onnx", "-o", str(tmp_path / "out")]
+    for _ in range(2):  # the second forecast knows the engine, as those below do
+        assert CliRunner().invoke(cli.main, [str(tmp_path / "cts" / "a.nii.gz"), *words]).exit_code == 0
+    small = json.loads((tmp_path / "out" / "a_seg.json").read_text())["forecast"]["host_bytes"]
+    words += ["--max-memory", str(small + (2 << 20))]
+    result = CliRunner().invoke(cli.main, [str(tmp_path / "cts"), *words])
+    assert result.exit_code == 2
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [case["status"] for case in summary["cases"]] == ["done", "failed", "done"]
+    assert "needs more memory than is allowed" in summary["cases"][1]["error"]
+    assert not list((tmp_path / "out").glob("b_seg*"))
