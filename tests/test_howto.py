@@ -56,14 +56,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.path.insert(0, str(Path(__file__).parent / "export"))
     from export_helpers import TEXT_DIM, write_checkpoint
     from safetensors.torch import save_file
-    from torch import Generator, randn
+    from torch import manual_seed, randn
 
     from gcis_train.checkpoint import prompt_table
     from gcis_train.text import TextEncoder
 
     folder = tmp_path_factory.mktemp("howto")
-    # A seed whose pathway holds INT8's limits: many of random weights do not.
-    embeddings = randn(2, TEXT_DIM, generator=Generator().manual_seed(0))
+    manual_seed(0)  # weights that hold INT8's limits: many random ones do not
+    embeddings = randn(2, TEXT_DIM)
     write_checkpoint(folder / "runs" / "mine", prompts=prompt_table(("mandible", "spinal cord"), embeddings))
     (folder / "data").mkdir()
     for seed, name in enumerate("ab"):
