@@ -199,7 +199,8 @@ def _advice(record: LatencyRecord, close: Row | None, exact: Row | None) -> str:
         if share > 0.5:
             items.append(
                 f"{share:.0%} of the time is the network: more or faster processor cores shorten it almost in "
-                "proportion, a processor with bf16 or AMX instructions or an NVIDIA GPU by more."
+                f"proportion, {'a processor with bf16 or AMX instructions or ' if best.precision == 'fp32' else ''}"
+                "an NVIDIA GPU by more."
             )
         else:
             items.append(
