@@ -29,7 +29,7 @@ def block(record: dict[str, Any], *, command: str) -> str:
         what = "One structure" if count == 1 else f"{count} structures"
         voxels = " x ".join(map(str, ladder["voxels"]))
         parts += [f"{what}, {record['image']}, {voxels} voxels:", _ladder(record, ladder)]
-    parts.append(f"{setting_text(record)} {record['note']} Repeat with `{command}`.")
+    parts.append(f"{aims_text(record)} {setting_text(record)} {record['note']} Repeat with `{command}`.")
     return "\n\n".join(parts)
 
 
@@ -96,6 +96,32 @@ def ladder_block() -> str:
         "All numbers: docs/performance.md."
     )
     return table(head, rows) + f"\n\n{note}"
+
+
+AIMS = {"openvino fp32": (6.0, 0.9999), "openvino bf16": (20.0, 0.995)}
+"""What was aimed at: times faster than (a) as whole processes, and share of labels equal to (c)."""
+
+
+def aims_text(record: dict[str, Any]) -> str:
+    """Say for each aim what was reached: time with one structure, labels with all of them."""
+    alone = min(record["ladders"], key=lambda ladder: len(ladder["prompts"]))
+    fast = {row["way"]: row for row in alone["rows"]}
+    exact = {row["way"]: row for row in record["ladders"][0]["rows"]}
+    said = []
+    for way, (aim, share) in AIMS.items():
+        if "unavailable" in fast[way] or fast[way]["times_faster"] is None:
+            continue
+        times = fast[way]["times_faster"]["median"]
+        text = f"{way}: {times:.1f} of {aim:g} times ({_reached(times >= aim)})"
+        if record["trained"] and "static" in exact[way]["agreement"]:
+            equal = exact[way]["agreement"]["static"]["labels_equal"]
+            text += f" at {equal:.3%} of {share:.2%} equal labels ({_reached(equal >= share)})"
+        said.append(text)
+    return f"Aims, one structure: {'; '.join(said)}."
+
+
+def _reached(it_was: bool) -> str:
+    return "reached" if it_was else "not reached"
 
 
 def setting_text(record: dict[str, Any]) -> str:

@@ -69,7 +69,12 @@ def test_published_routed_and_static_give_the_same_margins(
 def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    seconds = {"published": [40.0, 60.0], "static": [10.0], "openvino bf16": [2.0, 4.0]}
+    seconds = {
+        "published": [40.0, 60.0],
+        "static": [10.0],
+        "openvino fp32": [5.0],
+        "openvino bf16": [2.0, 4.0],
+    }
     image = tmp_path / "ct.nii"
     write_volume(image, Volume.from_array(np.zeros((4, 4, 4), np.int16), affine=np.eye(4)))
 
@@ -118,6 +123,8 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     text = ladder_tables.block(record, command="cmd")
     assert "| 3.0 | 17.5 | 10.0 to 30.0 | 6.0 | 17.5 | 0.750 | 100 | 98.438% | 98.438% |" in text
     assert "not measured: this CPU has no int8" in text
+    assert "openvino fp32: 10.0 of 6 times (reached) at 100.000% of 99.99% equal labels (reached)" in text
+    assert "openvino bf16: 17.5 of 20 times (not reached) at 98.438% of 99.50% equal labels (not" in text
 
 
 def test_ratios_and_agreement_of_nothing() -> None:
