@@ -14,7 +14,7 @@ import numpy.typing as npt
 from benchmarks.engine_run import Run, in_own_process
 from benchmarks.environment import environment
 from benchmarks.graph import seeded
-from benchmarks.ladder_rows import ladder_row
+from benchmarks.ladder_rows import ladder_row, numbered
 from benchmarks.ladder_ways import Name, Way
 from benchmarks.material import Network, write_bundle, write_tiled_phantom
 from benchmarks.prompts import multiplications
@@ -113,7 +113,9 @@ def trained(
             network = Network(net=part, prompts=names, preprocess=manifest.preprocess, window=manifest.window)
             place = folder / str(len(names))
             place.mkdir()
-            ladders.append(climb(network, image, place, truth=truth, settings=settings, say=say))
+            values = [label.value for label in manifest.labels[: len(names)]]
+            theirs = None if truth is None else numbered(truth, values)
+            ladders.append(climb(network, image, place, truth=theirs, settings=settings, say=say))
     return _record(where, net, manifest.window, settings, ladders) | {
         "weights": f"trained, recovered from bundle {opened.name!r} ({opened.sha256[:12]})",
         "trained": True,

@@ -84,3 +84,11 @@ def mean_dice(labels: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float | N
     """Return the mean Dice over the structures that the expected label map has; None where it has none."""
     scores = [dice(labels == v, expected == v) for v in np.unique(expected) if v]
     return round(float(np.mean(scores)), 5) if scores else None
+
+
+def numbered(truth: npt.NDArray[Any], values: list[int]) -> npt.NDArray[Any]:
+    """Return a label map with `values` counted from 1 in their order, and everything else background."""
+    counted = np.zeros_like(truth)
+    for number, value in enumerate(values, start=1):
+        counted[truth == value] = number
+    return counted

@@ -8,7 +8,10 @@ from benchmarks.latency_report import table
 from benchmarks.records import hardware_text, newest
 
 TRAINED, LARGE = "compare-12-64", "compare-48-96"
-_COMMANDS = {TRAINED: "python -m benchmarks compare", LARGE: "python -m benchmarks compare --case 48/96"}
+_COMMANDS = {
+    TRAINED: "python -m benchmarks compare",
+    LARGE: "python -m benchmarks compare --case 48/96 --calibration 1",
+}
 
 
 def trained_block() -> str:
@@ -92,7 +95,7 @@ def ladder_block() -> str:
         f"windows of 64 voxels with the demo's weights ({windows[0]} windows; agreement of all "
         f"{len(every['prompts'])} structures), 48/96 has seeded weights ({windows[1]} windows). "
         f"{large['environment']['date'][:10]}, {hardware_text(large)}. "
-        f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`; "
+        f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "
         "All numbers: docs/performance.md."
     )
     return table(head, rows) + f"\n\n{note}"
@@ -112,10 +115,10 @@ def aims_text(record: dict[str, Any]) -> str:
         if "unavailable" in fast[way] or fast[way]["times_faster"] is None:
             continue
         times = fast[way]["times_faster"]["median"]
-        text = f"{way}: {times:.1f} of {aim:g} times ({_reached(times >= aim)})"
+        text = f"{way}: {times:.1f} times, {aim:g} aimed at ({_reached(times >= aim)})"
         if record["trained"] and "static" in exact[way]["agreement"]:
             equal = exact[way]["agreement"]["static"]["labels_equal"]
-            text += f" at {equal:.3%} of {share:.2%} equal labels ({_reached(equal >= share)})"
+            text += f" at {equal:.3%} equal labels, {share:.2%} aimed at ({_reached(equal >= share)})"
         said.append(text)
     return f"Aims, one structure: {'; '.join(said)}."
 
@@ -130,7 +133,8 @@ def setting_text(record: dict[str, Any]) -> str:
     return (
         f"Feature size {record['feature_size']}, windows of {record['roi'][0]}, overlap "
         f"{record['overlap']:g}; weights: {record['weights']}. {e['date'][:10]}, {hardware_text(record)}, "
-        f"commit {e['commit']}; {record['rounds']} turns of engines, {record['slow_rounds']} of (a) to (c)."
+        f"scheduling {e.get('scheduling')}, commit {e['commit']}; "
+        f"{record['rounds']} turns of engines, {record['slow_rounds']} of (a) to (c)."
     )
 
 

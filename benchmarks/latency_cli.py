@@ -69,9 +69,7 @@ def latency(
 @click.option("--bundle", default="demo", show_default=True, help="Bundle that gives the trained weights.")
 @click.option("--image", type=click.Path(path_type=Path), help="CT for the bundle [a phantom].")
 @click.option("--phantom", "seed", default=7, show_default=True, help="Phantom's seed.")
-@click.option(
-    "--windows", type=(int, int, int), default=(2, 2, 2), show_default=True, help="Without training."
-)
+@click.option("--windows", type=(int, int, int), default=(2, 2, 1), show_default=True, help="Of --case.")
 @click.option("--rounds", default=2, show_default=True, help="Turns of each engine.")
 @click.option("--slow-rounds", default=1, show_default=True, help="Turns of the ways in PyTorch.")
 @click.option("--calibration", default=4, show_default=True, help="INT8 windows of each of two phantoms.")
@@ -92,7 +90,7 @@ def compare(
     """The ladder: published semantics, routed, static, and every engine, same weights and volume, in turns.
 
     Without --case the weights are the bundle's, trained. --case 48/96 has seeded weights, for time alone, and
-    takes some 13 GB and ten minutes a round on two cores.
+    takes some 7 GB and five minutes on two cores.
     """
     from benchmarks.ladder import Settings, trained, untrained
 

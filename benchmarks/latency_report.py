@@ -158,7 +158,8 @@ def machine_text(record: LatencyRecord) -> str:
     """Say on what and when, and how often."""
     e = record.environment
     return (
-        f"{e['date'][:10]}, {hardware_text(msgspec.to_builtins(record))}, commit {e['commit']}; "
+        f"{e['date'][:10]}, {hardware_text(msgspec.to_builtins(record))}, scheduling "
+        f"{e.get('scheduling')}, commit {e['commit']}; "
         f"{record.rounds} processes of each engine in turns, {record.repeats} timed runs in each."
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ladder_tables import ladder_block, large_block, trained_block
 from benchmarks.latency_report import latency_block
 from benchmarks.records import hardware_text, newest
 from gcis_runtime.atomic import replacing
@@ -63,6 +64,9 @@ def speed_table() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "speed-table": speed_table,
+    "ladder": ladder_block,
+    "compare-12-64": trained_block,
+    "compare-48-96": large_block,
     "latency": latency_block,
 }
 """What stands between the markers of each name, in whatever document has them."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks import ladder, ladder_tables
 from benchmarks.cli import main
-from benchmarks.ladder_rows import agreement, times
+from benchmarks.ladder_rows import agreement, numbered, times
 from benchmarks.ladder_ways import _published, _routed
 from benchmarks.material import Network, write_tiled_phantom
 from gcis_runtime.errors import GcisError
@@ -123,12 +123,19 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     text = ladder_tables.block(record, command="cmd")
     assert "| 3.0 | 17.5 | 10.0 to 30.0 | 6.0 | 17.5 | 0.750 | 100 | 98.438% | 98.438% |" in text
     assert "not measured: this CPU has no int8" in text
-    assert "openvino fp32: 10.0 of 6 times (reached) at 100.000% of 99.99% equal labels (reached)" in text
-    assert "openvino bf16: 17.5 of 20 times (not reached) at 98.438% of 99.50% equal labels (not" in text
+    assert (
+        "openvino fp32: 10.0 times, 6 aimed at (reached) at 100.000% equal labels, 99.99% aimed at (reached)"
+        in text
+    )
+    assert (
+        "openvino bf16: 17.5 times, 20 aimed at (not reached) at 98.438% equal labels, 99.50% aimed at (not"
+        in text
+    )
 
 
 def test_ratios_and_agreement_of_nothing() -> None:
     assert times([], [{"s": 1.0}], "s") is None
+    assert numbered(np.array([0, 3, 7, 9]), [7, 3]).tolist() == [0, 2, 1, 0]
     empty = np.zeros((2, 2, 2), int)
     assert agreement(empty, empty) == {"labels_equal": 1.0, "labels_equal_of_labelled": None, "dice": None}
 
