@@ -8,8 +8,9 @@ tumours in it), and so may a label (left and right in files of their own). Paths
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def read_datalist(path: Path) -> Datalist:
     """Read a datalist strictly.
 
     Raises:
-        DataError: Missing, not JSON, a row with a wrong or missing field, or no training row.
+        DataError: Missing, not JSON, a row with a wrong or missing field, no training row, or a list whose
+            name is nearly one of ours.
     """
     try:
         data = path.read_bytes()
@@ -115,10 +117,26 @@ def read_datalist(path: Path) -> Datalist:
             received=str(error),
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
+    _check_names(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), path)
     for name, rows in (("training", datalist.training), ("validation", datalist.validation)):
         for index, row in enumerate(rows):
             _check_row(row, where=f"{path}: {name}[{index}]", folder=path.parent)
     return datalist
+
+
+def _check_names(names: Iterable[str], path: Path) -> None:
+    """Refuse a misspelt list, which would be left out unseen; lists of other names are published too."""
+    ours = Datalist.__struct_fields__
+    for name in set(names) - set(ours):
+        meant = [n for n in ours if len(name) > 2 and n.startswith(name)]
+        meant += difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
+        if meant:
+            raise DataError(
+                f"the datalist {path} has a list that nothing reads",
+                received=repr(name),
+                expected=" and ".join(ours),
+                fix=f"If it is meant to be {meant[0]}, call it so; else give it another name.",
+            )
 
 
 def _check_row(row: Row, *, where: str, folder: Path) -> None:

@@ -37,6 +37,14 @@ def test_the_published_form_is_read(folder: Path) -> None:
     assert len(datalist.validation) == 1
 
 
+@pytest.mark.parametrize("name", ["validaton", "val", "Validation", "train", "validations"])
+def test_a_misspelt_list_is_not_left_out_unseen(folder: Path, name: str) -> None:
+    path = _write(folder, {"training": [ROW], name: [ROW]})
+    meant = "training" if name == "train" else "validation"
+    with pytest.raises(DataError, match=rf"nothing reads; received '{name}'.*meant to be {meant}"):
+        read_datalist(path)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
