@@ -222,14 +222,14 @@ def _prepare(context: Context, options: argparse.Namespace) -> int:
         net = Conformance(case, prompts=prompts).static
         for precision in ("fp32", "fp16", "bf16"):
             name = f"parity-{case}{'-1' if options.tiny else ''}-{precision}"
-            context.graphs.get(name, net, (64, 64, 64), 1, precision)
+            context.graphs.get(name, net.cpu, (64, 64, 64), 1, precision)
             _say(f"{options.prepare / name}.onnx")
     sizes = context.sizes
     seeded = static(*routed(sizes.feature_size, pathways=sizes.pathways))
     for roi in sizes.windows:
         for precision in ("fp16", "fp32"):
             name = f"ladder-{sizes.feature_size}-{text(roi)}-b1-{precision}"
-            context.graphs.get(name, seeded, roi, 1, precision)
+            context.graphs.get(name, seeded.cpu, roi, 1, precision)
             _say(f"{options.prepare / name}.onnx")
     return 0
 

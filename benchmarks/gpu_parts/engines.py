@@ -90,7 +90,9 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
         major, minor = gpu.capability
         raise NotHereError(f"{family.product} has no compute capability {major}.{minor} ({gpu.name})")
     built = build(family, graph, BuildSettings(), gpu=gpu)
-    engine = trt.Runtime(make_log(trt)).deserialize_cuda_engine(built.plan)
+    log = make_log(trt)
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(built.plan)
     context = engine.create_execution_context()
     buffers = {}
     for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
@@ -100,7 +102,7 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
     held = next(b for name, b in buffers.items() if modes[name] == trt.TensorIOMode.INPUT)
     out = next(b for name, b in buffers.items() if modes[name] != trt.TensorIOMode.INPUT)
 
-    def run(window: Tensor) -> Tensor:
+    def run(window: Tensor, _kept: Any = (log, runtime, engine)) -> Tensor:
         held.copy_(window)
         if not context.execute_async_v3(rig.stream.cuda_stream):
             raise RuntimeError(f"{family.product} refused to run")

@@ -50,10 +50,13 @@ class Ladder:
         ways: dict[str, Callable[[Shape3, int], Result]] = {
             "published, all pathways, eager fp32": cut(self._eager, "published", "fp32"),
             f"published, all pathways, autocast {half}": cut(self._eager, "published", half),
+            "published, all pathways, eager, PyTorch's defaults": cut(self._eager, "published", "default"),
             "one pathway, eager fp32": cut(self._eager, "static", "fp32"),
             f"one pathway, autocast {half}": cut(self._eager, "static", half),
             "ONNX Runtime fp32": cut(self._graph, onnx_runtime, "fp32"),
         }
+        if not self.rig.cuda:
+            del ways["published, all pathways, eager, PyTorch's defaults"]  # they are float32 there
         if self.rig.cuda:
             ways["ONNX Runtime fp16"] = cut(self._graph, onnx_runtime, "fp16")
             for backend in ("trt", "trt-rtx"):
@@ -89,7 +92,7 @@ class Ladder:
         net = self._networks[way]
         windows = self.rig.inputs((batch, 1, *roi))
         gflops = self._gflop(way, roi)
-        with torch.no_grad(), self.rig.autocast(precision):
+        with torch.no_grad(), self.rig.computing(precision):
             found = self.rig.time(lambda n: net(windows[n % len(windows)]))
         return found | {"gflop_per_window": round(gflops, 2)}
 
@@ -100,7 +103,7 @@ class Ladder:
         net = torch.compile(self._networks["static"], dynamic=False)
         windows = self.rig.inputs((batch, 1, *roi))
         gflops = self._gflop("static", roi)
-        with torch.no_grad(), self.rig.autocast(precision):
+        with torch.no_grad(), self.rig.computing(precision):
             found = self.rig.time(lambda n: net(windows[n % len(windows)]))
         return found | {"gflop_per_window": round(gflops, 2)}
 
@@ -110,7 +113,7 @@ class Ladder:
         name = f"ladder-{self.context.sizes.feature_size}-{text(roi)}-b{batch}-{precision}"
         if self.rig.tiny and load is not onnx_runtime:
             raise NotHereError("left out of --tiny")
-        graph = self.context.graphs.get(name, _on_cpu(net), roi, batch, precision)
+        graph = self.context.graphs.get(name, net.cpu, roi, batch, precision)
         net.to(self.rig.device)
         windows = self.rig.inputs((batch, 1, *roi))
         with torch.no_grad(), self.rig.on_stream():
@@ -118,10 +121,6 @@ class Ladder:
             found = self.rig.time(lambda n: run(windows[n % len(windows)]))
             facts |= _difference(run(windows[0]), net(windows[0]))
         return {**found, **facts, "gflop_per_window": round(self._gflop("static", roi), 2)}
-
-
-def _on_cpu(net: Any) -> Any:
-    return net.cpu()
 
 
 def _difference(answer: Tensor, expected: Tensor) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,17 @@ class Graphs:
         self._folders = [folder for folder in (brought, kept) if folder is not None]
         self._kept = kept
 
-    def get(self, name: str, net: StaticGcisNet, roi: Shape3, batch: int, precision: str) -> bytes:
+    def get(
+        self, name: str, network: Callable[[], StaticGcisNet], roi: Shape3, batch: int, precision: str
+    ) -> bytes:
         """Return a graph's file.
+
+        Args:
+            name: Its name, which ends with the precision.
+            network: Gives the network on the CPU, where it has to be exported.
+            roi: Window.
+            batch: Windows at once.
+            precision: `"fp32"`, `"fp16"` or `"bf16"`.
 
         Raises:
             NotHereError: It was not brought, and cannot be written here.
@@ -128,17 +138,34 @@ class Graphs:
         lacking = [p for p in ("onnx", "onnxscript") if importlib.util.find_spec(p) is None]
         if lacking:
             raise NotHereError(f"needs {' and '.join(lacking)}, or {name}.onnx from --prepare in --graphs")
-        from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (only where onnx is)
-        from gcis_export.graph.write import to_onnx  # noqa: PLC0415
-        from gcis_export.precision.typed import typed_graph  # noqa: PLC0415
-
-        model = to_onnx(ExportNet(net, roi, batch))
-        if precision != "fp32":
-            model = typed_graph(model, "fp16" if precision == "fp16" else "bf16")
-        data: bytes = model.SerializeToString()
+        data = (
+            _written(network(), roi, batch)
+            if precision == "fp32"
+            else _typed(
+                self.get(name.removesuffix(precision) + "fp32", network, roi, batch, "fp32"), precision
+            )
+        )
         self._kept.mkdir(parents=True, exist_ok=True)
         (self._kept / f"{name}.onnx").write_bytes(data)
         return data
+
+
+def _written(network: StaticGcisNet, roi: Shape3, batch: int) -> bytes:
+    from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (only where onnx is)
+    from gcis_export.graph.write import to_onnx  # noqa: PLC0415
+
+    data: bytes = to_onnx(ExportNet(network, roi, batch)).SerializeToString()
+    return data
+
+
+def _typed(graph: bytes, precision: str) -> bytes:
+    import onnx  # noqa: PLC0415 (only where it is)
+
+    from gcis_export.precision.typed import typed_graph  # noqa: PLC0415
+
+    model = typed_graph(onnx.load_from_string(graph), "fp16" if precision == "fp16" else "bf16")
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _recipe() -> Any:

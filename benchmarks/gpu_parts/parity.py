@@ -45,7 +45,7 @@ def _case(context: Context, name: str) -> Conformance:
 def _pytorch(context: Context, name: str, precision: str) -> Result:
     case, rig = _case(context, name), context.rig
     net = case.static.to(rig.device)
-    with torch.no_grad(), rig.autocast(precision):
+    with torch.no_grad(), rig.computing(precision):
         margins = [net(torch.from_numpy(w[None]).to(rig.device)).float().cpu().numpy() for w in case.image]
     return _judged(case.compare(np.concatenate(margins)), precision)
 
@@ -54,7 +54,7 @@ def _onnx(context: Context, name: str, precision: str) -> Result:
     case, rig = _case(context, name), context.rig
     prompts = "-1" if rig.tiny else ""
     graph = context.graphs.get(
-        f"parity-{name}{prompts}-{precision}", case.static, _roi(case.image), 1, precision
+        f"parity-{name}{prompts}-{precision}", lambda: case.static, _roi(case.image), 1, precision
     )
     with rig.on_stream():
         run, facts = onnx_runtime(graph, rig)

@@ -41,8 +41,10 @@ class Rig:
     def inputs(self, shape: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:
         """Return random inputs, another for every call that is timed: never zeros, never twice the same."""
         count = 1 if self.tiny else 4
-        generator = torch.Generator().manual_seed(seed)
-        return [torch.rand(shape, generator=generator).to(self.device) for _ in range(count)]
+        generator = torch.Generator(self.device).manual_seed(seed)
+        made = [torch.rand(shape, generator=generator, device=self.device) for _ in range(count)]
+        self.synchronize()  # they are read on another stream
+        return made
 
     def time(self, call: Callable[[int], object], *, repeats: int | None = None) -> dict[str, Any]:
         """Time calls after a warm-up; `call` is given the number of the call.
@@ -99,11 +101,21 @@ class Rig:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
-    def autocast(self, precision: str) -> Any:
-        """Return the context in which PyTorch computes in a precision."""
-        enabled = precision != "fp32"
-        dtype = DTYPES[precision] if enabled else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=enabled)
+    @contextlib.contextmanager
+    def computing(self, precision: str) -> Iterator[None]:
+        """Let PyTorch compute in a precision.
+
+        Args:
+            precision: `"fp16"`, `"bf16"`: autocast. `"fp32"`: TF32 off. `"default"`: float32 as it comes,
+                which on a GPU lets convolutions round their factors to TF32.
+        """
+        dtype = DTYPES.get(precision, torch.bfloat16)
+        torch.backends.cudnn.allow_tf32 = precision == "default"
+        try:
+            with torch.autocast(self.device.type, dtype=dtype, enabled=precision in ("fp16", "bf16")):
+                yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = False
 
     def ceiling(self, precision: str) -> dict[str, Any]:
         """Time a large matrix product; TF32 is off for fp32, and `"tf32"` turns it on."""

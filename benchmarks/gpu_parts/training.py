@@ -47,7 +47,7 @@ def _steps(context: Context, roi: Shape3, way: str) -> Result:
             prompts=((_PROMPT,),),
             seeds=(number,),
         )
-        with rig.autocast(precision):
+        with rig.computing(precision):
             loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ def rows(context: Context) -> Iterator[Row]:
     if not context.rig.tiny:
         yield "whole/one pathway, PyTorch fp32", cut(_pytorch, context, "static", "fp32", 4)
     yield "whole/published, all pathways, PyTorch fp32", cut(_pytorch, context, "published", "fp32", 1)
-    yield "whole/published, all pathways, MONAI sliding window, fp32", cut(_monai, context)
+    yield "whole/published, all pathways, MONAI sliding window, PyTorch's defaults", cut(_monai, context)
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):
             yield f"whole/gcis-run, {Path(bundle).name}, {engine}", cut(_runtime, context, bundle, engine)
@@ -82,7 +82,7 @@ def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
     net = _network(context, way)
     batch = 1 if rig.tiny else batch
     try:
-        with torch.no_grad(), rig.autocast(precision):
+        with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
                 net(rig.inputs((batch, 1, *plan.roi))[0])  # libraries load and pick their kernels
             if rig.cuda:
@@ -152,7 +152,7 @@ def _monai(context: Context) -> Result:
     hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
     net = _network(context, "published")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), rig.computing("default"):
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
             stages, started = _Stages(rig), time.perf_counter()
