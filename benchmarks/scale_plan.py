@@ -57,7 +57,7 @@ def default_plan(cpus: int) -> Plan:
             (512, 512, 800),
         ),
         overlaps=(0.0, 0.25, 0.5, 0.625, 0.75),
-        prompts=(1, 2, 4, 8, 16),
+        prompts=(1, 2, 4, 8),
         threads=powers,
         cohorts=(1, 2, 4),
         workers=powers,

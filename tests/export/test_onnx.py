@@ -14,6 +14,7 @@ import torch
 from export_helpers import KINDS, ROI, randomise
 from onnx import numpy_helper
 
+from benchmarks import counted
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.tidy import FORBIDDEN, node_types, store_half
 from gcis_export.graph.write import to_onnx
@@ -50,6 +51,16 @@ def test_engines_give_the_published_numbers(built, engine, values, labels):
     margins = np.concatenate([run(window[None].numpy()) for window in case.image])
     assert np.abs(margins[..., ::4, ::4, ::4] - case.golden_margins()).max() <= values
     assert np.mean((margins > 0) != case.golden_foreground()) <= labels
+
+
+def test_an_export_is_no_more_work_than_in_the_last_record(built):
+    if built.file.stem != "small":
+        pytest.skip("the record has the first case")
+    then = {n: v for n, v in counted.last_record()["counts"].items() if n.endswith(counted.SEEDED)}
+    assert len(then) == 3
+    found = counted.compare(counted.graph_counts(counted.SEEDED, built.model), then)
+    worse = [d.text for d in found if d.verdict != "better"]
+    assert not worse, f"{worse}: where it is wanted, renew the record: python -m benchmarks counted"
 
 
 def test_checker_accepts_static_shapes_and_names(built):
