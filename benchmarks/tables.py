@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.ladder_tables import ladder_block, large_block, trained_block
 from benchmarks.latency_report import latency_block
 from benchmarks.records import hardware_text, newest
+from benchmarks.scale_tables import BLOCKS as SCALE_BLOCKS
 from gcis_runtime.atomic import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "compare-12-64": trained_block,
     "compare-48-96": large_block,
     "latency": latency_block,
+    **SCALE_BLOCKS,
 }
 """What stands between the markers of each name, in whatever document has them."""
 
