@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from train_helpers import CONFORMANCE
+from train_helpers import CONFORMANCE, RECIPE, ConformanceCase
 
 from gcis_train.allocator import keep_freed_memory
 from gcis_train.nets.config import NetworkConfig
@@ -20,30 +16,7 @@ from gcis_train.nets.network import GcisNet
 from gcis_train.published import published_name
 from gcis_train.text import TextEncoder
 
-
-def _recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conformance_recipe", CONFORMANCE / "recipe.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RECIPE = _recipe()
 keep_freed_memory()  # forward and backward passes take half the time
-
-
-@dataclass(frozen=True)
-class ConformanceCase:
-    """A published network in numbers, and ours with its weights."""
-
-    info: dict[str, Any]
-    answers: dict[str, np.ndarray]
-    net: GcisNet
-    image: torch.Tensor
-
-    def embedding(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(RECIPE.prompt_embedding(index, self.info["seed"]))
 
 
 @pytest.fixture(scope="session", params=["small", "two_pathways"])

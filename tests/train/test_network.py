@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import ConformanceCase
-from train_helpers import equal_states
+from train_helpers import ConformanceCase, equal_states
 
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig

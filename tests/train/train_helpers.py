@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.network import GcisNet
 from gcis_train.objectives import Batch
 from gcis_train.options import AugmentSpec, TrainOptions
 from gcis_train.volumes import CaseVolume
@@ -21,6 +25,30 @@ CONFORMANCE = Path(__file__).parents[1] / "data" / "conformance"
 ROI = (64, 64, 64)
 RAS = np.diag([2.0, 2.0, 2.0, 1.0])
 PROMPTS = ("left ball", "right ball")
+
+
+def _recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("conformance_recipe", CONFORMANCE / "recipe.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RECIPE = _recipe()
+
+
+@dataclass(frozen=True)
+class ConformanceCase:
+    """A published network in numbers, and ours with its weights."""
+
+    info: dict[str, Any]
+    answers: dict[str, np.ndarray]
+    net: GcisNet
+    image: torch.Tensor
+
+    def embedding(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(RECIPE.prompt_embedding(index, self.info["seed"]))
 
 
 def options(**changes: Any) -> TrainOptions:
