@@ -20,10 +20,10 @@ gcis-train warmstart --datalist "$datalist" --run-dir "$run/esophagus2" --config
 gcis-train warmstart --datalist "$datalist" --run-dir "$run/longer" --config "$here/longer.json" \
   --pretrained "$run/esophagus2/static" --resume
 gcis-train pretrain --datalist "$datalist" --run-dir "$run/routed" --config "$here/routed.json" \
-  --pretrained "$run/weighted/routed" --resume
+  --pretrained "$run/longer/routed" --resume
 gcis-train paths --checkpoint "$run/routed"
 
-# One epoch of routed training (the CPU time at hand) did not yet reach what it started from: see log/.
+# One epoch of routed training (the CPU time at hand) came close to what it started from, not above it: see log/.
 # The bundle comes from the warm start's routed network; export "$run/routed" once it is better.
 rm -rf "$run/headneck.gcis"
 gcis-export --checkpoint "$run/longer/routed" --name headneck --weights fp16 --engine onnx --engine openvino \
