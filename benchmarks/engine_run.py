@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.peak import peak_bytes
 from gcis_runtime.errors import GcisError
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
+from gcis_runtime.sizes import peak_memory_bytes
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 STAGES = ("read", "preprocess", "network", "blend", "restore", "write")
@@ -136,7 +136,7 @@ def measure(run: Run) -> dict[str, Any]:
             "first_result_seconds": round(answered - run.launched, 3),
             "first": first,
             "samples": samples,
-            "peak_memory_mb": round(peak_bytes() / 1e6) or None,
+            "peak_memory_mb": round((peak_memory_bytes() or 0) / 1e6) or None,
             "device_memory_mb": device_memory_mb() if run.device != "cpu" else None,
             "ceiling_gflops": None,
         }

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from benchmarks.gpu_parts import standins
 from benchmarks.gpu_parts.state import Budget, NotHereError, Result, Row, State
-from benchmarks.peak import peak_bytes
+from gcis_runtime.sizes import peak_memory_bytes
 
 if TYPE_CHECKING:
     from benchmarks.gpu_parts.context import Context
@@ -252,7 +252,7 @@ def _record(
         "missing": missing,
         "standins": standins_made,
         "no_time_left": dropped,
-        "host_peak_mb": round(peak_bytes() / 1e6),
+        "host_peak_mb": round((peak_memory_bytes() or 0) / 1e6),
         "note": "CUDA events after a warm-up, medians, another random input each time; clocks left alone. "
         "Random weights: times, not accuracy; parity is on the conformance cases",
         "rows": state.results,

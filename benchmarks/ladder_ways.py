@@ -46,8 +46,8 @@ def measure(way: Way) -> dict[str, Any]:
     """Run the way once and tell its times and memory, ready for JSON."""
     import torch  # noqa: PLC0415 (counted as start-up)
 
-    from benchmarks.peak import peak_bytes  # noqa: PLC0415
     from gcis_runtime.nifti import read_volume, write_labels  # noqa: PLC0415
+    from gcis_runtime.sizes import peak_memory_bytes  # noqa: PLC0415
     from gcis_train import checkpoint  # noqa: PLC0415
     from gcis_train.reference import reference_labels  # noqa: PLC0415
 
@@ -87,7 +87,7 @@ def measure(way: Way) -> dict[str, Any]:
         "other_seconds": round(labelled - ready - network + time.monotonic() - labelled, 3),
         "windows": windows,
         "windows_computed": windows,
-        "peak_memory_mb": round(peak_bytes() / 1e6) or None,
+        "peak_memory_mb": round((peak_memory_bytes() or 0) / 1e6) or None,
     }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from benchmarks.big_volume import WINDOW, margin_terms
 from gcis_runtime.clock import StageClock
 from gcis_runtime.labelling import Restore
-from gcis_runtime.metrics import peak_memory_bytes
+from gcis_runtime.sizes import peak_memory_bytes
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 

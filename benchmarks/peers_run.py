@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peak import peak_bytes
+from gcis_runtime.sizes import peak_memory_bytes
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 SEED = 20_261
@@ -76,7 +76,7 @@ def measure(task: Task) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - used, 3),
         "start_seconds": round(ready - started, 3),
         "parameters": parameters,
-        "peak_memory_mb": round(peak_bytes() / 1e6),
+        "peak_memory_mb": round((peak_memory_bytes() or 0) / 1e6),
     }
 
 

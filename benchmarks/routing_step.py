@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
+from gcis_runtime.sizes import peak_memory_bytes
 from gcis_train.allocator import keep_freed_memory
 from gcis_train.losses import prompt_loss, value
 from gcis_train.nets.config import NetworkConfig
@@ -117,7 +116,7 @@ def _timed(
     optimizer: torch.optim.Optimizer,
     loss: Callable[[int], Tensor],
 ) -> dict[str, Any]:
-    before = _peak_memory()
+    before = peak_memory_bytes() or 0
     kept: dict[int, int] = {}
     seconds, cpu_seconds, losses = [], [], []
     for number in range(step.warmup + step.repeats):
@@ -136,8 +135,8 @@ def _timed(
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "activation_mb": _mb(sum(kept.values())),
-        "peak_mb": _mb(_peak_memory() - before),
-        "process_mb": _mb(_peak_memory()),
+        "peak_mb": _mb((peak_memory_bytes() or 0) - before),
+        "process_mb": _mb(peak_memory_bytes() or 0),
         "first_loss": losses[0],
     }
 
@@ -238,16 +237,6 @@ def _keeping(sizes: dict[int, int], net: nn.Module) -> torch.autograd.graph.save
         return tensor
 
     return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-
-
-def _peak_memory() -> int:
-    """Return the most memory that the process has held, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.peak import peak_bytes
+from gcis_runtime.sizes import peak_memory_bytes
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def run(work: Work) -> dict[str, Any]:
         "windows": total,
         "windows_computed": total - reused,
         "labelled_voxels": sum(s["voxels"] for r in reports for s in r["structures"]),
-        "peak_memory_mb": round(peak_bytes() / 1e6),
+        "peak_memory_mb": round((peak_memory_bytes() or 0) / 1e6),
     }
 
 

@@ -21,10 +21,9 @@ from gcis_runtime.footprint import Wanted, activations, host_footprint
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.labelling import Restore
 from gcis_runtime.loaded import LoadedEngine
-from gcis_runtime.metrics import peak_memory_bytes
 from gcis_runtime.nifti import voxel_bytes
 from gcis_runtime.sessions import DeviceSession
-from gcis_runtime.sizes import bytes_text, resident_bytes
+from gcis_runtime.sizes import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.spec import Shape3
 from gcis_runtime.suffixes import ITK, suffix_of
 from gcis_runtime.windows import WindowPlan, plan_windows

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -125,21 +123,3 @@ def limit_warnings(before: int | None, peak: int | None, allowed: int | None) ->
     if before is None or peak is None or allowed is None or peak <= max(before, allowed):
         return ()
     return (f"the run took {bytes_text(peak)} of memory, {bytes_text(allowed)} were allowed",)
-
-
-def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has had resident; None where the system does not say.
-
-    Linux's own figure begins with the program; the portable one with what the parent process was at the fork.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:
-        import resource  # noqa: PLC0415 (not on Windows)
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

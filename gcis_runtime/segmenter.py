@@ -21,11 +21,12 @@ from gcis_runtime.forecast import Forecast, device_peak, measured, remember
 from gcis_runtime.images import ImageLike, as_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.loaded import LoadedEngine
-from gcis_runtime.metrics import context_warnings, intensity_warnings, limit_warnings, peak_memory_bytes
+from gcis_runtime.metrics import context_warnings, intensity_warnings, limit_warnings
 from gcis_runtime.passes import Pass, Progress, Request, run_pass, until_it_fits
 from gcis_runtime.roi import parse_roi
 from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
 from gcis_runtime.sessions import Session, open_session
+from gcis_runtime.sizes import peak_memory_bytes
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gcis_runtime import statistics
-from gcis_runtime.metrics import peak_memory_bytes
 from gcis_runtime.outputs import Job
 from gcis_runtime.segmentation import write_report
 from gcis_runtime.segmenter import Segmenter
+from gcis_runtime.sizes import peak_memory_bytes
 
 JSON, CSV, STATISTICS = "summary.json", "summary.csv", "statistics.csv"
 SCHEMA = 1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peak import peak_bytes
+from gcis_runtime.sizes import peak_memory_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -87,7 +87,7 @@ class Rig:
 
         What is in use belongs to every library of this process; the host's peak is the process's so far.
         """
-        found: dict[str, Any] = {"host_peak_mb": round(peak_bytes() / 1e6)}
+        found: dict[str, Any] = {"host_peak_mb": round((peak_memory_bytes() or 0) / 1e6)}
         if self.cuda:
             free, total = torch.cuda.mem_get_info()
             found["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
