@@ -109,14 +109,15 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
         MemoryLimitError: Every way takes more.
     """
     resident = resident_bytes() or peak_memory_bytes() or _INTERPRETER
-    forecast = _predict(engine, sizes, way, resident)
+    known = calibration.find(engine.key())
+    forecast = _predict(engine, sizes, way, resident, known)
     if allowed is None:
         return way, forecast
     steps: list[str] = []
-    for candidate, step in _smaller(engine, sizes, way):
+    for candidate, step in _smaller(engine, sizes, way, known):
         if forecast.host_bytes <= allowed:
             break
-        less = _predict(engine, sizes, candidate, resident)
+        less = _predict(engine, sizes, candidate, resident, known)
         if less.host_bytes < forecast.host_bytes:
             steps.append(
                 f"{step}: {bytes_text(less.host_bytes)} instead of {bytes_text(forecast.host_bytes)},"
@@ -153,14 +154,16 @@ def check_image(path: Path, allowed: int | None) -> None:
         )
 
 
-def _smaller(engine: LoadedEngine, sizes: Sizes, way: Way) -> list[tuple[Way, str]]:
+def _smaller(
+    engine: LoadedEngine, sizes: Sizes, way: Way, known: Calibration | None
+) -> list[tuple[Way, str]]:
     """Return ways that take less, each with what is given up; later ones give up more."""
     window, kept = engine.bundle.manifest.window, set(way.plan.starts)
     plans = []
     for axis in range(3):
         plan = plan_windows(way.plan.shape, window, axis=axis)
         plans.append(replace(plan, starts=tuple(start for start in plan.starts if start in kept)))
-    best = min(plans, key=lambda plan: _predict(engine, sizes, replace(way, plan=plan), 0).host_bytes)
+    best = min(plans, key=lambda plan: _predict(engine, sizes, replace(way, plan=plan), 0, known).host_bytes)
     turned = replace(way, plan=best)
     found = [(turned, f"slabs along {'XYZ'[best.axis]}")]
     if way.restore == "smooth":
@@ -168,9 +171,10 @@ def _smaller(engine: LoadedEngine, sizes: Sizes, way: Way) -> list[tuple[Way, st
     return found
 
 
-def _predict(engine: LoadedEngine, sizes: Sizes, way: Way, resident: int) -> Forecast:
-    """Work out a forecast from the bytes that are resident now."""
-    known = calibration.find(engine.key())
+def _predict(
+    engine: LoadedEngine, sizes: Sizes, way: Way, resident: int, known: Calibration | None
+) -> Forecast:
+    """Work out a forecast from the bytes that are resident now and what earlier runs measured."""
     wanted = replace(sizes.wanted, smooth=way.restore == "smooth")
     manifest = engine.bundle.manifest
     seconds, windows = None, len(way.plan.starts)

@@ -70,7 +70,7 @@ class LoadedEngine:
             EngineError: It was closed.
         """
         if self._session is None:
-            raise EngineError("the segmenter is closed", fix="Open the bundle again.")
+            raise _closed()
         return self._session
 
     @property
@@ -81,7 +81,7 @@ class LoadedEngine:
             EngineError: It was closed.
         """
         if self._labeller is None:
-            raise EngineError("the segmenter is closed", fix="Open the bundle again.")
+            raise _closed()
         return self._labeller
 
     @property
@@ -185,10 +185,20 @@ class LoadedEngine:
         """Open a session where the last step found none: a later volume may fit.
 
         Raises:
-            EngineError: It cannot be had now either.
+            EngineError: It was closed, or cannot be had now either.
         """
-        if self._session is None and not self._closed and self._ladder is not None:
+        self.require_open()
+        if self._session is None and self._ladder is not None:
             self._take(self._ladder.open())
+
+    def require_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises:
+            EngineError: It was closed.
+        """
+        if self._closed:
+            raise _closed()
 
     def close(self) -> None:
         """Free the engine; closing again does nothing."""
@@ -200,3 +210,7 @@ class LoadedEngine:
         self._labeller = None  # it may keep memory of the session's device
         if session is not None:
             session.close()
+
+
+def _closed() -> EngineError:
+    return EngineError("the segmenter is closed", fix="Open the bundle again.")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from gcis_runtime.area import Area, Found, find_area
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
-from gcis_runtime.errors import EngineError, OutputError
+from gcis_runtime.errors import OutputError
 from gcis_runtime.fallback import Ladder, Opening
 from gcis_runtime.forecast import Forecast, device_peak, measured, remember
 from gcis_runtime.images import ImageLike, as_volume
@@ -60,7 +60,6 @@ class Segmenter:
         self._engine = LoadedEngine(bundle, session, ladder)
         self._weights = window_weights(bundle.manifest.window)
         self._lock = threading.Lock()
-        self._closed = False
 
     @classmethod
     def open(
@@ -176,8 +175,7 @@ class Segmenter:
             foretold=foretold,
         )
         with self._lock:
-            if self._closed:
-                raise EngineError("the segmenter is closed", fix="Open the bundle again.")
+            self._engine.require_open()
             return self._segment(volume, request, area, coarse)
 
     def _segment(
@@ -276,9 +274,7 @@ class Segmenter:
     def close(self) -> None:
         """Free the engine, once no thread is using it; closing again does nothing."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._engine.close()
+            self._engine.close()
 
     def __enter__(self) -> Segmenter:
         return self
