@@ -19,7 +19,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is to do.
 
     Attributes:
-        images: CT files, one after another.
+        images: CT files, one after another; none only opens the engine.
         bundle: A bundle's folder.
         out: Folder of the label maps.
         engine: The runtime's engine.
@@ -36,7 +36,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(work: Work) -> dict[str, Any]:
-    """Segment every image; returns seconds, windows and peak memory, ready for JSON.
+    """Segment every image; returns seconds, windows and peak memory, ready for JSON; nothing without images.
 
     `cases_seconds` run from the open engine to the last file written, without the start of the process.
 
@@ -54,6 +54,8 @@ def run(work: Work) -> dict[str, Any]:
     with Segmenter.open(
         work.bundle, engine=work.engine, precision=work.precision, threads=work.threads
     ) as segmenter:
+        if not work.images:
+            return {}
         ready = time.perf_counter()
         run_cases(segmenter, jobs, RunOptions(), done=outcomes.append)
         seconds = time.perf_counter() - ready

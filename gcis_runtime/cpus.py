@@ -11,6 +11,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
+def allowed_cpus() -> int:
+    """Return the number of CPUs that affinity allows; quotas share out time and name no processor."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """Return the number of CPUs that affinity and the quotas of control groups allow, at least 1.
 
@@ -18,7 +23,7 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
         cgroup: Where control groups are mounted (version 2, or version 1 under `cpu/` or `cpu,cpuacct/`).
         membership: Which groups this process is in: `/proc/self/cgroup`.
     """
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    count = allowed_cpus()
     quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
     return max(1, min(count, math.ceil(min(quotas)))) if quotas else count
 

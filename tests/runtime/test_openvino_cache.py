@@ -84,3 +84,18 @@ def test_read_precision_of_a_real_model(make_bundle):
             continue
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         assert module.read_precision(compiled) == precision
+
+
+@pytest.mark.parametrize(("cpus", "threads", "bound"), [(4, 1, False), (4, 3, False), (1, 1, True)])
+def test_threads_are_bound_only_where_they_take_every_processor(start, monkeypatch, cpus, threads, bound):
+    """Two processes of one thread each would else share one processor of two, and another be idle."""
+    monkeypatch.setattr(module, "allowed_cpus", lambda: cpus)
+    found = []
+
+    def read(model):
+        found.append(model.get_property("ENABLE_CPU_PINNING"))
+        return "fp32"
+
+    monkeypatch.setattr(module, "read_precision", read)
+    start(precision="fp32", threads=threads)
+    assert found == [bound]
