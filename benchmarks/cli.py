@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
 import click
 
 from benchmarks.latency_cli import COMMANDS as LATENCY
+from benchmarks.latency_cli import read_case
 from benchmarks.records import RESULTS, write_record
 from benchmarks.runtime_cli import COMMANDS
 from benchmarks.scale_cli import COMMANDS as SCALE_COMMANDS
@@ -77,12 +77,10 @@ def routing(
     """
     from benchmarks.routing import compare
 
-    match = re.fullmatch(r"(\d+)/(\d+)", case)
-    if match is None:
-        raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {case!r}.")
+    feature_size, roi = read_case(case)
     record = compare(
-        feature_size=int(match[1]),
-        roi=int(match[2]),
+        feature_size=feature_size,
+        roi=roi,
         rounds=rounds,
         repeats=repeats,
         warmup=warmup,

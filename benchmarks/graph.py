@@ -77,10 +77,10 @@ def compare(
     }
 
 
-def seeded(pathways: list[Pathway], feature_size: int) -> StaticGcisNet:
-    """Return a static network with weights drawn from a fixed seed."""
+def seeded(pathways: list[Pathway], feature_size: int, *, blocks: int = 1) -> StaticGcisNet:
+    """Return a static network with seeded weights, and at least so many blocks at each position."""
     torch.manual_seed(20_261)
-    blocks = 1 + max(max(p.choices) for p in pathways)
+    blocks = max(blocks, 1 + max(max(p.choices) for p in pathways))
     return StaticGcisNet(NetworkConfig(feature_size=feature_size, pathways=blocks), pathways).eval()
 
 

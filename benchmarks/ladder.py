@@ -4,52 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import msgspec
 import numpy.typing as npt
 
-from benchmarks.engine_run import Run, in_own_process
 from benchmarks.environment import environment
 from benchmarks.graph import seeded
 from benchmarks.ladder_rows import ladder_row, numbered
-from benchmarks.ladder_ways import Name, Way
-from benchmarks.material import Network, write_bundle, write_tiled_phantom
-from benchmarks.prompts import multiplications
-from benchmarks.recover import recovered
+from benchmarks.ladder_steps import RESTORE, Settings, prepare
+from benchmarks.material import Network, write_tiled_phantom
+from benchmarks.recover import PATHWAYS, recovered
 from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.cuda.probe import probe_driver
 from gcis_runtime.errors import GcisError
-from gcis_runtime.labelling import Restore
 from gcis_runtime.nifti import read_volume
 from gcis_runtime.runs import write_phantom
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
 from gcis_runtime.store import find_bundle
-from gcis_train import checkpoint
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.pathway import Pathway
-from gcis_train.text import RANDOM, TextEncoder
-from gcis_train.upcycle import upcycle
 
 Say = Callable[[str], None]
-TEXT_MODEL = "ViT-B-32-quickgelu"
-RESTORE: Restore = "nearest"
-"""As the published code brings labels back, so that every way does the same."""
 _NOTE = (
     "whole_seconds: from launch to exit of a process that reads the file and writes the label map. Ways take "
     "turns; times_faster pairs every turn of the published way with every turn of the other. The text tower "
     "has the published architecture and seeded weights. Engines were opened once before, as any first run "
     "does (first_start_seconds). CPU seconds are of all threads: others use the machine too, and disturb "
     "these least."
-)
-ENGINES = (
-    ("onnx", "fp32"),
-    ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
 )
 TITLES = {
     "published": "(a) published: every pathway computed, text tower at every case, PyTorch, MONAI",
@@ -64,33 +46,20 @@ TITLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        rounds: Turns of every engine.
-        slow_rounds: Turns of the ways in PyTorch.
-        threads: CPU threads.
-        calibration: Windows of each calibration phantom of INT8.
-    """
-
-    rounds: int = 2
-    slow_rounds: int = 2
-    threads: int = dataclasses.field(default_factory=usable_cpus)
-    calibration: int = 4
+Structures = Literal["one", "all", "both"]
+"""Ladders of a run: the bundle's first structure alone, all of them in one label map, or both."""
 
 
 def trained(
-    bundle: str, *, seed: int, image: Path | None, alone: bool, settings: Settings, say: Say
+    bundle: str, *, seed: int, image: Path | None, structures: Structures, settings: Settings, say: Say
 ) -> dict[str, Any]:
-    """Climb the ladder with a bundle's network: all its structures together, then its first one alone.
+    """Climb the ladder with a bundle's network.
 
     Args:
         bundle: The bundle; its network is taken out of it.
         seed: Phantom.
         image: CT file; None takes the phantom, whose true labels are known.
-        alone: Climb it with the first structure alone too.
+        structures: Which ladders.
         settings: How to measure.
         say: Told of each turn.
 
@@ -100,7 +69,6 @@ def trained(
     where = environment()
     opened = open_bundle(find_bundle(bundle))
     manifest, net = opened.manifest, recovered(opened)
-    prompts = tuple(label.prompt for label in manifest.labels)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         truth = None
@@ -108,13 +76,13 @@ def trained(
             image, truth_file = write_phantom(seed, folder)
             truth = read_volume(truth_file).array
         ladders = []
-        for names in [prompts, *([prompts[:1]] if alone and len(prompts) > 1 else [])]:
-            part = StaticGcisNet.resolved(net, net.pathways[: len(names)]).eval()
-            network = Network(net=part, prompts=names, preprocess=manifest.preprocess, window=manifest.window)
-            place = folder / str(len(names))
-            place.mkdir()
-            values = [label.value for label in manifest.labels[: len(names)]]
-            theirs = None if truth is None else numbered(truth, values)
+        for count in _counts(len(manifest.labels), structures):
+            labels = manifest.labels[:count]
+            network = _first(
+                net, tuple(label.prompt for label in labels), manifest.preprocess, manifest.window
+            )
+            theirs = None if truth is None else numbered(truth, [label.value for label in labels])
+            place = folder / str(count)
             ladders.append(climb(network, image, place, truth=theirs, settings=settings, say=say))
     return _record(where, net, manifest.window, settings, ladders) | {
         "weights": f"trained, recovered from bundle {opened.name!r} ({opened.sha256[:12]})",
@@ -124,14 +92,25 @@ def trained(
 
 
 def untrained(
-    feature_size: int, roi: int, *, windows: Shape3, seed: int, settings: Settings, say: Say
+    feature_size: int,
+    roi: int,
+    *,
+    bundle: str,
+    structures: Structures,
+    windows: tuple[Shape3, Shape3],
+    seed: int,
+    settings: Settings,
+    say: Say,
 ) -> dict[str, Any]:
     """Climb the ladder with seeded weights, on a phantom tiled to a number of windows, for time alone.
 
     Args:
         feature_size: Channels of the first stage.
         roi: Window side.
-        windows: Windows along X, Y, Z.
+        bundle: Its structures and the pathways that they take, and so what structures share, are taken over.
+        structures: Which ladders.
+        windows: Windows along X, Y, Z, of one structure's ladder and of all structures', where the published
+            way takes as many times longer as there are structures.
         seed: Of the phantom.
         settings: How to measure.
         say: Told of each turn.
@@ -140,23 +119,45 @@ def untrained(
         The record, ready for JSON.
     """
     where = environment()
-    net = seeded([Pathway((5,) * 7)], feature_size)
-    window = WindowSpec(roi=(roi,) * 3)
-    network = Network(
-        net=net,
-        prompts=("mandible",),
-        preprocess=PreprocessSpec(orientation="RAS", spacing=(1.5, 1.5, 1.5)),
-        window=window,
-    )
+    manifest = open_bundle(find_bundle(bundle)).manifest
+    prompts = tuple(label.prompt for label in manifest.labels)
+    paths = [Pathway(tuple(n - 1 for n in p.path_selection)) for p in manifest.pathways]
+    net = seeded(paths, feature_size, blocks=PATHWAYS)
+    window, spacing = WindowSpec(roi=(roi,) * 3), (1.5, 1.5, 1.5)
+    preprocess = PreprocessSpec(orientation="RAS", spacing=spacing)
     with tempfile.TemporaryDirectory() as temporary:
-        image = Path(temporary) / "ct.nii.gz"
-        write_tiled_phantom(image, network, windows, seed=seed)
-        ladder = climb(network, image, Path(temporary), truth=None, settings=settings, say=say)
-    return _record(where, net, window, settings, [ladder]) | {
+        ladders = []
+        for count in _counts(len(prompts), structures):
+            network = _first(net, prompts[:count], preprocess, window)
+            place = Path(temporary, str(count))
+            place.mkdir()
+            image = place / "ct.nii.gz"
+            write_tiled_phantom(image, network, windows[0 if count == 1 else 1], seed=seed)
+            ladders.append(climb(network, image, place, truth=None, settings=settings, say=say))
+    return _record(where, net, window, settings, ladders) | {
         "weights": "seeded, not trained: labels mean nothing, time and memory do",
         "trained": False,
         "image": f"phantom {seed}, tiled",
     }
+
+
+def _counts(every: int, structures: Structures) -> list[int]:
+    """Return the number of structures of each ladder, most first."""
+    wanted = {"one": {1}, "all": {every}, "both": {1, every}}[structures]
+    return sorted(wanted, reverse=True)
+
+
+def _first(
+    net: StaticGcisNet, prompts: tuple[str, ...], preprocess: PreprocessSpec, window: WindowSpec
+) -> Network:
+    """Return the first structures of a network, those that are named."""
+    part = StaticGcisNet.resolved(net, net.pathways[: len(prompts)]).eval()
+    return Network(net=part, prompts=prompts, preprocess=preprocess, window=window)
+
+
+def blocks_at_each_position(pathways: Sequence[Pathway]) -> list[int]:
+    """Return how many blocks the pathways take at each position: 1 where all share one."""
+    return [len(set(choices)) for choices in zip(*(p.choices for p in pathways), strict=True)]
 
 
 def climb(
@@ -169,13 +170,13 @@ def climb(
     say: Say,
 ) -> dict[str, Any]:
     """Run every way in turns; returns its rows, ready for JSON."""
-    say("writing checkpoints and the bundle")
-    turns = _turns(network, image, folder, settings)
-    giga = turns.pop("")[1]
-    done: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
+    say(f"{len(network.prompts)} structures: writing checkpoints and the bundle")
+    folder.mkdir(exist_ok=True)
+    steps = prepare(network, image, folder, settings)
+    done: dict[str, list[dict[str, Any]]] = {name: [] for name in steps.ways}
     failed: dict[str, str] = {}
     for number in range(max(settings.rounds, settings.slow_rounds)):
-        for name, (step, limit) in turns.items():
+        for name, (step, limit) in steps.ways.items():
             if name in failed or number >= limit:
                 continue
             try:
@@ -188,98 +189,15 @@ def climb(
     rows = [
         {"way": name, "title": TITLES[name]}
         | ({"unavailable": failed[name]} if name in failed else ladder_row(name, done, labels, truth))
-        for name in turns
+        for name in steps.ways
     ]
     return {
         "prompts": list(network.prompts),
         "voxels": list(read_volume(image).shape),
-        "giga_multiplications_per_window": giga,
+        "giga_multiplications_per_window": steps.giga_multiplications,
+        "blocks_at_each_position": blocks_at_each_position(network.net.pathways),
         "rows": rows,
     }
-
-
-def _turns(network: Network, image: Path, folder: Path, settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """Write what the ways read; return each way's step with its number of turns, and under `""` the work."""
-    static, routed, bundle = folder / "static", folder / "routed", folder / "ladder.gcis"
-    embedded = TextEncoder(TEXT_MODEL, RANDOM).embed(network.prompts)
-    prompts, net = checkpoint.prompt_table(network.prompts, embedded), network.net
-    common: dict[str, Any] = {
-        "network": net.config,
-        "preprocess": network.preprocess,
-        "window": network.window,
-        "prompts": prompts,
-        "text_model": TEXT_MODEL,
-        "text_weights": "random (seed 0)",
-    }
-    paths = tuple(p.one_based for p in net.pathways)
-    settled = checkpoint.CheckpointConfig(kind="static", path_selections=paths, **common)
-    checkpoint.save(static, settled, net.state_dict())
-    checkpoint.save(
-        routed, checkpoint.CheckpointConfig(kind="routed", **common), upcycle(net, embedded).state_dict()
-    )
-    giga = round(multiplications(write_bundle(network, bundle, calibration=settings.calibration)) / 1e9, 2)
-
-    def pytorch(name: Name, device: str, out: str) -> Callable[[], dict[str, Any]]:
-        way = Way(
-            name=name,
-            checkpoint=str(static if name == "static" else routed),
-            image=str(image),
-            out=str(folder / f"{out}.nii.gz"),
-            restore=RESTORE,
-            threads=settings.threads,
-            device=device,
-        )
-        return lambda: in_own_process("ladder-way", way, home=folder)
-
-    def engine(name: str, precision: str, device: str, out: str) -> Callable[[], dict[str, Any]]:
-        run = Run(
-            bundle=str(bundle),
-            image=str(image),
-            out=str(folder / f"{out}.nii.gz"),
-            engine=name,
-            precision=precision,
-            device=device,
-            restore=RESTORE,
-            threads=settings.threads,
-        )
-        return _with_kept_engine(run, folder)
-
-    turns: dict[str, tuple[Any, Any]] = {"": (None, giga)}
-    slow: tuple[Name, ...] = ("published", "routed", "static")
-    for way in slow:
-        turns[way] = pytorch(way, "cpu", way), settings.slow_rounds
-    for name, precision in ENGINES:
-        key = f"{name} {precision}"
-        turns[key] = engine(name, precision, "cpu", key), settings.rounds
-    if probe_driver().gpus:
-        turns["static cuda"] = pytorch("static", "cuda", "static cuda"), settings.rounds
-        turns["onnx fp32 cuda"] = engine("onnx", "fp32", "cuda", "onnx fp32 cuda"), settings.rounds
-    return turns
-
-
-def _with_kept_engine(run: Run, home: Path) -> Callable[[], dict[str, Any]]:
-    """Return the step of an engine; before the first one the engine is opened once, as any first run does."""
-    first: list[float] = []
-
-    def step() -> dict[str, Any]:
-        if not first:
-            opened = in_own_process("engine-run", msgspec.structs.replace(run, warmup=0), home=home)
-            first.append(opened["start_seconds"])
-        found = in_own_process("engine-run", run, home=home)
-        stages = found["first"]
-        return {
-            "whole_seconds": found["whole_seconds"],
-            "cpu_seconds": found["cpu_seconds"],
-            "start_seconds": found["start_seconds"],
-            "first_start_seconds": first[0],
-            "network_seconds": stages["network"],
-            "other_seconds": round(sum(s for n, s in stages.items() if n != "network"), 3),
-            "windows": found["windows"],
-            "windows_computed": found["windows"] - found["windows_reused"],
-            "peak_memory_mb": found["peak_memory_mb"],
-        }
-
-    return step
 
 
 def _record(

@@ -1,4 +1,4 @@
-"""The ladder's tables: a block a case for docs/performance.md, both cases side by side for the README."""
+"""The ladder's tables: a block a case for docs/performance.md, all side by side for the README."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.records import hardware_text, newest
 TRAINED, LARGE = "compare-12-64", "compare-48-96"
 _COMMANDS = {
     TRAINED: "python -m benchmarks compare",
-    LARGE: "python -m benchmarks compare --case 48/96 --calibration 1",
+    LARGE: "python -m benchmarks compare --case 48/96",
 }
 
 
@@ -28,10 +28,10 @@ def block(record: dict[str, Any], *, command: str) -> str:
     """Return a record's ladders as Markdown, with what they were measured on."""
     parts = []
     for ladder in record["ladders"]:
-        count = len(ladder["prompts"])
-        what = "One structure" if count == 1 else f"{count} structures"
+        what = _structures(ladder).capitalize()
         voxels = " x ".join(map(str, ladder["voxels"]))
-        parts += [f"{what}, {record['image']}, {voxels} voxels:", _ladder(record, ladder)]
+        head = f"{what}, {record['image']}, {voxels} voxels, {_windows(ladder)} windows. {_sharing(ladder)}"
+        parts += [head.strip(), _ladder(record, ladder)]
     parts.append(f"{aims_text(record)} {setting_text(record)} {record['note']} Repeat with `{command}`.")
     return "\n\n".join(parts)
 
@@ -59,46 +59,72 @@ def _ladder(record: dict[str, Any], ladder: dict[str, Any]) -> str:
         ]
         if trained:
             same = row["agreement"]
-            cells += [_share(same.get(way), "labels_equal") for way in ("published", "static")]
+            cells += [_share(same.get(way)) for way in ("published", "static")]
             cells += [_dice(same.get("static", {}).get("dice")), _dice(row.get("dice_truth"))]
         rows.append(cells)
     return table(head, rows)
 
 
 def ladder_block() -> str:
-    """Return both cases side by side for the README: times of one structure, agreement of the trained one."""
+    """Return cases and numbers of structures side by side, and how exact the trained case is."""
     trained, large = newest(TRAINED), newest(LARGE)
     ladders = [
-        min(record["ladders"], key=lambda ladder: len(ladder["prompts"])) for record in (trained, large)
+        (record, ladder)
+        for record in (trained, large)
+        for ladder in sorted(record["ladders"], key=lambda ladder: len(ladder["prompts"]))
     ]
-    every = trained["ladders"][0]
-    small, big, agreed = ({row["way"]: row for row in ladder["rows"]} for ladder in (*ladders, every))
-    head = [
-        "",
-        "12/64: seconds",
-        "times faster",
-        "48/96: seconds",
-        "times faster",
-        "labels equal to (c), 12/64",
-    ]
+    every = max(trained["ladders"], key=lambda ladder: len(ladder["prompts"]))
+    columns = [{row["way"]: row for row in ladder["rows"]} for _, ladder in ladders]
+    agreed = {row["way"]: row for row in every["rows"]}
+    head = [f"{_size(record)}, {_structures(ladder)}" for record, ladder in ladders]
     rows = []
-    for way, row in big.items():
-        if any("unavailable" in ladder.get(way, {"unavailable": ""}) for ladder in (small, big, agreed)):
-            continue
-        cells = [row["title"]]
-        for ladder in (small, big):
-            cells += [f"{ladder[way]['whole_seconds']:.1f}", _ratio(ladder[way]["times_faster"])[0]]
-        rows.append([*cells, _share(agreed[way]["agreement"].get("static"), "labels_equal")])
-    windows = [next(iter(ladder.values()))["windows"] for ladder in (small, big)]
+    for way, row in columns[0].items():
+        cells = [_seconds_and_times(column.get(way)) for column in columns]
+        if any(cells):
+            rows.append([row["title"], *cells, _share(agreed[way].get("agreement", {}).get("static"))])
+    windows = ", ".join(_windows(ladder) for _, ladder in ladders)
     note = (
-        "One structure from file to label map, whole processes in turns; 12/64 is feature size 12 and "
-        f"windows of 64 voxels with the demo's weights ({windows[0]} windows; agreement of all "
-        f"{len(every['prompts'])} structures), 48/96 has seeded weights ({windows[1]} windows). "
+        "From file to label map, whole processes in turns: seconds, and how many times faster than (a). (a) "
+        "and (b) run the network once a structure. 12/64 is feature size 12 and windows of 64 voxels with "
+        "the demo's weights, 48/96 the published size with seeded weights, which serve for time. Labels are "
+        f"of {_structures(every)} at 12/64. Windows, in the columns' order: {windows}. {_sharing(every)}"
         f"{large['environment']['date'][:10]}, {hardware_text(large)}. "
         f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "
         "All numbers: docs/performance.md."
     )
-    return table(head, rows) + f"\n\n{note}"
+    return table(["", *head, f"labels equal to (c), {_size(trained)}"], rows) + f"\n\n{note}"
+
+
+def _size(record: dict[str, Any]) -> str:
+    return f"{record['feature_size']}/{record['roi'][0]}"
+
+
+def _structures(ladder: dict[str, Any]) -> str:
+    count = len(ladder["prompts"])
+    return "one structure" if count == 1 else f"{count} structures"
+
+
+def _windows(ladder: dict[str, Any]) -> str:
+    return str(next(row["windows"] for row in ladder["rows"] if "windows" in row))
+
+
+def _seconds_and_times(row: dict[str, Any] | None) -> str:
+    """Say a way's seconds and its ratio; nothing where it was not measured."""
+    if row is None or "unavailable" in row:
+        return ""
+    times = _ratio(row["times_faster"])[0]
+    return f"{row['whole_seconds']:.1f} s" + (f", {times} x" if times else "")
+
+
+def _sharing(ladder: dict[str, Any]) -> str:
+    """Say what the structures' pathways have in common."""
+    blocks = ladder.get("blocks_at_each_position")
+    if blocks is None or len(ladder["prompts"]) == 1:
+        return ""
+    return (
+        f"Pathways of the {_structures(ladder)} take {', '.join(map(str, blocks))} blocks at the seven "
+        "positions: what they share is computed once in (c) to (e). "
+    )
 
 
 AIMS = {"openvino fp32": (6.0, 0.9999), "openvino bf16": (20.0, 0.995)}
@@ -106,21 +132,27 @@ AIMS = {"openvino fp32": (6.0, 0.9999), "openvino bf16": (20.0, 0.995)}
 
 
 def aims_text(record: dict[str, Any]) -> str:
-    """Say for each aim what was reached: time with one structure, labels with all of them."""
-    alone = min(record["ladders"], key=lambda ladder: len(ladder["prompts"]))
-    fast = {row["way"]: row for row in alone["rows"]}
-    exact = {row["way"]: row for row in record["ladders"][0]["rows"]}
+    """Say for each ladder and aim what was reached."""
     said = []
-    for way, (aim, share) in AIMS.items():
-        if "unavailable" in fast[way] or fast[way]["times_faster"] is None:
-            continue
-        times = fast[way]["times_faster"]["median"]
-        text = f"{way}: {times:.1f} times, {aim:g} aimed at ({_reached(times >= aim)})"
-        if record["trained"] and "static" in exact[way]["agreement"]:
-            equal = exact[way]["agreement"]["static"]["labels_equal"]
-            text += f" at {equal:.3%} equal labels, {share:.2%} aimed at ({_reached(equal >= share)})"
-        said.append(text)
-    return f"Aims, one structure: {'; '.join(said)}."
+    for ladder in sorted(record["ladders"], key=lambda ladder: len(ladder["prompts"])):
+        rows = {row["way"]: row for row in ladder["rows"]}
+        found = [_aim_text(rows[way], way, record["trained"]) for way in AIMS]
+        if any(found):
+            said.append(f"Aims, {_structures(ladder)}: {'; '.join(text for text in found if text)}.")
+    return " ".join(said)
+
+
+def _aim_text(row: dict[str, Any], way: str, trained: bool) -> str:
+    """Say what a way reached of its aim, labels too where they mean something; nothing without a ratio."""
+    if "unavailable" in row or row["times_faster"] is None:
+        return ""
+    aim, share = AIMS[way]
+    times = row["times_faster"]["median"]
+    text = f"{way}: {times:.1f} times, {aim:g} aimed at ({_reached(times >= aim)})"
+    if trained and "static" in row["agreement"]:
+        equal = row["agreement"]["static"]["labels_equal"]
+        text += f" at {equal:.3%} equal labels, {share:.2%} aimed at ({_reached(equal >= share)})"
+    return text
 
 
 def _reached(it_was: bool) -> str:
@@ -144,8 +176,8 @@ def _ratio(ratio: dict[str, float] | None) -> tuple[str, str]:
     return f"{ratio['median']:.1f}", f"{ratio['least']:.1f} to {ratio['most']:.1f}"
 
 
-def _share(agreement: dict[str, Any] | None, key: str) -> str:
-    return "" if agreement is None else f"{agreement[key]:.3%}"
+def _share(agreement: dict[str, Any] | None) -> str:
+    return "" if agreement is None else f"{agreement['labels_equal']:.3%}"
 
 
 def _dice(value: float | None) -> str:

@@ -6,11 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.records import RESULTS, write_record
+
+if TYPE_CHECKING:
+    from benchmarks.ladder import Structures
 
 
 @click.command()
@@ -66,14 +69,37 @@ def latency(
 
 @click.command()
 @click.option("--case", help="FEATURE_SIZE/ROI with seeded weights, such as 48/96 [the bundle's network].")
-@click.option("--bundle", default="demo", show_default=True, help="Bundle that gives the trained weights.")
+@click.option(
+    "--bundle", default="demo", show_default=True,
+    help="Gives the trained weights; to --case its structures and what their pathways share.",
+)  # fmt: skip
 @click.option("--image", type=click.Path(path_type=Path), help="CT for the bundle [a phantom].")
 @click.option("--phantom", "seed", default=7, show_default=True, help="Phantom's seed.")
-@click.option("--windows", type=(int, int, int), default=(2, 2, 1), show_default=True, help="Of --case.")
-@click.option("--rounds", default=2, show_default=True, help="Turns of each engine.")
-@click.option("--slow-rounds", default=1, show_default=True, help="Turns of the ways in PyTorch.")
-@click.option("--calibration", default=4, show_default=True, help="INT8 windows of each of two phantoms.")
-@click.option("--alone/--together", default=True, show_default=True, help="Also one structure alone.")
+@click.option(
+    "--windows", type=(int, int, int), default=(2, 2, 2), show_default=True, help="Of --case, one structure."
+)
+@click.option(
+    "--windows-all",
+    type=(int, int, int),
+    default=(2, 1, 1),
+    show_default=True,
+    help="Of --case, all of them.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each engine.")
+@click.option(
+    "--slow-rounds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Turns of the ways in PyTorch.",
+)
+@click.option(
+    "--calibration", type=click.IntRange(1), help="INT8 windows of each of two phantoms [4, --case 1]."
+)
+@click.option(
+    "--structures", type=click.Choice(["one", "all", "both"]), default="both", show_default=True,
+    help="Ladders: the bundle's first structure alone, all in one label map, or both.",
+)  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
 def compare(
     case: str | None,
@@ -81,42 +107,56 @@ def compare(
     image: Path | None,
     seed: int,
     windows: tuple[int, int, int],
+    windows_all: tuple[int, int, int],
     rounds: int,
     slow_rounds: int,
-    calibration: int,
-    alone: bool,
+    calibration: int | None,
+    structures: Structures,
     out: Path,
 ) -> None:
     """The ladder: published semantics, routed, static, and every engine, same weights and volume, in turns.
 
     Without --case the weights are the bundle's, trained. --case 48/96 has seeded weights, for time alone, and
-    takes some 7 GB and five minutes on two cores.
+    takes some 7 GB and 20 minutes on two cores, half of it with --structures one.
     """
-    from benchmarks.ladder import Settings, trained, untrained
+    from benchmarks.ladder import trained, untrained
+    from benchmarks.ladder_steps import Settings
 
+    if case is not None and image is not None:
+        raise click.UsageError("--image goes with a bundle's network; --case has a tiled phantom.")
+    calibration = calibration or (4 if case is None else 1)
     settings = Settings(rounds=rounds, slow_rounds=slow_rounds, calibration=calibration)
     if case is None:
-        record = trained(bundle, seed=seed, image=image, alone=alone, settings=settings, say=_aside)
+        record = trained(bundle, seed=seed, image=image, structures=structures, settings=settings, say=_aside)
     else:
-        match = re.fullmatch(r"(\d+)/(\d+)", case)
-        if match is None:
-            raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {case!r}.")
-        size, roi = int(match[1]), int(match[2])
-        record = untrained(size, roi, windows=windows, seed=seed, settings=settings, say=_aside)
+        size, roi = read_case(case)
+        record = untrained(
+            size, roi, bundle=bundle, structures=structures, windows=(windows, windows_all), seed=seed,
+            settings=settings, say=_aside,
+        )  # fmt: skip
     for ladder in record["ladders"]:
         click.echo(f"{len(ladder['prompts'])} structures, {ladder['voxels']} voxels")
         for row in ladder["rows"]:
-            click.echo(f"  {_ladder_line(row)}")
+            click.echo(f"  {_ladder_line(row, trained=record['trained'])}")
     click.echo(f"record: {write_record(record, out)}")
 
 
-def _ladder_line(row: dict[str, Any]) -> str:
+def read_case(text: str) -> tuple[int, int]:
+    """Read `48/96`."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise click.UsageError(f"--case is FEATURE_SIZE/ROI such as 48/96, not {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _ladder_line(row: dict[str, Any], *, trained: bool) -> str:
+    """Say a way's time and ratio; of labels too where weights were trained: elsewhere they mean nothing."""
     if "unavailable" in row:
         return f"{row['title']}: not measured ({row['unavailable']})"
     ratio = row["times_faster"]
     faster = f"{ratio['median']:6.1f} x ({ratio['least']:.1f} to {ratio['most']:.1f})" if ratio else ""
     equal = row["agreement"].get("static", {}).get("labels_equal")
-    same = f"  labels equal {equal:.4%}" if equal is not None else ""
+    same = f"  labels equal {equal:.4%}" if trained and equal is not None else ""
     return f"{row['whole_seconds']:8.2f} s {faster}{same}  {row['title']}"
 
 

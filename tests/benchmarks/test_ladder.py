@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from benchmarks import ladder, ladder_tables
 from benchmarks.cli import main
 from benchmarks.ladder_rows import agreement, numbered, times
+from benchmarks.ladder_steps import Settings, Steps
 from benchmarks.ladder_ways import _published, _routed
 from benchmarks.material import Network, write_tiled_phantom
 from gcis_runtime.errors import GcisError
 from gcis_runtime.nifti import read_volume, write_volume
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
 from gcis_runtime.volume import Volume
 from gcis_runtime.windows import plan_windows
 from gcis_train import checkpoint, text
@@ -98,9 +99,9 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     def fail() -> dict[str, Any]:
         raise GcisError("this CPU has no int8")
 
-    turns = {"": (None, 7.0)} | {name: (step(name), len(s)) for name, s in seconds.items()}
-    monkeypatch.setattr(ladder, "_turns", lambda *_: turns | {"openvino int8": (fail, 2)})
-    settings = ladder.Settings(rounds=2, slow_rounds=1, threads=1)
+    ways = {name: (step(name), len(s)) for name, s in seconds.items()} | {"openvino int8": (fail, 2)}
+    monkeypatch.setattr(ladder, "prepare", lambda *_: Steps(ways=ways, giga_multiplications=7.0))
+    settings = Settings(rounds=2, slow_rounds=1, threads=1)
     found = ladder.climb(_network(), image, tmp_path, truth=None, settings=settings, say=lambda _line: None)
     rows = {row["way"]: row for row in found["rows"]}
     assert rows["openvino int8"]["unavailable"] == "this CPU has no int8"
@@ -133,6 +134,74 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     )
 
 
+def _ladder(prompts: int, **ways: float) -> dict[str, Any]:
+    rows = [
+        {
+            "way": way, "title": way, "whole_seconds": 100 / times, "windows": 3 * prompts,
+            "times_faster": {"median": times, "least": times, "most": times},
+            "agreement": {"static": {"labels_equal": 0.9999 if prompts > 1 else 0.5}},
+        }
+        for way, times in ways.items()
+    ]  # fmt: skip
+    blocks = [1, 1, 1, 1, 1, 2, 6] if prompts > 1 else [1] * 7
+    return {"prompts": ["p"] * prompts, "rows": rows, "blocks_at_each_position": blocks}
+
+
+def test_the_readme_shows_every_ladder_and_aims_are_judged_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ways = {"published": 1.0, "openvino fp32": 6.0}
+    many = _ladder(7, **ways, **{"openvino bf16": 40.0})
+    one = _ladder(1, **ways, **{"openvino bf16": 11.0})
+    lacking = {"way": "onnx fp32", "title": "onnx fp32", "unavailable": "too little memory"}
+    one["rows"].append(lacking)
+    common = {"environment": {"date": "2026-01-01T", "cpu": {"model": "M", "usable": 2, "flags": []}}}
+    records = {
+        ladder_tables.TRAINED: common
+        | {"feature_size": 12, "roi": [64] * 3, "ladders": [many, one], "trained": True},
+        ladder_tables.LARGE: common
+        | {"feature_size": 48, "roi": [96] * 3, "ladders": [one], "trained": False},
+    }
+    monkeypatch.setattr(ladder_tables, "newest", records.__getitem__)
+    text = ladder_tables.ladder_block()
+    assert "|  | 12/64, one structure | 12/64, 7 structures | 48/96, one structure | labels equal" in text
+    assert "| openvino bf16 | 9.1 s, 11.0 x | 2.5 s, 40.0 x | 9.1 s, 11.0 x | 99.990% |" in text
+    assert "onnx fp32" not in text
+    assert "in the columns' order: 3, 21, 3. Pathways of the 7 structures take 1, 1, 1, 1, 1, 2, 6" in text
+    aims = ladder_tables.aims_text(records[ladder_tables.TRAINED])
+    assert "Aims, one structure: openvino fp32: 6.0 times, 6 aimed at (reached) at 50.000%" in aims
+    assert "Aims, 7 structures:" in aims
+    assert "openvino bf16: 40.0 times, 20 aimed at (reached) at 99.990% equal labels, 99.50%" in aims
+    assert "equal labels" not in ladder_tables.aims_text(records[ladder_tables.LARGE])
+
+
+@pytest.mark.parametrize(
+    ("structures", "expected"),
+    [("one", [(1, (2, 2, 2))]), ("both", [(7, (2, 1, 1)), (1, (2, 2, 2))])],
+)
+def test_seeded_weights_take_the_bundles_pathways(
+    monkeypatch: pytest.MonkeyPatch, structures: ladder.Structures, expected: list[Any]
+) -> None:
+    found = []
+
+    def write(_path: Path, network: Network, windows: Shape3, *, seed: int) -> None:
+        found.append((len(network.prompts), windows))
+
+    def climb(network: Network, *_given: Any, **_settings: Any) -> dict[str, Any]:
+        assert network.net.config.pathways == 6 and len(network.net.pathways) == len(network.prompts)
+        return {"blocks": ladder.blocks_at_each_position(network.net.pathways)}
+
+    monkeypatch.setattr(ladder, "write_tiled_phantom", write)
+    monkeypatch.setattr(ladder, "climb", climb)
+    record = ladder.untrained(
+        12, 64, bundle="demo", structures=structures, windows=((2, 2, 2), (2, 1, 1)), seed=1,
+        settings=Settings(threads=1), say=lambda _line: None,
+    )  # fmt: skip
+    assert found == expected
+    assert record["ladders"][0] == {"blocks": [1, 1, 1, 1, 1, 2, 6] if structures == "both" else [1] * 7}
+    assert record["what"] == "compare-12-64" and record["trained"] is False
+
+
 def test_ratios_and_agreement_of_nothing() -> None:
     assert times([], [{"s": 1.0}], "s") is None
     assert numbered(np.array([0, 3, 7, 9]), [7, 3]).tolist() == [0, 2, 1, 0]
@@ -152,3 +221,5 @@ def test_the_tiled_phantom_takes_as_many_windows(tmp_path: Path, windows: tuple[
 def test_a_case_that_is_none_is_refused() -> None:
     done = CliRunner().invoke(main, ["compare", "--case", "48"])
     assert done.exit_code == 2 and "FEATURE_SIZE/ROI" in done.output
+    done = CliRunner().invoke(main, ["compare", "--case", "48/96", "--image", "ct.nii.gz"])
+    assert done.exit_code == 2 and "tiled phantom" in done.output

@@ -1,0 +1,167 @@
+"""The ladder's steps: what the ways read is written once; a step runs one way in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.engine_run import Run, in_own_process
+from benchmarks.ladder_ways import Name, Way
+from benchmarks.material import Network, write_bundle
+from benchmarks.prompts import multiplications
+from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.cuda.probe import probe_driver
+from gcis_runtime.labelling import Restore
+from gcis_train import checkpoint
+from gcis_train.text import RANDOM, TextEncoder
+from gcis_train.upcycle import upcycle
+
+Step = Callable[[], dict[str, Any]]
+"""Runs a way once, from launch to exit; returns what it measured."""
+TEXT_MODEL = "ViT-B-32-quickgelu"
+RESTORE: Restore = "nearest"
+"""As the published code brings labels back, so that every way does the same."""
+ENGINES = (
+    ("onnx", "fp32"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        rounds: Turns of every engine.
+        slow_rounds: Turns of the ways in PyTorch.
+        threads: CPU threads.
+        calibration: Windows of each calibration phantom of INT8.
+    """
+
+    rounds: int = 3
+    slow_rounds: int = 1
+    threads: int = dataclasses.field(default_factory=usable_cpus)
+    calibration: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """Every way's step on one volume, and the work of a window.
+
+    Attributes:
+        ways: Step and number of turns of each way, in the order of the ladder.
+        giga_multiplications: Of a window in the static network, 1e9.
+    """
+
+    ways: dict[str, tuple[Step, int]]
+    giga_multiplications: float
+
+
+def prepare(network: Network, image: Path, folder: Path, settings: Settings) -> Steps:
+    """Write the checkpoints and the bundle that the ways read.
+
+    Args:
+        network: The static network; the routed one that gives its answers is made from it.
+        image: CT file.
+        folder: For them, and for each way's label map, `WAY.nii.gz`.
+        settings: How to measure.
+    """
+    _write_checkpoints(network, folder)
+    model = write_bundle(network, folder / "ladder.gcis", calibration=settings.calibration)
+    giga = round(multiplications(model) / 1e9, 2)
+    del model
+    ways: dict[str, tuple[Step, int]] = {}
+    slow: tuple[Name, ...] = ("published", "routed", "static")
+    for way in slow:
+        ways[way] = _pytorch_step(way, image, folder, settings), settings.slow_rounds
+    for engine, precision in ENGINES:
+        step = _engine_step(engine, precision, image, folder, settings)
+        ways[f"{engine} {precision}"] = step, settings.rounds
+    if probe_driver().gpus:
+        step = _pytorch_step("static", image, folder, settings, on_gpu=True)
+        ways["static cuda"] = step, settings.rounds
+        step = _engine_step("onnx", "fp32", image, folder, settings, on_gpu=True)
+        ways["onnx fp32 cuda"] = step, settings.rounds
+    return Steps(ways=ways, giga_multiplications=giga)
+
+
+def _write_checkpoints(network: Network, folder: Path) -> None:
+    """Write the static network as `static`, and the routed one that chooses its pathways as `routed`."""
+    embedded = TextEncoder(TEXT_MODEL, RANDOM).embed(network.prompts)
+    net = network.net
+    common: dict[str, Any] = {
+        "network": net.config,
+        "preprocess": network.preprocess,
+        "window": network.window,
+        "prompts": checkpoint.prompt_table(network.prompts, embedded),
+        "text_model": TEXT_MODEL,
+        "text_weights": "random (seed 0)",
+    }
+    paths = tuple(p.one_based for p in net.pathways)
+    settled = checkpoint.CheckpointConfig(kind="static", path_selections=paths, **common)
+    checkpoint.save(folder / "static", settled, net.state_dict())
+    routed = checkpoint.CheckpointConfig(kind="routed", **common)
+    checkpoint.save(folder / "routed", routed, upcycle(net, embedded).state_dict())
+
+
+def _pytorch_step(name: Name, image: Path, folder: Path, settings: Settings, *, on_gpu: bool = False) -> Step:
+    device = "cuda" if on_gpu else "cpu"
+    out = f"{name} cuda" if on_gpu else name
+    way = Way(
+        name=name,
+        checkpoint=str(folder / ("static" if name == "static" else "routed")),
+        image=str(image),
+        out=str(folder / f"{out}.nii.gz"),
+        restore=RESTORE,
+        threads=settings.threads,
+        device=device,
+    )
+    return lambda: in_own_process("ladder-way", way, home=folder)
+
+
+def _engine_step(
+    engine: str, precision: str, image: Path, folder: Path, settings: Settings, *, on_gpu: bool = False
+) -> Step:
+    out = f"{engine} {precision} cuda" if on_gpu else f"{engine} {precision}"
+    run = Run(
+        bundle=str(folder / "ladder.gcis"),
+        image=str(image),
+        out=str(folder / f"{out}.nii.gz"),
+        engine=engine,
+        precision=precision,
+        device="cuda" if on_gpu else "cpu",
+        restore=RESTORE,
+        threads=settings.threads,
+    )
+    return _with_kept_engine(run, folder)
+
+
+def _with_kept_engine(run: Run, home: Path) -> Step:
+    """Return the step of an engine; before the first one the engine is opened once, as any first run does."""
+    first: list[float] = []
+
+    def step() -> dict[str, Any]:
+        if not first:
+            opened = in_own_process("engine-run", msgspec.structs.replace(run, warmup=0), home=home)
+            first.append(opened["start_seconds"])
+        found = in_own_process("engine-run", run, home=home)
+        stages = found["first"]
+        return {
+            "whole_seconds": found["whole_seconds"],
+            "cpu_seconds": found["cpu_seconds"],
+            "start_seconds": found["start_seconds"],
+            "first_start_seconds": first[0],
+            "network_seconds": stages["network"],
+            "other_seconds": round(sum(s for n, s in stages.items() if n != "network"), 3),
+            "windows": found["windows"],
+            "windows_computed": found["windows"] - found["windows_reused"],
+            "peak_memory_mb": found["peak_memory_mb"],
+        }
+
+    return step
