@@ -6,17 +6,16 @@
 
 Needs PyTorch and numpy; uses ONNX Runtime, TensorRT, MONAI, nibabel and the others where they are, and says
 what is missing. Sections: parity, ladder (latency of a window), whole (end to end), training. A row that was
-measured is kept in the state folder: run it again, and it goes on where it stopped. When the time is over,
-the rows that are left are named. Ends with a short table and a record.
+measured is kept in the state folder and in the record at once: run it again, and it goes on where it stopped.
+When the time is over it ends, in the middle of a row too, and names what is left. Ends with a short table.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file
 
 from benchmarks.gpu_parts import standins
-from benchmarks.gpu_parts.state import Budget, NotHereError, Result, Row, State
-from gcis_runtime.sizes import peak_memory_bytes
+from benchmarks.gpu_parts.report import Report, short
+from benchmarks.gpu_parts.state import Budget, HardEnd, NotHereError, Result, Row, State
 
 if TYPE_CHECKING:
     from benchmarks.gpu_parts.context import Context
@@ -40,6 +39,7 @@ Say = Callable[[str], None]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is wanted; returns the exit code: 1 where parity does not hold, 2 where nothing can run."""
+    started = time.monotonic()
     options = _options(arguments)
     problem = _problem(options)
     if problem is not None:
@@ -57,22 +57,45 @@ def main(arguments: list[str] | None = None) -> int:
     context = _context(options, state.folder)
     if options.prepare is not None:
         return _prepare(context, options)
-    dropped = run_sections(_sections(context, options.only), state, Budget(options.budget, SHARES), say=_say)
-    record = _record(options, state, missing=missing, standins_made=made, dropped=dropped)
-    for line in table(state.results, dropped):
-        _say(line)
+    sections = _sections(context, options.only)
     folder = options.out or (state.folder if options.tiny else RESULTS)
-    _say(f"record: {_write(record, folder)}")
-    wrong = [name for name, result in state.results.items() if result.get("ok") is False]
-    if wrong:
-        sys.stderr.write(f"gpu.py: parity does not hold: {'; '.join(wrong)}\n")
-    return 1 if wrong else 0
+    names = [name for rows in sections.values() for name, _ in rows()]
+    report = Report(folder, state, names, _facts(options, missing=missing, standins_made=made))
+    budget = Budget(options.budget, SHARES, started=started)
+    end = HardEnd(budget.left_in_all(), lambda: _finish(report))
+    try:
+        run_sections(sections, state, budget, say=_say, after=report.write)
+    finally:
+        end.cancel()
+    return _finish(report)
+
+
+def _finish(report: Report) -> int:
+    """Say what was measured, and write it; returns the exit code."""
+    for line in report.lines():
+        _say(line)
+    _say(f"record: {report.write()}")
+    if report.wrong:
+        sys.stderr.write(f"gpu.py: parity does not hold: {'; '.join(report.wrong)}\n")
+    return 1 if report.wrong else 0
 
 
 def run_sections(
-    sections: dict[str, Callable[[], Iterator[Row]]], state: State, budget: Budget, *, say: Say
+    sections: dict[str, Callable[[], Iterator[Row]]],
+    state: State,
+    budget: Budget,
+    *,
+    say: Say,
+    after: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Measure every row that the state lacks while there is time.
+
+    Args:
+        sections: Rows of each section.
+        state: Keeps results.
+        budget: Until when each section may begin a row.
+        say: Told of each row.
+        after: Called after each row.
 
     Returns:
         Names of the rows that there was no time for.
@@ -88,7 +111,8 @@ def run_sections(
             state.begin(name)
             result = _measured(measure)
             state.put(name, result)
-            say(f"{name}: {_short(result)}")
+            say(f"{name}: {short(result)}")
+            after()
     return dropped
 
 
@@ -106,33 +130,6 @@ def _measured(measure: Callable[[], Result]) -> Result:
         )
 
 
-def table(results: dict[str, Result], dropped: list[str]) -> list[str]:
-    """Return the short table: a line a row, then what there was no time for."""
-    lines = ["", "what was measured"]
-    lines += [f"  {_short(result):40}  {name}" for name, result in results.items()]
-    return lines + [f"  {'no time left':40}  {name}" for name in dropped]
-
-
-def _short(result: Result) -> str:
-    """Say a row's most telling numbers."""
-    for key in ("not_run", "failed"):
-        if key in result:
-            return f"{key.replace('_', ' ')}: {result[key]}"
-    parts = [] if "ok" not in result else ["ok" if result["ok"] else "WRONG"]
-    for key, form in (
-        ("max_difference", "off by {:.1e}"),
-        ("labels_equal", "labels {:.4%}"),
-        ("ms_per_window", "{:.2f} ms a window"),
-        ("gflops", "{:.0f} GFLOP/s"),
-        ("seconds", "{:.2f} s"),
-        ("steps_per_second", "{:.2f} steps/s"),
-        ("gpu_peak_mb", "{} MB"),
-    ):
-        if key in result:
-            parts.append(form.format(result[key]))
-    return ", ".join(parts) or "done"
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     return _parser().parse_args(arguments)
 
@@ -143,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where [cuda]")
     parser.add_argument("--tiny", action="store_true", help="toy sizes: that it works, not what it costs")
-    parser.add_argument("--budget", type=float, default=600, help="seconds in which rows may begin [600]")
+    parser.add_argument("--budget", type=float, default=600, help="seconds of the whole run [600]")
     parser.add_argument("--only", action="append", choices=tuple(SHARES), help="only this section; repeat")
     parser.add_argument(
         "--state", type=Path, default=Path("runs/gpu"), help="folder to go on from [runs/gpu]"
@@ -234,13 +231,8 @@ def _prepare(context: Context, options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(
-    options: argparse.Namespace,
-    state: State,
-    *,
-    missing: dict[str, str],
-    standins_made: list[str],
-    dropped: list[str],
+def _facts(
+    options: argparse.Namespace, *, missing: dict[str, str], standins_made: list[str]
 ) -> dict[str, Any]:
     from benchmarks.environment import environment  # noqa: PLC0415 (after the stand-ins)
 
@@ -251,24 +243,7 @@ def _record(
         "budget_seconds": options.budget,
         "missing": missing,
         "standins": standins_made,
-        "no_time_left": dropped,
-        "host_peak_mb": round((peak_memory_bytes() or 0) / 1e6),
-        "note": "CUDA events after a warm-up, medians, another random input each time; clocks left alone. "
-        "Random weights: times, not accuracy; parity is on the conformance cases",
-        "rows": state.results,
     }
-
-
-def _write(record: dict[str, Any], folder: Path) -> Path:
-    """Write the record; without msgspec too."""
-    from benchmarks.records import hardware  # noqa: PLC0415 (after the stand-ins)
-    from gcis_runtime.atomic import replacing  # noqa: PLC0415
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record['what']}_{hardware(record)}_{datetime.date.today():%Y%m%d}.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-    return path
 
 
 def _say(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,18 +31,17 @@ class Ladder:
         self._half = "fp16" if self.rig.cuda else "bf16"
 
     def rows(self) -> Iterator[Row]:
-        """Return the rows: ceilings, then for each window what is worth most first."""
+        """Return the rows, what is worth most first: ceilings, single windows, then larger batches."""
         for precision in CEILINGS if self.rig.cuda else ("fp32",):
             yield (
                 f"ladder/matrix product/{precision}",
                 functools.partial(self.rig.ceiling, precision),
             )
         sizes = self.context.sizes
-        for roi in sizes.windows:
-            for way, measure in self._ways().items():
-                for batch in sizes.batches:
-                    if way.startswith("torch.compile") and batch not in (1, 4):
-                        continue  # half a minute of compiling each
+        for batch in sizes.batches:
+            compiled = self._compiled_ways() if batch in (1, 4) else {}  # half a minute of compiling each
+            for ways in (self._ways(), compiled):
+                for roi, (way, measure) in itertools.product(sizes.windows, ways.items()):
                     name = f"ladder/window {text(roi)}, batch {batch}/{way}"
                     yield name, functools.partial(self._row, measure, roi, batch)
 
@@ -64,9 +64,13 @@ class Ladder:
                 for precision in ("fp16", "fp32"):
                     engine = cut(tensorrt, backend=backend)
                     ways[f"{backend} {precision}"] = cut(self._graph, engine, precision)
-        for precision in (half, "fp32"):
-            ways[f"torch.compile, one pathway, {precision}"] = cut(self._compiled, precision)
         return ways
+
+    def _compiled_ways(self) -> dict[str, Callable[[Shape3, int], Result]]:
+        return {
+            f"torch.compile, one pathway, {precision}": functools.partial(self._compiled, precision)
+            for precision in (self._half, "fp32")
+        }
 
     def _row(self, measure: Callable[[Shape3, int], Result], roi: Shape3, batch: int) -> Result:
         try:

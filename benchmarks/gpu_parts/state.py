@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,7 @@ class State:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "rows.jsonl"
         self.results: dict[str, Result] = {}
+        self.running: str | None = None
         lines = self._lines()
         if not lines:
             self._write({"settings": settings})
@@ -55,10 +58,11 @@ class State:
     def begin(self, row: str) -> None:
         """Note that a row is being measured."""
         self._write({"begun": row})
+        self.running = row
 
     def put(self, row: str, result: Result) -> None:
         """Keep a row's result."""
-        self.results[row] = result
+        self.results[row], self.running = result, None
         self._write({"row": row, "result": result})
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -83,18 +87,57 @@ class Budget:
         seconds: Of the whole run.
         shares: Share of each section; what one leaves over the next ones have.
         clock: What time it is, in seconds.
+        started: When the run began, by that clock; None: now.
     """
 
     def __init__(
-        self, seconds: float, shares: dict[str, float], *, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        shares: dict[str, float],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
     ) -> None:
-        self._clock, start = clock, clock()
+        self._clock, start = clock, clock() if started is None else started
+        self._end = start + seconds
         self._until: dict[str, float] = {}
         done = 0.0
         for section, share in shares.items():
             done += share
             self._until[section] = start + seconds * done / sum(shares.values())
 
+    def left_in_all(self) -> float:
+        """Return the seconds that are left of the whole run, at least 0."""
+        return max(0.0, self._end - self._clock())
+
     def left(self, section: str) -> float:
         """Return the seconds in which a section may still begin rows; negative when they are over."""
         return self._until[section] - self._clock()
+
+
+class HardEnd:
+    """Ends the process when the time is over, in the middle of a row too: machines are lent for minutes.
+
+    A thread of its own does it, since a compiler or a driver may not come back to Python for minutes.
+
+    Args:
+        seconds: From now.
+        last: What is done before; returns the exit code.
+    """
+
+    def __init__(self, seconds: float, last: Callable[[], int]) -> None:
+        self._last = last
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        code = 1
+        try:
+            code = self._last()
+        finally:
+            os._exit(code)
+
+    def cancel(self) -> None:
+        """Let the process end by itself."""
+        self._timer.cancel()

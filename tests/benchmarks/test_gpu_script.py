@@ -17,6 +17,7 @@ from monai.networks.nets.swin_unetr import SwinTransformer as MonaiSwin
 
 from benchmarks import gpu
 from benchmarks.gpu_parts import parity, standins
+from benchmarks.gpu_parts.report import OUT_OF_TIME, Report
 from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
 from benchmarks.gpu_parts.swin import SwinTransformer
 from gcis_runtime.cuda.probe import probe_driver
@@ -167,8 +168,49 @@ def test_time_that_is_over_drops_rows_and_a_second_run_goes_on(tmp_path: Path) -
     results = State(tmp_path, {"s": 1}).results
     assert results["b/four"] == {"not_run": "needs a thing"}
     assert results["b/five"] == {"not_run": "out of memory: CUDA out of memory"}
-    lines = gpu.table(results, ["c/six"])
-    assert any("not run: needs a thing" in line for line in lines) and "no time left" in lines[-1]
+    report = Report(tmp_path, State(tmp_path, {"s": 1}), [*results, "c/six"], {})
+    lines = report.lines()
+    assert any("not run: needs a thing" in line for line in lines)
+    assert report.left == ["c/six"] and lines[-1].split() == ["no", "time", "left", "c/six"]
+
+
+def test_what_was_measured_stands_in_the_record_while_the_next_row_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def second() -> dict[str, Any]:
+        seen.append(_record(tmp_path))
+        return {}
+
+    rows = {"training": lambda: _rows("training", [], one=lambda: {"seconds": 1.0}, two=second)}
+    monkeypatch.setattr(gpu, "_sections", lambda *_: rows)
+    assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 0
+    assert seen[0]["rows"] == {"training/one": {"seconds": 1.0}}
+    assert seen[0]["no_time_left"] == ["training/two"] and _record(tmp_path)["no_time_left"] == []
+
+
+def test_the_end_comes_in_the_middle_of_a_row(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from benchmarks.gpu_parts.report import Report
+from benchmarks.gpu_parts.state import HardEnd, State
+
+state = State(Path(sys.argv[1]), {})
+state.put("a/one", {"seconds": 1.0})
+state.begin("a/two")
+report = Report(Path(sys.argv[1]), state, ["a/one", "a/two", "a/three"], {})
+HardEnd(0.05, lambda: print("\\n".join(report.lines()), flush=True) or 7)
+time.sleep(60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 7, done.stderr
+    assert [line.split("  ")[-1] for line in done.stdout.splitlines()[2:]] == ["a/one", "a/two", "a/three"]
+    assert f"failed: {OUT_OF_TIME}" in done.stdout
+    assert State(tmp_path, {}).results["a/two"] == {"failed": CUT_OFF}  # a second run goes on behind it
 
 
 def test_a_row_that_took_the_process_with_it_is_not_tried_again(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a run of the GPU script leaves: its record, written again after every row, and a short table."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_parts.state import Result, State
+from gcis_runtime.sizes import peak_memory_bytes
+
+_NOTE = (
+    "CUDA events after a warm-up, medians, another random input each time; clocks left alone. Random "
+    "weights: times, not accuracy; parity is on the conformance cases"
+)
+OUT_OF_TIME = "the run's time was over while it ran"
+
+
+class Report:
+    """A run's record: whoever ends the process, and when, what was measured by then stands in it.
+
+    Args:
+        folder: Where it goes.
+        state: The results.
+        names: Every row of the run, in its order.
+        facts: What the run was made with.
+    """
+
+    def __init__(self, folder: Path, state: State, names: Sequence[str], facts: dict[str, Any]) -> None:
+        self._folder, self._state, self._names, self._facts = folder, state, tuple(names), facts
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """Rows that were measured, and the one that runs."""
+        running = self._state.running
+        return dict(self._state.results) | ({} if running is None else {running: {"failed": OUT_OF_TIME}})
+
+    @property
+    def left(self) -> list[str]:
+        """Rows that were not begun."""
+        return [name for name in self._names if name not in self.results]
+
+    @property
+    def wrong(self) -> list[str]:
+        """Rows whose parity does not hold."""
+        return [name for name, result in self.results.items() if result.get("ok") is False]
+
+    def write(self) -> Path:
+        """Write the record, without msgspec too; returns its path."""
+        from benchmarks.records import hardware  # noqa: PLC0415 (after the stand-ins)
+        from gcis_runtime.atomic import replacing  # noqa: PLC0415
+
+        record = self._facts | {
+            "no_time_left": self.left,
+            "host_peak_mb": round((peak_memory_bytes() or 0) / 1e6),
+            "note": _NOTE,
+            "rows": self.results,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{record['what']}_{hardware(record)}_{datetime.date.today():%Y%m%d}.json"
+        with replacing(self._folder / name) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+        return self._folder / name
+
+    def lines(self) -> list[str]:
+        """Return the short table: a line a row, then what there was no time for."""
+        lines = ["", "what was measured"]
+        lines += [f"  {short(result):40}  {name}" for name, result in self.results.items()]
+        return lines + [f"  {'no time left':40}  {name}" for name in self.left]
+
+
+def short(result: Result) -> str:
+    """Say a row's most telling numbers."""
+    for key in ("not_run", "failed"):
+        if key in result:
+            return f"{key.replace('_', ' ')}: {result[key]}"
+    parts = [] if "ok" not in result else ["ok" if result["ok"] else "WRONG"]
+    for key, form in (
+        ("max_difference", "off by {:.1e}"),
+        ("labels_equal", "labels {:.4%}"),
+        ("ms_per_window", "{:.2f} ms a window"),
+        ("gflops", "{:.0f} GFLOP/s"),
+        ("seconds", "{:.2f} s"),
+        ("steps_per_second", "{:.2f} steps/s"),
+        ("gpu_peak_mb", "{} MB"),
+    ):
+        if key in result:
+            parts.append(form.format(result[key]))
+    return ", ".join(parts) or "done"
