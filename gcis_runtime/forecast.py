@@ -18,14 +18,13 @@ from gcis_runtime.blend import WindowCount
 from gcis_runtime.calibration import Calibration, Measured
 from gcis_runtime.errors import MemoryLimitError
 from gcis_runtime.footprint import Wanted, activations, host_footprint
+from gcis_runtime.formats import voxel_bytes
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.labelling import Restore
 from gcis_runtime.loaded import LoadedEngine
-from gcis_runtime.nifti import voxel_bytes
 from gcis_runtime.sessions import DeviceSession
 from gcis_runtime.sizes import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.spec import Shape3
-from gcis_runtime.suffixes import ITK, suffix_of
 from gcis_runtime.windows import WindowPlan, plan_windows
 
 _FLOAT = 4
@@ -136,13 +135,13 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
 
 
 def check_image(path: Path, allowed: int | None) -> None:
-    """Refuse a NIfTI file whose voxels alone would take more memory than is allowed, before they are read.
+    """Refuse a file whose voxels alone would take more memory than is allowed, before they are read.
 
     Raises:
         MemoryLimitError: They would.
         ImageError: The file cannot be read.
     """
-    if allowed is None or suffix_of(path) in ITK:
+    if allowed is None:
         return
     needs = voxel_bytes(path) + (resident_bytes() or _INTERPRETER)
     if needs > allowed:

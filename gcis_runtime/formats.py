@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime import nifti
 from gcis_runtime.errors import OutputError
-from gcis_runtime.itk import load_simpleitk, read_itk, write_itk
+from gcis_runtime.itk import itk_voxel_bytes, load_simpleitk, read_itk, write_itk
 from gcis_runtime.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.volume import Volume
 
@@ -26,6 +26,15 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     if suffix_of(path) in ITK:
         return read_itk(path)
     return nifti.read_volume(path)
+
+
+def voxel_bytes(path: Path) -> int:
+    """Return the memory that reading a file's voxels will take, from its header alone.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    return itk_voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:

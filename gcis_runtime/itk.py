@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,9 @@ def read_itk(path: Path) -> Volume:
         ImageError: SimpleITK is missing, or the file is missing, damaged, truncated, or no CT volume.
     """
     sitk = load_simpleitk(path)
-    check_file(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        shape = _check_header(sitk, reader, path)
+        reader, shape = _read_header(sitk, path)
+        _check_stored(sitk, reader, path, shape)
         affine = ras_affine(reader)
         # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
         array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
@@ -76,6 +74,28 @@ def read_itk(path: Path) -> Volume:
         return replace(Volume.from_array(array, affine=affine), notes=notes)
     except ImageError as error:
         raise error.named(path) from error
+
+
+def itk_voxel_bytes(path: Path) -> int:
+    """Return the most memory that reading a file's voxels will take, from its header alone.
+
+    SimpleITK's image and the array that is copied from it are there at once, then that and the lean one.
+
+    Raises:
+        ImageError: See `read_itk`.
+    """
+    sitk = load_simpleitk(path)
+    try:
+        reader, shape = _read_header(sitk, path)
+    except RuntimeError as error:
+        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
+    kind = reader.GetPixelID()
+    size, lean = (
+        _voxel_size(sitk, reader),
+        2 if kind in (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16) else 4,
+    )
+    kept = kind in (sitk.sitkInt16, sitk.sitkFloat32)
+    return math.prod(shape) * (size + max(size, 0 if kept else lean))
 
 
 def volume_from_itk(image: Any) -> Volume:
@@ -148,8 +168,12 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
             named.unlink(missing_ok=True)
 
 
-def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
-    """Refuse what is no CT, claims more voxels than the file can hold, or holds damaged ones."""
+def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Return a reader that has read a header, and the voxels along X, Y, Z; refuse what is no CT."""
+    check_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
     shape = tuple(int(n) for n in reader.GetSize())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -162,8 +186,13 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
         raise ImageError(
             f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
         )
+    return reader, shape
+
+
+def _check_stored(sitk: Any, reader: Any, path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse a header that claims more voxels than the file can hold, and damaged voxels."""
     stored = find_voxels(path)
-    voxels, size = int(np.prod(shape, dtype=np.int64)), stored.file.stat().st_size
+    voxels, size = math.prod(shape), stored.file.stat().st_size
     if voxels > size * _MAX_DEFLATE_RATIO:
         raise ImageError(
             f"{path}: the file is truncated",
@@ -171,8 +200,12 @@ def _check_header(sitk: Any, reader: Any, path: Path) -> tuple[int, ...]:
             expected=" x ".join(map(str, shape)) + " voxels from its header",
             fix=FIX,
         )
-    check_voxels(path, stored, voxels * sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
-    return shape
+    check_voxels(path, stored, voxels * _voxel_size(sitk, reader))
+
+
+def _voxel_size(sitk: Any, reader: Any) -> int:
+    """Return the bytes of a voxel as the file's type has them."""
+    return int(sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
 
 
 def _reason(error: RuntimeError) -> str:

@@ -12,17 +12,18 @@ import fake_cuda
 import msgspec
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from click.testing import CliRunner
 from fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 from runtime_helpers import smooth_ct, write_ct
 from test_cuda_blend import ROI, make_plan
 
-from gcis_runtime import Volume, calibration, cli, cohort, nifti, runs
+from gcis_runtime import Volume, calibration, cli, cohort, formats, nifti, runs
 from gcis_runtime import forecast as forecast_module
 from gcis_runtime.calibration import Measured
 from gcis_runtime.cuda.slabs import group_windows
 from gcis_runtime.cuda.workspace import Workspace, workspace_bytes
-from gcis_runtime.errors import MemoryLimitError, OutputError
+from gcis_runtime.errors import ImageError, MemoryLimitError, OutputError
 from gcis_runtime.footprint import Wanted, host_footprint
 from gcis_runtime.forecast import Sizes, Way, choose_way
 from gcis_runtime.geometry import plan_grid
@@ -31,6 +32,7 @@ from gcis_runtime.runs import RunOptions
 from gcis_runtime.sizes import bytes_text, parse_bytes, resident_bytes
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.sums import Buffers, buffer_bytes
+from gcis_runtime.volume import to_lean
 from gcis_runtime.windows import plan_windows
 
 FACTOR = 3.0
@@ -106,6 +108,24 @@ def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkey
     assert nifti.voxel_bytes(ct) == 40 * 36 * 30 * 2
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
         runs.read_case(None, SimpleNamespace(image=ct), RunOptions(max_memory=resident_bytes() // 2))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
+def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkeypatch, suffix, dtype):
+    """Reading through ITK holds its image and a copy of it, then that and the lean one."""
+    array = smooth_ct((40, 36, 30)).astype(dtype)
+    image = sitk.GetImageFromArray(array.T)
+    path = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(image, str(path), useCompression=True)
+    lean = to_lean(array).nbytes if array.dtype != to_lean(array).dtype else 0
+    assert formats.voxel_bytes(path) == array.nbytes + max(array.nbytes, lean)
+    monkeypatch.setattr(runs, "read_volume", pytest.fail)
+    with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
+        runs.read_case(None, SimpleNamespace(image=path), RunOptions(max_memory=resident_bytes() // 2))
+    path.write_bytes(b"NRRD0004\nnothing")
+    with pytest.raises(ImageError, match="cannot be read"):
+        formats.voxel_bytes(path)
 
 
 def test_people_and_programs_see_the_forecast(make_bundle, ct, tmp_path):
