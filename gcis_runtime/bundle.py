@@ -162,6 +162,10 @@ def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]
     Raises:
         PromptError: A prompt that the bundle was not exported with; lists the known and the nearest.
     """
+    if isinstance(prompts, str):  # a sequence of texts too: its letters
+        raise PromptError(
+            "the prompts are one text", received=repr(prompts), expected="a list", fix=f"Pass [{prompts!r}]."
+        )
     if not prompts:
         return tuple(range(len(manifest.labels)))
     chosen = set()
@@ -194,5 +198,5 @@ def unknown_prompt(prompt: str, labels: Sequence[Label], *, where: str) -> Promp
     )
 
 
-def _key(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _key(text: object) -> str:
+    return " ".join(str(text).casefold().split())

@@ -77,19 +77,20 @@ class Coarse:
         }
 
 
-def check_factor(factor: float) -> float:
+def check_factor(factor: object) -> float:
     """Refuse a factor that makes no coarser grid.
 
     Raises:
-        OutputError: It is not above 1, or above 16.
+        OutputError: It is no number above 1 and at most 16.
     """
-    if not 1.0 < factor <= 16.0:
+    number = float(factor) if isinstance(factor, int | float | np.number) else np.nan
+    if not 1.0 < number <= 16.0:
         raise OutputError(
             "not a factor of a coarse pass",
-            received=f"{factor:g}",
+            received=repr(factor),
             expected="more than 1, at most 16: how much larger its voxels are",
         )
-    return factor
+    return number
 
 
 def coarse_spec(volume: Volume, spec: PreprocessSpec, factor: float) -> PreprocessSpec:

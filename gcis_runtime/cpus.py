@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from gcis_runtime.errors import EngineError
+
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -26,6 +28,22 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
     count = allowed_cpus()
     quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
     return max(1, min(count, math.ceil(min(quotas)))) if quotas else count
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that is none, or that would only get in each other's way.
+
+    Raises:
+        EngineError: It is neither None nor between 1 and the machine's processors.
+    """
+    most = os.cpu_count() or 1
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
+        raise EngineError(
+            "no number of threads",
+            received=repr(threads),
+            expected=f"1 to {most}, one a processor of this machine",
+            fix="Leave it out: then the processors that this process may use are counted.",
+        )
 
 
 def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:

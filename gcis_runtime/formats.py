@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime import nifti
-from gcis_runtime.errors import OutputError
+from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.itk import itk_voxel_bytes, load_simpleitk, read_itk, write_itk
 from gcis_runtime.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.volume import Volume
@@ -20,12 +20,23 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a CT volume in HU: NIfTI, or by suffix NRRD and MetaImage (`.nrrd`, `.mha`, `.mhd`).
 
     Raises:
-        ImageError: See `nifti.read_volume`; also where SimpleITK is needed and missing.
+        ImageError: See `nifti.read_volume`; also where SimpleITK is needed and missing, or this is no path.
     """
-    path = Path(path)
+    path = _named(path)
     if suffix_of(path) in ITK:
         return read_itk(path)
     return nifti.read_volume(path)
+
+
+def _named(path: object) -> Path:
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    raise ImageError(
+        "this names no file",
+        received=type(path).__name__,
+        expected="a path",
+        fix="Segmenter.segment takes images that are no files.",
+    )
 
 
 def voxel_bytes(path: Path) -> int:

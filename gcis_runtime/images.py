@@ -1,7 +1,8 @@
-"""Images as Python programs hold them: arrays, nibabel's, SimpleITK's; all become a `Volume`."""
+"""Images as Python programs hold them: arrays, nibabel's, SimpleITK's, paths; all become a `Volume`."""
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.formats import read_volume
 from gcis_runtime.itk import volume_from_itk
 from gcis_runtime.nifti_header import geometry_notes
 from gcis_runtime.volume import Volume
@@ -33,7 +35,7 @@ class ItkImage(Protocol):
         """Directions of the axes in LPS, row by row."""
 
 
-ImageLike: TypeAlias = "Volume | FileBasedImage | ItkImage | NDArray[Any]"
+ImageLike: TypeAlias = "Volume | str | os.PathLike[str] | FileBasedImage | ItkImage | NDArray[Any]"
 """`FileBasedImage` is what `nibabel.load` says it returns; those with voxels in space are accepted."""
 
 
@@ -41,7 +43,8 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
     """Make a volume of an image in HU; the image is not changed, and not copied where int16 or float32.
 
     Args:
-        image: A `Volume`, a nibabel or SimpleITK image, or an array (X, Y, Z) with its `affine`.
+        image: A `Volume`, a nibabel or SimpleITK image, the path of a file, or an array (X, Y, Z) with its
+            `affine`; a fourth axis of length 1 is left out.
         affine: (4, 4), voxel index to RAS+ mm; only for an array.
 
     Raises:
@@ -63,8 +66,8 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
                 expected="affine=, (4, 4) from voxel index to RAS+ mm",
                 fix="Pass it, or a nibabel or SimpleITK image, which have it.",
             )
-        return Volume.from_array(image, affine=affine)
-    known = isinstance(image, Volume | ItkImage | SpatialImage)
+        return Volume.from_array(_one_volume(image), affine=affine)
+    known = isinstance(image, Volume | ItkImage | SpatialImage | str | os.PathLike)
     if known and affine is not None:
         raise ImageError(
             "the image says itself where its voxels are",
@@ -77,20 +80,26 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
         return volume_from_itk(image)
     if isinstance(image, SpatialImage):
         return _from_nibabel(image)
+    if isinstance(image, str | os.PathLike):
+        return read_volume(image)
     raise ImageError(
         "this is no image",
         received=type(image).__name__,
-        expected="a Volume, an array with its affine, or a nibabel or SimpleITK image",
-        fix="Read a file with gcis_runtime.read_volume.",
+        expected="a Volume, an array with its affine, a nibabel or SimpleITK image, or a file's path",
+        fix="Turn it into a numpy array and pass that with affine=.",
     )
+
+
+def _one_volume(array: NDArray[Any]) -> NDArray[Any]:
+    """Leave out axes beyond the third that have length 1."""
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return array
 
 
 def _from_nibabel(image: Any) -> Volume:
     """Keep a NIfTI header, for the label map to have its codes, but only one that means the same affine."""
-    array = np.asanyarray(image.dataobj)
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    volume = Volume.from_array(array, affine=image.affine)
+    volume = Volume.from_array(_one_volume(np.asanyarray(image.dataobj)), affine=image.affine)
     header = image.header
     if not isinstance(header, nib.Nifti1Header) or not np.allclose(header.get_best_affine(), volume.affine):
         return volume

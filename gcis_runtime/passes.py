@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.blend import WindowCount
 from gcis_runtime.clock import StageClock
+from gcis_runtime.errors import OutputError
 from gcis_runtime.fallback import OUT_OF_MEMORY, reason_of
 from gcis_runtime.footprint import Wanted
 from gcis_runtime.forecast import Forecast, Sizes, Way, choose_way
@@ -29,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is wanted of a volume.
+    """What is wanted of a volume. Valid, or it does not exist.
 
     Attributes:
         restore: How labels come to the volume's grid.
@@ -46,6 +48,20 @@ class Request:
     max_memory: int | None = None
     progress: Progress | None = None
     foretold: Callable[[Forecast], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.restore not in get_args(Restore):
+            raise OutputError(
+                "unknown way to restore labels",
+                received=repr(self.restore),
+                expected=" or ".join(get_args(Restore)),
+            )
+        limit: object = self.max_memory
+        known = isinstance(limit, int | float | np.number) and not isinstance(limit, bool)
+        if self.max_memory is not None and not (known and self.max_memory > 0):
+            raise OutputError(
+                "not an amount of memory", received=repr(limit), expected="bytes, such as 2 << 30 for 2 GiB"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,17 +108,22 @@ class StructureRoi:
 Roi = BoxRoi | MaskRoi | StructureRoi
 
 
-def parse_roi(text: str, manifest: Manifest) -> Roi:
+def parse_roi(text: object, manifest: Manifest) -> Roi:
     """Understand `--roi`; a mask is not read yet.
 
     Args:
-        text: `x0:x1,y0:y1,z0:z1` (an end may be left out), a mask's file, or a structure's name or prompt.
+        text: `x0:x1,y0:y1,z0:z1` (an end may be left out), a mask's file (a path object always is one), or a
+            structure's name or prompt.
         manifest: The bundle's manifest, which names the structures.
 
     Raises:
-        ImageError: Ranges that are not three, or run backwards.
+        ImageError: Ranges that are not three, or run backwards; neither a text nor a path.
         PromptError: Neither a file nor a structure.
     """
+    if isinstance(text, os.PathLike):
+        return MaskRoi(path=Path(text))
+    if not isinstance(text, str):
+        raise ImageError("the region is no text", received=type(text).__name__, expected=_EXPECTED)
     if re.fullmatch(r"[\d\s:,]*[:,][\d\s:,]*", text):
         return _box(text)
     if suffix_of(Path(text)) or Path(text).exists():

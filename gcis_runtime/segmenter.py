@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.area import Area, Found, find_area
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
-from gcis_runtime.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
+from gcis_runtime.coarse import DEFAULT_FACTOR, Coarse, check_factor, coarse_spec, locate, matching_labels
 from gcis_runtime.errors import OutputError
 from gcis_runtime.fallback import Ladder, Opening
 from gcis_runtime.forecast import Forecast, device_peak, measured, remember
@@ -82,7 +82,7 @@ class Segmenter:
             device: `"cpu"`, `"cuda"` or `"cuda:1"`.
             precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`.
             prompts: Structures of the bundle to segment; all when empty.
-            threads: CPU threads; None counts what the process may use.
+            threads: CPU threads, at most the machine's processors; None counts what the process may use.
             tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
 
         Where memory does not suffice, a smaller window batch is loaded, then with engine `"auto"` another
@@ -118,7 +118,7 @@ class Segmenter:
         restore: Restore = DEFAULT_RESTORE,
         masks: bool = False,
         probabilities: bool = False,
-        roi: str | None = None,
+        roi: str | os.PathLike[str] | None = None,
         coarse: float | Segmenter | None = None,
         body_crop: bool = False,
         max_memory: int | None = None,
@@ -128,8 +128,8 @@ class Segmenter:
         """Segment one CT volume.
 
         Args:
-            image: HU: a `Volume`, a nibabel or SimpleITK image, or an array (X, Y, Z) with its `affine`. It
-                is not changed.
+            image: HU: a `Volume`, a nibabel or SimpleITK image, the path of a file, or an array (X, Y, Z)
+                with its `affine`. It is not changed.
             affine: (4, 4), voxel index to RAS+ mm; only for an array.
             restore: How labels come to the volume's grid: `"smooth"` or `"nearest"`.
             masks: Keep a mask of each structure too, which may overlap others.
@@ -153,17 +153,13 @@ class Segmenter:
             EngineError: The engine failed, answered with a value that is not finite, or is closed.
             DeviceMemoryError: Memory ran out with every engine that was allowed.
             MemoryLimitError: More than `max_memory` would be needed.
-            OutputError: Another way to restore labels than these.
+            PromptError: A region by a structure that the bundle does not have.
+            OutputError: Another way to restore labels than these, or no factor or amount of memory.
         """
-        if restore not in get_args(Restore):
-            raise OutputError(
-                "unknown way to restore labels",
-                received=repr(restore),
-                expected=" or ".join(get_args(Restore)),
-            )
         if coarse is self:
             raise OutputError("a segmenter is no coarse pass of its own", fix="Give a factor, such as 2.")
-        volume = as_volume(image, affine=affine)
+        if coarse is not None and not isinstance(coarse, Segmenter):
+            check_factor(coarse)
         where = None if roi is None else parse_roi(roi, self.bundle.manifest)
         area = Area(roi=where, coarse=coarse is not None, body_crop=body_crop)
         request = Request(
@@ -174,6 +170,7 @@ class Segmenter:
             progress=progress,
             foretold=foretold,
         )
+        volume = as_volume(image, affine=affine)
         with self._lock:
             self._engine.require_open()
             return self._segment(volume, request, area, coarse)

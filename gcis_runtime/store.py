@@ -113,8 +113,12 @@ def find_bundle(bundle: str | os.PathLike[str] | None, prompts: Sequence[str] = 
     )
 
 
-def _named(bundle: str | os.PathLike[str]) -> Path:
+def _named(bundle: object) -> Path:
     """Return the folder that a path or name means; a path wins, since names have no slash."""
+    if not isinstance(bundle, str | os.PathLike):
+        raise BundleError(
+            "this names no bundle", received=type(bundle).__name__, expected="a folder, a name, or 'demo'"
+        )
     path, name = Path(bundle), str(bundle)
     if (path / MANIFEST_FILE).is_file():
         return path

@@ -61,7 +61,7 @@ class Volume:
                 "the voxels are not real numbers", received=str(array.dtype), expected="integers or floats"
             )
         try:
-            placed = np.array(affine, dtype=np.float64)
+            placed = np.array(affine).astype(np.float64, casting="safe")  # no texts, no complex numbers
         except (TypeError, ValueError) as error:
             raise ImageError(
                 "the affine is not a finite 4 x 4 affine matrix", received=" ".join(str(affine).split())

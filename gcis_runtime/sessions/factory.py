@@ -6,6 +6,7 @@ import importlib.util
 import re
 
 from gcis_runtime.bundle import Bundle
+from gcis_runtime.cpus import check_threads
 from gcis_runtime.errors import EngineError
 from gcis_runtime.sessions.base import Session
 
@@ -42,7 +43,8 @@ def open_session(
         BundleError: The graph is not the one that the manifest describes.
         DeviceMemoryError: The device has not enough memory.
     """
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+    check_threads(threads)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
         raise EngineError("unknown device", received=repr(device), expected="cpu, cuda or cuda:NUMBER")
     if engine not in ENGINES:
         raise EngineError("unknown engine", received=repr(engine), expected=", ".join(ENGINES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 from fake_session import threshold_segmenter
 from runtime_helpers import smooth_ct
 
-from gcis_runtime import Volume
+from gcis_runtime import GcisError, Segmenter, Volume, read_volume
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images import as_volume
 
@@ -108,7 +110,13 @@ def test_a_simpleitk_image_gives_back_one_on_its_grid(array):
         (sitk.Image([3, 3, 3, 2], sitk.sitkInt16), {}, "not three-dimensional"),
         (sitk.Image([3, 3], sitk.sitkInt16), {}, "not three-dimensional"),
         (sitk.Image([3, 3, 3], sitk.sitkVectorUInt8, 3), {}, "not real numbers"),
-        ("ct.nii.gz", {}, "no image; received str"),
+        ("ct.nii.gz", {}, "ct.nii.gz does not exist"),
+        (Path("ct.nii.gz"), {"affine": np.eye(4)}, "says itself"),
+        (b"ct.nii.gz", {}, "no image; received bytes"),
+        (3, {}, "no image; received int"),
+        (np.zeros((3, 3, 3, 2)), {"affine": np.eye(4)}, "not three-dimensional"),
+        (np.zeros((3, 3, 3), complex), {"affine": np.eye(4)}, "not real numbers; received complex128"),
+        (np.zeros((3, 3, 3)), {"affine": np.eye(4) * 1j}, "affine"),
         (None, {}, "no image; received NoneType"),
         ([[[0]]], {"affine": np.eye(4)}, "no image; received list"),
         (np.ma.masked_equal(np.eye(3)[None], 0), {"affine": np.eye(4)}, "masked voxels; received 6 of 9"),
@@ -118,6 +126,66 @@ def test_what_cannot_be_used_is_one_clear_line(image, options, message):
     with pytest.raises(ImageError, match=message) as caught:
         as_volume(image, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_may_be_named(array, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+    with threshold_segmenter() as segmenter:
+        expected = segmenter.segment(read_volume(path)).labels
+        for name in (path, str(path)):
+            np.testing.assert_array_equal(segmenter.segment(name).labels, expected)
+
+
+def test_an_array_with_four_axes_and_one_volume_is_that_volume(array):
+    one = as_volume(array[..., None], affine=AFFINE)
+    np.testing.assert_array_equal(one.array, array)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roi": ((0, 1), (0, 1), (0, 1))}, "the region is no text; received tuple; expected x0:x1"),
+        ({"roi": Path("mask.nii.gz")}, "mask.nii.gz does not exist"),
+        ({"coarse": "2"}, "not a factor of a coarse pass; received '2'; expected more than 1"),
+        ({"coarse": float("nan")}, "not a factor of a coarse pass; received nan"),
+        ({"max_memory": "2G"}, "not an amount of memory; received '2G'; expected bytes"),
+        ({"max_memory": 0}, "not an amount of memory; received 0"),
+        ({"max_memory": True}, "not an amount of memory; received True"),
+        ({"restore": None}, "unknown way to restore labels; received None"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_one_clear_line(array, options, message):
+    with threshold_segmenter() as segmenter, pytest.raises(GcisError, match=message):
+        segmenter.segment(array, affine=AFFINE, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "no number of threads; received 0; expected 1 to"),
+        ({"threads": -1}, "no number of threads; received -1"),
+        ({"threads": 100_000}, "no number of threads; received 100000"),  # would start them, and hang
+        ({"threads": "2"}, "no number of threads; received '2'"),
+        ({"threads": 1.0}, "no number of threads; received 1.0"),
+        ({"device": None}, "unknown device; received None"),
+        ({"prompts": "bone"}, r"the prompts are one text; received 'bone'; .* Pass \['bone'\]"),
+        ({"prompts": [1]}, "no such prompt; received 1"),
+        ({"bundle": 5}, "this names no bundle; received int"),
+        ({"bundle": ["demo"]}, "this names no bundle; received list"),
+    ],
+)
+def test_what_a_segmenter_cannot_be_opened_with(make_bundle, options, message):
+    opening = {"bundle": make_bundle(), "engine": "onnx", **options}
+    with pytest.raises(GcisError, match=message) as caught:
+        Segmenter.open(**opening)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"ct.nii.gz", ["ct.nii.gz"]])
+def test_a_file_is_read_by_its_path(name):
+    with pytest.raises(ImageError, match="this names no file; received"):
+        read_volume(name)
 
 
 def test_without_simpleitk_the_extra_is_named(array, monkeypatch):
