@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -13,38 +14,71 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.file_locks import try_lock
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
+"""Names of temporary files; see `_new_file`."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
     """Give a temporary file beside `path` that takes its name when the block ends well.
 
-    The temporary file lies in the same folder, since a rename is atomic only within a file system.
+    The temporary file lies in the same folder, since a rename is atomic only within a file system. It is
+    locked, so that `remove_leftovers` knows it from one whose process was killed.
 
     Args:
         path: The final name; its folder is created when missing.
+        suffix: Ends the temporary file's name, for libraries that choose a format by it.
 
     Yields:
-        The temporary file to write.
+        The temporary file to write, not to replace by another.
 
     Raises:
         OutputError: The folder or file cannot be written (missing rights, full disk, a folder in the way).
     """
     temporary: Path | None = None
+    file: int | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(0, "a folder has that name")
-        temporary = _new_file(path)
+        temporary, file = _new_file(path, suffix)
         yield temporary
-        with temporary.open("rb") as file:  # on disk before it has the name: power may fail in between
-            os.fsync(file.fileno())
+        with temporary.open("rb") as written:  # on disk before it has the name: power may fail in between
+            os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if file is not None:
+            os.close(file)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of `replacing` whose process was killed; those that are being written stay.
+
+    Where the system cannot tell (Windows, a file system without locks), all stay. A missing folder has none.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                e.name for e in entries if _LEFTOVER.fullmatch(e.name) and e.is_file(follow_symlinks=False)
+            ]
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            file = os.open(folder / name, os.O_RDWR)
+            try:
+                if try_lock(file):
+                    (folder / name).unlink()
+            finally:
+                os.close(file)
 
 
 @contextlib.contextmanager
@@ -135,14 +169,30 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     )
 
 
-def _new_file(path: Path) -> Path:
-    """Create an empty file beside `path` with the rights that the user's umask gives.
+def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
+    """Create an empty file beside `path` with the rights that the user's umask gives, and lock it.
 
     `tempfile` makes private ones, and to mend that the umask must be known: it can be read only by setting
     it, which every other thread would notice.
+
+    Returns:
+        The file, and the descriptor that holds its lock; None on Windows, where an open file is not renamed.
     """
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return temporary
+            file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            if sys.platform == "win32":
+                os.close(file)
+                return temporary, None
+            if _hold(file, temporary):
+                return temporary, file
+            os.close(file)
+
+
+def _hold(file: int, temporary: Path) -> bool:
+    """Lock a new file; False where another process took it for a leftover before that."""
+    try:
+        return try_lock(file) and temporary.exists()
+    except OSError:
+        return True  # a file system without locks: nothing is removed there

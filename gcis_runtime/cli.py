@@ -200,6 +200,7 @@ def _run(
     from gcis_runtime.cohort import run_cases
     from gcis_runtime.display import Display
     from gcis_runtime.lock import folder_lock
+    from gcis_runtime.outputs import clear_leftovers
     from gcis_runtime.roi import parse_roi
     from gcis_runtime.runs import RunOptions, write_phantom
     from gcis_runtime.segmenter import Segmenter
@@ -214,6 +215,7 @@ def _run(
         nullcontext() if folder is None else folder_lock(folder),
         Segmenter.open(settings.pop("bundle"), **opening) as segmenter,
     ):
+        clear_leftovers(jobs)
         if not as_json:
             click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
         for note in segmenter.notes:

@@ -154,18 +154,14 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
     sitk = load_simpleitk(path)
     image = itk_image(array, like=like, sitk=sitk)
     # ITK chooses the format by the name, so that the temporary file must have the suffix too.
-    with replacing(path) as temporary:
-        named = temporary.with_name(temporary.name + path.suffix.lower())
+    with replacing(path, suffix=path.suffix.lower()) as temporary:
         try:
-            sitk.WriteImage(image, str(named), useCompression=True)
-            written = sitk.ReadImage(str(named))  # ITK's NRRD writer does not notice a full disk
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+            written = sitk.ReadImage(str(temporary))  # ITK's NRRD writer does not notice a full disk
             if not np.array_equal(sitk.GetArrayViewFromImage(written), array.T):
                 raise OSError(errno.EIO, "the file does not read back as it was written (is the disk full?)")
-            named.replace(temporary)
         except RuntimeError as error:
             raise OSError(0, _reason(error)) from error
-        finally:
-            named.unlink(missing_ok=True)
 
 
 def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:

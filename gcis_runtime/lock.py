@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from gcis_runtime.atomic import unwritable
 from gcis_runtime.errors import OutputError
+from gcis_runtime.file_locks import try_lock
 
 NAME = ".gcis-run.lock"
 
@@ -68,12 +67,5 @@ def _locked(path: Path) -> IO[str]:
 
 def _lock(file: IO[str]) -> None:
     """Lock an open file or raise BlockingIOError."""
-    if sys.platform == "win32":
-        try:
-            importlib.import_module("msvcrt").locking(file.fileno(), 2, 1)  # LK_NBLCK, one byte
-        except OSError as error:
-            raise BlockingIOError from error
-    else:
-        import fcntl  # noqa: PLC0415 (not on Windows)
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not try_lock(file.fileno()):
+        raise BlockingIOError

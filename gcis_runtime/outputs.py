@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcis_runtime.atomic import check_writable
+from gcis_runtime.atomic import check_writable, remove_leftovers
 from gcis_runtime.errors import OutputError
 from gcis_runtime.formats import check_format
 from gcis_runtime.inputs import Source
@@ -75,6 +75,12 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
     _refuse_names(jobs)
     _refuse_collisions(jobs)
     return jobs
+
+
+def clear_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed runs left half-written in the folders of jobs; living runs' files stay."""
+    for folder in {f for job in jobs for f in (job.labels.parent, job.masks, job.probabilities)}:
+        remove_leftovers(folder)
 
 
 def _suffix_for(image: Path) -> str:

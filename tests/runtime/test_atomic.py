@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gcis_runtime import atomic
-from gcis_runtime.atomic import replacing_folder
+from gcis_runtime.atomic import remove_leftovers, replacing, replacing_folder
+from gcis_runtime.formats import write_labels
+from gcis_runtime.volume import Volume
 
 
 def _write(target: Path, text: str) -> None:
@@ -98,3 +103,91 @@ def test_a_process_killed_while_replacing_leaves_one_of_the_two(tmp_path: Path, 
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert _read(target) == ("old" if moment == "fsync" else "new")
+
+
+def _child(work: Callable[[], object]) -> int:
+    """Start a process that does some work, and return its id."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    return child
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+@pytest.mark.parametrize("suffix", ["", ".nrrd"])
+def test_files_of_killed_processes_are_removed_and_those_of_living_ones_are_not(
+    tmp_path: Path, suffix: str
+) -> None:
+    heard, told = os.pipe()
+
+    def write(name: str, then: Callable[[], object]) -> None:
+        with replacing(tmp_path / name, suffix=suffix) as temporary:
+            temporary.write_text("half")
+            os.write(told, b".")
+            then()
+            temporary.write_text("whole")
+
+    dead = _child(lambda: write("dead", lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    os.waitpid(dead, 0)
+    waits, go_on = os.pipe()
+    living = _child(lambda: write("living", lambda: os.read(waits, 1)))
+    os.read(heard, 1), os.read(heard, 1)
+    assert sorted(p.name.split(".")[1] for p in tmp_path.iterdir()) == ["dead", "living"]
+    remove_leftovers(tmp_path)
+    assert [p.name.split(".")[1] for p in tmp_path.iterdir()] == ["living"]
+    os.write(go_on, b".")
+    assert os.waitpid(living, 0)[1] == 0
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("living", "whole")]
+    remove_leftovers(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = atomic.try_lock, []
+
+    def late(file: int) -> bool:
+        if not seen:
+            seen.append(1)
+            remove_leftovers(tmp_path)  # as another process would just now
+        return real(file)
+
+    monkeypatch.setattr(atomic, "try_lock", late)
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+    assert seen and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_files_cannot_be_locked_they_are_written_and_none_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_file: int) -> bool:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(atomic, "try_lock", refuse)
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+        remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["seg.nrrd", "seg.mha", "seg.nii.gz"])
+def test_a_file_is_locked_until_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever library writes it: one that made another file of that name would lose the lock."""
+    volume = Volume.from_array(np.zeros((4, 3, 2), np.uint8), affine=np.eye(4))
+    real, seen = Path.replace, []
+
+    def replace(self: Path, to: Path) -> Path:
+        remove_leftovers(tmp_path)
+        seen.append(self.exists())
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_labels(tmp_path / name, volume.array.astype(np.uint8), like=volume)
+    assert seen == [True] and [p.name for p in tmp_path.iterdir()] == [name]

@@ -187,9 +187,24 @@ def test_a_kill_leaves_whole_files_and_a_true_summary(run, cts, tmp_path):
     assert kept == ["a_seg.json", "a_seg.nii.gz", "summary.csv", "summary.json"]
     read_volume(out / "a_seg.nii.gz")
     assert (out / NAME).exists()  # nobody holds it any more
+    (left,) = out.glob(".*.part")
+    assert left.name.startswith(".b_seg.nii.gz.")
+    others = [out / ".b_seg.nii.gz.part", out / ".download.0123456789.part", out / "b.01234567.part"]
+    for other in others:
+        other.touch()
     assert run(cts, "--resume").exit_code == 0
     assert statuses(out) == {"a": "skipped", "b": "done", "c": "done"}
-    assert not (out / NAME).exists()
+    assert not (out / NAME).exists() and not left.exists()
+    assert all(other.exists() for other in others)  # none of ours
+
+
+def test_what_a_killed_run_left_of_one_image_goes_with_the_next_run(run, cts, tmp_path):
+    words = [cts / "a.nii.gz", "--bundle", tmp_path / "b.gcis", "--engine", "onnx", "--masks", "-o"]
+    program = [sys.executable, "-c", KILLED, *map(str, words), str(tmp_path / "out")]
+    assert subprocess.run(program, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert [p.suffix for p in (tmp_path / "out" / "a_seg_masks").iterdir()] == [".part"]
+    assert run(cts / "a.nii.gz", "--masks").exit_code == 0
+    assert not [name for name in visible(tmp_path / "out") if name.endswith(".part")]
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts, tmp_path, monkeypatch):
