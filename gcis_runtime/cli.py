@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +116,7 @@ _engine = options_under("Engine")
 @_engine("--engine", type=click.Choice(_ENGINES), default="auto", show_default=True, help="Inference engine.")
 @_engine("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]", help="Where it runs.")
 @_engine("--precision", type=click.Choice(_PRECISIONS), default="auto", show_default=True, help="Arithmetic.")
+@_engine("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [all that may be used]")
 @_engine("--tf32", is_flag=True, help="ONNX Runtime on CUDA: float32 products round to 11 bits. [exact]")
 def main(
     *,
@@ -157,7 +157,9 @@ def main(
     many = out is not None and (collection or len(jobs) > 1)
     folder = Path(out) if many and out is not None else None
     if folder is not None:
-        _refuse_own_summary(images, folder)
+        from gcis_runtime.summary import refuse_own
+
+        refuse_own(images, folder)
     return _run(jobs, folder, settings, truth=truth, seed=seed, resume=resume, as_json=as_json)
 
 
@@ -167,21 +169,6 @@ def _refuse_missing(job: Job) -> None:
         from gcis_runtime.formats import read_volume
 
         read_volume(job.image)
-
-
-def _refuse_own_summary(arguments: tuple[Path, ...], folder: Path) -> None:
-    """Refuse a list that the run would replace by its summary."""
-    from gcis_runtime.summary import CSV, STATISTICS
-
-    ours = {os.path.realpath(folder / name) for name in (CSV, STATISTICS)}
-    for argument in arguments:
-        if os.path.realpath(argument) in ours:
-            from gcis_runtime.errors import OutputError
-
-            raise OutputError(
-                f"{argument} would be replaced by this run's own",
-                fix="Rename the list, or choose another -o.",
-            )
 
 
 def _run(
@@ -207,7 +194,9 @@ def _run(
     from gcis_runtime.sizes import parse_bytes
     from gcis_runtime.summary import Summary
 
-    opening = {name: settings.pop(name) for name in ("engine", "device", "precision", "prompts", "tf32")}
+    opening = {
+        name: settings.pop(name) for name in ("engine", "device", "precision", "prompts", "threads", "tf32")
+    }
     limit = settings.pop("max_memory")
     settings["max_memory"] = None if limit is None else parse_bytes(limit)
     with (

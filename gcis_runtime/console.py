@@ -10,12 +10,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
 from gcis_runtime.errors import GcisError
+from gcis_runtime.tables import printable
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -56,6 +58,7 @@ class _Guarded(click.Command):
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         prog = self.name or "gcis"
         VERBOSE.on = False  # several commands may run in one process
+        _open_streams()
         try:
             with _terminated_tidily():
                 code = super().main(args, prog_name=prog, standalone_mode=False)
@@ -82,13 +85,26 @@ def _report(prog: str, error: BaseException) -> int:
     return USAGE_EXIT
 
 
+def _open_streams() -> None:
+    """Give closed standard streams nowhere to go (`2>&-`).
+
+    Else the next file that is opened has the number of one of them, and gets what libraries print there.
+    """
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(file, True)  # as standard streams are
+    os.close(file)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+
+
 def error_line(error: BaseException) -> str:
     """Say in one line what went wrong; with `-v`, print its traceback first."""
     if VERBOSE.on:
         traceback.print_exception(error)
     if isinstance(error, MemoryError):
-        return " ".join(f"out of memory {error}".split())
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(" ".join(f"out of memory {error}".split()))
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextlib.contextmanager

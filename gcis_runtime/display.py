@@ -13,7 +13,7 @@ from gcis_runtime.console import error_line
 from gcis_runtime.forecast import Forecast
 from gcis_runtime.outputs import Job
 from gcis_runtime.summary import Summary
-from gcis_runtime.tables import counts_text, report_table
+from gcis_runtime.tables import counts_text, printable, report_table
 
 
 class Display:
@@ -86,10 +86,10 @@ class Display:
 
     def _line(self, text: str) -> None:
         """Print on stderr, over the line of progress."""
-        click.echo(("\r\033[K" if self._watched else "") + text, err=True)
+        click.echo(("\r\033[K" if self._watched else "") + printable(text), err=True)
 
     def _place(self, job: Job) -> str:
-        return f"[{self._number[job.image]}/{len(self._number)}] {job.name}"
+        return f"[{self._number[job.image]}/{len(self._number)}] {printable(job.name)}"
 
     def interrupted(self) -> None:
         """Say what an interrupt left, and how to go on."""

@@ -70,7 +70,7 @@ def _all(paths: Sequence[Path], message: str) -> list[Source]:
         if suffix_of(path)
         and not path.name.startswith(".")
         and not stem(path).endswith(_OURS)
-        and path.is_file()
+        and (path.is_file() or (path.is_symlink() and not path.exists()))  # a link to nothing will fail
     ]
     if not images:
         raise ImageError(

@@ -16,6 +16,7 @@ from gcis_runtime.errors import ImageError
 from gcis_runtime.volume import check_affine, check_shape, corner_shift
 
 FIX = "Check that it is a complete .nii or .nii.gz file."
+_PAIR = "Convert the .hdr/.img pair to .nii.gz."
 _MAX_OFFSET = 1 << 28
 """Bytes before the first voxel; header extensions (a copy of DICOM tags, say) are megabytes at most."""
 _REPORTED = 30
@@ -63,7 +64,9 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header if 348 in sizes else None
     if kind is None:
         raise ImageError(
-            f"{path} is not a NIfTI file", expected="a .nii or .nii.gz file", fix="Convert it to NIfTI."
+            f"{path} is not a NIfTI file",
+            expected="a .nii or .nii.gz file",
+            fix=_PAIR if path.suffix.lower() == ".img" else "Convert it to NIfTI.",
         )
     try:
         header = kind(stream.read(kind.template_dtype.itemsize), check=False)
@@ -71,7 +74,7 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
             raise ImageError(
                 f"{path} is a header without voxels",
                 expected="one .nii file",
-                fix="Convert the .hdr/.img pair to .nii.gz.",
+                fix=_PAIR,
             )
         return _layout(header, path)
     except _DAMAGE as error:

@@ -22,6 +22,10 @@ COLUMNS = (
 """Of the CSV. Millimetres grow towards the patient's right (x), front (y) and head (z): NIfTI's RAS+."""
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Begin a formula in a spreadsheet; file names, and so names of cases, may begin with them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Measures of one structure in a label map.
@@ -159,10 +163,16 @@ def csv_rows(case: str, structures: Iterable[dict[str, Any]]) -> list[list[Any]]
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows as CSV (RFC 4180, UTF-8), whole or not at all; the first row is the header.
 
+    A text that spreadsheets would take for a formula gets an apostrophe in front, which they read as "text".
+
     Raises:
         OutputError: The file cannot be written.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in rows)
     with replacing(path) as temporary:
         temporary.write_bytes(text.getvalue().encode())
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

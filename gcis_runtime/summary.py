@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gcis_runtime import statistics
+from gcis_runtime.errors import OutputError
 from gcis_runtime.outputs import Job
 from gcis_runtime.segmentation import write_report
 from gcis_runtime.segmenter import Segmenter
@@ -131,6 +133,21 @@ class Summary:
             *(volumes.get(str(value), "") for value in self._names),
             *times,
         ]
+
+
+def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
+    """Refuse a list that the run would replace by its summary.
+
+    Raises:
+        OutputError: One of the arguments is such a file in `folder`.
+    """
+    ours = {os.path.realpath(folder / name) for name in (CSV, STATISTICS)}
+    for argument in arguments:
+        if os.path.realpath(argument) in ours:
+            raise OutputError(
+                f"{argument} would be replaced by this run's own",
+                fix="Rename the list, or choose another -o.",
+            )
 
 
 def _now() -> str:

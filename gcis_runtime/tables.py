@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """Write what cannot be seen as escapes: a file's name may hold new lines and orders to the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Align rows in columns two blanks apart.
 
@@ -44,11 +49,11 @@ def report_table(report: dict[str, Any]) -> str:
     skipped = f", {windows['skipped']} skipped" if windows.get("skipped") else ""
     memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     lines = [
-        report["image"],
+        printable(report["image"]),
         table(rows, right=(0, 2, 3)),
         _region_text(report.get("region", {})),
         f"{times}; {windows['total']} windows{reused}{skipped}{memory}",
-        "wrote " + ", ".join(_written(report)),
+        "wrote " + printable(", ".join(_written(report))),
         report["notice"],
     ]
     return "\n".join(line for line in lines if line)

@@ -136,6 +136,19 @@ def test_finished_cases_are_left_out(run, cts, tmp_path, make_bundle):
     assert set(statuses(out).values()) == {"done"}  # without --resume all are replaced
 
 
+def test_a_table_gives_spreadsheets_no_formula(run, cts, tmp_path):
+    (cts / "list.csv").write_text('image,name\na.nii.gz,"=HYPERLINK(1)"\nb.nii.gz,-b\nc.nii.gz,@c=1\n')
+    assert run(cts / "list.csv", "--statistics").exit_code == 0
+    out = tmp_path / "out"
+    with (out / "summary.csv").open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["'=HYPERLINK(1)", "'-b", "'@c=1"]
+    with (out / "statistics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {"'=HYPERLINK(1)", "'-b", "'@c=1"}
+    assert any(float(row["x_min_mm"]) < 0 for row in rows)  # numbers stay numbers
+    assert [c["case"] for c in json.loads((out / "summary.json").read_text())["cases"]][1] == "-b"
+
+
 def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeypatch):
     real, calls = passes.preprocess, []
 

@@ -43,6 +43,14 @@ def test_a_folder_gives_its_images_and_no_results(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_link_to_nothing_is_an_image_that_will_fail(tmp_path):
+    """git-annex and DataLad keep files that were not fetched so; left out, a case would be missing unseen."""
+    make(tmp_path, "a.nii.gz")
+    (tmp_path / "b.nii.gz").symlink_to("nowhere")
+    (tmp_path / "c.nii.gz").symlink_to(".")
+    assert names(find_images([tmp_path])) == names(find_images([tmp_path / "*.gz"])) == ["a", "b"]
+
+
 def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path):
     make(tmp_path, "ct[1].nii.gz")
     assert names(find_images([tmp_path / "ct[1].nii.gz"])) == ["ct[1]"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -300,6 +301,57 @@ def test_the_command_ends_cleanly_as_a_process(bundle, ct, tmp_path):
     )
     assert (bad.returncode, bad.stdout) == (2, "")
     assert len(bad.stderr.splitlines()) == 1
+
+
+def test_threads_can_be_chosen(run, bundle, ct, tmp_path):
+    result = run(ct, "--bundle", bundle, "--threads", 1, "--json", "--engine", "onnx")
+    assert json.loads(result.stdout)["results"][0]["engine"]["threads"] == 1
+    assert_one_error(run(ct, "--bundle", bundle, "--threads", 100_000), "no number of threads", "1 to ")
+    assert run(ct, "--bundle", bundle, "--threads", 0).exit_code == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(bundle, ct, tmp_path, closed):
+    """A file opened under the number of a closed stream would get what libraries print there."""
+    program = (
+        "import os, sys\n"
+        "real = os.fsync\n"
+        "def fsync(file):\n"
+        "    assert file > 2, 'an output has the number of a standard stream'\n"
+        "    real(file)\n"
+        "os.fsync = fsync\n"
+        "from gcis_runtime.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [
+        sys.executable,
+        "-c",
+        program,
+        ct,
+        "--bundle",
+        bundle,
+        "--engine",
+        "onnx",
+        "-o",
+        tmp_path / "out",
+    ]
+    line = " ".join(shlex.quote(str(word)) for word in words)
+    done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["ct_seg.json", "ct_seg.nii.gz"]
+
+
+def test_what_a_name_holds_cannot_write_on_the_terminal(run, bundle, tmp_path):
+    odd = write_ct(tmp_path / "a\n\x1b[2Jb.nii.gz")
+    result = run(odd, "--bundle", bundle, "--engine", "onnx", "-o", tmp_path / "out/")
+    assert result.exit_code == 0 and "\x1b" not in result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3 and all(
+        line.startswith(("test: ", "[1/1] ", "gcis-run: warning: ")) for line in lines
+    )
+    assert "a\\n\\x1b[2Jb.nii.gz" in lines[-1] and "a\\n\\x1b[2Jb_seg.nii.gz" in result.stdout
+    odd.write_bytes(b"no image")
+    assert_one_error(_quiet(run(odd, "--bundle", bundle, "-o", tmp_path / "out/")), "\\x1b[2Jb.nii.gz")
 
 
 def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp_path):
