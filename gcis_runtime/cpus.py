@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from gcis_runtime.errors import EngineError
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CROWD = 8
+"""Threads a processor: more than one gain nothing; thousands spin for each other and never end."""
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
@@ -34,14 +36,14 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that is none, or that would only get in each other's way.
 
     Raises:
-        EngineError: It is neither None nor between 1 and the machine's processors.
+        EngineError: It is neither None nor between 1 and `_CROWD` a processor.
     """
-    most = os.cpu_count() or 1
+    most = _CROWD * (os.cpu_count() or 1)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
         raise EngineError(
             "no number of threads",
             received=repr(threads),
-            expected=f"1 to {most}, one a processor of this machine",
+            expected=f"1 to {most}, {_CROWD} a processor of this machine",
             fix="Leave it out: then the processors that this process may use are counted.",
         )
 

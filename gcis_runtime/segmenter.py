@@ -82,7 +82,7 @@ class Segmenter:
             device: `"cpu"`, `"cuda"` or `"cuda:1"`.
             precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`.
             prompts: Structures of the bundle to segment; all when empty.
-            threads: CPU threads, at most the machine's processors; None counts what the process may use.
+            threads: CPU threads; None counts what the process may use.
             tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
 
         Where memory does not suffice, a smaller window batch is loaded, then with engine `"auto"` another
