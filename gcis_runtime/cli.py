@@ -100,8 +100,9 @@ _engine = options_under("Engine")
 )
 @_limits(
     "--body-crop/--no-body-crop",
-    default=False,
-    help="Work around the body only; outside, all is background. [off]",
+    default=None,
+    help="Crop to what is not air. [on, and exact, where the network was trained so; else off, and asked for "
+    "only around the body: outside, all is background]",
 )
 @_limits(
     "--max-memory",

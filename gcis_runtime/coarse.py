@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,7 +95,7 @@ def check_factor(factor: object) -> float:
 
 
 def coarse_spec(volume: Volume, spec: PreprocessSpec, factor: float) -> PreprocessSpec:
-    """Return the pre-processing to voxels `factor` times as large as a bundle's.
+    """Return the pre-processing to voxels `factor` times as large as a bundle's; all else is the bundle's.
 
     Raises:
         OutputError: They would be larger than 50 mm, or make no coarser grid.
@@ -108,9 +109,7 @@ def coarse_spec(volume: Volume, spec: PreprocessSpec, factor: float) -> Preproce
             expected=f"at most {_FARTHEST:g} mm",
             fix="Use a smaller factor with --coarse.",
         )
-    return PreprocessSpec(
-        orientation=spec.orientation, spacing=(x, y, z), intensity_window=spec.intensity_window
-    )
+    return msgspec.structs.replace(spec, spacing=(x, y, z))
 
 
 def matching_labels(wanted: Sequence[Label], manifest: Manifest) -> tuple[Label, ...]:

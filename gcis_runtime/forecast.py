@@ -25,7 +25,7 @@ from gcis_runtime.loaded import LoadedEngine
 from gcis_runtime.sessions import DeviceSession
 from gcis_runtime.sizes import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.spec import Shape3
-from gcis_runtime.windows import WindowPlan, plan_windows
+from gcis_runtime.windows import WindowPlan, turned
 
 _FLOAT = 4
 _INTERPRETER = 160 << 20
@@ -157,16 +157,12 @@ def _smaller(
     engine: LoadedEngine, sizes: Sizes, way: Way, known: Calibration | None
 ) -> list[tuple[Way, str]]:
     """Return ways that take less, each with what is given up; later ones give up more."""
-    window, kept = engine.bundle.manifest.window, set(way.plan.starts)
-    plans = []
-    for axis in range(3):
-        plan = plan_windows(way.plan.shape, window, axis=axis)
-        plans.append(replace(plan, starts=tuple(start for start in plan.starts if start in kept)))
+    plans = [turned(way.plan, axis) for axis in range(3)]
     best = min(plans, key=lambda plan: _predict(engine, sizes, replace(way, plan=plan), 0, known).host_bytes)
-    turned = replace(way, plan=best)
-    found = [(turned, f"slabs along {'XYZ'[best.axis]}")]
+    along = replace(way, plan=best)
+    found = [(along, f"slabs along {'XYZ'[best.axis]}")]
     if way.restore == "smooth":
-        found.append((replace(turned, restore="nearest"), "labels restored from the nearest voxel"))
+        found.append((replace(along, restore="nearest"), "labels restored from the nearest voxel"))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.resample import Box, GridMap, matrix_product
 from gcis_runtime.spec import PreprocessSpec, Shape3, Triple
@@ -58,6 +58,23 @@ class GridTrace:
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return a view of an array on the file's grid, flipped and permuted to the network's axes."""
         return np.flip(array, self.flips).transpose(self.order)
+
+    def around(self, low: ArrayLike, high: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first and the last network voxel whose value or label goes with a part of the file.
+
+        One voxel more on either side than interpolation takes: rounding cannot matter then.
+
+        Args:
+            low: Smallest coordinates of the part, voxels of the re-oriented file grid (3,).
+            high: Largest.
+        """
+        matrix = np.eye(4) if self.to_file is None else self.to_file.matrix
+        corners = np.stack(np.meshgrid(*np.stack([low, high], axis=1), indexing="ij"), axis=-1).reshape(-1, 3)
+        where = corners @ matrix[:3, :3].T + matrix[:3, 3]
+        top = np.array(self.shape) - 1
+        first = np.clip(np.floor(where.min(axis=0)) - 1, 0, top)
+        last = np.clip(np.ceil(where.max(axis=0)) + 1, 0, top)
+        return first.astype(np.int64), last.astype(np.int64)
 
     def restore(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Bring labels on the network's grid back to the file's, nearest voxel.

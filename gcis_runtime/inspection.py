@@ -15,6 +15,8 @@ def describe(bundle: Bundle) -> str:
     roi = " x ".join(map(str, m.window.roi))
     low, high = p.intensity_window
     grid = f"{p.orientation or 'the file order'}, {spacing}, HU {low:g} to {high:g}"
+    if p.crop is not None:
+        grid += f", cropped to what lies above {low:g} HU and {p.crop.margin} voxels around"
     parts = [
         f"{m.name}   {bundle.folder}   {bundle.size / 2**20:.1f} MiB   sha256 {bundle.sha256[:12]}",
         f"{m.notice}\ncreated {m.created}",

@@ -27,7 +27,7 @@ from gcis_runtime.manifest_parts import (
     WeightsDtype,
 )
 from gcis_runtime.manifest_upgrade import upgrade
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 
 __all__ = [
     "GRAPH_BACKENDS",
@@ -95,6 +95,7 @@ class Manifest(Strict, frozen=True, kw_only=True):
             raise ValueError(f"{self.output.shape[1]} output channels for {len(self.labels)} labels")
         if self.input.shape[2:] != self.window.roi or self.output.shape[2:] != self.window.roi:
             raise ValueError(f"graph shapes do not end in the window {self.window.roi}")
+        check_padding(self.preprocess, self.window)
         _check_files(self)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from gcis_runtime.errors import OutputError
 from gcis_runtime.fallback import OUT_OF_MEMORY, reason_of
 from gcis_runtime.footprint import Wanted
 from gcis_runtime.forecast import Forecast, Sizes, Way, choose_way
+from gcis_runtime.foreground import lay_windows
 from gcis_runtime.labelling import DEFAULT_RESTORE, STAGES, LabelTask, Restore
 from gcis_runtime.loaded import LoadedEngine
 from gcis_runtime.preprocess import preprocess
@@ -23,7 +24,6 @@ from gcis_runtime.region import Region, oriented_boxes, windows_touching
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.volume import Volume
-from gcis_runtime.windows import plan_windows
 
 Progress = Callable[[int, int], None]
 """Called with windows finished and windows in all."""
@@ -37,6 +37,7 @@ class Request:
         restore: How labels come to the volume's grid.
         masks: Keep a mask of each structure.
         probabilities: Keep the foreground probability of each structure.
+        foreground: Follow the pre-processing's foreground rule, if it has one.
         max_memory: Most memory that the process may have resident, bytes; None: any.
         progress: Told of every finished window.
         foretold: Told what the volume will take, before it starts.
@@ -45,6 +46,7 @@ class Request:
     restore: Restore = DEFAULT_RESTORE
     masks: bool = False
     probabilities: bool = False
+    foreground: bool = True
     max_memory: int | None = None
     progress: Progress | None = None
     foretold: Callable[[Forecast], None] | None = None
@@ -72,6 +74,8 @@ class Pass:
         sink: Labels, masks and probabilities.
         count: Windows.
         skipped: Windows that lay outside the region.
+        crop: What the foreground rule cropped, ready for JSON; empty without one.
+        warnings: What the user should know.
         forecast: What was expected.
         restore: How labels came to the volume's grid.
         clock: Time of each stage.
@@ -81,6 +85,8 @@ class Pass:
     sink: LabelSink
     count: WindowCount
     skipped: int
+    crop: dict[str, Any]
+    warnings: tuple[str, ...]
     forecast: Forecast
     restore: Restore
     clock: StageClock
@@ -115,12 +121,14 @@ def run_pass(
     """
     manifest = engine.bundle.manifest
     clock = StageClock(*STAGES)
+    spec = manifest.preprocess if spec is None else spec
     with clock.stage("preprocess"):
-        image = preprocess(volume, spec or manifest.preprocess)
-    everything = plan = plan_windows(image.trace.shape, manifest.window)
+        image = preprocess(volume, spec)
+        laid = lay_windows(image, spec, manifest.window, weights, crop=request.foreground)
+    plan = laid.plan
     boxes = None if region is None else oriented_boxes(region, image.trace, volume.shape)
     if boxes is not None:
-        plan = windows_touching(everything, image.trace, boxes)
+        plan = windows_touching(plan, image.trace, boxes)
     values = tuple(manifest.labels[channel].value for channel in channels)
     wanted = Wanted(values=values, smooth=True, masks=request.masks, probabilities=request.probabilities)
     sizes = Sizes(trace=image.trace, shape=volume.shape, wanted=wanted)
@@ -138,7 +146,7 @@ def run_pass(
     task = LabelTask(
         image=image,
         plan=way.plan,
-        weights=weights,
+        weights=laid.weights,
         padding_value=manifest.window.padding_value,
         channels=channels,
         values=values,
@@ -149,7 +157,9 @@ def run_pass(
     return Pass(
         sink=sink,
         count=count,
-        skipped=len(everything.starts) - total,
+        skipped=len(laid.plan.starts) - total,
+        crop=laid.report,
+        warnings=laid.warnings,
         forecast=forecast,
         restore=way.restore,
         clock=clock,

@@ -78,23 +78,9 @@ def windows_touching(plan: WindowPlan, trace: GridTrace, boxes: Sequence[Box]) -
         boxes: On the re-oriented file grid.
     """
     starts = np.array(plan.starts, dtype=np.int64).reshape(-1, 3)
-    kept = np.zeros(len(starts), dtype=np.bool_)
+    kept, before = np.zeros(len(starts), dtype=np.bool_), np.array(plan.before)
     for box in boxes:
-        first, last = _needed(plan, trace, box)
-        kept |= ((starts <= last) & (starts + np.array(plan.roi) > first)).all(axis=1)
+        first, last = trace.around([part.start for part in box], [part.stop - 1 for part in box])
+        ends = starts + np.array(plan.roi)
+        kept |= ((starts <= last + before) & (ends > first + before)).all(axis=1)
     return replace(plan, starts=tuple(s for s, keep in zip(plan.starts, kept, strict=True) if keep))
-
-
-def _needed(plan: WindowPlan, trace: GridTrace, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the last voxel of the padded network grid that a box's labels depend on.
-
-    One voxel more on either side than interpolation takes: rounding cannot matter then.
-    """
-    matrix = np.eye(4) if trace.to_file is None else trace.to_file.matrix
-    ends = [(part.start, part.stop - 1) for part in box]
-    corners = np.array([[x, y, z] for x in ends[0] for y in ends[1] for z in ends[2]], dtype=np.float64)
-    where = corners @ matrix[:3, :3].T + matrix[:3, 3]
-    top, before = np.array(plan.shape) - 1, np.array(plan.before)
-    first = np.clip(np.floor(where.min(axis=0)) - 1, 0, top) + before
-    last = np.clip(np.ceil(where.max(axis=0)) + 1, 0, top) + before
-    return first.astype(np.int64), last.astype(np.int64)

@@ -32,7 +32,7 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str,
         "tf32": segmenter.tf32 or None,
         "roi": _roi_key(options.roi),
         "coarse": coarse.bundle.sha256 if isinstance(coarse, type(segmenter)) else coarse,
-        "body_crop": options.body_crop or None,
+        "body_crop": _crop_key(segmenter, options),
     }
     return {
         "bundle": segmenter.bundle.sha256,
@@ -43,6 +43,15 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str,
         "image": file,
         **{name: value for name, value in limits.items() if value is not None},
     }
+
+
+def _crop_key(segmenter: Segmenter, options: RunOptions) -> bool | None:
+    """Return what was asked for where it is not what is done unasked: foreground rules are followed."""
+    passes = [s for s in (segmenter, options.coarse) if isinstance(s, type(segmenter))]
+    rules = [s.bundle.manifest.preprocess.crop is not None for s in passes]
+    if options.body_crop is True and not rules[0]:
+        return True
+    return False if options.body_crop is False and any(rules) else None
 
 
 def _roi_key(roi: str | None) -> Any:

@@ -36,7 +36,7 @@ class RunOptions:
         preview: Write a picture.
         roi: Only part of each image; see `Segmenter.segment`.
         coarse: A factor or another segmenter: only near what a coarse pass finds.
-        body_crop: Only around the body.
+        body_crop: Crop to what is not air; see `Segmenter.segment`.
         max_memory: Most memory that the process may have resident, bytes; None: any.
         truth: A label map on the image's grid; adds the Dice of each structure, by label value.
     """
@@ -48,7 +48,7 @@ class RunOptions:
     preview: bool = False
     roi: str | None = None
     coarse: float | Segmenter | None = None
-    body_crop: bool = False
+    body_crop: bool | None = None
     max_memory: int | None = None
     truth: Path | None = None
 

@@ -77,6 +77,8 @@ class Segmentation:
         windows_skipped: Windows beside these, which lie outside the region that was asked for.
         region: Part of the volume that was worked on, where it came from, and that labels outside are
             background; empty where it was all of it.
+        crop: Box of the network's grid that the bundle's foreground rule left, first index and end along each
+            axis (None: all was air), and the windows that this saved; empty without a rule.
         forecast: What was predicted before the start, and under `measured` what it then was.
         steps: What was given up for want of memory, one line a step: batch, engine, device, way to restore.
         peak_memory: Most memory that the process has had resident, bytes; None where unknown.
@@ -103,6 +105,7 @@ class Segmentation:
     notice: str
     windows_skipped: int = 0
     region: dict[str, Any] = field(default_factory=dict)
+    crop: dict[str, Any] = field(default_factory=dict)
     forecast: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -178,6 +181,7 @@ class Segmentation:
                 "skipped": self.windows_skipped,
             },
             "region": self.region,
+            "crop": self.crop,
             "forecast": self.forecast,
             "steps": list(self.steps),
             "peak_memory_bytes": self.peak_memory,

@@ -120,7 +120,7 @@ class Segmenter:
         probabilities: bool = False,
         roi: str | os.PathLike[str] | None = None,
         coarse: float | Segmenter | None = None,
-        body_crop: bool = False,
+        body_crop: bool | None = None,
         max_memory: int | None = None,
         progress: Progress | None = None,
         foretold: Callable[[Forecast], None] | None = None,
@@ -139,7 +139,9 @@ class Segmenter:
                 everything is background.
             coarse: Only near what a coarse pass finds: the factor by which its voxels are larger, or a
                 segmenter of another bundle.
-            body_crop: Only around the body; outside, everything is background.
+            body_crop: Crop to what is not air. None: as the bundle's foreground rule says, if it has one,
+                which is exact: its network was trained so. True without a rule: only around the body that is
+                found; outside, everything is background. False: windows lie on the whole image.
             max_memory: Most memory that the process may have resident, bytes: what is predicted to need
                 more is stepped down (`Segmentation.steps`) or refused; None: any.
             progress: Told of every finished window.
@@ -161,11 +163,13 @@ class Segmenter:
         if coarse is not None and not isinstance(coarse, Segmenter):
             check_factor(coarse)
         where = None if roi is None else parse_roi(roi, self.bundle.manifest)
-        area = Area(roi=where, coarse=coarse is not None, body_crop=body_crop)
+        search = body_crop is True and self.bundle.manifest.preprocess.crop is None
+        area = Area(roi=where, coarse=coarse is not None, body_crop=search)
         request = Request(
             restore=restore,
             masks=masks,
             probabilities=probabilities,
+            foreground=body_crop is not False,
             max_memory=max_memory,
             progress=progress,
             foretold=foretold,
@@ -221,7 +225,7 @@ class Segmenter:
         self, volume: Volume, request: Request, channels: tuple[int, ...], spec: PreprocessSpec
     ) -> tuple[NDArray[Any], int]:
         engine = self._engine
-        request = Request(restore="nearest", max_memory=request.max_memory)
+        request = Request(restore="nearest", foreground=request.foreground, max_memory=request.max_memory)
         found = until_it_fits(
             engine,
             lambda: run_pass(engine, volume, request, channels=channels, weights=self._weights, spec=spec),
@@ -251,6 +255,7 @@ class Segmenter:
             windows_reused=found.count.reused,
             windows_skipped=found.skipped,
             region=part.report,
+            crop=found.crop,
             forecast=forecast,
             steps=(*self._engine.steps, *found.forecast.steps),
             peak_memory=peak_memory_bytes(),
@@ -260,6 +265,7 @@ class Segmenter:
             notice=manifest.notice,
             warnings=(
                 *volume.notes,
+                *found.warnings,
                 *part.warnings,
                 *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),

@@ -15,6 +15,25 @@ Triple = tuple[float, float, float]
 Shape3 = tuple[int, int, int]
 
 _AXIS_PAIRS = ("LR", "PA", "IS")
+MOST_MARGIN = 1000
+"""Voxels: a larger margin crops nothing, and is a mistake."""
+
+
+class Foreground(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rule that crops the network's grid to what is not air, before windows are laid or drawn.
+
+    The box that holds every voxel whose mapped intensity is above 0, grown and cut at the grid's border, as
+    MONAI's `CropForeground(margin=margin, allow_smaller=True)`. Where nothing is above 0 it is empty.
+
+    Attributes:
+        margin: Voxels of the network's grid that the box grows by on every side.
+    """
+
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= MOST_MARGIN:
+            raise ValueError(f"foreground margin {self.margin} is not from 0 to {MOST_MARGIN} voxels")
 
 
 class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,11 +45,13 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             None keeps the file's axes.
         spacing: Voxel size in mm along each axis after re-orientation; None keeps the file's.
         intensity_window: HU values mapped to 0 and 1; values outside are clipped.
+        foreground: The last step: crops the grid to what is not air. Unset, and then not written: no crop.
     """
 
     orientation: str | None = None
     spacing: Triple | None = (1.0, 1.0, 1.0)
     intensity_window: tuple[float, float] = (-175.0, 250.0)
+    foreground: Foreground | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.orientation is not None and not is_orientation(self.orientation):
@@ -40,6 +61,11 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         low, high = self.intensity_window
         if not low < high:
             raise ValueError(f"intensity window {self.intensity_window} HU is not increasing")
+
+    @property
+    def crop(self) -> Foreground | None:
+        """The foreground rule, if there is one."""
+        return self.foreground if isinstance(self.foreground, Foreground) else None
 
 
 class WindowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +92,20 @@ class WindowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"overlap {self.overlap} is not in [0, 1)")
         if self.sigma_scale <= 0:
             raise ValueError(f"sigma_scale {self.sigma_scale} is not positive")
+
+
+def check_padding(preprocess: PreprocessSpec, window: WindowSpec) -> None:
+    """Refuse a window whose padding is not what a foreground rule crops off.
+
+    Around the cropped box lie zeros: windows may then be read from the uncropped grid.
+
+    Raises:
+        ValueError: A foreground rule with another padding value than 0.
+    """
+    if preprocess.crop is not None and window.padding_value != 0.0:
+        raise ValueError(
+            f"padding value {window.padding_value:g} with a foreground rule: what that crops off is 0"
+        )
 
 
 def is_orientation(codes: str) -> bool:

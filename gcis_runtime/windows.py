@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.resample import Box
+from gcis_runtime.resample import Box, whole
 from gcis_runtime.spec import Shape3, WindowSpec
 
 _PREFER_Z = 1.5
@@ -20,7 +20,7 @@ MAX_WINDOWS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """Where windows lie on a grid that was padded to at least one window.
+    """Where windows lie on a grid that was padded to hold each of them.
 
     Attributes:
         shape: The unpadded grid (X, Y, Z).
@@ -46,23 +46,34 @@ class WindowPlan:
         return u, v
 
 
-def plan_windows(shape: Shape3, spec: WindowSpec, *, axis: int | None = None) -> WindowPlan:
+def plan_windows(
+    shape: Shape3, spec: WindowSpec, *, axis: int | None = None, within: Box | None = None
+) -> WindowPlan:
     """Place windows as MONAI's `sliding_window_inference` does.
 
     Args:
         shape: The grid (X, Y, Z).
         spec: Window size and overlap.
+        within: Part of the grid that windows are laid on as if it were all; where it is smaller than a window
+            they reach over it on both sides. See `weights_within`.
         axis: Slab axis; None takes the longest, which makes slabs smallest, but Z unless another is 1.5 times
             as long: rows of windows then lie in long runs of memory, and so do slabs of most files.
 
     Raises:
         ImageError: More than `MAX_WINDOWS`.
     """
-    padded = tuple(max(n, r) for n, r in zip(shape, spec.roi, strict=True))
-    before = tuple((p - n) // 2 for p, n in zip(padded, shape, strict=True))
+    part = whole(shape) if within is None else within
+    sizes = [p.stop - p.start for p in part]
+    laid = [max(n, r) for n, r in zip(sizes, spec.roi, strict=True)]
+    firsts = [p.start - (m - n) // 2 for p, m, n in zip(part, laid, sizes, strict=True)]
+    before = tuple(max(0, -first) for first in firsts)
+    padded = tuple(max(n, first + m) + b for n, first, m, b in zip(shape, firsts, laid, before, strict=True))
     if axis is None:
         axis = 2 if padded[2] * _PREFER_Z >= max(padded) else int(np.argmax(padded))
-    along = [axis_starts(n, r, spec.overlap) for n, r in zip(padded, spec.roi, strict=True)]
+    along = [
+        [first + b + start for start in axis_starts(m, r, spec.overlap)]
+        for first, b, m, r in zip(firsts, before, laid, spec.roi, strict=True)
+    ]
     count = math.prod(map(len, along))
     if count > MAX_WINDOWS:
         raise ImageError(
@@ -71,18 +82,20 @@ def plan_windows(shape: Shape3, spec: WindowSpec, *, axis: int | None = None) ->
             expected=f"at most {MAX_WINDOWS}",
             fix="Use a bundle with less overlap or a larger voxel size.",
         )
-    starts = sorted(
-        ((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
-        key=lambda start: (start[axis], start),
-    )
-    return WindowPlan(
+    plan = WindowPlan(
         shape=shape,
         before=(before[0], before[1], before[2]),
         padded=(padded[0], padded[1], padded[2]),
         roi=spec.roi,
         axis=axis,
-        starts=tuple(starts),
+        starts=tuple((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
     )
+    return turned(plan, axis)
+
+
+def turned(plan: WindowPlan, axis: int) -> WindowPlan:
+    """Return the same windows in slabs along an axis."""
+    return replace(plan, axis=axis, starts=tuple(sorted(plan.starts, key=lambda s: (s[axis], s))))
 
 
 def axis_starts(length: int, roi: int, overlap: float) -> list[int]:
@@ -108,6 +121,30 @@ def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
     weights = profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
     floor = np.float32(max(float(weights.min()), 1e-3))
     return np.asarray(np.maximum(weights, floor), dtype=np.float32)
+
+
+def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) -> NDArray[np.float32]:
+    """Return the blending weights of windows that were laid on a part of the grid: zero outside the part.
+
+    Where the part is smaller than a window, every window reaches over it by the same voxels, whose margins
+    count for nothing. Returned as they are where none does.
+
+    Args:
+        weights: Of a window, (X, Y, Z).
+        plan: `plan_windows(..., within=within)`.
+        within: The part.
+    """
+    inside: list[slice] = []
+    for axis, (part, roi) in enumerate(zip(within, plan.roi, strict=True)):
+        first = part.start + plan.before[axis] - plan.starts[0][axis]
+        size = part.stop - part.start
+        inside.append(slice(first, first + size) if size < roi else slice(0, roi))
+    index = tuple(inside)
+    if weights[index].shape == weights.shape:
+        return weights
+    out = np.zeros_like(weights)
+    out[index] = weights[index]
+    return out
 
 
 def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> NDArray[np.float32]:
