@@ -97,8 +97,11 @@ def routing(
 
 @main.command()
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Checkpoint or run folder [the bundle's own network].",
 )
+@click.option("--bundle", default="demo", show_default=True, help="Bundle, where no checkpoint is given.")
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="CT; repeat for more."
 )
@@ -111,7 +114,8 @@ def routing(
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
 def agreement(
-    checkpoint: Path,
+    checkpoint: Path | None,
+    bundle: str,
     images: tuple[Path, ...],
     phantoms: tuple[int, ...],
     engines: tuple[str, ...],
@@ -122,10 +126,11 @@ def agreement(
     if not (images or phantoms):
         raise click.UsageError("Give --image or --phantom.")
     from benchmarks.agreement import WANTED, compare
+    from benchmarks.recover import checkpoint_or_recovered
 
     with tempfile.TemporaryDirectory() as folder:
         record = compare(
-            checkpoint,
+            checkpoint_or_recovered(checkpoint, bundle, Path(folder)),
             images,
             phantoms=phantoms,
             variants=variants,
@@ -143,18 +148,21 @@ def agreement(
 
 @main.command()
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Checkpoint or run folder [the bundle's own network].",
 )
+@click.option("--bundle", default="demo", show_default=True, help="Bundle, where no checkpoint is given.")
 @click.option("--fresh", is_flag=True, help="Take initial weights in place of the checkpoint's.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
-def parity(checkpoint: Path, fresh: bool, out: Path) -> None:
+def parity(checkpoint: Path | None, bundle: str, fresh: bool, out: Path) -> None:
     """Measure how far float64, the export graph and the engines are from the network in PyTorch."""
     from benchmarks.parity import measure
+    from benchmarks.recover import checkpoint_or_recovered
 
     with tempfile.TemporaryDirectory() as folder:
-        record = measure(
-            checkpoint, fresh=fresh, folder=Path(folder), say=lambda stage: click.echo(stage, err=True)
-        )
+        found = checkpoint_or_recovered(checkpoint, bundle, Path(folder))
+        record = measure(found, fresh=fresh, folder=Path(folder), say=_aside)
     for row in record["rows"]:
         click.echo(
             f"{row['relative']:9.2e} of the range, labels changed {row['labels_changed']:.2e}, "

@@ -19,14 +19,15 @@ from gcis_runtime.tensorrt.build import BuildSettings, build
 from gcis_runtime.tensorrt.family import TRT_RTX
 
 _START = (
-    "import json, resource, sys, time\n"
+    "import json, sys, time\n"
     "from gcis_runtime.bundle import open_bundle\n"
     "from gcis_runtime.sessions import open_session\n"
+    "from gcis_runtime.sizes import peak_memory_bytes\n"
     "bundle = open_bundle(sys.argv[1])\n"
     "start = time.perf_counter()\n"
     "session = open_session(bundle, engine='openvino', precision=sys.argv[2])\n"
     "print(json.dumps({'seconds': time.perf_counter() - start, 'precision': session.precision,\n"
-    "    'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))\n"
+    "    'peak_mib': (peak_memory_bytes() or 0) / 2**20}))\n"
 )
 
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.cpus import cpu_fields, cpu_name, usable_cpus
 from gcis_runtime.cuda.probe import probe_driver
 
 _PACKAGES = (
@@ -38,12 +38,12 @@ def environment() -> dict[str, Any]:
 
     What the machine does not say is None, not left out: a reader sees that it was asked.
     """
-    info = _cpuinfo()
+    info = cpu_fields()
     driver = probe_driver()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": {
-            "model": info.get("model name", platform.processor() or platform.machine()),
+            "model": cpu_name(),
             "family": info.get("cpu family"),
             "flags": [flag for flag in _FLAGS if flag in info.get("flags", "").split()],
             "logical": os.cpu_count(),
@@ -123,16 +123,6 @@ def _line(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Return the first processor's fields of /proc/cpuinfo; empty elsewhere than on Linux."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
 
 
 def _version(package: str) -> str | None:

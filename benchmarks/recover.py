@@ -21,8 +21,9 @@ from torch import Tensor
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.swin import Merging
 from gcis_export.graph.write import INPUT
-from gcis_runtime.bundle import Bundle
+from gcis_runtime.bundle import Bundle, open_bundle
 from gcis_runtime.errors import BundleError
+from gcis_runtime.store import find_bundle
 from gcis_train import checkpoint
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
@@ -80,6 +81,21 @@ def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
         provenance={"stage": "recovered from a bundle", "bundle_sha256": bundle.sha256},
     )
     checkpoint.save(folder, settings, net.state_dict())
+
+
+def checkpoint_or_recovered(path: Path | None, bundle: str, folder: Path) -> Path:
+    """Return a checkpoint, or where none is given the recovered one of a bundle, written into a folder.
+
+    Args:
+        path: The checkpoint or its run folder; None: the bundle's own network.
+        bundle: The bundle's folder or name.
+        folder: For the checkpoint.
+    """
+    if path is not None:
+        return path
+    opened = open_bundle(find_bundle(bundle))
+    save_static(recovered(opened), opened, folder / "recovered")
+    return folder / "recovered"
 
 
 def seeded_embeddings(count: int, dim: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gcis_runtime.sessions.quiet_openvino import import_openvino
+from gcis_runtime.sizes import peak_memory_bytes
 
 ENGINES = ("onnx fp32", "openvino fp32", "openvino bf16")
 """What a graph is timed in: ONNX Runtime's CPU provider, and OpenVINO with either precision hint."""
@@ -82,7 +82,7 @@ def _turn(file: str, engine: str, threads: int) -> dict[str, float]:
         "load_seconds": loaded - started,
         "seconds": time.perf_counter() - warm,
         "cpu_seconds": time.process_time() - used,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_memory_mb": (peak_memory_bytes() or 0) / 1e6,
     }
 
 

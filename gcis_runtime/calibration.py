@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,16 +55,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     voxel_seconds: float
     run_bytes: int
     device_bytes: int = 0
-
-
-def machine() -> str:
-    """Return this machine's processor, as far as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
 
 
 def find(key: Mapping[str, str]) -> Calibration | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +31,21 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
     count = allowed_cpus()
     quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
     return max(1, min(count, math.ceil(min(quotas)))) if quotas else count
+
+
+def cpu_fields() -> dict[str, str]:
+    """Return the first processor's fields of `/proc/cpuinfo`; empty elsewhere than on Linux."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def cpu_name() -> str:
+    """Return this machine's processor, as far as the system names it."""
+    return cpu_fields().get("model name") or platform.processor() or platform.machine()
 
 
 def check_threads(threads: int | None) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime import calibration
 from gcis_runtime.bundle import Bundle
-from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.cpus import cpu_name, usable_cpus
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.fallback import Ladder
 from gcis_runtime.labelling import CpuLabeller, Labeller
@@ -149,7 +148,7 @@ class LoadedEngine:
             "threads": str(self.info.threads),
             "batch": str(self.batch),
             "device": self.info.device + gpu,
-            "machine": calibration.machine(),
+            "machine": cpu_name(),
         }
 
     @property

@@ -1,0 +1,40 @@
+"""Comparisons with PyTorch from a clean clone: the demo bundle's own network stands in for a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.cli import main
+from benchmarks.recover import recovered
+from gcis_runtime.bundle import open_bundle
+from gcis_runtime.store import find_bundle
+from gcis_train import checkpoint as checkpoints
+from gcis_train.evaluate import static_network
+
+
+@pytest.mark.parametrize(
+    ("words", "function"),
+    [(["agreement", "--phantom", "1"], "compare"), (["parity"], "measure")],
+)
+def test_without_a_checkpoint_the_demo_bundles_own_network_is_taken(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], function: str
+) -> None:
+    seen: list[Any] = []
+
+    def instead(path: Path, *_: Any, **__: Any) -> None:
+        seen.append(checkpoints.load(path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"benchmarks.{words[0]}"), function, instead)
+    assert CliRunner().invoke(main, words).exit_code == 130
+    assert CliRunner().invoke(main, [*words, "--checkpoint", str(seen[0].folder)]).exit_code == 2  # gone
+    demo = open_bundle(find_bundle("demo"))
+    assert seen[0].prompts == tuple(label.prompt for label in demo.manifest.labels)
+    found, wanted = static_network(seen[0]), recovered(demo)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), wanted.parameters(), strict=True))
