@@ -144,7 +144,7 @@ class Scalars:
 
     Args:
         folder: The run's folder; None writes nothing (a process other than the first).
-        first_step: Step that goes on; later ones of an earlier, killed process are dropped.
+        first_step: The next step; what an earlier, killed process noted from it on is dropped.
 
     Raises:
         CheckpointError: The curves cannot be written.

@@ -143,7 +143,7 @@ class Trainer:
         """
         self._processes.share(list(self._objective.net.state_dict().values()))
         folder = self._folder.path if self._processes.first else None
-        scalars = Scalars(folder, first_step=self._global_step)
+        scalars = Scalars(folder, first_step=self._global_step + 1)
         with contextlib.closing(scalars), self._interruptible():
             while self._at.epoch < self._options.max_epochs and not self._stop:
                 self._run_epoch(scalars)

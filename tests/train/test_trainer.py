@@ -19,6 +19,7 @@ from train_helpers import PROMPTS, Silent, equal_states, options, volume, write_
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train import checkpoint
 from gcis_train.checkpoint import CheckpointConfig, prompt_table
+from gcis_train.curves import read_curves
 from gcis_train.datalist import group_cases, read_datalist
 from gcis_train.feed import Feed
 from gcis_train.losses import Mean
@@ -135,6 +136,13 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(make: Callable[..., Tr
     assert len(progress.losses) == 6 - after  # type: ignore[attr-defined]
     assert equal_states(_state(second), _state(whole))
     assert not equal_states(_state(first), _state(whole))
+    assert _curves(second) == _curves(whole)
+
+
+def _curves(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar as TensorBoard shows it: a resumed run's begin where the one before ended."""
+    curves, _ = read_curves([trainer._folder.path])
+    return {tag: list(zip(c.steps.tolist(), c.values.tolist(), strict=True)) for tag, c in curves.items()}
 
 
 def test_a_second_signal_ends_at_once(make: Callable[..., Trainer]) -> None:
@@ -150,11 +158,13 @@ def test_a_second_signal_ends_at_once(make: Callable[..., Trainer]) -> None:
 def test_resuming_a_finished_run_changes_nothing(make: Callable[..., Trainer]) -> None:
     trainer = make("run")
     trainer.run()
+    curves = _curves(trainer)
     again = make("run")
     again.resume()
     outcome = again.run()
     assert outcome.finished and outcome.epoch == 2
     assert equal_states(_state(again), _state(trainer))
+    assert _curves(again) == curves and len(curves["train/loss"]) == 6
 
 
 def test_the_run_folder(make: Callable[..., Trainer], tmp_path: Path) -> None:
