@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from benchmarks.ceiling import SIZE, write_product
-from benchmarks.engine_run import STAGES, Run, in_own_process
+from benchmarks.engine_run import Run, in_own_process
 from benchmarks.environment import environment
-from benchmarks.ladder_rows import agreement, mean_dice
+from benchmarks.ladder_rows import mean_dice
 from benchmarks.ladder_ways import Way
-from benchmarks.latency_record import LatencyRecord, Missing, Reference, Row, Spread, Subject
+from benchmarks.latency_record import LatencyRecord, Missing, Reference, Row, Subject
+from benchmarks.latency_rows import Candidate, Judge, Labels, row_of
 from benchmarks.material import Network, write_bundle
 from benchmarks.prompts import multiplications
 from benchmarks.recover import recovered, save_static
@@ -27,12 +26,14 @@ from gcis_runtime.cpus import usable_cpus
 from gcis_runtime.cuda.probe import probe_driver
 from gcis_runtime.errors import BundleError, GcisError
 from gcis_runtime.labelling import DEFAULT_RESTORE
+from gcis_runtime.manifest import Manifest
 from gcis_runtime.nifti import read_volume
 from gcis_runtime.runs import write_phantom
 from gcis_runtime.store import find_bundle
+from gcis_runtime.volume import Volume
+from gcis_train.nets.network import StaticGcisNet
 
 Say = Callable[[str], None]
-Labels = npt.NDArray[Any]
 _NOTE = (
     "Stages are those of gcis-run's code, p50 and p90 over all timed runs; engines take turns, each in a "
     "process of its own. start: from launch to an open engine; first result: from launch to the first label "
@@ -64,36 +65,6 @@ class Settings:
     product: int = SIZE
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Candidate:
-    """An engine in a precision on a device, and the bundle that has its graph."""
-
-    engine: str
-    precision: str
-    device: str
-    bundle: Bundle
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return f"{self.engine} {self.precision}" + (" on a GPU" if self.device != "cpu" else "")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Judge:
-    """What a run is judged by.
-
-    Attributes:
-        expected: The reference's labels, (X, Y, Z).
-        truth: True labels; None where they are not known.
-        giga: 1e9 multiplications a window.
-    """
-
-    expected: Labels
-    truth: Labels | None
-    giga: float
-
-
 def measure(bundles: Sequence[str], image: Path | None, settings: Settings, *, say: Say) -> LatencyRecord:
     """Measure every engine on one volume.
 
@@ -123,31 +94,16 @@ def measure(bundles: Sequence[str], image: Path | None, settings: Settings, *, s
         reference, expected = _reference(net, first, image, folder, truth)
         if settings.int8 and not any(g.precision == "int8" for b in opened for g in b.manifest.graphs):
             say("writing an int8 graph")
-            made = folder / "int8.gcis"
-            m = first.manifest
-            prompts = tuple(label.prompt for label in m.labels)
-            network = Network(net=net, prompts=prompts, preprocess=m.preprocess, window=m.window)
-            write_bundle(network, made, calibration=settings.calibration)
-            opened.append(open_bundle(made))
+            opened.append(_with_int8(net, first.manifest, folder / "int8.gcis", settings.calibration))
         giga = round(multiplications(onnx.load(str(first.model_file))) / 1e9, 3)
         judge = Judge(expected=expected, truth=truth, giga=giga)
         rows, missing = _rows(candidates(opened), image, folder, settings, judge=judge, say=say)
     if not rows:
         raise GcisError("no engine ran", received="; ".join(f"{m.name}: {m.reason}" for m in missing))
-    manifest = first.manifest
     return LatencyRecord(
         environment=where,
-        subject=Subject(
-            image=f"phantom {settings.seed}" if truth is not None else "a CT file",
-            voxels=volume.shape,
-            spacing_mm=tuple(round(s, 3) for s in volume.spacing),  # type: ignore[arg-type]
-            bundle=first.name,
-            bundle_sha256=first.sha256,
-            structures=len(manifest.labels),
-            roi=manifest.window.roi,
-            network_spacing_mm=manifest.preprocess.spacing,
-            overlap=manifest.window.overlap,
-            giga_multiplications_per_window=giga,
+        subject=_subject(
+            first, volume, giga, f"phantom {settings.seed}" if truth is not None else "a CT file"
         ),
         rounds=settings.rounds,
         warmup=settings.warmup,
@@ -156,6 +112,30 @@ def measure(bundles: Sequence[str], image: Path | None, settings: Settings, *, s
         rows=tuple(rows),
         missing=tuple(missing),
         note=_NOTE,
+    )
+
+
+def _with_int8(net: StaticGcisNet, manifest: Manifest, folder: Path, calibration: int) -> Bundle:
+    """Write a network as a bundle that has an int8 graph, and open it."""
+    prompts = tuple(label.prompt for label in manifest.labels)
+    network = Network(net=net, prompts=prompts, preprocess=manifest.preprocess, window=manifest.window)
+    write_bundle(network, folder, calibration=calibration)
+    return open_bundle(folder)
+
+
+def _subject(bundle: Bundle, volume: Volume, giga: float, image: str) -> Subject:
+    manifest = bundle.manifest
+    return Subject(
+        image=image,
+        voxels=volume.shape,
+        spacing_mm=tuple(round(s, 3) for s in volume.spacing),  # type: ignore[arg-type]
+        bundle=bundle.name,
+        bundle_sha256=bundle.sha256,
+        structures=len(manifest.labels),
+        roi=manifest.window.roi,
+        network_spacing_mm=manifest.preprocess.spacing,
+        overlap=manifest.window.overlap,
+        giga_multiplications_per_window=giga,
     )
 
 
@@ -192,7 +172,7 @@ def _check_same(bundles: Sequence[Bundle]) -> None:
 
 
 def _reference(
-    net: Any, bundle: Bundle, image: Path, folder: Path, truth: Labels | None
+    net: StaticGcisNet, bundle: Bundle, image: Path, folder: Path, truth: Labels | None
 ) -> tuple[Reference, Labels]:
     """Run PyTorch and MONAI in a process of their own; return what it took and the labels."""
     save_static(net, bundle, folder / "static")
@@ -255,53 +235,3 @@ def _rows(
         if c.name not in failed
     ]
     return rows, [Missing(name=name, reason=reason) for name, reason in failed.items()]
-
-
-def row_of(candidate: Candidate, turns: Sequence[dict[str, Any]], labels: Labels, judge: Judge) -> Row:
-    """Return a candidate's row from what each of its processes measured and its label map."""
-    samples = [sample for turn in turns for sample in turn["samples"]]
-    stages = {stage: _spread([sample[stage] for sample in samples]) for stage in STAGES}
-    first, later = turns[0], turns[1:]
-    computed = first["windows"] - first["windows_reused"]
-    network = stages["network"].p50
-    gflops = 2 * judge.giga * computed / network
-    ceilings = [t["ceiling_gflops"] for t in turns if t["ceiling_gflops"] is not None]
-    engine, same = first["engine"], agreement(labels, judge.expected)
-    return Row(
-        name=candidate.name,
-        engine=engine["name"],
-        version=engine["version"],
-        precision=engine["precision"],
-        device=engine["device"],
-        threads=engine["threads"],
-        bundle=candidate.bundle.name,
-        stages=stages,
-        total=_spread([sum(sample.values()) for sample in samples]),
-        repeats=len(samples),
-        windows=first["windows"],
-        windows_computed=computed,
-        windows_per_second=round(computed / network, 3),
-        gflops=round(gflops, 2),
-        ceiling_gflops=max(ceilings, default=None),
-        share_of_ceiling=round(gflops / max(ceilings), 4) if ceilings else None,
-        start_first_seconds=first["start_seconds"],
-        start_again_seconds=_median([t["start_seconds"] for t in later]),
-        first_result_seconds=first["first_result_seconds"],
-        first_result_again_seconds=_median([t["first_result_seconds"] for t in later]),
-        peak_memory_mb=max((t["peak_memory_mb"] for t in turns if t["peak_memory_mb"]), default=None),
-        device_memory_mb=max((t["device_memory_mb"] for t in turns if t["device_memory_mb"]), default=None),
-        labels_equal=same["labels_equal"] or 0.0,
-        labels_equal_of_labelled=same["labels_equal_of_labelled"],
-        voxels_unequal=int(np.count_nonzero(labels != judge.expected)),
-        dice=same["dice"],
-        dice_truth=None if judge.truth is None else mean_dice(labels, judge.truth),
-    )
-
-
-def _spread(seconds: Sequence[float]) -> Spread:
-    p50, p90 = np.percentile(seconds, [50, 90])
-    return Spread(p50=round(float(p50), 5), p90=round(float(p90), 5))
-
-
-def _median(seconds: Sequence[float]) -> float | None:
-    return round(statistics.median(seconds), 3) if seconds else None

@@ -34,9 +34,10 @@ h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.2rem;bo
 border-radius:.4rem;padding:.7rem 1rem}.big b{display:block;font-size:1.5rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;width:100%}th,td{padding:.3rem .55rem;
 text-align:right;border-bottom:1px solid #e3e8ed}th{vertical-align:bottom;font-weight:600}
-th:first-child,td:first-child{text-align:left}tr.best td{background:#e9f6ee}img{max-width:100%}
+th:first-child,td:first-child{text-align:left;white-space:nowrap}tr.best td{background:#e9f6ee}img{max-width:100%}
 code{background:#f1f3f5;padding:.1rem .3rem;border-radius:.2rem}pre{background:#f1f3f5;padding:.7rem 1rem;
-overflow-x:auto}dt{font-weight:600;margin-top:.6rem}dd{margin-left:1.2rem}small{color:#5a6772}
+overflow-x:auto}dt{font-weight:600;margin-top:.6rem}dd{margin-left:1.2rem}
+dl.facts{display:grid;grid-template-columns:13rem 1fr;gap:.3rem 1rem}.facts dt,.facts dd{margin:0}small{color:#5a6772}
 """
 
 
@@ -101,7 +102,7 @@ def _machine(record: LatencyRecord) -> str:
         ("Measured", f"{e['date']}, commit {e['commit']}"),
     ]
     cells = "".join(f"<dt>{_e(name)}</dt><dd>{_e(text)}</dd>" for name, text in rows if text)
-    return f"<h2>What machine</h2><dl>{cells}</dl>"
+    return f'<h2>What machine</h2><dl class="facts">{cells}</dl>'
 
 
 def _limits(cgroup: dict[str, object]) -> str:
@@ -258,6 +259,10 @@ def _words(record: LatencyRecord, record_name: str) -> str:
         "<dt>fp32, bf16, int8</dt><dd>32-bit, 16-bit and 8-bit numbers: fewer bits are faster and less exact.</dd>"
         "<dt>Window</dt><dd>The network sees the CT in overlapping boxes; a box of nothing but air is computed "
         "once.</dd>"
+        "<dt>Windows/s, GFLOP/s</dt><dd>Windows computed in a second, and billions of multiplications and additions "
+        "in a second.</dd>"
+        "<dt>First result</dt><dd>From starting the program to the first label map. The first start ever prepares "
+        "the engine for this processor and keeps that.</dd>"
         "<dt>Dice</dt><dd>Twice what two shapes share over what both have: 0 for nothing, 1 for the same.</dd>"
         f"</dl><p><small>{_e(record.note)}</small></p>"
         "<pre>python -m benchmarks latency --bundle BUNDLE --image CT.nii.gz -o DIR</pre>"
@@ -266,8 +271,10 @@ def _words(record: LatencyRecord, record_name: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_e(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_e(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    """Return a table without the columns that have nothing in them, such as the GPU's memory without a GPU."""
+    kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    top = "".join(f"<th>{_e(head[place])}</th>" for place in kept)
+    body = "".join("<tr>" + "".join(f"<td>{_e(row[place])}</td>" for place in kept) + "</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 

@@ -92,15 +92,6 @@ def compare(
             )
             runs.append(_process(task))
             say(f"{name}: {runs[-1]}")
-    rows = [_row(name, runs) for name, runs in found.items()]
-    rows += [
-        {"peer": name, "unavailable": f"not installed: {', '.join(lacking)}"}
-        for name, lacking in missing.items()
-    ]
-    rows += [
-        {"peer": name, "unavailable": why if installed(package) else f"not installed: {package}"}
-        for name, (package, why) in ELSEWHERE.items()
-    ]
     return {
         "what": f"peers-{feature_size}-{roi}",
         "environment": where,
@@ -114,8 +105,22 @@ def compare(
         "note": "time and memory only: weights are random. From HU in memory to labels in memory, one "
         "structure; every run a process of its own, in turns",
         "load_average": os.getloadavg()[0],
-        "rows": rows,
+        "rows": _rows(found, missing),
     }
+
+
+def _rows(found: dict[str, list[dict[str, Any]]], missing: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Return what ran, what is not installed, and what cannot be run."""
+    rows = [_row(name, runs) for name, runs in found.items()]
+    rows += [
+        {"peer": name, "unavailable": f"not installed: {', '.join(lacking)}"}
+        for name, lacking in missing.items()
+    ]
+    rows += [
+        {"peer": name, "unavailable": why if installed(package) else f"not installed: {package}"}
+        for name, (package, why) in ELSEWHERE.items()
+    ]
+    return rows
 
 
 def installed(package: str) -> bool:

@@ -74,24 +74,51 @@ def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
     return plan, np.ones(roi, np.float32)
 
 
+Inference = Callable[[nn.Module, Tensor, WindowPlan], Tensor]
+"""The network over the windows of an image (X, Y, Z); returns blended outputs (C, X, Y, Z)."""
+
+
 def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
-    """HU on the host, on the network's grid, to labels on the host; windows and blending on the device."""
-    rig = context.rig
-    plan, weights = _plan(context)
+    """Windows and blending on the device, so many windows at once."""
+    _, weights = _plan(context)
+    batch = 1 if context.rig.tiny else batch
+
+    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
+        return _blend(net, image, plan, torch.from_numpy(weights).to(image.device), batch)
+
+    return _on_grid(context, way, precision, infer, batch=batch)
+
+
+def _monai(context: Context) -> Result:
+    """The published pipeline's own sliding window around all pathways, on the device."""
+    if not found("monai"):
+        raise NotHereError("needs MONAI; the row before has the same windows, blended here")
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
+
+    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
+        logits: Tensor = sliding_window_inference(
+            image[None, None], plan.roi, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
+        )
+        return logits[0]
+
+    return _on_grid(context, "published", "default", infer, batch=1)
+
+
+def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, batch: int) -> Result:
+    """HU on the host, on the network's grid, to labels on the host."""
+    rig, (plan, _) = context.rig, _plan(context)
     hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
     net = _network(context, way)
-    batch = 1 if rig.tiny else batch
     try:
         with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
                 net(rig.inputs((batch, 1, *plan.roi))[0])  # libraries load and pick their kernels
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
-            stages = _Stages(rig)
-            started = time.perf_counter()
+            stages, started = _Stages(rig), time.perf_counter()
             image = _scaled(hu, rig)
             stages.done("to the device")
-            labels = _labels(_blend(net, image, plan, torch.from_numpy(weights).to(rig.device), batch))
+            labels = _labels(infer(net, image, plan))
             stages.done("network and blend")
             host = labels.to(torch.uint8).cpu().numpy()
             stages.done("labels to the host")
@@ -140,42 +167,6 @@ def _blend(
 
 def _box(start: Shape3, roi: Shape3) -> tuple[slice, ...]:
     return tuple(slice(s, s + r) for s, r in zip(start, roi, strict=True))
-
-
-def _monai(context: Context) -> Result:
-    """The published pipeline's own sliding window around all pathways, on the device."""
-    if not found("monai"):
-        raise NotHereError("needs MONAI; the row before has the same windows, blended here")
-    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
-
-    rig, (plan, _) = context.rig, _plan(context)
-    hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
-    net = _network(context, "published")
-    try:
-        with torch.no_grad(), rig.computing("default"):
-            if rig.cuda:
-                torch.cuda.reset_peak_memory_stats()
-            stages, started = _Stages(rig), time.perf_counter()
-            image = _scaled(hu, rig)
-            stages.done("to the device")
-            logits = sliding_window_inference(
-                image[None, None], plan.roi, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
-            )
-            labels = _labels(logits[0])
-            stages.done("network and blend")
-            host = labels.to(torch.uint8).cpu().numpy()
-            stages.done("labels to the host")
-            seconds = time.perf_counter() - started
-    finally:
-        net.to("cpu")
-        rig.clear()
-    return {
-        "seconds": round(seconds, 4),
-        "stages": stages.seconds,
-        "windows": len(plan.starts),
-        "labelled_share": float(np.mean(host > 0)),
-        **rig.memory(),
-    }
 
 
 def _runtime(context: Context, name: str, engine: str) -> Result:

@@ -110,6 +110,8 @@ def test_the_page_advises_only_what_is_accurate_enough(record: LatencyRecord, tm
     assert fastest(poor, (0.995, 0.99)) is None
     good = page(_with_rows(record, equal=0.997), record_name="r.json")
     assert "For speed: <code>gcis-run CT.nii.gz --engine" in good and "as exact as PyTorch" not in good
+    assert "<th>GPU memory (MB)</th>" in good and "<td>900</td>" in good
+    assert "GPU memory (MB)" not in page(record, record_name="r.json")  # nothing to say: no column
     rows = tuple(msgspec.structs.replace(row, dice=0.98) for row in record.rows)
     assert fastest(msgspec.structs.replace(record, rows=rows), (0.995, 0.99)) is None
     assert "- trt fp16 did not run" in markdown(poor)
