@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from benchmarks.engine_run import STAGES
+from benchmarks.latency_advice import advice
 from benchmarks.latency_record import LatencyRecord, Row
 from benchmarks.latency_report import (
     ACCURACY_PNG,
@@ -15,11 +15,11 @@ from benchmarks.latency_report import (
     STAGES_PNG,
     TABLES,
     WORK_HEAD,
+    by,
     fastest,
     overview,
     stage_head,
     stage_rows,
-    subject_text,
     work,
 )
 from benchmarks.records import hardware_text
@@ -52,15 +52,15 @@ def page(record: LatencyRecord, *, record_name: str) -> str:
     exact = fastest(record, EXACT)
     parts = [
         "<h1>How long segmenting a CT takes on this machine</h1>",
-        f"<p>{_e(subject_text(record))}</p>",
         '<p class="notice"><b>Research software, not a medical device.</b> Its results are not for diagnosis or '
         "treatment. These are measurements of one CT on one machine.</p>",
         _headline(record, close or exact),
         _machine(record),
+        _subject(record),
         _time(record, close),
         _memory(record, close),
         _accuracy(record, close, exact),
-        _advice(record, close, exact),
+        advice(record, close, exact),
         _numbers(record),
         _words(record, record_name),
     ]
@@ -101,8 +101,43 @@ def _machine(record: LatencyRecord) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in e["packages"].items())),
         ("Measured", f"{e['date']}, commit {e['commit']}"),
     ]
+    return f"<h2>What machine</h2>{_facts(rows)}"
+
+
+def _subject(record: LatencyRecord) -> str:
+    s = record.subject
+    extent = " x ".join(f"{n * mm / 10:.0f}" for n, mm in zip(s.voxels, s.spacing_mm, strict=True))
+    grid = (
+        "the file's own voxels"
+        if s.network_spacing_mm is None
+        else f"voxels of {by(s.network_spacing_mm)} mm"
+    )
+    image = (
+        "A file of this machine; its name is not recorded"
+        if s.image == "a CT file"
+        else f"Generated ({s.image})"
+    )
+    rows = [
+        ("CT", image),
+        ("Size", f"{by(s.voxels)} voxels of {by(s.spacing_mm)} mm: {extent} cm"),
+        ("Network", f"bundle {s.bundle!r}, {s.structures} structures in one pass"),
+        (
+            "Windows",
+            f"{record.rows[0].windows} of {by(s.roi)} {grid}, which overlap by {s.overlap:.0%}",
+        ),
+    ]
+    grows = (
+        "the voxels of the file"
+        if s.network_spacing_mm is None
+        else ("how many cubic centimetres the file covers, not with how fine its voxels are")
+    )
+    return f"<h2>What CT</h2>{_facts(rows)}<p>Time grows with the number of windows, which grows with {grows}.</p>"
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and texts side by side, without those that have no text."""
     cells = "".join(f"<dt>{_e(name)}</dt><dd>{_e(text)}</dd>" for name, text in rows if text)
-    return f'<h2>What machine</h2><dl class="facts">{cells}</dl>'
+    return f'<dl class="facts">{cells}</dl>'
 
 
 def _limits(cgroup: dict[str, object]) -> str:
@@ -185,58 +220,6 @@ def _accuracy(record: LatencyRecord, close: Row | None, exact: Row | None) -> st
         "on the patient, and has to be looked at.</p>"
     )
     return "".join(parts)
-
-
-def _advice(record: LatencyRecord, close: Row | None, exact: Row | None) -> str:
-    items: list[str] = []
-    if close is not None:
-        items.append(f"For speed: {_command(record, close)} ({close.labels_equal:.3%} of labels equal).")
-    if exact is not None and exact is not close:
-        items.append(f"To be as exact as PyTorch: {_command(record, exact)} takes {exact.total.p50:.1f} s.")
-    best = close or exact
-    if best is not None:
-        share = best.stages["network"].p50 / best.total.p50
-        slowest = max((s for s in STAGES if s != "network"), key=lambda s: best.stages[s].p50)
-        if share > 0.5:
-            items.append(
-                f"{share:.0%} of the time is the network: more or faster processor cores shorten it almost in "
-                f"proportion, {'a processor with bf16 or AMX instructions or ' if best.precision == 'fp32' else ''}"
-                "an NVIDIA GPU by more."
-            )
-        else:
-            items.append(
-                f"The network is only {share:.0%} of the time; most of the rest is “{slowest}”. A GPU would "
-                "gain little here"
-                + (
-                    ", a faster disk or uncompressed .nii files more."
-                    if slowest in ("read", "write")
-                    else "."
-                )
-            )
-        start = best.start_again_seconds or best.start_first_seconds
-        if start > 0.2 * best.total.p50:
-            items.append(
-                f"Starting costs {start:.1f} s every time. Give many CTs to one command, "
-                '<code>gcis-run "cts/*.nii.gz" -o results/</code>: it starts once, and reads the next CT '
-                "while it computes."
-            )
-    ran = {row.name for row in record.rows}
-    if not any("bf16" in name for name in ran):
-        items.append("bf16 did not run: it needs a processor with AVX512-BF16 or AMX, and OpenVINO.")
-    if not any(row.device != "cpu" for row in record.rows):
-        items.append("No GPU was used. <code>gcis-bundle doctor</code> says what is missing for one.")
-    items += [f"{_e(m.name)} did not run: {_e(m.reason)}" for m in record.missing]
-    return "<h2>What to change</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
-
-
-def _command(record: LatencyRecord, row: Row) -> str:
-    """Return how to run an engine, or how to get a bundle that has it."""
-    if row.bundle != record.subject.bundle:
-        return f"{_e(row.name)}, which <code>gcis-export --precision {_e(row.precision)}</code> makes a bundle for"
-    device = "" if row.device == "cpu" else " --device cuda"
-    return (
-        f"<code>gcis-run CT.nii.gz --engine {_e(row.engine)} --precision {_e(row.precision)}{device}</code>"
-    )
 
 
 def _numbers(record: LatencyRecord) -> str:

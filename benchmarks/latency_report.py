@@ -147,10 +147,10 @@ def subject_text(record: LatencyRecord) -> str:
     """Say what was segmented."""
     s = record.subject
     image = "A CT file" if s.image == "a CT file" else f"A generated CT ({s.image})"
-    grid = "the file's grid" if s.network_spacing_mm is None else f"{_by(s.network_spacing_mm)} mm"
+    grid = "the file's grid" if s.network_spacing_mm is None else f"{by(s.network_spacing_mm)} mm"
     return (
-        f"{image}, {_by(s.voxels)} voxels of {_by(s.spacing_mm)} mm; bundle {s.bundle!r}, {s.structures} "
-        f"structures, windows of {_by(s.roi)} on {grid}, overlap {s.overlap:g}."
+        f"{image}, {by(s.voxels)} voxels of {by(s.spacing_mm)} mm; bundle {s.bundle!r}, {s.structures} "
+        f"structures, windows of {by(s.roi)} on {grid}, overlap {s.overlap:g}."
     )
 
 
@@ -177,7 +177,8 @@ def fastest(record: LatencyRecord, limits: tuple[float, float]) -> Row | None:
     return min(good, key=lambda row: row.total.p50, default=None)
 
 
-def _by(values: Sequence[float]) -> str:
+def by(values: Sequence[float]) -> str:
+    """Say numbers of the three axes."""
     return " x ".join(f"{value:g}" for value in values)
 
 

@@ -74,6 +74,8 @@ def test_the_report_is_whole_and_names_no_patient(report: Path) -> None:
     assert len(links) == 4 and all((report / link).is_file() for link in links)
     for picture in ("stages.png", "accuracy.png"):
         assert (report / picture).read_bytes().startswith(b"\x89PNG")
+    assert "<h2>What CT</h2>" in html and "24 x 24 x 24 voxels of 6 x 6 x 6 mm: 14 x 14 x 14 cm" in html
+    assert "1 of 64 x 64 x 64 voxels of 4 x 4 x 4 mm, which overlap by 50%" in html
     assert "not a medical device" in html and "| onnx fp32 |" in (report / "latency.md").read_text()
     assert not any(b"Doe" in path.read_bytes() for path in report.iterdir())
 
