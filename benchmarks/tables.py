@@ -62,9 +62,24 @@ def speed_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def start_table() -> str:
+    """Return how long starts take, as Markdown."""
+    record = newest("start")
+    lines = ["| start | median, ms | least, ms |", "|---|---|---|"]
+    for row in record["rows"]:
+        taken = (f"{1e3 * row[key]:.0f}" for key in ("median_seconds", "least_seconds"))
+        lines.append(f"| `{row['start']}` | {' | '.join(taken)} |")
+    note = (
+        f"{record['rounds']} turns, a process each, files in memory, {record['environment']['date'][:10]}: "
+        f"{hardware_text(record)}. Repeat with `python -m benchmarks start`."
+    )
+    return "\n".join([*lines, "", note])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo-table": demo_table,
     "speed-table": speed_table,
+    "start-table": start_table,
     "ladder": ladder_block,
     "compare-12-64": trained_block,
     "compare-48-96": large_block,
