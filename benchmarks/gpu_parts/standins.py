@@ -82,7 +82,11 @@ def _msgspec() -> dict[str, Any]:
             raise ImportError(f"msgspec is not installed: its {name} is needed here")
 
     contents: dict[str, Any] = {"Struct": Struct, "json": Missing(), "structs": Missing()}
-    contents |= {name: type(name, (Exception,), {}) for name in ("DecodeError", "ValidationError")}
+    contents |= {
+        name: type(name, (Exception,), {}) for name in ("MsgspecError", "DecodeError", "ValidationError")
+    }
+    contents["UnsetType"] = type("UnsetType", (), {"__bool__": lambda _: False})
+    contents["UNSET"] = contents["UnsetType"]()
     contents["Meta"] = lambda **limits: limits  # only read by msgspec's own decoder
     return contents
 

@@ -133,6 +133,14 @@ def test_stand_in_values_are_valid_or_do_not_exist() -> None:
         Size().side = 5  # type: ignore[misc]
 
 
+def test_the_stand_in_has_what_values_are_declared_with() -> None:
+    found = standins._msgspec()
+    used = re.compile(r"\bmsgspec\.([A-Z]\w+)")
+    names = {n for p in (ROOT / "gcis_runtime").glob("*.py") for n in used.findall(p.read_text())}
+    assert names <= found.keys(), "what gpu.py imports is declared with it"
+    assert not found["UNSET"] and isinstance(found["UNSET"], found["UnsetType"])
+
+
 def _rows(section: str, done: list[str], **measures: Any) -> Iterator[Row]:
     for name, measure in measures.items():
         yield f"{section}/{name}", lambda m=measure, n=name: (done.append(n), m())[1]  # type: ignore[misc,func-returns-value]
