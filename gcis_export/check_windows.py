@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.foreground import foreground_box
 from gcis_runtime.nifti import read_volume
 from gcis_runtime.phantom import make_phantom
 from gcis_runtime.preprocess import preprocess
@@ -85,7 +86,8 @@ def _from_volume(
 ) -> list[Window]:
     """Return the `each` windows of a volume with most structure (where a mask says so) or soft tissue."""
     image = preprocess(volume, spec)
-    plan = plan_windows(image.trace.shape, window)
+    box = None if spec.crop is None else foreground_box(image, spec.crop)
+    plan = plan_windows(image.trace.shape, window, within=box)
     padded = pad_to_plan(image.array, plan, window.padding_value)
     if mask is None:
         content = (padded > 0) & (padded < 1)

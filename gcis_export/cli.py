@@ -32,6 +32,20 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     return read
 
 
+def _foreground(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """Read a foreground rule: its margin, or `off`."""
+    from msgspec import UNSET
+
+    from gcis_runtime.spec import Foreground
+
+    if value is None or value == "off":
+        return UNSET if value else None
+    try:
+        return Foreground(margin=int(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither 'off' nor a margin in voxels ({error})") from error
+
+
 @command("gcis-export")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
@@ -95,6 +109,13 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
     callback=_numbers(2, float, repeat=False),
     metavar="LOW,HIGH",
     help="HU mapped to 0 and 1 [the checkpoint's].",
+)
+@click.option(
+    "--crop-foreground",
+    callback=_foreground,
+    metavar="MARGIN|off",
+    help="Crop images to what is above the intensity window's low end and so many voxels around, as training "
+    "did [the checkpoint's].",
 )
 @click.option(
     "--precision",
@@ -169,6 +190,7 @@ def main(
     spacing: Any,
     orientation: str | None,
     intensity_window: Any,
+    crop_foreground: Any,
     engines: tuple[str, ...],
     capabilities: tuple[str, ...],
     **options: Any,
@@ -193,7 +215,12 @@ def main(
     from gcis_export.settings import Overrides
 
     overrides = Overrides(
-        roi=roi, overlap=overlap, spacing=spacing, orientation=orientation, intensity_window=intensity_window
+        roi=roi,
+        overlap=overlap,
+        spacing=spacing,
+        orientation=orientation,
+        intensity_window=intensity_window,
+        foreground=crop_foreground,
     )
     result = export(
         Request(engines=engines, engine_options=engine_options, overrides=overrides, **options),

@@ -8,11 +8,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from gcis_runtime.errors import CheckpointError
-from gcis_runtime.spec import PreprocessSpec, Shape3, Triple, WindowSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec, Shape3, Triple, WindowSpec, check_padding
 from gcis_train.checkpoint import CheckpointConfig
 
 _Spec = TypeVar("_Spec", PreprocessSpec, WindowSpec)
 
+_WORDS = {
+    "spacing": "spacing {} mm",
+    "orientation": "orientation {}",
+    "intensity_window": "intensity window {} HU",
+    "foreground": "crop {}",
+}
 KEEP = "file"
 """Spelling of 'keep the file's orientation'."""
 
@@ -27,6 +33,7 @@ class Overrides:
         spacing: Voxel size in mm.
         orientation: Axis codes, or `"file"`.
         intensity_window: HU mapped to 0 and 1.
+        foreground: The rule that crops images to what is not air; unset for none.
     """
 
     roi: Shape3 | None = None
@@ -34,6 +41,7 @@ class Overrides:
     spacing: Triple | None = None
     orientation: str | None = None
     intensity_window: tuple[float, float] | None = None
+    foreground: Foreground | msgspec.UnsetType | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,7 @@ def choose_settings(config: CheckpointConfig, overrides: Overrides) -> Settings:
     try:
         preprocess = _preprocess(config.preprocess, overrides, notes)
         window = _window(config.window, overrides, notes)
+        check_padding(preprocess, window)
     except ValueError as error:
         raise CheckpointError("the settings cannot be used", received=str(error)) from error
     return Settings(preprocess=preprocess, window=window, notes=tuple(notes))
@@ -80,8 +89,10 @@ def _preprocess(stored: PreprocessSpec | None, overrides: Overrides, notes: list
         changes["orientation"] = None if overrides.orientation == KEEP else overrides.orientation
     if overrides.intensity_window is not None:
         changes["intensity_window"] = overrides.intensity_window
+    if overrides.foreground is not None:
+        changes["foreground"] = overrides.foreground
     base = stored or PreprocessSpec()
-    if stored is None and len(changes) < 3:
+    if stored is None and set(_WORDS) - set(changes):
         notes.append(
             f"the checkpoint does not say its pre-processing: published {_describe(base, changes)} assumed"
         )
@@ -108,15 +119,14 @@ def _replaced(base: _Spec, changes: dict[str, Any]) -> _Spec:
 
 def _describe(base: PreprocessSpec, changes: dict[str, Any], *, changed: bool = False) -> str:
     """List the fields that were changed, or those that were not."""
-    words = {
-        "spacing": "spacing {} mm",
-        "orientation": "orientation {}",
-        "intensity_window": "intensity window {} HU",
-    }
     values = msgspec.structs.asdict(base) | changes
-    shown = [name for name in words if (name in changes) == changed]
-    return ", ".join(words[n].format("of the file" if values[n] is None else _text(values[n])) for n in shown)
+    shown = [name for name in _WORDS if (name in changes) == changed]
+    return ", ".join(_WORDS[n].format(_text(values[n])) for n in shown)
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Foreground):
+        return f"to what is not air and {value.margin} voxels around"
+    if value is None or value is msgspec.UNSET:
+        return "of the file" if value is None else "none"
     return " x ".join(f"{v:g}" for v in value) if isinstance(value, tuple) and len(value) == 3 else str(value)

@@ -20,6 +20,9 @@ from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_runtime.windows import WindowPlan, plan_windows, weights_within
 
 _CHUNK_VOXELS = 1 << 20
+_NOISE = 1e-3
+"""HU: what rounding may add to values at the window's low end on a sheared grid, whose eight weights do not
+add up to 1 exactly. Images that were clipped there would otherwise be body everywhere."""
 _FAR = 1e9
 """Voxels: further than any grid reaches."""
 
@@ -86,9 +89,11 @@ def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
     The box of MONAI's `CropForeground(margin=rule.margin, allow_smaller=True)`; None where nothing is above
     0, of which MONAI makes an empty one. Only planes outside the box and six of its own are computed.
     """
+    grid, (low, high) = image.trace.to_network, image.window
+    least = 0.0 if grid is None or grid.separable else _NOISE / (high - low)
     box = _reach(image)
     for axis in (2, 1, 0):  # planes that lie together in a file's memory first
-        box = None if box is None else _peeled(image, box, axis)
+        box = None if box is None else _peeled(image, box, axis, least)
     if box is None:
         return None
     x, y, z = (
@@ -139,11 +144,11 @@ def _chunks(count: int, plane: int) -> Iterator[slice]:
         yield slice(first, min(first + step, count))
 
 
-def _peeled(image: NetworkInput, box: Box, axis: int) -> Box | None:
-    """Return a box without the planes on both sides along an axis whose intensities are all 0."""
+def _peeled(image: NetworkInput, box: Box, axis: int, least: float) -> Box | None:
+    """Return a box without the planes on both sides along an axis that hold nothing above `least`."""
 
     def filled(plane: int) -> bool:
-        return bool((image.box(_replaced(box, axis, slice(plane, plane + 1))) > 0).any())
+        return bool((image.box(_replaced(box, axis, slice(plane, plane + 1))) > least).any())
 
     planes = range(box[axis].start, box[axis].stop)
     first = next(filter(filled, planes), None)

@@ -163,6 +163,7 @@ class Segmenter:
         if coarse is not None and not isinstance(coarse, Segmenter):
             check_factor(coarse)
         where = None if roi is None else parse_roi(roi, self.bundle.manifest)
+        body_crop = None if body_crop is None else bool(body_crop)  # NumPy's booleans are others
         search = body_crop is True and self.bundle.manifest.preprocess.crop is None
         area = Area(roi=where, coarse=coarse is not None, body_crop=search)
         request = Request(

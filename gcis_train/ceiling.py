@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +34,7 @@ def ceilings(
 
     Args:
         cases: Labelled cases.
-        specs: Grids by name; intensities do not matter.
+        specs: Grids by name; intensities do not matter, nor does cropping to them.
         progress: Told one line a case.
 
     Returns:
@@ -57,6 +58,7 @@ def ceilings(
 
 def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float]]:
     """Return way, prompt and Dice of each structure of a case."""
+    spec = msgspec.structs.replace(spec, foreground=msgspec.UNSET)
     grid = read_grid(case.image)
     x, y, z = grid.shape
     trace = plan_grid((x, y, z), grid.affine, spec)

@@ -20,7 +20,7 @@ from torch import Tensor
 from gcis_runtime.atomic import replacing_folder
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.manifest import POSITIONS
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.pathway import Pathway
@@ -72,6 +72,8 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                     f"path selection {selection} is not {len(POSITIONS)} numbers "
                     f"from 1 to {self.network.pathways}"
                 )
+        if self.preprocess is not None and self.window is not None:
+            check_padding(self.preprocess, self.window)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

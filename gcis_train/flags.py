@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from msgspec import UNSET
 
 from gcis_runtime.errors import DataError
 
@@ -43,13 +44,15 @@ class Flag:
         return click.option(self.name, type=self.kind if self.count == 1 else str, help=self.help)
 
     def read(self, value: Any) -> Any:
-        """Return the option's value from the flag's.
+        """Return the option's value from the flag's; UNSET takes it out.
 
         Raises:
             DataError: Not the numbers that it takes.
         """
         if self.place == "preprocess.orientation":
             return None if value == "file" else value.upper()
+        if self.place == "preprocess.foreground":
+            return UNSET if value == "off" else {"margin": numbers(value, int, self.name, count=1)[0]}
         if self.count == 1 or isinstance(self.kind, tuple):
             return value
         return numbers(value, self.kind, self.name, count=self.count)
@@ -86,6 +89,12 @@ FLAGS = (
         "Axis codes (RAS), or 'file' to keep them [file].",
     ),
     Flag("--intensity-window", "preprocess.intensity_window", float, "HU mapped to 0 and 1 [-175,250].", 2),
+    Flag(
+        "--crop-foreground",
+        "preprocess.foreground",
+        str,
+        "Crop images to what is above the lowest mapped HU and so many voxels around it, or 'off' [off].",
+    ),
     Flag("--batch-size", "batch_size", int, "Windows (or cases, --batch-of) a step and process [1]."),
     Flag("--batch-of", "batch_of", ("windows", "cases"), "What --batch-size counts [windows]."),
     Flag("--windows-per-case", "windows_per_case", int, "Windows a case and epoch [4]."),

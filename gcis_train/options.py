@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_train.nets.config import NetworkConfig
 
 
@@ -138,6 +138,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"labelled_share {self.labelled_share} is not a share")
         if not 0 <= self.validation_overlap < 1:
             raise ValueError(f"validation_overlap {self.validation_overlap} is not in [0, 1)")
+        check_padding(self.preprocess, self.window)
 
 
 _AT_LEAST_ONE = ("batch_size", "windows_per_case", "max_epochs", "validate_every")

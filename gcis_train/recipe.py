@@ -48,6 +48,7 @@ PUBLISHED: dict[str, Any] = {
 
 FIXED = (
     "preprocess.orientation",
+    "preprocess.foreground",
     "augment.mirror",
     "augment.intensity_size",
     "augment.intensity_clip",
@@ -100,5 +101,5 @@ def check_published(tree: dict[str, Any]) -> None:
 def _at(tree: dict[str, Any], place: str) -> Any:
     value: Any = tree
     for part in place.split("."):
-        value = value[part]
+        value = value.get(part)
     return value

@@ -5,6 +5,7 @@ Slow and heavy on purpose: what `gcis-run` is compared with.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,20 @@ import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
-from monai.transforms import Compose, EnsureChannelFirst, Orientation, ScaleIntensityRange, Spacing
+from monai.transforms import (
+    Compose,
+    CropForeground,
+    EnsureChannelFirst,
+    Orientation,
+    ScaleIntensityRange,
+    Spacing,
+)
 from monai.transforms.utils import convert_applied_interp_mode
 from torch import Tensor
 
 from gcis_runtime.labelling import Restore
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train.volumes import load_tensor
+from gcis_train.volumes import cropper, load_tensor
 
 
 def reference_labels(
@@ -50,9 +58,11 @@ def reference_labels(
     moved = geometry(loaded)
     low, high = preprocess.intensity_window
     scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(moved)
+    crop = None if preprocess.crop is None else cropper(preprocess.crop)
+    content = scaled if crop is None else crop(scaled)
     with torch.no_grad():
         margins = sliding_window_inference(
-            scaled.as_tensor()[None].float().to(device or "cpu"),
+            content.as_tensor()[None].float().to(device or "cpu"),
             roi_size=window.roi,
             sw_batch_size=1,
             predictor=predictor,
@@ -61,6 +71,8 @@ def reference_labels(
             sigma_scale=window.sigma_scale,
             cval=window.padding_value,
         )
+    if crop is not None:
+        margins = undo_crop(margins[0].cpu(), content, crop)[None]
     if restore == "smooth":
         margins = undo_geometry(margins[0].cpu(), moved, geometry, mode="bilinear")[None]
     best, channel = margins[0].max(0)
@@ -78,6 +90,19 @@ def geometry_of(spec: PreprocessSpec) -> Compose:
     if spec.spacing is not None:
         steps.append(Spacing(pixdim=spec.spacing, mode="bilinear"))
     return Compose(steps)
+
+
+def undo_crop(values: Tensor, content: MetaTensor, crop: CropForeground) -> Tensor:
+    """Bring values on the cropped grid back to the network's, with zeros outside: margins of background.
+
+    Args:
+        values: (C, X, Y, Z) on the grid of `content`.
+        content: What `crop` left of the image.
+        crop: The transform.
+    """
+    applied = copy.deepcopy(content.applied_operations)  # the inverse takes parts out of it
+    undone: MetaTensor = crop.inverse(MetaTensor(values, affine=content.affine, applied_operations=applied))
+    return torch.as_tensor(undone.as_tensor())
 
 
 def undo_geometry(values: Tensor, moved: MetaTensor, geometry: Compose, *, mode: str) -> Tensor:

@@ -41,6 +41,8 @@ def resolve_options(
             *groups, name = flag.place.split(".")
             target = _part(tree, groups[0]) if groups else tree
             target[name] = flag.read(given)
+            if target[name] is msgspec.UNSET:
+                del target[name]
     if flags.get("no_amp"):
         tree["amp"] = "none"
     if tree.get("amp", "auto") == "auto":

@@ -10,9 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import torch
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
+    CropForeground,
     EnsureChannelFirstd,
     LoadImage,
     Orientationd,
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.phantom import STRUCTURES, make_phantom
-from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec
 from gcis_runtime.suffixes import ITK
 from gcis_train.datalist import Case
 from gcis_train.images import masks_of, read_array, read_grid
@@ -56,7 +58,10 @@ class CaseVolume:
 
 
 def preprocessing(spec: PreprocessSpec, *, keys: Sequence[str]) -> Compose:
-    """Return MONAI's transforms for `spec`: `image` trilinear, every other key nearest."""
+    """Return MONAI's transforms for `spec`: `image` trilinear, every other key nearest.
+
+    Without its crop, which every key takes from the image: see `content_box`.
+    """
     transforms: list[object] = [
         lambda data: {**data, **{key: load_tensor(data[key]) for key in keys}},
         EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
@@ -88,8 +93,10 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
         finite = bool(np.isfinite(np.asarray(loaded)).all())  # before clipping hides infinities
         if finite:
             moved = preprocessing(spec, keys=["image"])({"image": loaded}, start=1)["image"]
-            masks = masks_of(case.targets, lambda path: _label_values(path, loaded.affine, spec))
-            image = np.asarray(moved[0], dtype=np.float32)
+            box = content_box(moved, spec)
+            whole = masks_of(case.targets, lambda path: _label_values(path, loaded.affine, spec))
+            masks = (mask[box] for mask in whole)
+            image = np.asarray(moved[0], dtype=np.float32)[box]
             prompts = tuple(t.prompt for t in case.targets)
             return _pack(case.name, image, masks, prompts, np.asarray(moved.affine, dtype=np.float64))
     except Exception as error:
@@ -99,6 +106,30 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
             fix="Repair its files or leave it out of the datalist.",
         ) from error
     raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
+
+
+def cropper(rule: Foreground) -> CropForeground:
+    """Return MONAI's transform for a foreground rule."""
+    return CropForeground(margin=rule.margin, allow_smaller=True)
+
+
+def content_box(image: Tensor, spec: PreprocessSpec) -> tuple[slice, slice, slice]:
+    """Return the part of a pre-processed image that its foreground rule leaves; all of it without one.
+
+    Args:
+        image: (1, X, Y, Z), intensities mapped.
+        spec: The pre-processing.
+
+    Raises:
+        DataError: The rule leaves nothing.
+    """
+    if spec.crop is None:
+        return slice(None), slice(None), slice(None)
+    starts, ends = cropper(spec.crop).compute_bounding_box(image)
+    if (starts >= ends).any():
+        raise DataError(f"nothing lies above {spec.intensity_window[0]:g} HU, which images are cropped to")
+    x, y, z = (slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True))
+    return x, y, z
 
 
 def _label_values(path: Path, affine: Tensor, spec: PreprocessSpec) -> npt.NDArray[Any]:
@@ -135,8 +166,10 @@ def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
     phantom = make_phantom(seed, spacing=spec.spacing)
     low, high = spec.intensity_window
     image = np.clip((phantom.ct.astype(np.float32) - low) / (high - low), 0.0, 1.0)
-    present = [value for value in STRUCTURES if (phantom.labels == value).any()]
-    masks = [phantom.labels == value for value in present]
+    box = content_box(torch.from_numpy(image)[None], spec)
+    image, labels = image[box], phantom.labels[box]
+    present = [value for value in STRUCTURES if (labels == value).any()]
+    masks = [labels == value for value in present]
     return _pack(f"phantom {seed}", image, masks, tuple(STRUCTURES[v] for v in present), phantom.affine)
 
 

@@ -221,6 +221,10 @@ def _preprocessing(spec: PreprocessSpec) -> list[dict[str, Any]]:
     low, high = spec.intensity_window
     scale = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
     steps.append({"_target_": "ScaleIntensityRanged", "keys": "image"} | scale)
+    if spec.crop is not None:
+        rule = {"source_key": "image", "margin": spec.crop.margin, "allow_smaller": True}
+        names = {"start_coord_key": None, "end_coord_key": None}
+        steps.append({"_target_": "CropForegroundd", "keys": "image"} | rule | names)
     steps.append({"_target_": "EnsureTyped", "keys": "image"})
     return steps
 

@@ -18,22 +18,25 @@ from gcis_runtime import Volume
 from gcis_runtime.manifest import Manifest, PromptPathway, Provenance, Tensor
 from gcis_runtime.nifti import write_volume
 from gcis_runtime.phantom import make_phantom
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 one_network = pytest.mark.parametrize("built", ["two_pathways"], indirect=True)
 
 
 @pytest.fixture
 def bundle(built, tmp_path):
+    return write_bundle_of(built, tmp_path / "b.gcis")
+
+
+def write_bundle_of(built, folder, **preprocess):
     """The conformance network's graph, at 7.5 mm so that a phantom is one window and no voxel a tie."""
     roi = built.case.image.shape[2:]
     prompts = [f"structure {i}" for i in range(built.case.prompts)]
-    folder = tmp_path / "b.gcis"
     folder.mkdir()
     graph, entry = write_graph(folder, built.model, weights_dtype="float32")
     manifest = Manifest(
         name="agreement", created="2026-01-01T00:00:00Z", notice="",
-        preprocess=PreprocessSpec(orientation="RAS", spacing=(7.5, 7.5, 7.5)),
+        preprocess=PreprocessSpec(orientation="RAS", spacing=(7.5, 7.5, 7.5), **preprocess),
         window=WindowSpec(roi=roi), labels=make_labels(prompts, [i + 3 for i in range(len(prompts))]),
         pathways=tuple(
             PromptPathway(prompt=p, path_selection=c.one_based, margins=None)
@@ -86,6 +89,19 @@ def test_labels_are_those_of_pytorch_and_monai(built, bundle, phantom, tmp_path,
     assert low == []
     for row in record["rows"]:
         assert 0.02 < row["labelled_voxels"] / row["voxels"] < 0.98  # the test can see
+
+
+@one_network
+def test_a_foreground_rule_gives_the_reference_pipelines_labels(built, phantom, tmp_path):
+    """Much air around, off centre, flipped: windows lie on what is not air, and nothing else is labelled."""
+    air = np.pad(phantom.array, ((40, 8), (5, 20), (3, 12)), constant_values=-1000)
+    volume = VARIANTS["flipped"](Volume(array=air, affine=phantom.affine))
+    write_volume(tmp_path / "ct.nii.gz", volume)
+    folder = write_bundle_of(built, tmp_path / "rule.gcis", foreground=Foreground(margin=1))
+    with comparison(built.case.static, folder, engines=("onnx",)) as compare_file:
+        rows = compare_file(tmp_path / "ct.nii.gz")
+    assert [row["restore"] for row in rows if row["equal"] >= WANTED] == ["smooth", "nearest"]
+    assert all(0.02 < row["labelled_voxels"] / air.size < 0.6 for row in rows)
 
 
 @one_network

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from export_helpers import PROMPTS
+from msgspec import UNSET
 
+from gcis_export.cli import _foreground
 from gcis_export.settings import Overrides, choose_settings
 from gcis_export.structures import make_labels
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_train.checkpoint import CheckpointConfig
 from gcis_train.nets.config import NetworkConfig
 
@@ -40,6 +43,32 @@ def test_imported_weights_need_a_window_and_get_the_published_defaults():
     assert settings.preprocess == PreprocessSpec()
     assert "spacing 1 x 1 x 1 mm" in settings.notes[0] and "(-175.0, 250.0) HU" in settings.notes[0]
     assert "orientation" not in settings.notes[0]
+
+
+def test_a_foreground_rule_is_the_checkpoints_or_what_was_asked_for():
+    rule = PreprocessSpec(foreground=Foreground(margin=4))
+    config = _config(preprocess=rule, window=WindowSpec())
+    kept = choose_settings(config, Overrides(spacing=(2.0, 2.0, 2.0)))
+    assert kept.preprocess.crop == Foreground(margin=4) and "crop" not in kept.notes[0]
+    off = choose_settings(config, Overrides(foreground=UNSET))
+    assert off.preprocess == PreprocessSpec() and off.notes[0].endswith("training's: crop none")
+    other = choose_settings(_config(window=WindowSpec()), Overrides(foreground=Foreground(margin=2)))
+    assert other.preprocess.crop == Foreground(margin=2)
+    assert "spacing 1 x 1 x 1 mm" in other.notes[0] and "crop" not in other.notes[0]
+    more = choose_settings(config, Overrides(foreground=Foreground(margin=9)))
+    assert more.notes[0].endswith("crop to what is not air and 9 voxels around")
+    with pytest.raises(CheckpointError, match="cannot be used; received padding value 1 with a foreground"):
+        choose_settings(_config(window=WindowSpec(padding_value=1.0)), Overrides(foreground=Foreground()))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("4", Foreground(margin=4)), ("0", Foreground()), ("off", UNSET), (None, None)]
+)
+def test_the_command_reads_a_foreground_rule(text, found):
+    assert _foreground(None, None, text) == found
+    for wrong in ("-1", "2000", "2.5", "body"):
+        with pytest.raises(click.BadParameter, match=f"'{wrong}' is neither 'off' nor a margin in voxels"):
+            _foreground(None, None, wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"roi": (50, 64, 64)}, {"overlap": 1.0}, {"orientation": "XYZ"}])

@@ -12,13 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from export_helpers import cheap_bundle
-from monai.bundle import verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 
 from gcis_export.onward.monai_bundle import write_monai_bundle
 from gcis_runtime import Segmenter, read_volume
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.errors import OutputError
-from gcis_runtime.spec import WindowSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 SCHEMA = Path(__file__).parents[1] / "data" / "monai_metadata.schema.json"
 
@@ -33,16 +33,24 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def inside(made, monkeypatch):
-    """The MONAI bundle as working folder, its `scripts` importable as `python -m monai.bundle` has them."""
-    _, folder = made
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, name)
-    yield folder
+def enter(monkeypatch):
+    """Makes a MONAI bundle the working folder, its `scripts` importable as `python -m monai.bundle` has them."""
+
+    def into(folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(str(folder))
+        for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
+            monkeypatch.delitem(sys.modules, name)
+        return folder
+
+    yield into
     for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def inside(made, enter):
+    return enter(made[1])
 
 
 def test_the_folder_is_laid_out_as_monai_asks(made):
@@ -114,6 +122,35 @@ def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
     np.testing.assert_allclose(theirs.affine, affine, atol=1e-4)
     assert labels.shape == ours.shape and set(np.unique(labels)) == {0, 3, 300} == set(np.unique(ours))
     assert np.mean(labels == ours) > 0.999
+
+
+def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
+    """Blocks off centre in air: the workflow finds what gcis-run finds, and windows do lie on the crop."""
+    spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0), foreground=Foreground(margin=2))
+    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    bundle = open_bundle(cheap_bundle(tmp_path / "b.gcis", preprocess=spec, window=window))
+    folder = write_monai_bundle(bundle, tmp_path / "cropped")
+    image = np.full((70, 60, 50), -1000, np.int16)
+    image[40:67, 3:21, 10:37] = np.kron(
+        np.random.default_rng(2).normal(100, 250, (3, 2, 3)), np.ones((9, 9, 9))
+    )
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(image, np.diag([-3.0, -3.1, 3.2, 1])), tmp_path / "in" / "ct.nii.gz")
+    enter(folder)
+    parser = ConfigParser()
+    parser.read_config("configs/inference.json")
+    parser["dataset_dir"], parser["output_dir"] = str(tmp_path / "in"), str(tmp_path / "out")
+    parser["device"] = "$torch.device('cpu')"
+    evaluator = parser.get_parsed_content("evaluator")
+    evaluator.run()
+    with Segmenter.open(bundle.folder, engine="onnx") as segmenter:
+        ours = segmenter.segment(read_volume(tmp_path / "in" / "ct.nii.gz"))
+    labels = np.asarray(nib.load(tmp_path / "out" / "ct_seg.nii.gz").dataobj).squeeze()
+    assert labels.shape == ours.labels.shape and set(np.unique(labels)) == {0, 1, 2}
+    assert np.mean(labels == ours.labels) > 0.9999
+    box = ours.crop["box"]
+    seen = parser.get_parsed_content("dataset")[0]["image"].shape[1:]
+    assert list(seen) == [b - a for a, b in box] and ours.crop["windows_saved"] > 0
 
 
 def test_an_older_one_is_replaced_and_anything_else_is_not(made, tmp_path):

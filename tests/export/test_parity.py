@@ -16,7 +16,7 @@ from gcis_export.parity import ROUNDED, ROUTED, STATIC, TWIN, Gate, check_networ
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 from gcis_runtime.manifest import ParityRow
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 
 class _Identity(torch.nn.Module):
@@ -206,3 +206,19 @@ def test_the_constant_window_is_what_surrounds_a_volume(tmp_path):
     )
     assert len(windows) == 2 and (windows[-1] == 0.25).all()
     assert source == "1 case and a constant window"
+
+
+def test_windows_lie_on_what_is_not_air_where_the_rule_says_so(tmp_path):
+    """A block in a corner of air: with the rule it fills the middle of one window, zeros around."""
+    values = np.full((90, 80, 70), -1000, np.int16)
+    values[3:33, 40:70, 5:35] = 40
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
+    found = {}
+    for rule in ({}, {"foreground": Foreground()}):
+        spec = PreprocessSpec(spacing=None, **rule)
+        windows, _ = gather_windows((tmp_path / "ct.nii.gz",), spec=spec, window=WindowSpec(roi=ROI), each=1)
+        found[bool(rule)] = windows[0][0, 0]
+    middle = np.zeros(ROI, bool)
+    middle[17:47, 17:47, 17:47] = True
+    np.testing.assert_array_equal(found[True] > 0, middle)
+    assert np.any((found[False] > 0) != middle)
