@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def enter(monkeypatch):
-    """Makes a MONAI bundle the working folder, its `scripts` importable as `python -m monai.bundle` has them."""
+    """Makes a MONAI bundle the working folder, its `scripts` importable as MONAI has them."""
 
     def into(folder):
         monkeypatch.chdir(folder)
