@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 from gcis_runtime import nifti
 from gcis_runtime.errors import ImageError, OutputError
+from gcis_runtime.gzipped import MAX_DEFLATE_RATIO
 from gcis_runtime.itk import itk_voxel_bytes, load_simpleitk, read_itk, write_itk
+from gcis_runtime.itk_voxels import find_voxels
+from gcis_runtime.sizes import bytes_text
 from gcis_runtime.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.volume import Volume
+
+_SUSPICIOUS_BYTES, _MOST_SHRINK = 1 << 30, 200
+"""Noise keeps CT from shrinking more than tenfold or so; one value all over shrinks 230 to 1030 times."""
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
@@ -46,6 +52,28 @@ def voxel_bytes(path: Path) -> int:
         ImageError: See `read_volume`.
     """
     return itk_voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
+
+
+def check_plausible(path: Path) -> None:
+    """Refuse a file too small for a CT of its size: a few megabytes that unpack to gigabytes of one value.
+
+    Label maps and masks do shrink so far, and are not checked.
+
+    Raises:
+        ImageError: It is; or see `read_volume`.
+    """
+    unpacked = voxel_bytes(path)
+    if unpacked <= _SUSPICIOUS_BYTES:
+        return
+    stored = (find_voxels(path).file if suffix_of(path) in ITK else path).stat().st_size
+    # Beyond what deflate can do the file is truncated, as reading will say.
+    if _MOST_SHRINK < unpacked / max(stored, 1) < 2 * MAX_DEFLATE_RATIO:
+        raise ImageError(
+            f"{path} is too small for a CT of its size",
+            received=f"{bytes_text(stored)} that unpack to {bytes_text(unpacked)}",
+            expected=f"at most {_MOST_SHRINK} times as much",
+            fix="Check that it is a CT, and whole.",
+        )
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:

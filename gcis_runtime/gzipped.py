@@ -11,6 +11,8 @@ import importlib
 import zlib
 from typing import IO, Any, cast
 
+MAX_DEFLATE_RATIO = 1040
+"""Deflate cannot shrink more than 1032:1, so a header that claims more is refused at once."""
 ACCELERATOR = "isal"
 _LEVEL = 1
 """Label maps shrink a hundredfold at any level, and higher ones cost time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import nibabel as nib
@@ -12,7 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.formats import read_volume
+from gcis_runtime.formats import check_plausible, read_volume
 from gcis_runtime.itk import volume_from_itk
 from gcis_runtime.nifti_header import geometry_notes
 from gcis_runtime.volume import Volume
@@ -81,6 +82,7 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
     if isinstance(image, SpatialImage):
         return _from_nibabel(image)
     if isinstance(image, str | os.PathLike):
+        check_plausible(Path(image))
         return read_volume(image)
     raise ImageError(
         "this is no image",

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
+from gcis_runtime.gzipped import MAX_DEFLATE_RATIO
 from gcis_runtime.itk_voxels import FIX, check_voxels, find_voxels
 from gcis_runtime.volume import Volume, check_file, check_shape
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MAX_DEFLATE_RATIO = 1040
 
 
 def load_simpleitk(path: Path) -> Any:
@@ -189,7 +189,7 @@ def _check_stored(sitk: Any, reader: Any, path: Path, shape: tuple[int, ...]) ->
     """Refuse a header that claims more voxels than the file can hold, and damaged voxels."""
     stored = find_voxels(path)
     voxels, size = math.prod(shape), stored.file.stat().st_size
-    if voxels > size * _MAX_DEFLATE_RATIO:
+    if voxels > size * MAX_DEFLATE_RATIO:
         raise ImageError(
             f"{path}: the file is truncated",
             received=f"{size} bytes",

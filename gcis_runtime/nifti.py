@@ -22,8 +22,6 @@ from gcis_runtime.nifti_header import FIX, Layout, read_layout
 from gcis_runtime.volume import Volume, check_file
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_MAX_DEFLATE_RATIO = 1040
-"""Deflate cannot shrink more than 1032:1, so a header that claims more is refused at once."""
 _CHUNK = 1 << 24
 _MAX_TRAILING = 1 << 20
 """Bytes after the last voxel: some writers pad. More means that the header claims too few voxels."""
@@ -48,7 +46,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             if not zipped:
                 return _read(raw, path, ratio=1)
             with gzipped.open_reader(raw) as stream:
-                return _read(stream, path, ratio=_MAX_DEFLATE_RATIO)
+                return _read(stream, path, ratio=gzipped.MAX_DEFLATE_RATIO)
     except gzipped.damage() as error:
         raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
     except PermissionError as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gcis_runtime import statistics
 from gcis_runtime.forecast import Forecast, check_image
-from gcis_runtime.formats import read_volume
+from gcis_runtime.formats import check_plausible, read_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.metrics import check_same_grid, dice_by_value
 from gcis_runtime.nifti import write_labels, write_volume
@@ -79,6 +79,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
         ImageError: A file cannot be read, or the truth lies on another grid.
         MemoryLimitError: Its voxels alone would take more memory than `options` allow.
     """
+    check_plausible(job.image)
     check_image(job.image, options.max_memory)
     seconds: dict[str, float] = {}
     # Looked at before it is read: a file that changes meanwhile is not taken for the one that was segmented.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runtime_helpers import smooth_ct, write_ct
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime import Volume, read_volume, write_labels
+from gcis_runtime import Volume, formats, read_volume, write_labels
 from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.formats import check_format, write_probability
 from gcis_runtime.itk import ras_affine
@@ -238,3 +238,24 @@ def test_suffixes_and_stems(tmp_path):
         "x.MHA": ("x", ".mha"), "x.dcm": ("x", ""), "x": ("x", ""),
     }.items():  # fmt: skip
         assert (stem(tmp_path / name), suffix_of(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mhd", ".nii"])
+def test_voxels_of_one_value_are_no_ct_but_may_be_labels(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(formats, "_SUSPICIOUS_BYTES", 1 << 20)
+    path = tmp_path / f"a{suffix}"
+    array = np.zeros((128, 128, 64), np.int16)
+    if suffix.startswith(".nii"):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    else:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.T), str(path), useCompression=True)
+    monkeypatch.setattr(formats, "_MOST_SHRINK", 50)
+    if suffix == ".nii":
+        formats.check_plausible(path)
+    else:
+        with pytest.raises(ImageError, match="too small for a CT of its size; received 1 MiB that unpack"):
+            formats.check_plausible(path)
+    assert not read_volume(path).array.any()
+    noise = np.random.default_rng(0).integers(-1000, 1000, array.shape).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(noise), str(tmp_path / "ct.mhd"), useCompression=True)
+    formats.check_plausible(tmp_path / "ct.mhd")  # a header of some hundred bytes, and the voxels beside it

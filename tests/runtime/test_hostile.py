@@ -102,7 +102,7 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated gzip": (cut, "damaged or truncated"),
     "bomb behind a small header": (raw(gzip.compress(header() + VOXELS) + zeros(4)), "goes on after"),
     "bomb with a header to match": (
-        raw(gzip.compress(header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1])) + zeros(4)), "out of memory",
+        raw(gzip.compress(header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1])) + zeros(4)), "too small for a CT",
     ),
     "bomb that is no image": (raw(zeros(4)), "not a NIfTI file"),
     "more voxels than any scan": (raw(header(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1])), "implausible"),
