@@ -206,10 +206,6 @@ def _run(
         Segmenter.open(settings.pop("bundle"), **opening) as segmenter,
     ):
         clear_leftovers(jobs)
-        if not as_json:
-            click.echo(f"{segmenter.bundle.name}: {segmenter.engine.text}", err=True)
-        for note in segmenter.notes:
-            click.echo(f"{PROGRAM}: note: {note}", err=True)
         if seed is not None:
             truth = write_phantom(seed, jobs[0].image.parent)[1]
         coarse = settings.pop("coarse")
@@ -223,6 +219,7 @@ def _run(
         if folder is not None:
             summary = Summary(folder, segmenter, jobs, with_statistics=options.statistics)
         display = Display(PROGRAM, jobs, summary, quiet=as_json)
+        display.opened(segmenter)
         todo = _unfinished(segmenter, jobs, options, summary) if resume and summary else jobs
         try:
             run_cases(

@@ -12,6 +12,7 @@ from gcis_runtime.cohort import EXPECTED, Outcome
 from gcis_runtime.console import error_line
 from gcis_runtime.forecast import Forecast
 from gcis_runtime.outputs import Job
+from gcis_runtime.segmenter import Segmenter
 from gcis_runtime.summary import Summary
 from gcis_runtime.tables import counts_text, printable, report_table
 
@@ -36,6 +37,17 @@ class Display:
         self._watched = sys.stderr.isatty()
         self.reports: list[dict[str, Any]] = []
         self.errors: list[dict[str, str]] = []
+
+    def opened(self, segmenter: Segmenter) -> None:
+        """Say what computes: to people, and of one image always; and what opening it did."""
+        if self._talks:
+            self._line(f"{segmenter.bundle.name}: {segmenter.engine.text}")
+        for note in segmenter.notes:
+            self._line(f"{self._program}: note: {note}")
+
+    @property
+    def _talks(self) -> bool:
+        return not self._quiet and (self._summary is None or self._watched)
 
     def done(self, outcome: Outcome) -> None:
         """Show how a case ended; errors and warnings go to stderr."""
@@ -70,7 +82,7 @@ class Display:
 
     def foretold(self, job: Job, forecast: Forecast) -> None:
         """Say what a case will take: of the only image always, of many to people."""
-        if not self._quiet and (self._summary is None or self._watched):
+        if self._talks:
             self._line(f"{self._place(job)}: forecast: {forecast.text}")
 
     def progress(self, job: Job) -> Callable[[int, int], None] | None:

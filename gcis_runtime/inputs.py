@@ -13,6 +13,7 @@ from gcis_runtime.suffixes import READABLE, stem, suffix_of
 
 _OURS = "_seg"
 """Ends the names of label maps that runs write beside images; folders and patterns leave them out."""
+_OUR_FOLDERS = (f"{_OURS}_masks", f"{_OURS}_probability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ def _all(paths: Sequence[Path], message: str) -> list[Source]:
         if suffix_of(path)
         and not path.name.startswith(".")
         and not stem(path).endswith(_OURS)
+        and not path.parent.name.endswith(_OUR_FOLDERS)
         and (path.is_file() or (path.is_symlink() and not path.exists()))  # a link to nothing will fail
     ]
     if not images:

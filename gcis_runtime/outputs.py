@@ -40,8 +40,10 @@ class Job:
 
 
 def is_file_name(out: str | None) -> bool:
-    """Tell whether `-o` names a label map rather than a folder."""
-    return out is not None and bool(suffix_of(Path(out))) and not Path(out).is_dir()
+    """Tell whether `-o` names a label map rather than a folder, which exists or ends in a slash."""
+    if out is None or out.endswith(("/", os.sep)):
+        return False
+    return bool(suffix_of(Path(out))) and not Path(out).is_dir()
 
 
 def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None = None) -> list[Job]:

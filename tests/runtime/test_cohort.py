@@ -136,6 +136,15 @@ def test_finished_cases_are_left_out(run, cts, tmp_path, make_bundle):
     assert set(statuses(out).values()) == {"done"}  # without --resume all are replaced
 
 
+def test_into_a_pipe_go_only_errors_and_warnings(run, cts, monkeypatch):
+    (cts / "d.nii.gz").write_bytes(b"no image")
+    lines = run(cts).stderr.splitlines()
+    assert len(lines) == 4 and all(
+        line.startswith(("gcis-run: warning:", "gcis-run: error:")) for line in lines
+    )
+    assert run(cts, "--json").stderr.splitlines() == lines
+
+
 def test_a_table_gives_spreadsheets_no_formula(run, cts, tmp_path):
     (cts / "list.csv").write_text('image,name\na.nii.gz,"=HYPERLINK(1)"\nb.nii.gz,-b\nc.nii.gz,@c=1\n')
     assert run(cts / "list.csv", "--statistics").exit_code == 0

@@ -43,6 +43,23 @@ def test_a_folder_gives_its_images_and_no_results(tmp_path):
     ]  # fmt: skip
 
 
+def test_masks_and_probabilities_of_earlier_runs_are_no_images(tmp_path):
+    make(tmp_path, "a/ct.nii.gz", "a/ct_seg_masks/bone.nii.gz", "a/ct_seg_probability/bone.nii.gz")
+    assert [s.image for s in find_images([tmp_path / "**" / "*.nii.gz"])] == [tmp_path / "a" / "ct.nii.gz"]
+    with pytest.raises(ImageError, match="holds no image"):
+        find_images([tmp_path / "a" / "ct_seg_masks"])
+
+
+def test_a_slash_makes_a_folder_of_any_name(tmp_path):
+    make(tmp_path, "ct.nii.gz", "other_ct.nii.gz")
+    source = Source(image=tmp_path / "ct.nii.gz", name="ct")
+    assert (
+        plan_jobs([source], f"{tmp_path}/new.nii.gz/")[0].labels == tmp_path / "new.nii.gz" / "ct_seg.nii.gz"
+    )
+    with pytest.raises(OutputError, match="cannot be written; received Not a directory"):
+        plan_jobs([source], f"{tmp_path}/other_ct.nii.gz/")
+
+
 def test_a_link_to_nothing_is_an_image_that_will_fail(tmp_path):
     """git-annex and DataLad keep files that were not fetched so; left out, a case would be missing unseen."""
     make(tmp_path, "a.nii.gz")
