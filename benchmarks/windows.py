@@ -18,6 +18,7 @@ from gcis_runtime.formats import read_volume
 from gcis_runtime.metrics import dice_by_value
 from gcis_runtime.segmentation import Segmentation
 from gcis_runtime.segmenter import Segmenter
+from gcis_runtime.spec import Foreground
 from gcis_runtime.store import find_bundle
 from gcis_runtime.volume import Volume
 
@@ -32,6 +33,7 @@ def measure(
     engine: str,
     structure: str | None,
     spacing: float | None,
+    margin: int | None = None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Segment images whole and in every partial way, one after another in this process.
@@ -44,6 +46,7 @@ def measure(
         structure: Structure of the row `--roi STRUCTURE`; None takes the bundle's first.
         spacing: Voxel size in mm to run the network at in place of its own: more windows, and labels that
             say little of the patient; None leaves it.
+        margin: Of a foreground rule to run with in place of the bundle's own; None leaves it.
         say: Told what is happening.
 
     Returns:
@@ -54,10 +57,13 @@ def measure(
     if spacing is not None:
         spec = msgspec.structs.replace(opened.manifest.preprocess, spacing=(spacing,) * 3)
         opened = replace(opened, manifest=msgspec.structs.replace(opened.manifest, preprocess=spec))
+    if margin is not None:
+        spec = msgspec.structs.replace(opened.manifest.preprocess, foreground=Foreground(margin=margin))
+        opened = replace(opened, manifest=msgspec.structs.replace(opened.manifest, preprocess=spec))
     with Segmenter.open(opened, engine=engine) as segmenter:
         roi = structure or segmenter.bundle.manifest.labels[0].name
         ways: dict[str, dict[str, Any]] = {
-            "whole": {},
+            "whole": {"body_crop": False},
             "--body-crop": {"body_crop": True},
             **{f"--coarse {factor:g}": {"coarse": factor} for factor in FACTORS},
             f"--roi {roi!r}": {"roi": roi},
@@ -74,7 +80,10 @@ def measure(
         "environment": environment(),
         "bundle": bundle,
         "engine": engine_text,
-        "note": "seconds: everything but reading and writing, coarse pass and search for the body included. "
+        "crop_foreground": margin,
+        "note": "whole lays windows on all of the image; other ways follow the bundle's foreground rule, if "
+        "it has one, and count the windows that it saves as skipped. seconds: everything but reading and "
+        "writing, coarse pass and search for the body included. "
         "computed: windows that the network ran, those of the coarse pass included. labels_changed and "
         "dice_with_whole are against the whole run; the latter is the structures' mean, None where that "
         "found none. One run each, in turn; other processes were busy, so compare ratios.",
@@ -116,7 +125,7 @@ def _row(
         "voxels": list(whole.shape),
         "way": way,
         "windows": result.windows,
-        "skipped": result.windows_skipped,
+        "skipped": result.windows_skipped + result.crop.get("windows_saved", 0),
         "constant": result.windows_reused,
         "computed": result.windows - result.windows_reused + coarse,
         "missed": [missing for found in passes for missing in found["missing"]],

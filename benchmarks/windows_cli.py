@@ -32,6 +32,7 @@ def start(rounds: int, out: Path) -> None:
 )
 @click.option("--structure", help="Of the row --roi STRUCTURE [the bundle's first].")
 @click.option("--spacing", type=float, help="Voxel size in mm to run at in place of the bundle's own.")
+@click.option("--crop-foreground", "margin", type=int, help="Margin of a rule in place of the bundle's own.")
 @click.option("--engine", default="auto", show_default=True, help="Engine.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
 def windows(
@@ -40,6 +41,7 @@ def windows(
     labels: tuple[Path, ...],
     structure: str | None,
     spacing: float | None,
+    margin: int | None,
     engine: str,
     out: Path,
 ) -> None:
@@ -55,6 +57,7 @@ def windows(
         engine=engine,
         structure=structure,
         spacing=spacing,
+        margin=margin,
         say=lambda line: click.echo(line, err=True),
     )
     for row in record["sums"]:

@@ -47,6 +47,8 @@ def report_table(report: dict[str, Any]) -> str:
     reused = f" ({windows['reused']} constant, reused)" if windows["reused"] else ""
     peak = report["peak_memory_bytes"]
     skipped = f", {windows['skipped']} skipped" if windows.get("skipped") else ""
+    saved = report.get("crop", {}).get("windows_saved", 0)
+    skipped += f", {saved} saved by the crop" if saved else ""
     memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     lines = [
         printable(report["image"]),

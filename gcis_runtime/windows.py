@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,18 @@ class WindowPlan:
         """The other two axes, `u` and `v`: within a slab, windows are ordered along `u`, then `v`."""
         u, v = (axis for axis in range(3) if axis != self.axis)
         return u, v
+
+    @cached_property
+    def covered(self) -> Box:
+        """The box of the unpadded grid that windows read; all of it where there are none."""
+        if not self.starts:
+            return whole(self.shape)
+        firsts, lasts = np.min(self.starts, axis=0), np.max(self.starts, axis=0)
+        x, y, z = (
+            slice(max(int(first) - b, 0), min(int(last) + r - b, n))
+            for first, last, r, b, n in zip(firsts, lasts, self.roi, self.before, self.shape, strict=True)
+        )
+        return x, y, z
 
 
 def plan_windows(
@@ -211,13 +224,13 @@ def read_planes(
     *,
     padding_value: float,
 ) -> None:
-    """Compute planes of the padded grid.
+    """Compute what windows read of planes of the padded grid.
 
     Args:
         box: Computes a part of the unpadded grid, (X, Y, Z).
         plan: How the grid is padded.
         first: First plane along the slab axis.
-        out: Where they go, (X, Y, Z): as many planes as it has.
+        out: Where they go, (X, Y, Z): as many planes as it has. Where no window lies it is padding.
         padding_value: What lies around the unpadded grid.
     """
     axis = plan.axis
@@ -226,9 +239,9 @@ def read_planes(
     stop = min(first + out.shape[axis] - plan.before[axis], plan.shape[axis])
     if begin >= stop:
         return
-    part = [slice(0, n) for n in plan.shape]
+    part = list(plan.covered)
     part[axis] = slice(begin, stop)
-    target = [slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True)]
+    target = [slice(p.start + b, p.stop + b) for p, b in zip(part, plan.before, strict=True)]
     offset = first - plan.before[axis]
     target[axis] = slice(begin - offset, stop - offset)
     out[tuple(target)] = box((part[0], part[1], part[2]))

@@ -59,7 +59,8 @@ def test_a_run_that_fails_is_no_measurement(tmp_path):
     assert "peak_memory_mb" not in row
 
 
-def test_what_leaving_windows_out_saves_and_costs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("margin", [None, pytest.param(0, marks=pytest.mark.slow)])
+def test_what_leaving_windows_out_saves_and_costs(tmp_path, monkeypatch, margin):
     """The whole run costs nothing against itself, and a region skips what it says."""
     from benchmarks import windows
     from gcis_runtime.phantom import make_phantom
@@ -72,8 +73,9 @@ def test_what_leaving_windows_out_saves_and_costs(tmp_path, monkeypatch):
         write_volume(tmp_path / f"{name}.nii", Volume.from_array(array[middle], affine=phantom.affine))
     record = windows.measure(
         "demo", [tmp_path / "ct.nii"], [tmp_path / "truth.nii"],
-        engine="onnx", structure="mandible", spacing=None, say=lambda _line: None,
+        engine="onnx", structure="mandible", spacing=None, margin=margin, say=lambda _line: None,
     )  # fmt: skip
+    assert record["crop_foreground"] == margin
     rows = {row["way"]: row for row in record["rows"]}
     assert list(rows) == ["whole", "--body-crop", "--coarse 2", "--roi 'mandible'"]
     whole = rows["whole"]

@@ -39,7 +39,14 @@ from gcis_runtime.resume import run_key
 from gcis_runtime.runs import RunOptions
 from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
-from gcis_runtime.windows import plan_windows, turned, weights_within, window_weights
+from gcis_runtime.windows import (
+    WindowReader,
+    pad_to_plan,
+    plan_windows,
+    turned,
+    weights_within,
+    window_weights,
+)
 
 LOW, HIGH = -175.0, 250.0
 
@@ -301,6 +308,26 @@ def test_without_a_part_windows_and_weights_are_as_ever():
     assert weights_within(weights, plan, (slice(10, 100),) * 3) is weights
 
 
+def test_only_what_windows_read_is_computed():
+    """Of planes that are 200 x 180 voxels, those of the box; windows hold what they hold otherwise."""
+    array = np.random.default_rng(0).random((200, 180, 90), np.float32)
+    box = (slice(100, 180), slice(20, 50), slice(5, 85))
+    spec = WindowSpec(roi=ROI, overlap=0.25)
+    plan = plan_windows(array.shape, spec, axis=2, within=box)
+    asked = []
+
+    def read(part):
+        asked.append([(p.start, p.stop) for p in part[:2]])
+        return array[part]
+
+    reader = WindowReader(read, plan, padding_value=0.0)
+    padded = pad_to_plan(array, plan, 0.0)
+    for start in plan.starts:
+        window = padded[tuple(slice(s, s + 64) for s in start)]
+        np.testing.assert_array_equal(reader(start)[0, 0], window)
+    assert all(part == [(100, 180), (3, 67)] for part in asked) and asked
+
+
 @pytest.mark.parametrize("restore", ["nearest", "smooth"])
 @pytest.mark.parametrize("masks", [False, True])
 def test_gpu_and_cpu_agree(restore, masks):
@@ -464,6 +491,7 @@ def test_resume_knows_what_was_cropped(tmp_path):
 def test_the_command_has_three_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(Segmenter, "open", classmethod(lambda cls, bundle, **_: segmenter_of(int(bundle))))
     write_volume(tmp_path / "ct.nii.gz", AIRY)
+    text = CliRunner().invoke(cli.main, [str(tmp_path / "ct.nii.gz"), "--bundle", "0", "-o", str(tmp_path)])
     found = {}
     for way in ([], ["--body-crop"], ["--no-body-crop"]):
         arguments = [
@@ -482,3 +510,4 @@ def test_the_command_has_three_ways(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "out")
     assert found[""] == found["--body-crop"] and found[""][1] == found["--no-body-crop"][0] - found[""][0] > 0
     assert found["--no-body-crop"][1] is None
+    assert f"{found[''][0]} windows, {found[''][1]} saved by the crop" in text.stdout
