@@ -95,6 +95,7 @@ class _Line:
         self._reader, self._writer = reader, writer
         self._ahead: Future[Case] | None = None
         self._behind: tuple[Job, Future[dict[str, Any]], tuple[type[Exception], ...]] | None = None
+        self._untold: Exception | None = None
 
     def read(self, job: Job | None) -> None:
         """Begin to read a case, if there is one."""
@@ -116,6 +117,8 @@ class _Line:
         try:
             found = self._compute(None if alone else following, progress, foretold)
         except catch as error:
+            if error is self._untold:
+                raise  # that is not this case's fault
             self.settle()
             self._done(Outcome(job=job, error=error))
         if found is not None:
@@ -140,8 +143,20 @@ class _Line:
             case = ahead.result()
         finally:
             self.read(following)
-        found = segment_case(self._segmenter, case, self._options, progress=progress, foretold=foretold)
+        step = partial(self._step, progress)
+        found = segment_case(self._segmenter, case, self._options, progress=step, foretold=foretold)
         return case, found
+
+    def _step(self, progress: Progress | None, finished: int, total: int) -> None:
+        """Pass on a case's progress, and tell of the case before as soon as it is written."""
+        if self._behind is not None and self._behind[1].done():
+            try:
+                self.settle()
+            except Exception as error:
+                self._untold = error
+                raise
+        if progress is not None:
+            progress(finished, total)
 
     def settle(self) -> None:
         """Wait for the case that is being written, if there is one, and tell how it ended."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -369,7 +370,59 @@ def test_any_error_is_one_cases_own_and_outcomes_keep_their_order(monkeypatch):
     assert len(outcomes) == 6
 
 
-def test_an_error_while_a_case_is_told_is_not_the_next_cases(monkeypatch):
+def test_a_case_that_is_written_is_told_while_the_next_one_is_computed(monkeypatch):
+    """Else the summary would call it waiting until then: for minutes, or for ever where the run is killed."""
+    outcomes: list[Outcome] = []
+    written = [threading.Event() for _ in range(6)]
+
+    def compute(_segmenter, case, _options, *, progress, foretold):
+        if case.number:
+            assert written[case.number - 1].wait(10)
+            for window in range(1, 200):  # the writer's thread ends a moment after it says so
+                progress(window, 200)
+                if len(outcomes) == case.number:
+                    break
+                time.sleep(0.02)
+            assert len(outcomes) == case.number
+
+    def write(case):
+        written[case.number].set()
+        return {}
+
+    jobs = line(monkeypatch, read=lambda job: job, compute=None, write=write)
+    monkeypatch.setattr(cohort, "segment_case", compute)
+    seen: list[int] = []
+    run_cases(
+        None,
+        jobs,
+        RunOptions(),
+        done=outcomes.append,
+        progress=lambda job: lambda *_: seen.append(job.number),
+    )
+    assert [(o.job.number, o.error) for o in outcomes] == [(n, None) for n in range(6)]
+    assert set(seen) == {1, 2, 3, 4, 5}
+
+
+def test_an_error_while_a_case_is_told_during_the_next_ends_the_run(monkeypatch):
+    jobs = line(monkeypatch, read=lambda job: job, compute=None, write=lambda case: {})
+    told = []
+
+    def compute(_segmenter, case, _options, *, progress, foretold):
+        for window in range(1, 200 if case.number else 1):
+            progress(window, 200)
+            time.sleep(0.02)
+
+    def done(outcome):
+        told.append(outcome)
+        raise OutputError("the summary cannot be written")
+
+    monkeypatch.setattr(cohort, "segment_case", compute)
+    with pytest.raises(OutputError, match="summary cannot be written"):
+        run_cases(None, jobs, RunOptions(), done=done)
+    assert [(o.job.number, o.error) for o in told] == [(0, None)]
+
+
+def test_an_error_while_a_case_is_told_is_is_not_the_next_cases(monkeypatch):
     """A summary that cannot be written ends the run; it is no image's failure."""
     jobs = line(monkeypatch, read=lambda job: job, compute=lambda case: case, write=lambda case: {})
     told = []
