@@ -1,9 +1,9 @@
 """Blending window by window, holding only what later windows will still touch.
 
-Windows run in slab order (`WindowPlan`): by their start along the slab axis `a`, then along `u`, then `v`.
-Planes that the next slab of windows touches wait in a buffer as deep as slabs overlap; the others are
-finished row of windows by row, in a strip as wide as a window, and leave as `Tile`s. 512 x 512 x 425 voxels,
-fifty structures, windows of 64 and overlap 0.5 hold 1.4 GB in the buffer and 0.2 GB in the strip, not 22 GB.
+Windows run in slab order (`schedule`): by their start along the slab axis `a`, then along `u`, then `v`.
+Rows of voxels that no later window of a slab touches leave a strip as wide as a window: planes that no later
+slab touches as `Tile`s, the others to wait for it. 410 x 410 x 425 voxels, fifty structures, windows of 64
+and overlap 0.5 hold 0.5 GB in the strip and 1.9 GB waiting, in memory or in a file, not 14 GB.
 
 Every voxel receives the same additions in the same order as in a whole-volume blend: both are equal bit for
 bit.
@@ -12,16 +12,16 @@ bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.schedule import Schedule
 from gcis_runtime.spec import Shape3
 from gcis_runtime.sums import Buffers, Tile
-from gcis_runtime.windows import WindowPlan
+from gcis_runtime.waiting import FileWaiting, MemoryWaiting
+from gcis_runtime.workers import Workers
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From a window (1, 1, X, Y, Z) to margins (1, C, X, Y, Z), foreground minus background logits."""
@@ -64,74 +64,58 @@ def reuse_constant(predict: Predictor, count: WindowCount) -> Predictor:
 
 
 def blend_tiles(
-    plan: WindowPlan,
+    order: Schedule,
     windows: WindowSource,
     weights: NDArray[np.float32],
     predict: Predictor,
     *,
     channels: tuple[int, ...],
-    threads: int = 1,
+    workers: Workers,
+    on_disk: bool = False,
 ) -> Iterator[Tile]:
     """Run every window of a plan and give finished tiles of blended margins.
 
     Args:
-        plan: Window positions, in slab order; some of `plan_windows`' may be left out.
+        order: How the plan's windows run.
         windows: Content of each window.
-        weights: (X, Y, Z) of `plan.roi`, positive.
+        weights: (X, Y, Z) of the plan's windows, positive.
         predict: The network.
         channels: Graph channels to blend; the tiles' channels, in this order.
-        threads: CPU threads that add up; sums do not depend on them.
+        workers: Add up; sums do not depend on how many there are.
+        on_disk: Let planes wait in a temporary file.
 
     Yields:
-        Tiles that cover the padded grid once: by their start along `plan.axis`, then along the first of the
-        other two axes, complete along the second (`plan.across`).
+        Tiles that cover the padded grid once: by their start along the plan's slab axis, then along the first
+        of the other two axes, complete along the second (`WindowPlan.across`).
+
+    Raises:
+        OutputError: The temporary file cannot be made, or its disk is full.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        yield from _tiles(Buffers(plan, weights, channels, pool, threads), plan, windows, predict)
+    axes, shape = (order.plan.axis, *order.plan.across), (len(channels) + 1, *order.waiting_shape)
+    waiting = (FileWaiting if on_disk else MemoryWaiting)(shape, axes, workers.pool)
+    try:
+        buffers = Buffers(order, weights, channels, waiting=waiting, workers=workers)
+        yield from _tiles(buffers, order, windows, predict)
+    finally:
+        waiting.close()
 
 
-def _tiles(buffers: Buffers, plan: WindowPlan, windows: WindowSource, predict: Predictor) -> Iterator[Tile]:
+def _tiles(buffers: Buffers, order: Schedule, windows: WindowSource, predict: Predictor) -> Iterator[Tile]:
     """See `blend_tiles`."""
-    edge = 0  # every plane before it is finished
-    slabs = [(first, list(group)) for first, group in groupby(plan.starts, key=lambda s: s[plan.axis])]
-    for first, group in slabs:
-        yield from buffers.empty(edge, first)
-        buffers.begin(first)
-        for start, stop, row in _rows(group, plan):
-            if row:
-                buffers.load(start)
-                for window in row:
-                    answer = predict(windows(window))[0]
-                    buffers.add(window, answer)
-            yield from buffers.finish(start, stop, from_strip=bool(row))
+    plan, edge = order.plan, 0  # every plane before `edge` is finished
+    width = plan.roi[plan.across[0]]
+    for slab in order.slabs:
+        yield from buffers.empty(edge, slab.first)
+        buffers.begin(slab)
+        yield from buffers.finish(0, slab.rows[0].first)
+        for row in slab.rows:
+            buffers.load(row.first, row.first + width)
+            for window in row.windows:
+                answer = predict(windows(window))[0]
+                buffers.add(window, answer)
+            yield from buffers.finish(row.first, row.end)
         edge = buffers.end()
-    if slabs:
-        yield from buffers.flush()
-        edge = slabs[-1][0] + plan.roi[plan.axis]
     yield from buffers.empty(edge, plan.padded[plan.axis])
-
-
-def _rows(group: list[Shape3], plan: WindowPlan) -> Iterator[tuple[int, int, list[Shape3]]]:
-    """Cut a slab along `u` into parts that are finished one after another.
-
-    Yields:
-        First index, end, and the windows to add before that part is finished; none where only an earlier
-        slab's windows lie.
-    """
-    u = plan.across[0]
-    rows = [(start, list(row)) for start, row in groupby(group, key=lambda s: s[u])]
-    width = plan.roi[u]
-    yield from _without_windows(0, rows[0][0], width)
-    for (start, row), (after, _) in pairwise([*rows, (plan.padded[u], [])]):
-        stop = min(after, start + width)
-        yield start, stop, row
-        yield from _without_windows(stop, after, width)
-
-
-def _without_windows(first: int, end: int, width: int) -> Iterator[tuple[int, int, list[Shape3]]]:
-    """Cut rows without windows into parts no wider than a window, as the others are."""
-    for start in range(first, end, width):
-        yield start, min(start + width, end), []
 
 
 def margins_to_labels(

@@ -12,8 +12,9 @@ import numpy as np
 
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.manifest import Manifest
+from gcis_runtime.schedule import Schedule, schedule
 from gcis_runtime.spec import Shape3
-from gcis_runtime.sums import buffer_bytes, tile_shape
+from gcis_runtime.waiting import STAGED_BYTES
 from gcis_runtime.windows import WindowPlan
 
 _FLOAT = 4
@@ -71,7 +72,13 @@ class Wanted:
 
 
 def host_footprint(
-    plan: WindowPlan, trace: GridTrace, shape: Shape3, wanted: Wanted, *, graph_channels: int
+    plan: WindowPlan,
+    trace: GridTrace,
+    shape: Shape3,
+    wanted: Wanted,
+    *,
+    graph_channels: int,
+    on_disk: bool = False,
 ) -> Footprint:
     """Return what blending with numpy takes beside the image, the engine and the interpreter.
 
@@ -81,16 +88,19 @@ def host_footprint(
         shape: The file's grid (X, Y, Z).
         wanted: What is made.
         graph_channels: Channels of a window's answer.
+        on_disk: Sums that wait for more windows lie in a file.
     """
     channels, voxels, window = len(wanted.values), _count(shape), _count(plan.roi)
     plane = _count(plan.padded) // plan.padded[plan.axis]
     answer = graph_channels * window * _FLOAT
+    order = schedule(plan)
+    waiting = STAGED_BYTES if on_disk else order.waiting_bytes(channels)
     return Footprint(
         labels=_label_bytes(voxels, wanted),
         image=(plane * plan.roi[plan.axis] + window) * _FLOAT + _resampling(plan, trace),
-        sums=buffer_bytes(plan, channels=channels) + (2 << 20),
+        sums=order.working_bytes(channels) + waiting + (2 << 20),
         answers=3 * answer,  # the one that is added, and those of two constant windows: air and bone
-        restore=_restoring(plan, trace, shape, wanted),
+        restore=_restoring(order, trace, shape, wanted),
     )
 
 
@@ -141,9 +151,9 @@ def _resampling(plan: WindowPlan, trace: GridTrace) -> int:
     return _FLOAT * max(a + b for a, b in zip(steps, [*steps[1:], 0], strict=True))
 
 
-def _restoring(plan: WindowPlan, trace: GridTrace, shape: Shape3, wanted: Wanted) -> int:
+def _restoring(order: Schedule, trace: GridTrace, shape: Shape3, wanted: Wanted) -> int:
     """What a tile takes on its way to the file's grid, with the plane and the row that are kept."""
-    tile, channels = tile_shape(plan), len(wanted.values)
+    plan, tile, channels = order.plan, order.tile, len(wanted.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)
     if trace.to_file is None or not wanted.smooth:

@@ -6,28 +6,29 @@ this machine (`calibration`) or guessed. Time is known only from earlier runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gcis_runtime import calibration
-from gcis_runtime.blend import WindowCount
-from gcis_runtime.calibration import Calibration, Measured
+from gcis_runtime.calibration import Calibration
 from gcis_runtime.errors import MemoryLimitError
 from gcis_runtime.footprint import Wanted, activations, host_footprint
 from gcis_runtime.formats import voxel_bytes
 from gcis_runtime.geometry import GridTrace
 from gcis_runtime.labelling import Restore
 from gcis_runtime.loaded import LoadedEngine
+from gcis_runtime.schedule import schedule
 from gcis_runtime.sessions import DeviceSession
 from gcis_runtime.sizes import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.spec import Shape3
+from gcis_runtime.waiting import room_for_file
 from gcis_runtime.windows import WindowPlan, turned
 
 _FLOAT = 4
+_IN_MEMORY = 1 << 30
+"""Sums that wait take at most so much memory where no limit is given and a disk has room for them."""
 _INTERPRETER = 160 << 20
 """Python with numpy and an engine's libraries, where the system does not say what is resident."""
 
@@ -44,6 +45,7 @@ class Forecast:
         runs: Earlier runs that it rests on; 0: sizes alone.
         allowed_bytes: What `max_memory` allows; None without.
         steps: What was given up to stay below it, one line a step.
+        file_bytes: Size of a temporary file in which sums wait; None where they wait in memory.
     """
 
     windows: int
@@ -53,6 +55,7 @@ class Forecast:
     runs: int
     allowed_bytes: int | None = None
     steps: tuple[str, ...] = ()
+    file_bytes: int | None = None
 
     @property
     def text(self) -> str:
@@ -61,6 +64,8 @@ class Forecast:
         if self.seconds is not None:
             parts.append(f"about {self.seconds:.1f} s")
         parts.append(f"up to {bytes_text(self.host_bytes)} of memory")
+        if self.file_bytes is not None:
+            parts.append(f"{bytes_text(self.file_bytes)} in a temporary file")
         if self.device_bytes is not None:
             parts.append(f"{bytes_text(self.device_bytes)} of the GPU's")
         if self.allowed_bytes is not None:
@@ -70,10 +75,17 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a volume's windows are laid and its labels restored."""
+    """How a volume's windows are laid and its labels restored.
+
+    Attributes:
+        plan: Window positions.
+        restore: How labels come to the file's grid.
+        on_disk: Sums that wait for more windows lie in a temporary file.
+    """
 
     plan: WindowPlan
     restore: Restore
+    on_disk: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +106,10 @@ class Sizes:
 def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | None) -> tuple[Way, Forecast]:
     """Say what a volume will take; where that is more than is allowed, find a way that takes less.
 
-    Steps, in this order: windows in slabs along the axis that needs least (sums are added in another order,
-    so that labels of voxels whose margin is zero but for rounding may change), then labels of the nearest
-    voxel in place of interpolated margins.
+    Without a limit, sums of more than `_IN_MEMORY` wait in a temporary file where a disk has room for it.
+    With one, steps are taken in this order: sums that wait in such a file (labels stay the same), windows in
+    slabs along the axis that needs least (sums are added in another order, so that labels of voxels whose
+    margin is zero but for rounding may change), labels of the nearest voxel in place of interpolated margins.
 
     Args:
         engine: What will compute.
@@ -109,6 +122,8 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
     """
     resident = resident_bytes() or peak_memory_bytes() or _INTERPRETER
     known = calibration.find(engine.key())
+    if allowed is None and _waiting_bytes(sizes, way) > _IN_MEMORY:
+        way = replace(way, on_disk=_no_file(engine, sizes, way) is None)
     forecast = _predict(engine, sizes, way, resident, known)
     if allowed is None:
         return way, forecast
@@ -124,10 +139,12 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
             )
             way, forecast = candidate, less
     if forecast.host_bytes > allowed:
+        problem = None if way.on_disk else _no_file(engine, sizes, way)
         raise MemoryLimitError(
             "the image needs more memory than is allowed",
             received=f"{bytes_text(forecast.host_bytes)} predicted"
-            + (f" after {'; '.join(steps)}" if steps else ""),
+            + (f" after {'; '.join(steps)}" if steps else "")
+            + (f"; no temporary file was used: {problem}" if problem else ""),
             expected=f"at most {bytes_text(allowed)}",
             fix=f"Allow --max-memory {(forecast.host_bytes >> 20) + 1}M, or fewer structures with --prompt.",
         )
@@ -157,13 +174,35 @@ def _smaller(
     engine: LoadedEngine, sizes: Sizes, way: Way, known: Calibration | None
 ) -> list[tuple[Way, str]]:
     """Return ways that take less, each with what is given up; later ones give up more."""
+
+    def host(candidate: Way) -> int:
+        return _predict(engine, sizes, candidate, 0, known).host_bytes
+
+    found = []
+    in_file = replace(way, on_disk=True)
+    if host(in_file) < host(way) and _no_file(engine, sizes, way) is None:
+        size = bytes_text(_waiting_bytes(sizes, way))
+        way = in_file
+        found.append((way, f"sums that wait in a temporary file of {size}"))
     plans = [turned(way.plan, axis) for axis in range(3)]
-    best = min(plans, key=lambda plan: _predict(engine, sizes, replace(way, plan=plan), 0, known).host_bytes)
+    best = min(plans, key=lambda plan: host(replace(way, plan=plan)))
     along = replace(way, plan=best)
-    found = [(along, f"slabs along {'XYZ'[best.axis]}")]
+    found.append((along, f"slabs along {'XYZ'[best.axis]}"))
     if way.restore == "smooth":
         found.append((replace(along, restore="nearest"), "labels restored from the nearest voxel"))
     return found
+
+
+def _no_file(engine: LoadedEngine, sizes: Sizes, way: Way) -> str | None:
+    """Tell why sums cannot wait in a file; None where they can."""
+    if isinstance(engine.session, DeviceSession):
+        return "sums wait on the GPU"
+    return room_for_file(_waiting_bytes(sizes, way))
+
+
+def _waiting_bytes(sizes: Sizes, way: Way) -> int:
+    channels = len(sizes.wanted.values)
+    return schedule(way.plan).waiting_bytes(channels)
 
 
 def _predict(
@@ -177,7 +216,12 @@ def _predict(
         seconds = windows * (known.window_seconds + known.blend_seconds)
         seconds += float(np.prod(sizes.shape)) * known.voxel_seconds
     footprint = host_footprint(
-        way.plan, sizes.trace, sizes.shape, wanted, graph_channels=manifest.output.shape[1]
+        way.plan,
+        sizes.trace,
+        sizes.shape,
+        wanted,
+        graph_channels=manifest.output.shape[1],
+        on_disk=way.on_disk,
     )
     host, device = footprint.total, None
     if isinstance(engine.session, DeviceSession):
@@ -192,6 +236,7 @@ def _predict(
         host_bytes=resident + host,
         device_bytes=device,
         runs=0 if known is None else known.runs,
+        file_bytes=_waiting_bytes(sizes, way) if way.on_disk else None,
     )
 
 
@@ -222,56 +267,3 @@ def _on_device(sizes: Sizes, way: Way, wanted: Wanted) -> tuple[int, int]:
         kept=finish.kept,
         piece_bytes=finish.piece_bytes,
     )
-
-
-def remember(engine: LoadedEngine, seconds: Mapping[str, float], *, voxels: int, count: WindowCount) -> None:
-    """Let a run that ended well count for later forecasts, if it computed any window.
-
-    Args:
-        engine: What computed.
-        seconds: Time of each stage.
-        voxels: Voxels of the file.
-        count: Windows.
-    """
-    computed = count.total - count.reused
-    if computed <= 0:
-        return
-    calibration.keep(
-        engine.key(),
-        Measured(
-            window_seconds=seconds["network"] / computed,
-            blend_seconds=seconds["blend"] / count.total,
-            voxel_seconds=(seconds["preprocess"] + seconds["restore"]) / voxels,
-            run_bytes=engine.run_bytes or 0,
-            device_bytes=engine.device_bytes or 0,
-        ),
-    )
-
-
-def device_peak(engine: LoadedEngine) -> int | None:
-    """Return the device memory that the last volume took with its engine, as measured; None on the CPU."""
-    taken, least = engine.device_bytes, getattr(engine.labeller, "least_free", None)
-    session = engine.session
-    if taken is None or least is None or not isinstance(session, DeviceSession):
-        return None
-    return taken + max(0, session.gpu.free_memory() - int(least))
-
-
-def measured(forecast: Forecast, seconds: float, device_bytes: int | None) -> dict[str, Any]:
-    """Return a forecast beside what was then measured, ready for JSON.
-
-    The host memory that was measured is the process's peak so far: an earlier, larger volume may have set it.
-    """
-    return {
-        "windows": forecast.windows,
-        "seconds": None if forecast.seconds is None else round(forecast.seconds, 3),
-        "host_bytes": forecast.host_bytes,
-        "device_bytes": forecast.device_bytes,
-        "earlier_runs": forecast.runs,
-        "allowed_bytes": forecast.allowed_bytes,
-        "measured": {
-            "seconds": round(seconds, 3),
-            "host_bytes": peak_memory_bytes(),
-            "device_bytes": device_bytes,
-        },
-    }

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from gcis_runtime.blend import Predictor, WindowCount, blend_tiles, reuse_constant
 from gcis_runtime.clock import StageClock
 from gcis_runtime.preprocess import NetworkInput
-from gcis_runtime.resample import Box
 from gcis_runtime.restore import Restorer
+from gcis_runtime.schedule import schedule
 from gcis_runtime.sink import LabelSink
+from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan, WindowReader
+from gcis_runtime.workers import workers
 
 Restore = Literal["smooth", "nearest"]
 """`"smooth"` interpolates the blended margins at the file's voxels, then compares them; `"nearest"` takes the
@@ -43,6 +45,7 @@ class LabelTask:
         channels: Graph channels that take part.
         values: Label value of each of them.
         restore: How labels come to the file's grid.
+        on_disk: Keep sums that wait for more windows in a temporary file; not on a GPU.
         done: Told the number of windows finished so far.
     """
 
@@ -53,6 +56,7 @@ class LabelTask:
     channels: tuple[int, ...]
     values: tuple[int, ...]
     restore: Restore
+    on_disk: bool = False
     done: Callable[[int], None] | None = None
 
 
@@ -92,10 +96,6 @@ class CpuLabeller:
         count = WindowCount()
         predict = reuse_constant(self._predict, count)
 
-        def read(box: Box) -> NDArray[np.float32]:
-            with clock.stage("preprocess"):
-                return task.image.box(box)
-
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             with clock.stage("network"):
                 answer = predict(window)
@@ -103,7 +103,6 @@ class CpuLabeller:
                 task.done(count.total)
             return answer
 
-        reader = WindowReader(read, task.plan, padding_value=task.padding_value)
         restorer = Restorer(
             plan=task.plan,
             trace=task.image.trace,
@@ -111,10 +110,19 @@ class CpuLabeller:
             smooth=task.restore == "smooth",
             sink=sink,
         )
-        with clock.stage("blend"):
-            tiles = blend_tiles(
-                task.plan, reader, task.weights, run, channels=task.channels, threads=self._threads
+        with workers(self._threads) as threads, clock.stage("blend"):
+            reader = WindowReader(
+                task.image.box, task.plan, padding_value=task.padding_value, workers=threads
             )
+
+            def read(start: Shape3) -> NDArray[np.float32]:
+                with clock.stage("preprocess"):
+                    return reader(start)
+
+            tiles = blend_tiles(
+                schedule(task.plan), read, task.weights, run,
+                channels=task.channels, workers=threads, on_disk=task.on_disk,
+            )  # fmt: skip
             for tile in tiles:
                 with clock.stage("restore"):
                     restorer.add(tile)

@@ -151,6 +151,7 @@ def run_pass(
         channels=channels,
         values=values,
         restore=way.restore,
+        on_disk=way.on_disk,
         done=None if progress is None else lambda finished: progress(finished, total),
     )
     count = engine.labeller.label(task, sink, clock) if total else WindowCount()

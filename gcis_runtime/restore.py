@@ -189,7 +189,9 @@ class _Border:
         rows = self._rows(tile)
         view = tile.margins.transpose(0, *(axis + 1 for axis in self._order))
         self._corner = self._plane[:, rows.stop - 1].copy()  # what lay before the plane that is stored now
-        self._row = view[:, :, -1].copy()
+        if self._row.shape[1] != view.shape[1]:
+            self._row = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
+        self._row[...] = view[:, :, -1]
         self._plane[:, rows] = view[:, -1]
 
     def _rows(self, tile: Tile) -> slice:

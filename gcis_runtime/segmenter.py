@@ -12,12 +12,13 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from gcis_runtime.aftermath import device_peak, measured, remember
 from gcis_runtime.area import Area, Found, find_area
 from gcis_runtime.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.coarse import DEFAULT_FACTOR, Coarse, check_factor, coarse_spec, locate, matching_labels
 from gcis_runtime.errors import OutputError
 from gcis_runtime.fallback import Ladder, Opening
-from gcis_runtime.forecast import Forecast, device_peak, measured, remember
+from gcis_runtime.forecast import Forecast
 from gcis_runtime.images import ImageLike, as_volume
 from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
 from gcis_runtime.loaded import LoadedEngine

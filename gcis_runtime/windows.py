@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 from gcis_runtime.errors import ImageError
 from gcis_runtime.resample import Box, whole
 from gcis_runtime.spec import Shape3, WindowSpec
+from gcis_runtime.workers import Workers
 
 _PREFER_Z = 1.5
+_PART_VOXELS = 1 << 22
+"""Voxels of the image that are computed at a time where that is done in parts."""
 MAX_WINDOWS = 1_000_000
 """More than any image needs: days of computing. An overlap near 1 plans them by the hundred million."""
 
@@ -176,12 +180,18 @@ class WindowReader:
         box: Computes a part of the unpadded grid, (X, Y, Z) float32.
         plan: Window positions.
         padding_value: What lies around the unpadded grid.
+        workers: Compute parts of a slab; None: all at once.
     """
 
     def __init__(
-        self, box: Callable[[Box], NDArray[np.float32]], plan: WindowPlan, *, padding_value: float
+        self,
+        box: Callable[[Box], NDArray[np.float32]],
+        plan: WindowPlan,
+        *,
+        padding_value: float,
+        workers: Workers | None = None,
     ) -> None:
-        self._box, self._plan = box, plan
+        self._box, self._plan, self._workers = box, plan, workers
         shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
         self._slab = np.full(shape, padding_value, dtype=np.float32)
         self._padding = padding_value
@@ -212,7 +222,8 @@ class WindowReader:
         advance(self._slab, axis, step, kept)
         tail = [slice(None)] * 3
         tail[axis] = slice(kept, None)
-        read_planes(self._box, plan, first + kept, self._slab[tuple(tail)], padding_value=self._padding)
+        out = self._slab[tuple(tail)]
+        read_planes(self._box, plan, first + kept, out, padding_value=self._padding, workers=self._workers)
         self._first = first
 
 
@@ -223,6 +234,7 @@ def read_planes(
     out: NDArray[np.float32],
     *,
     padding_value: float,
+    workers: Workers | None = None,
 ) -> None:
     """Compute what windows read of planes of the padded grid.
 
@@ -232,23 +244,43 @@ def read_planes(
         first: First plane along the slab axis.
         out: Where they go, (X, Y, Z): as many planes as it has. Where no window lies it is padding.
         padding_value: What lies around the unpadded grid.
+        workers: Compute parts side by side, small enough to take little memory; None: all at once.
     """
-    axis = plan.axis
-    out[...] = padding_value
-    begin = max(first - plan.before[axis], 0)
-    stop = min(first + out.shape[axis] - plan.before[axis], plan.shape[axis])
-    if begin >= stop:
-        return
+    axis, (u, v) = plan.axis, plan.across
+    offset = first - plan.before[axis]
+    begin, stop = max(offset, 0), min(offset + out.shape[axis], plan.shape[axis])
     part = list(plan.covered)
     part[axis] = slice(begin, stop)
+    if any(p.stop - p.start < n for p, n in zip(part, out.shape, strict=True)):
+        out[...] = padding_value
+    if begin >= stop:
+        return
     target = [slice(p.start + b, p.stop + b) for p, b in zip(part, plan.before, strict=True)]
-    offset = first - plan.before[axis]
     target[axis] = slice(begin - offset, stop - offset)
-    out[tuple(target)] = box((part[0], part[1], part[2]))
+
+    def fill(rows: slice) -> None:
+        source, place = list(part), list(target)
+        source[u], place[u] = rows, slice(rows.start + plan.before[u], rows.stop + plan.before[u])
+        out[tuple(place)] = box((source[0], source[1], source[2]))
+
+    if workers is None:
+        fill(part[u])
+        return
+    voxels = (part[u].stop - part[u].start) * (part[v].stop - part[v].start) * (stop - begin)
+    count = max(workers.count, voxels // _PART_VOXELS)
+    cuts = np.linspace(part[u].start, part[u].stop, count + 1).astype(int)
+    list(workers.pool.map(fill, [slice(int(a), int(b)) for a, b in pairwise(cuts) if a < b]))
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
-    """Move planes `steps` to `steps + keep` of a buffer to its front along `axis`, in place."""
+    """Move planes `steps` to `steps + keep` of a buffer (three axes) to its front along `axis`, in place."""
+    if not keep or not steps:
+        return
     view = np.moveaxis(buffer, axis, 0)
-    for plane in range(keep):  # plane by plane: source and target overlap, and numpy would copy it all
-        view[plane] = view[plane + steps]
+    slowest = int(np.argmax(np.abs(view.strides)))
+    if slowest == 0:  # plane by plane: source and target overlap, and numpy would copy it all
+        for plane in range(keep):
+            view[plane] = view[plane + steps]
+        return
+    for part in np.moveaxis(view, slowest, 0):  # memory's order: a plane across it touches every cache line
+        part[:keep] = part[steps : steps + keep]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
-from gcis_runtime import sums
+from gcis_runtime import sums, waiting
 from gcis_runtime.blend import WindowCount, blend_tiles, margins_to_labels, reuse_constant
+from gcis_runtime.schedule import schedule
 from gcis_runtime.spec import WindowSpec
 from gcis_runtime.windows import WindowReader, pad_to_plan, plan_windows, window_weights
+from gcis_runtime.workers import Workers
 
 ROI = (8, 10, 6)
 """Smaller than `WindowSpec` allows: the laws do not depend on size, the tests' time does."""
@@ -52,17 +56,31 @@ def whole_blend(padded, plan, weights, predict, channels):
     return total
 
 
-def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, threads=1):
+def no_window(tile):
+    return tile.margins.strides == (0, 0, 0, 0)
+
+
+@functools.cache
+def shared_by(threads):
+    return Workers(pool=ThreadPoolExecutor(threads), count=threads)
+
+
+def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, threads=1, on_disk=False):
     """Put the tiles of `array` together; every voxel of the padded grid must come once, in order."""
     out = np.full((channels, *plan.padded), np.nan, dtype=np.float32)
-    reader = WindowReader(lambda box: array[box], plan, padding_value=padding_value)
+    order = schedule(plan)
+    shared = shared_by(threads)
+    reader = WindowReader(lambda box: array[box], plan, padding_value=padding_value, workers=shared)
     last = (-1, -1)
-    tiles = blend_tiles(plan, reader, weights, predict, channels=tuple(range(channels)), threads=threads)
-    for tile in tiles:
+    everything = tuple(range(channels))
+    for tile in blend_tiles(
+        order, reader, weights, predict, channels=everything, workers=shared, on_disk=on_disk
+    ):
         at = tile.start[plan.axis], tile.start[plan.across[0]]
         assert at > last
         last = at
         index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.margins.shape[1:], strict=True))
+        assert all(n <= m for n, m in zip(tile.margins.shape[1:], order.tile, strict=True)) or no_window(tile)
         assert np.isnan(out[(slice(None), *index)]).all()
         out[(slice(None), *index)] = tile.margins
     assert not np.isnan(out).any()
@@ -73,9 +91,10 @@ def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, thre
 def small_pieces(monkeypatch):
     """Let the small windows of these tests be added in several pieces, as real ones are."""
     monkeypatch.setattr(sums, "_CACHED_VOXELS", 130)
+    monkeypatch.setattr(waiting, "STAGED_BYTES", 4000)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=160, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*(st.integers(1, 31) for _ in range(3))),
     overlap=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.6, 0.75, 0.9]),
@@ -83,9 +102,10 @@ def small_pieces(monkeypatch):
     channels=st.integers(1, 4),
     kind=st.sampled_from(["gaussian", "constant"]),
     threads=st.sampled_from([1, 2, 3]),
+    on_disk=st.booleans(),
 )
 def test_streaming_equals_the_whole_volume_blend_bit_for_bit(
-    *, shape, overlap, axis, channels, kind, threads
+    *, shape, overlap, axis, channels, kind, threads, on_disk
 ):
     spec = _Spec(ROI, overlap, kind)
     plan, weights, predict = (
@@ -95,26 +115,28 @@ def test_streaming_equals_the_whole_volume_blend_bit_for_bit(
     )
     array = np.random.default_rng(0).random(shape, dtype=np.float32)
     expected = whole_blend(pad_to_plan(array, plan, 0.5), plan, weights, predict, channels)
-    np.testing.assert_array_equal(
-        streamed(array, plan, weights, predict, channels, padding_value=0.5, threads=threads), expected
+    found = streamed(
+        array, plan, weights, predict, channels, padding_value=0.5, threads=threads, on_disk=on_disk
     )
+    np.testing.assert_array_equal(found, expected)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=160, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*(st.integers(5, 40) for _ in range(3))),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.7]),
     axis=st.sampled_from([0, 1, 2]),
     share=st.sampled_from([0.0, 0.05, 0.3, 0.8]),
     seed=st.integers(0, 99),
+    on_disk=st.booleans(),
 )
-def test_windows_may_be_left_out_of_a_plan(shape, overlap, axis, share, seed):
+def test_windows_may_be_left_out_of_a_plan(*, shape, overlap, axis, share, seed, on_disk):
     spec, rng = _Spec(ROI, overlap), np.random.default_rng(seed)
     full = plan_windows(shape, spec, axis=axis)
     plan = dataclasses.replace(full, starts=tuple(s for s in full.starts if rng.random() < share))
     array, weights, predict = rng.random(shape, dtype=np.float32), window_weights(spec), network(2, ROI)
     expected = whole_blend(pad_to_plan(array, plan, 0.0), plan, weights, predict, 2)
-    np.testing.assert_array_equal(streamed(array, plan, weights, predict, 2), expected)
+    np.testing.assert_array_equal(streamed(array, plan, weights, predict, 2, on_disk=on_disk), expected)
 
 
 def test_channels_may_be_left_out_and_reordered():
@@ -123,7 +145,7 @@ def test_channels_may_be_left_out_and_reordered():
     array = np.random.default_rng(0).random((20, 20, 20), dtype=np.float32)
     expected = whole_blend(array, plan, weights, predict, 4)
     reader = WindowReader(lambda box: array[box], plan, padding_value=0.0)
-    for tile in blend_tiles(plan, reader, weights, predict, channels=(3, 1)):
+    for tile in blend_tiles(schedule(plan), reader, weights, predict, channels=(3, 1), workers=shared_by(1)):
         index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.margins.shape[1:], strict=True))
         np.testing.assert_array_equal(tile.margins, expected[[3, 1]][(slice(None), *index)])
 
@@ -133,7 +155,10 @@ def test_constant_in_constant_out():
     plan = plan_windows((130, 70, 64), spec)
     answer = np.full((1, 1, 64, 64, 64), 0.7, dtype=np.float32)
     reader = WindowReader(np.zeros(plan.padded, np.float32).__getitem__, plan, padding_value=0.0)
-    for tile in blend_tiles(plan, reader, window_weights(spec), lambda _: answer, channels=(0,)):
+    tiles = blend_tiles(
+        schedule(plan), reader, window_weights(spec), lambda _: answer, channels=(0,), workers=shared_by(1)
+    )
+    for tile in tiles:
         np.testing.assert_allclose(tile.margins, 0.7, rtol=1e-6)
 
 

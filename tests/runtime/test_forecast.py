@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 from runtime_helpers import smooth_ct, write_ct
 from test_cuda_blend import ROI, make_plan
 
-from gcis_runtime import Volume, calibration, cli, cohort, formats, nifti, runs
+from gcis_runtime import Volume, calibration, cli, cohort, footprint, formats, nifti, runs, waiting
 from gcis_runtime import forecast as forecast_module
 from gcis_runtime.calibration import Measured
 from gcis_runtime.cuda.slabs import group_windows
@@ -29,11 +31,13 @@ from gcis_runtime.forecast import Sizes, Way, choose_way
 from gcis_runtime.geometry import plan_grid
 from gcis_runtime.loaded import LoadedEngine
 from gcis_runtime.runs import RunOptions
+from gcis_runtime.schedule import schedule
 from gcis_runtime.sizes import bytes_text, parse_bytes, resident_bytes
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.sums import Buffers, buffer_bytes
+from gcis_runtime.sums import Buffers
 from gcis_runtime.volume import to_lean
 from gcis_runtime.windows import plan_windows
+from gcis_runtime.workers import Workers
 
 FACTOR = 3.0
 """A forecast of memory is never below the peak, and at most so many times above it."""
@@ -156,6 +160,7 @@ def engine_and_sizes(*, shape=(120, 64, 90), spacing=None):
 
 def test_the_slab_axis_turns_before_labels_change_and_every_step_is_told(monkeypatch):
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     engine, sizes, way = engine_and_sizes(spacing=(1.2, 1.2, 1.2), shape=(480, 360, 336))
     same, most = choose_way(engine, sizes, way, allowed=None)
     assert same is way and most.steps == () and way.plan.axis == 2
@@ -166,13 +171,15 @@ def test_the_slab_axis_turns_before_labels_change_and_every_step_is_told(monkeyp
     nearest, least = choose_way(engine, sizes, way, allowed=less.host_bytes - 1)
     assert nearest.restore == "nearest" and len(least.steps) == 2
     assert least.host_bytes < less.host_bytes < most.host_bytes
-    with pytest.raises(MemoryLimitError, match=r"predicted after slabs.*nearest.*Allow --max-memory \d+M"):
+    refused = r"after slabs.*nearest.*no temporary file.*: no disk.*--max-memory \d+M"
+    with pytest.raises(MemoryLimitError, match=refused):
         choose_way(engine, sizes, way, allowed=least.host_bytes // 2)
 
 
 def test_a_step_is_taken_for_real(monkeypatch):
     """What the forecast chose is what runs: labels of the nearest voxel, as if they had been asked for."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     volume = Volume(array=smooth_ct((90, 40, 70)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
     ours = threshold_segmenter()
     free = ours.segment(volume)
@@ -181,6 +188,92 @@ def test_a_step_is_taken_for_real(monkeypatch):
     assert tight.restore == "nearest" and len(tight.steps) >= 1
     np.testing.assert_array_equal(tight.labels, nearest.labels)
     assert np.any(tight.labels != free.labels)
+
+
+@pytest.fixture
+def small_disk(monkeypatch):
+    """Small pieces, so that these tests' small sums are worth a file; a disk wherever the tests run."""
+    monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(waiting, "_file_system", lambda _: "ext4")
+    monkeypatch.setattr(waiting, "STAGED_BYTES", 1 << 18)
+    monkeypatch.setattr(footprint, "STAGED_BYTES", 1 << 18)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_sums_wait_in_a_file_before_anything_is_given_up(monkeypatch, tmp_path):
+    """Labels stay the same bit for bit, the file has no name, and it is gone afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **kw: made.append(real(**kw)) or made[-1])
+    volume = Volume(array=smooth_ct((150, 100, 140)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
+    ours = threshold_segmenter()
+    ours.segment(volume)  # a first run's forecast guesses the engine's share
+    free = ours.segment(volume, masks=True)
+    assert not made
+    tight = ours.segment(volume, masks=True, max_memory=free.forecast["host_bytes"] - 1)
+    (file,) = made
+    assert file.closed and {path.name for path in tmp_path.iterdir()} <= {"home"}
+    (step,) = tight.steps
+    assert "temporary file of" in step and tight.restore == "smooth"
+    np.testing.assert_array_equal(tight.labels, free.labels)
+    assert tight.forecast["host_bytes"] < free.forecast["host_bytes"]
+
+
+def test_a_file_is_no_way_out_where_it_lies_in_memory_or_does_not_fit(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\ntmpfs {tmp_path} tmpfs rw 0 0\n")
+    monkeypatch.setattr(waiting, "_MOUNTS", mounts)
+    assert "lies in memory: set TMPDIR" in waiting.room_for_file(1)
+    mounts.write_text("/dev/a / ext4 rw 0 0\n")
+    assert waiting.room_for_file(1) is None
+    assert "are needed" in waiting.room_for_file(1 << 60)
+    mounts.unlink()
+    assert waiting.room_for_file(1) is None
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_large_sums_wait_in_a_file_by_themselves(monkeypatch):
+    engine, sizes, way = engine_and_sizes()
+    assert not choose_way(engine, sizes, way, allowed=None)[0].on_disk
+    monkeypatch.setattr(forecast_module, "_IN_MEMORY", 1 << 16)
+    chosen, forecast = choose_way(engine, sizes, way, allowed=None)
+    assert chosen == replace(way, on_disk=True) and forecast.steps == ()
+    assert forecast.file_bytes > 1 << 16 and " in a temporary file" in forecast.text
+    monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
+    assert choose_way(engine, sizes, way, allowed=None)[0] == way
+    monkeypatch.setattr(forecast_module, "room_for_file", lambda _: None)
+    assert choose_way(engine, sizes, way, allowed=1 << 40)[0] == way
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_that_fills_up_is_one_clear_error(monkeypatch):
+    volume = Volume(array=smooth_ct((150, 100, 140)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
+    ours = threshold_segmenter()
+    ours.segment(volume)
+    allowed = ours.segment(volume).forecast["host_bytes"] - 1
+
+    class Full:
+        closed = False
+
+        def seek(self, where):
+            return where
+
+        def write(self, part):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            self.closed = True
+
+    full = Full()
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
+    with pytest.raises(OutputError, match=r"kept in a file; received No space left.*TMPDIR"):
+        ours.segment(volume, max_memory=allowed)
+    assert full.closed
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(13, "denied")))
+    with pytest.raises(OutputError, match="Permission denied"):
+        ours.segment(volume, max_memory=allowed)
 
 
 def test_a_run_that_took_more_than_was_allowed_says_so():
@@ -252,9 +345,12 @@ def test_time_is_that_of_windows_and_of_voxels():
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 def test_sums_are_as_large_as_predicted(shape, axis, overlap):
     plan = plan_windows(shape, WindowSpec(roi=(64, 64, 64), overlap=overlap), axis=axis)
-    buffers = Buffers(plan, np.ones((64, 64, 64), np.float32), (0, 1, 2), None, 1)
-    arrays = (buffers._wait, buffers._wait_norm, buffers._strip, buffers._norm)
-    assert buffer_bytes(plan, channels=3) == sum(array.nbytes for array in arrays)
+    order = schedule(plan)
+    shared = Workers(pool=None, count=1)
+    wait = waiting.MemoryWaiting((4, *order.waiting_shape), (plan.axis, *plan.across), None)
+    buffers = Buffers(order, np.ones((64, 64, 64), np.float32), (0, 1, 2), waiting=wait, workers=shared)
+    assert order.working_bytes(3) == buffers._strip.nbytes + buffers._room.nbytes
+    assert order.waiting_bytes(3) == wait.sums.nbytes
 
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])
