@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
 SHARES = {"parity": 0.15, "ladder": 0.45, "whole": 0.2, "training": 0.2}
 """Sections in order of worth, and their share of the time."""
 
+AGAIN = 75
+"""Exit code of a process that ended in the middle of a row, with time left for others."""
+START = 30
+"""Seconds that must be left for another process to be worth its start."""
 RESULTS = Path(__file__).resolve().parent / "results"
 Say = Callable[[str], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is wanted; returns the exit code: 1 where parity does not hold, 2 where nothing can run."""
-    started = time.monotonic()
+    """Run what is wanted; returns the exit code.
+
+    0; 1 where parity does not hold; 2 where nothing can run. When a section's time is over in the middle of a
+    row the process ends with 75, and another one goes on behind the row: see `supervise`.
+    """
     options = _options(arguments)
+    started = time.monotonic() if options.began is None else options.began
     problem = _problem(options)
     if problem is not None:
         sys.stderr.write(f"gpu.py: {problem}\n")
@@ -61,13 +70,44 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or (state.folder if options.tiny else RESULTS)
     names = [name for rows in sections.values() for name, _ in rows()]
     report = Report(folder, state, names, _facts(options, missing=missing, standins_made=made))
-    budget = Budget(options.budget, SHARES, started=started)
-    end = HardEnd(budget.left_in_all(), lambda: _finish(report))
-    try:
-        run_sections(sections, state, budget, say=_say, after=report.write)
-    finally:
-        end.cancel()
+    budget = Budget(options.budget, {name: SHARES[name] for name in sections}, started=started)
+
+    def cut() -> int:
+        if budget.left_in_all() > 0:
+            report.write()
+            return AGAIN
+        return _finish(report)
+
+    run_sections(sections, state, budget, say=_say, after=report.write, cut=cut)
     return _finish(report)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the command line says; returns the exit code. What `supervise` began begins no other."""
+    options = _options(arguments)
+    alone = options.began is not None or options.prepare is not None
+    return main(arguments) if alone else supervise(arguments)
+
+
+def supervise(arguments: list[str]) -> int:
+    """Run `main` in a process of its own, and in another when a row took that with it; returns the exit code.
+
+    What a driver or a compiler did to one process, such as an error that stays on the GPU, the next has not.
+    """
+    options = _options(arguments)
+    began, folder = time.monotonic(), options.state.resolve()
+    while True:
+        rows = State.begun(folder)
+        command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+        code = subprocess.run([*command, "--began", str(began)], check=False).returncode
+        if 0 <= code <= 2:
+            return code
+        if State.begun(folder) == rows or time.monotonic() - began > options.budget - START:
+            sys.stderr.write(
+                f"gpu.py: the process ended with {code}; run it again to go on behind that row\n"
+            )
+            return 1
+        _say("a row took the process with it: going on behind it")
 
 
 def _finish(report: Report) -> int:
@@ -87,6 +127,7 @@ def run_sections(
     *,
     say: Say,
     after: Callable[[], object] = lambda: None,
+    cut: Callable[[], int] = lambda: AGAIN,
 ) -> list[str]:
     """Measure every row that the state lacks while there is time.
 
@@ -96,6 +137,7 @@ def run_sections(
         budget: Until when each section may begin a row.
         say: Told of each row.
         after: Called after each row.
+        cut: Called before the process ends when a row goes far beyond its section's time; returns the code.
 
     Returns:
         Names of the rows that there was no time for.
@@ -109,7 +151,8 @@ def run_sections(
                 dropped.append(name)
                 continue
             state.begin(name)
-            result = _measured(measure)
+            with HardEnd(budget.left_to_end(section), cut):
+                result = _measured(measure)
             state.put(name, result)
             say(f"{name}: {short(result)}")
             after()
@@ -148,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--graphs", type=Path, help="folder with graphs of --prepare")
     parser.add_argument("--prepare", type=Path, help="write the graphs of parity and batch 1 here, and end")
     parser.add_argument("--bundle", action="append", default=[], help="also this bundle end to end; repeat")
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)  # by the monotonic clock
     parser.add_argument("-o", "--out", type=Path, help="folder of the record [benchmarks/results]")
     return parser
 
@@ -252,4 +296,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:]))

@@ -17,6 +17,8 @@ Row = tuple[str, Callable[[], Result]]
 CUT_OFF = (
     "the process ended while it ran (killed, crashed or out of time); remove it from the state to try again"
 )
+GRACE = 0.1
+"""Share of the run's time by which a row that was begun in time may go beyond its section's."""
 
 
 class NotHereError(Exception):
@@ -65,6 +67,12 @@ class State:
         self.results[row], self.running = result, None
         self._write({"row": row, "result": result})
 
+    @staticmethod
+    def begun(folder: Path) -> int:
+        """Count the rows that were begun in a folder, whatever became of them."""
+        file = folder / "rows.jsonl"
+        return file.read_text().count('"begun"') if file.exists() else 0
+
     def _lines(self) -> list[dict[str, Any]]:
         """Return the lines that are whole: the last may have been cut off."""
         found = []
@@ -99,7 +107,7 @@ class Budget:
         started: float | None = None,
     ) -> None:
         self._clock, start = clock, clock() if started is None else started
-        self._end = start + seconds
+        self._seconds, self._end = seconds, start + seconds
         self._until: dict[str, float] = {}
         done = 0.0
         for section, share in shares.items():
@@ -114,14 +122,19 @@ class Budget:
         """Return the seconds in which a section may still begin rows; negative when they are over."""
         return self._until[section] - self._clock()
 
+    def left_to_end(self, section: str) -> float:
+        """Return the seconds after which a section's row is cut off: `GRACE` beyond its own time."""
+        return max(0.0, min(self.left(section) + GRACE * self._seconds, self.left_in_all()))
+
 
 class HardEnd:
-    """Ends the process when the time is over, in the middle of a row too: machines are lent for minutes.
+    """Ends the process when the time of what is in its `with` is over, in the middle of a row too.
 
-    A thread of its own does it, since a compiler or a driver may not come back to Python for minutes.
+    A thread of its own does it, since a compiler or a driver may not come back to Python for minutes, and
+    machines are lent for minutes.
 
     Args:
-        seconds: From now.
+        seconds: From the beginning of the `with`.
         last: What is done before; returns the exit code.
     """
 
@@ -129,7 +142,12 @@ class HardEnd:
         self._last = last
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
+
+    def __enter__(self) -> None:
         self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
 
     def _end(self) -> None:
         code = 1
@@ -137,7 +155,3 @@ class HardEnd:
             code = self._last()
         finally:
             os._exit(code)
-
-    def cancel(self) -> None:
-        """Let the process end by itself."""
-        self._timer.cancel()

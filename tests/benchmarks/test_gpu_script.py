@@ -46,7 +46,7 @@ def _record(state: Path) -> dict[str, Any]:
 
 
 def test_it_runs_on_a_cpu_without_what_may_be_missing(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--tiny", "--state", str(tmp_path)]
+    words = ["--device", "cpu", "--tiny", "--budget", "3600", "--state", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", RUN, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -209,8 +209,8 @@ state = State(Path(sys.argv[1]), {})
 state.put("a/one", {"seconds": 1.0})
 state.begin("a/two")
 report = Report(Path(sys.argv[1]), state, ["a/one", "a/two", "a/three"], {})
-HardEnd(0.05, lambda: print("\\n".join(report.lines()), flush=True) or 7)
-time.sleep(60)
+with HardEnd(0.05, lambda: print("\\n".join(report.lines()), flush=True) or 7):
+    time.sleep(60)
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
@@ -239,6 +239,51 @@ def test_parity_that_does_not_hold_is_exit_code_1(
     monkeypatch.setattr(gpu, "_sections", lambda *_: {"parity": lambda: iter(rows)})
     assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 1
     assert "parity does not hold: parity/x" in capsys.readouterr().err
+
+
+def test_after_a_row_that_ended_the_process_another_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A script in the place of gpu.py, which begins a row at each start and dies in the first two."""
+    script = tmp_path / "gpu.py"
+    script.write_text(
+        """
+import os, sys
+from pathlib import Path
+file = Path(sys.argv[sys.argv.index("--state") + 1]) / "rows.jsonl"
+begun = file.read_text().splitlines() if file.exists() else []
+print("began", sys.argv[sys.argv.index("--began") + 1])
+if len(begun) == int(sys.argv[sys.argv.index("--budget") + 1]) - 600:
+    sys.exit(1)
+if "--tiny" not in sys.argv:
+    file.write_text("\\n".join([*begun, '{"begun": "a"}']))
+os.abort() if begun else os._exit(75)
+"""
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    words = ["--state", str(tmp_path), "--budget"]
+    assert gpu.supervise([*words, "602"]) == 1  # parity does not hold, says the third
+    out = capfd.readouterr().out
+    assert out.count("going on behind it") == 2
+    assert len(set(re.findall("began (.*)", out))) == 1, "one clock for all of them"
+    assert gpu.supervise([*words, "609", "--tiny"]) == 1
+    assert "run it again" in capfd.readouterr().err  # it died before it began a row: no endless loop
+
+
+def test_only_the_first_process_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "main", lambda _words: 11)
+    monkeypatch.setattr(gpu, "supervise", lambda _words: 12)
+    assert gpu.run(["--tiny"]) == 12
+    assert gpu.run(["--tiny", "--began", "1.5"]) == gpu.run(["--prepare", "graphs"]) == 11
+
+
+def test_sections_have_their_own_end() -> None:
+    now = [0.0]
+    budget = Budget(100, {"a": 0.6, "b": 0.4}, clock=lambda: now[0])
+    assert (budget.left("a"), budget.left_to_end("a")) == (60, 70)
+    assert (budget.left("b"), budget.left_to_end("b")) == (100, 100)
+    now[0] = 99
+    assert (budget.left_to_end("a"), budget.left_in_all()) == (0, 1)
 
 
 @pytest.mark.parametrize("order", ["late", "mixed"])
