@@ -62,7 +62,7 @@ class GpuBlender:
         session: The network on the GPU.
         kernels: Our kernels on its device.
         plan: Window positions, in slab order; some of `plan_windows`' may be left out.
-        weights: (X, Y, Z) of `plan.roi`, positive.
+        weights: (X, Y, Z) of `plan.roi`, positive, or zero where margins count for nothing.
         channels: Graph channels to blend.
         finish: What becomes of finished sums; made for this plan.
 

@@ -64,7 +64,7 @@ def _case(folder: Path, affine: np.ndarray = RAS) -> Case:
 
 
 @pytest.mark.parametrize("name", AFFINES)
-@pytest.mark.parametrize("margin", [0, 3, 100])
+@pytest.mark.parametrize("margin", [0, 3, 6, 100])  # 6 reaches over the border a little
 def test_cases_are_cropped_as_monai_crops_them(tmp_path: Path, name: str, margin: int) -> None:
     case = _case(tmp_path, AFFINES[name])
     keys = ["image", "label"]
