@@ -40,7 +40,7 @@ class LabelTask:
     Attributes:
         image: The image on the network's grid, computed a box at a time.
         plan: Window positions on that grid; what no window of it decides is background.
-        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where its margins count for nothing.
+        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where margins do not count.
         padding_value: What lies around an image that is smaller than a window.
         channels: Graph channels that take part.
         values: Label value of each of them.
