@@ -10,12 +10,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks import recover
 from benchmarks.cli import main
-from benchmarks.recover import recovered
 from gcis_runtime.bundle import open_bundle
 from gcis_runtime.store import find_bundle
 from gcis_train import checkpoint as checkpoints
 from gcis_train.evaluate import static_network
+from gcis_train.nets.network import StaticGcisNet
+
+
+@pytest.fixture(scope="module")
+def network() -> StaticGcisNet:
+    """The demo bundle's own network, recovered once."""
+    return recover.recovered(open_bundle(find_bundle("demo")))
 
 
 @pytest.mark.parametrize(
@@ -23,8 +30,10 @@ from gcis_train.evaluate import static_network
     [(["agreement", "--phantom", "1"], "compare"), (["parity"], "measure")],
 )
 def test_without_a_checkpoint_the_demo_bundles_own_network_is_taken(
-    monkeypatch: pytest.MonkeyPatch, words: list[str], function: str
+    monkeypatch: pytest.MonkeyPatch, network: StaticGcisNet, words: list[str], function: str
 ) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(recover, "recovered", lambda bundle: asked.append(bundle.name) or network)
     seen: list[Any] = []
 
     def instead(path: Path, *_: Any, **__: Any) -> None:
@@ -35,6 +44,7 @@ def test_without_a_checkpoint_the_demo_bundles_own_network_is_taken(
     assert CliRunner().invoke(main, words).exit_code == 130
     assert CliRunner().invoke(main, [*words, "--checkpoint", str(seen[0].folder)]).exit_code == 2  # gone
     demo = open_bundle(find_bundle("demo"))
+    assert asked == [demo.name]
     assert seen[0].prompts == tuple(label.prompt for label in demo.manifest.labels)
-    found, wanted = static_network(seen[0]), recovered(demo)
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), wanted.parameters(), strict=True))
+    found = static_network(seen[0])
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), network.parameters(), strict=True))
