@@ -23,6 +23,7 @@ from gcis_runtime.schedule import schedule
 from gcis_runtime.sessions import DeviceSession
 from gcis_runtime.sizes import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.spec import Shape3
+from gcis_runtime.tables import counted
 from gcis_runtime.waiting import room_for_file
 from gcis_runtime.windows import WindowPlan, turned
 
@@ -60,7 +61,7 @@ class Forecast:
     @property
     def text(self) -> str:
         """One line for people."""
-        parts = [f"{self.windows} windows"]
+        parts = [counted(self.windows, "window")]
         if self.seconds is not None:
             parts.append(f"about {self.seconds:.1f} s")
         parts.append(f"up to {bytes_text(self.host_bytes)} of memory")

@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 window`, `7 windows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Align rows in columns two blanks apart.
 
@@ -54,7 +59,7 @@ def report_table(report: dict[str, Any]) -> str:
         printable(report["image"]),
         table(rows, right=(0, 2, 3)),
         _region_text(report.get("region", {})),
-        f"{times}; {windows['total']} windows{reused}{skipped}{memory}",
+        f"{times}; {counted(windows['total'], 'window')}{reused}{skipped}{memory}",
         "wrote " + printable(", ".join(_written(report))),
         report["notice"],
     ]

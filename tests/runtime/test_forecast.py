@@ -144,10 +144,10 @@ def test_people_and_programs_see_the_forecast(make_bundle, ct, tmp_path):
     ]
     first = CliRunner().invoke(cli.main, arguments)
     line = next(text for text in first.stderr.splitlines() if "forecast" in text)
-    assert "windows, up to " in line and line.endswith("(no calibration yet)")
+    assert "window, up to " in line and line.endswith("(no calibration yet)")
     second = CliRunner().invoke(cli.main, arguments)
     line = next(text for text in second.stderr.splitlines() if "forecast" in text)
-    assert "windows, about " in line and "no calibration" not in line
+    assert "window, about " in line and "no calibration" not in line
 
 
 def engine_and_sizes(*, shape=(120, 64, 90), spacing=None):

@@ -61,6 +61,7 @@ def test_defaults_write_beside_the_image(run, bundle, ct):
     assert report["engine"]["name"] == "onnx"
     assert set(report["seconds"]) == {"read", "preprocess", "network", "blend", "restore", "write"}
     assert "liver" in result.stdout
+    assert "forecast: 1 window, " in result.stderr and "; 1 window; " in result.stdout
     assert f"{report['structures'][1]['volume_ml']:.1f}" in result.stdout
     assert sorted(p.name for p in ct.parent.iterdir() if p.is_file()) == [
         "ct.nii.gz",
