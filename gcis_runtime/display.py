@@ -33,7 +33,7 @@ class Display:
 
     def __init__(self, program: str, jobs: Sequence[Job], summary: Summary | None, *, quiet: bool) -> None:
         self._program, self._summary, self._quiet = program, summary, quiet
-        self._number = {job.image: number for number, job in enumerate(jobs, start=1)}
+        self._number = {(job.image, job.name): number for number, job in enumerate(jobs, start=1)}
         self._watched = sys.stderr.isatty()
         self.reports: list[dict[str, Any]] = []
         self.errors: list[dict[str, str]] = []
@@ -101,7 +101,7 @@ class Display:
         click.echo(("\r\033[K" if self._watched else "") + printable(text), err=True)
 
     def _place(self, job: Job) -> str:
-        return f"[{self._number[job.image]}/{len(self._number)}] {printable(job.name)}"
+        return f"[{self._number[job.image, job.name]}/{len(self._number)}] {printable(job.name)}"
 
     def interrupted(self) -> None:
         """Say what an interrupt left, and how to go on."""

@@ -445,6 +445,15 @@ def test_an_unexpected_error_names_its_kind_in_the_line(capsys):
     assert capsys.readouterr().err == "gcis-run: error: b.nii: ValueError: a bug\n"
 
 
+def test_one_image_under_two_names_is_two_cases(capsys, monkeypatch):
+    jobs = [SimpleNamespace(image=Path("ct.nii.gz"), name=n) for n in "ab"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    display = Display("gcis-run", jobs, None, quiet=True)
+    for job in jobs:
+        display.progress(job)(1, 2)
+    assert capsys.readouterr().err == "\r[1/2] a: window 1 of 2\r[2/2] b: window 1 of 2"
+
+
 def test_people_see_which_case_runs(capsys, monkeypatch):
     jobs = [SimpleNamespace(image=Path(f"{n}.nii.gz"), name=n) for n in "ab"]
     assert Display("gcis-run", jobs, None, quiet=True).progress(jobs[1]) is None
