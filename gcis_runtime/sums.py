@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from gcis_runtime.schedule import Schedule, Slab
 from gcis_runtime.spec import Shape3
 from gcis_runtime.waiting import Waiting
-from gcis_runtime.windows import advance
 from gcis_runtime.workers import Workers
 
 _CACHED_VOXELS = 1 << 16
@@ -42,8 +41,8 @@ _Piece = tuple[
 class Buffers:
     """Sums of margins and weights that are not finished.
 
-    The strip holds the rows of a slab that its windows are adding to, as deep as they are. Rows that leave it
-    are finished in the planes that no later slab touches; their other planes wait for the next slab.
+    The strip, a ring, holds the rows of a slab that its windows are adding to, as deep as they are. Rows that
+    leave it are finished in the planes that no later slab touches; their other planes wait for the next slab.
     Arrays lie in memory in the grid's axis order, as the network's answers do, and are used through views
     ordered (channel, a, u, v), weights last: a window's part of the strip along Z is one run for each X.
 
@@ -75,68 +74,84 @@ class Buffers:
         self._scratch = [np.empty(room, dtype=np.float32) for _ in range(workers.count)]
         self._waiting = 0  # planes that wait
         self._first, self._ready = 0, 0  # the slab's
-        self._u, self._held = 0, 0  # first row of the strip, rows of it that are loaded
+        self._loaded = 0  # rows before it have been in the strip, which is a ring of the last ones
 
     def begin(self, slab: Slab) -> None:
         """Start a slab."""
         self._first, self._ready = slab.first, slab.ready
-        self._u, self._held = 0, 0
+        self._loaded = 0
 
     def end(self) -> int:
         """End the slab; returns the plane that the next tile starts at."""
         self._waiting = self._depth - self._ready
         return self._first + self._ready
 
+    def _places(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Cut rows where the strip's end is reached; gives each part's first row and place in the strip."""
+        width = self._strip.shape[2]
+        while start < stop:
+            place = start % width
+            count = min(stop - start, width - place)
+            yield start, slice(place, place + count)
+            start += count
+
     def load(self, start: int, stop: int) -> None:
-        """Move the strip to row `start`, and take what waits of its rows before `stop`."""
-        steps, held = start - self._u, max(0, self._held - (start - self._u))
-        if steps and held:
-            list(self._pool.map(lambda channel: advance(channel, 1, steps, held), self._strip))
-        if stop - start > held:
-            new = self._strip[:, :, held : stop - start]
+        """Have rows `start` to `stop` in the strip; take what waits of those that are not there."""
+        for first, place in self._places(max(start, self._loaded), stop):
+            new = self._strip[:, :, place]
             if self._waiting:
-                self._wait.take(start + held, new[:, : self._waiting])
-            new[:, self._waiting :] = 0
-        self._u, self._held = start, stop - start
+                self._wait.take(first, new[:, : self._waiting])
+            list(self._pool.map(lambda channel: channel.fill(0), new[:, self._waiting :]))
+        self._loaded = stop
 
     def add(self, start: Shape3, margins: NDArray[np.float32]) -> None:
         """Add a window's weighted margins (C, X, Y, Z) to the strip."""
         _, u, v = self._axes
-        row, roi = start[u] - self._u, self._plan.roi
-        rows = self._strip[:, :, row : row + roi[u], start[v] : start[v] + roi[v]]
-        pieces, workers = self._pieces(rows, margins), len(self._scratch)
+        roi, pieces, part = self._plan.roi, [], slice(start[v], start[v] + self._plan.roi[v])
+        for first, place in self._places(start[u], start[u] + roi[u]):
+            index = [slice(None)] * 3
+            index[u] = slice(first - start[u], first - start[u] + place.stop - place.start)
+            rows, answers = self._strip[:, :, place, part], margins[:, *index]
+            pieces += self._pieces(rows, answers, self._weights[tuple(index)])
+        workers = len(self._scratch)
         shares = [pieces[worker::workers] for worker in range(workers)]
         list(self._pool.map(_accumulate, shares, self._scratch))
 
-    def _pieces(self, sums: NDArray[np.float32], margins: NDArray[np.float32]) -> list[_Piece]:
-        """Cut the addition of a window into pieces that a cache holds.
+    def _pieces(
+        self, sums: NDArray[np.float32], margins: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> list[_Piece]:
+        """Cut the addition of rows of a window into pieces that a cache holds.
 
         Args:
             sums: Where margins and weights go, (C + 1, a, u, v).
             margins: The window's, (C, X, Y, Z).
+            weights: Its weights, (X, Y, Z).
         """
         back = np.argsort(self._axes)  # the grid's axis order, as memory's
         *totals, norm = [total.transpose(back) for total in sums]
-        answers, (deep, *face) = [margins[channel] for channel in self._channels], self._plan.roi
+        answers, (deep, *face) = [margins[channel] for channel in self._channels], weights.shape
         step = max(1, _CACHED_VOXELS // math.prod(face))
         cuts = [slice(first, first + step) for first in range(0, deep, step)]
         return [
-            (self._weights[cut], norm[cut], [(t[cut], m[cut]) for t, m in zip(totals, answers, strict=True)])
+            (weights[cut], norm[cut], [(t[cut], m[cut]) for t, m in zip(totals, answers, strict=True)])
             for cut in cuts
         ]
 
     def finish(self, start: int, stop: int) -> Iterator[Tile]:
         """Give the planes that this slab finishes of rows `start` to `stop`."""
-        loaded = min(max(start, self._u + self._held), stop)
-        for row in range(start, loaded, self._wide):
-            yield self._leave(row, min(row + self._wide, loaded))
-        for row in range(loaded, stop, self._wide):  # no window of this slab touches them
-            self.load(row, min(row + self._wide, stop))
-            yield self._leave(row, min(row + self._wide, stop))
+        for row in range(start, stop, self._wide):
+            end = min(row + self._wide, stop)
+            self.load(row, max(end, self._loaded))  # rows that no window of this slab touches may be missing
+            for first, place in self._places(row, end):
+                yield self._leave(first, self._strip[:, :, place])
 
-    def _leave(self, start: int, stop: int) -> Tile:
-        """Let the planes of rows in the strip leave: what is finished as a tile, the rest to wait."""
-        rows = self._strip[:, :, start - self._u : stop - self._u]
+    def _leave(self, start: int, rows: NDArray[np.float32]) -> Tile:
+        """Let rows of the strip leave: planes that are finished as a tile, the others to wait.
+
+        Args:
+            start: The first row.
+            rows: (C + 1, a, u, v).
+        """
         if self._depth > self._ready:
             self._wait.keep(start, rows[:, self._ready :])
         return self._tile(self._first, start, rows[:, : self._ready])

@@ -210,7 +210,13 @@ class WindowReader:
             slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.roi[a])
             for a in range(3)
         )
-        np.copyto(self._window, self._slab[index])
+        source, target = self._slab[index], self._window
+        if self._workers is None:
+            np.copyto(target, source)
+        else:
+            cuts = np.linspace(0, len(target), self._workers.count + 1).astype(int)
+            parts = [slice(a, b) for a, b in pairwise(cuts)]
+            list(self._workers.pool.map(lambda part: np.copyto(target[part], source[part]), parts))
         return self._window[None, None]
 
     def _move(self, first: int) -> None:
