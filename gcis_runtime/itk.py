@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
 from gcis_runtime.gzipped import MAX_DEFLATE_RATIO
-from gcis_runtime.itk_voxels import FIX, check_voxels, find_voxels
+from gcis_runtime.itk_voxels import FIX, check_metaimage, check_voxels, find_voxels
 from gcis_runtime.volume import Volume, check_file, check_shape
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -167,6 +167,8 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
 def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
     """Return a reader that has read a header, and the voxels along X, Y, Z; refuse what is no CT."""
     check_file(path)
+    if path.suffix.lower() != ".nrrd":
+        check_metaimage(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

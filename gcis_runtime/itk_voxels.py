@@ -6,6 +6,7 @@ whatever lay in memory; so what it is to read is checked here first.
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from gcis_runtime.errors import ImageError
 FIX = "Check that it is complete, or convert it to NIfTI."
 _HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20
+_MOST_AXES, _LONGEST_TEXT = 9, 254
+_NUMBERS = re.compile(r"[-+.\deE ]*")
 _SKIPS = ("byte skip", "line skip", "HeaderSize")
 _LOCAL = ("LOCAL", "Local", "local")
 _ELEMENTS = tuple(
@@ -41,6 +44,31 @@ class Stored:
     file: Path
     offset: int
     deflated: bool
+
+
+def check_metaimage(path: Path) -> None:
+    """Refuse MetaImage headers that ITK reads beyond its arrays, which ends the process or worse.
+
+    It has room for ten axes and for texts of 255 characters.
+
+    Raises:
+        ImageError: More axes than an image of ours can have, or a longer text.
+    """
+    with path.open("rb") as header:
+        fields, _ = _metaimage(header)
+    axes = fields.get("NDims", "")
+    if not (axes.isascii() and axes.isdigit() and 1 <= int(axes[:3]) <= _MOST_AXES):
+        raise ImageError(
+            f"{path} has a damaged header", received=f"NDims = {axes[:20]!r}", expected="3", fix=FIX
+        )
+    for key, value in fields.items():
+        if max(len(key), 0 if _NUMBERS.fullmatch(value) else len(value)) > _LONGEST_TEXT:
+            raise ImageError(
+                f"{path} has a damaged header",
+                received=f"{len(key) + len(value)} characters in {key[:20]!r}",
+                expected=f"at most {_LONGEST_TEXT}",
+                fix=FIX,
+            )
 
 
 def find_voxels(path: Path) -> Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import nibabel as nib
@@ -259,3 +260,40 @@ def test_voxels_of_one_value_are_no_ct_but_may_be_labels(tmp_path, monkeypatch, 
     noise = np.random.default_rng(0).integers(-1000, 1000, array.shape).astype(np.int16)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(noise), str(tmp_path / "ct.mhd"), useCompression=True)
     formats.check_plausible(tmp_path / "ct.mhd")  # a header of some hundred bytes, and the voxels beside it
+
+
+HEADER = """ObjectType = Image
+NDims = 3
+BinaryData = True
+BinaryDataByteOrderMSB = False
+DimSize = 2 2 2
+ElementType = MET_SHORT
+ElementDataFile = LOCAL
+"""
+READ = "import sys; from gcis_runtime import read_volume; print(read_volume(sys.argv[1]).shape)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("NDims = 3", "NDims = 3", "(2, 2, 2)"),
+        ("NDims = 3", "NDims = 83", "damaged header; received NDims = '83'"),
+        ("NDims = 3", "NDims = -3", "damaged header; received NDims = '-3'"),
+        ("NDims = 3", "NDims = 99999999999999999999", "damaged header; received NDims = '9"),
+        ("ObjectType = Image", f"ObjectType = {'Image' * 999}", "damaged header; received 5005 characters"),
+        (
+            "ObjectType = Image",
+            f"ObjectType = Image\n{'Comment' * 99} = 1",
+            "damaged header; received 694 char",
+        ),
+    ],
+)
+def test_a_metaimage_header_cannot_end_the_process(tmp_path, old, new, said):
+    """ITK writes beyond its arrays where a header has more axes or longer texts than it has room for."""
+    path = tmp_path / "a.mha"
+    path.write_bytes(HEADER.replace(old, new).encode() + bytes(16))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in {0, 1}  # not a signal
+    assert said in done.stdout + done.stderr
