@@ -6,7 +6,6 @@ whatever lay in memory; so what it is to read is checked here first.
 
 from __future__ import annotations
 
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ FIX = "Check that it is complete, or convert it to NIfTI."
 _HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _MOST_AXES, _LONGEST_TEXT = 9, 254
-_NUMBERS = re.compile(r"[-+.\deE ]*")
+_SHORT_TEXTS = (
+    "ObjectType", "ObjectSubType", "TransformType", "Name", "Comment", "AcquisitionDate", "DistanceUnits",
+    "AnatomicalOrientation", "Modality", "ElementType",
+)  # fmt: skip
 _SKIPS = ("byte skip", "line skip", "HeaderSize")
 _LOCAL = ("LOCAL", "Local", "local")
 _ELEMENTS = tuple(
@@ -62,7 +64,7 @@ def check_metaimage(path: Path) -> None:
             f"{path} has a damaged header", received=f"NDims = {axes[:20]!r}", expected="3", fix=FIX
         )
     for key, value in fields.items():
-        if max(len(key), 0 if _NUMBERS.fullmatch(value) else len(value)) > _LONGEST_TEXT:
+        if len(key) > _LONGEST_TEXT or (key in _SHORT_TEXTS and len(value) > _LONGEST_TEXT):
             raise ImageError(
                 f"{path} has a damaged header",
                 received=f"{len(key) + len(value)} characters in {key[:20]!r}",

@@ -297,3 +297,11 @@ def test_a_metaimage_header_cannot_end_the_process(tmp_path, old, new, said):
     )
     assert done.returncode in {0, 1}  # not a signal
     assert said in done.stdout + done.stderr
+
+
+def test_long_texts_that_other_programs_keep_in_a_metaimage_are_left_alone(tmp_path):
+    image = SimpleITK.GetImageFromArray(smooth_ct((6, 5, 4)).T)
+    image.SetMetaData("0008|103e", "a description " * 100)
+    SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
+    assert b"a description " * 100 in (tmp_path / "a.mha").read_bytes()
+    assert read_volume(tmp_path / "a.mha").shape == (6, 5, 4)
