@@ -103,14 +103,15 @@ class CpuLabeller:
                 task.done(count.total)
             return answer
 
-        restorer = Restorer(
-            plan=task.plan,
-            trace=task.image.trace,
-            values=task.values,
-            smooth=task.restore == "smooth",
-            sink=sink,
-        )
         with workers(self._threads) as threads, clock.stage("blend"):
+            restorer = Restorer(
+                plan=task.plan,
+                trace=task.image.trace,
+                values=task.values,
+                smooth=task.restore == "smooth",
+                sink=sink,
+                workers=threads,
+            )
             reader = WindowReader(
                 task.image.box, task.plan, padding_value=task.padding_value, workers=threads
             )

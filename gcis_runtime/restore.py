@@ -22,6 +22,7 @@ from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import Shape3
 from gcis_runtime.sums import Tile
 from gcis_runtime.windows import WindowPlan
+from gcis_runtime.workers import Workers
 
 
 class Restorer:
@@ -34,11 +35,20 @@ class Restorer:
         smooth: Interpolate margins, then compare them (smooth boundaries); else take the label of the
             network's nearest voxel. The same where nothing was resampled.
         sink: Takes the labels.
+        workers: Compare margins; None: this thread alone.
     """
 
     def __init__(
-        self, *, plan: WindowPlan, trace: GridTrace, values: tuple[int, ...], smooth: bool, sink: LabelSink
+        self,
+        *,
+        plan: WindowPlan,
+        trace: GridTrace,
+        values: tuple[int, ...],
+        smooth: bool,
+        sink: LabelSink,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers
         self._plan, self._values, self._sink = plan, values, sink
         smooth = smooth and trace.to_file is not None
         same = GridMap(matrix=np.eye(4), shape_in=plan.shape, shape_out=plan.shape)
@@ -85,8 +95,20 @@ class Restorer:
                     found = place.nearest(probability, tile.start)
                     if found is not None:
                         self._sink.put_probability(index, *found)
-        labels = margins_to_labels(tile.margins, values=self._values, dtype=self._sink.labels.dtype.type)
-        self._put(tile.start, labels, places)
+        self._put(tile.start, self._labels(tile.margins), places)
+
+    def _labels(self, margins: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+        """Compare margins (C, X, Y, Z), parts of X side by side."""
+        labels = np.empty(margins.shape[1:], dtype=self._sink.labels.dtype)
+
+        def compare(part: slice) -> None:
+            labels[part] = margins_to_labels(margins[:, part], values=self._values, dtype=labels.dtype.type)
+
+        if self._workers is None:
+            compare(slice(None))
+        else:
+            self._workers.share(len(labels), compare)
+        return labels
 
     def _put(self, start: Shape3, labels: NDArray[np.unsignedinteger], places: Iterable[Place]) -> None:
         for place in places:

@@ -214,9 +214,7 @@ class WindowReader:
         if self._workers is None:
             np.copyto(target, source)
         else:
-            cuts = np.linspace(0, len(target), self._workers.count + 1).astype(int)
-            parts = [slice(a, b) for a, b in pairwise(cuts)]
-            list(self._workers.pool.map(lambda part: np.copyto(target[part], source[part]), parts))
+            self._workers.share(len(target), lambda part: np.copyto(target[part], source[part]))
         return self._window[None, None]
 
     def _move(self, first: int) -> None:

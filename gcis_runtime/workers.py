@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +20,11 @@ class Workers:
 
     pool: Executor
     count: int
+
+    def share(self, size: int, work: Callable[[slice], object]) -> None:
+        """Do `work` on consecutive parts of `size` items, side by side."""
+        cuts = [size * part // self.count for part in range(self.count + 1)]
+        list(self.pool.map(work, [slice(a, b) for a, b in pairwise(cuts) if a < b]))
 
 
 @contextmanager
