@@ -83,12 +83,13 @@ def ladder_block() -> str:
         if any(cells):
             rows.append([row["title"], *cells, _share(agreed[way].get("agreement", {}).get("static"))])
     windows = ", ".join(_windows(ladder) for _, ladder in ladders)
+    dates = sorted({record["environment"]["date"][:10] for record in (trained, large)})
     note = (
         "From file to label map, whole processes in turns: seconds, and how many times faster than (a). (a) "
         "and (b) run the network once a structure. 12/64 is feature size 12 and windows of 64 voxels with "
         "the demo's weights, 48/96 the published size with seeded weights, which serve for time. Labels are "
         f"of {_structures(every)} at 12/64. Windows, in the columns' order: {windows}. {_sharing(every)}"
-        f"{large['environment']['date'][:10]}, {hardware_text(large)}. "
+        f"{' and '.join(dates)}, {hardware_text(large)}. "
         f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "
         "All numbers: docs/performance.md."
     )
