@@ -92,7 +92,7 @@ def blend_tiles(
         OutputError: The temporary file cannot be made, or its disk is full.
     """
     axes, shape = (order.plan.axis, *order.plan.across), (len(channels) + 1, *order.waiting_shape)
-    waiting = (FileWaiting if on_disk else MemoryWaiting)(shape, axes, workers.pool)
+    waiting = (FileWaiting if on_disk else MemoryWaiting)(shape, axes, workers)
     try:
         buffers = Buffers(order, weights, channels, waiting=waiting, workers=workers)
         yield from _tiles(buffers, order, windows, predict)

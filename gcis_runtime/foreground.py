@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.preprocess import NetworkInput
-from gcis_runtime.resample import Box
+from gcis_runtime.resample import Box, with_part
 from gcis_runtime.samplers import positive_box
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_runtime.windows import WindowPlan, plan_windows, weights_within
@@ -130,7 +130,7 @@ def _box_above(array: NDArray[Any], limit: np.float32) -> Box | None:
         box = positive_box(array[tuple(index)] > limit)
         if box is not None:
             along = slice(box[axis].start + part.start, box[axis].stop + part.start)
-            found.append(_replaced(box, axis, along))
+            found.append(with_part(box, axis, along))
     if not found:
         return None
     x, y, z = (slice(min(b[a].start for b in found), max(b[a].stop for b in found)) for a in range(3))
@@ -148,17 +148,11 @@ def _peeled(image: NetworkInput, box: Box, axis: int, least: float) -> Box | Non
     """Return a box without the planes on both sides along an axis that hold nothing above `least`."""
 
     def filled(plane: int) -> bool:
-        return bool((image.box(_replaced(box, axis, slice(plane, plane + 1))) > least).any())
+        return bool((image.box(with_part(box, axis, slice(plane, plane + 1))) > least).any())
 
     planes = range(box[axis].start, box[axis].stop)
     first = next(filter(filled, planes), None)
     if first is None:
         return None
     last = next(filter(filled, reversed(planes)))
-    return _replaced(box, axis, slice(first, last + 1))
-
-
-def _replaced(box: Box, axis: int, part: slice) -> Box:
-    """Return a box with another range along one axis."""
-    x, y, z = (part if a == axis else other for a, other in enumerate(box))
-    return x, y, z
+    return with_part(box, axis, slice(first, last + 1))

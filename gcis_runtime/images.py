@@ -16,7 +16,7 @@ from gcis_runtime.errors import ImageError
 from gcis_runtime.formats import check_plausible, read_volume
 from gcis_runtime.itk import volume_from_itk
 from gcis_runtime.nifti_header import geometry_notes
-from gcis_runtime.volume import Volume
+from gcis_runtime.volume import Volume, one_volume
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
                 expected="affine=, (4, 4) from voxel index to RAS+ mm",
                 fix="Pass it, or a nibabel or SimpleITK image, which have it.",
             )
-        return Volume.from_array(_one_volume(image), affine=affine)
+        return Volume.from_array(one_volume(image), affine=affine)
     known = isinstance(image, Volume | ItkImage | SpatialImage | str | os.PathLike)
     if known and affine is not None:
         raise ImageError(
@@ -92,16 +92,9 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
     )
 
 
-def _one_volume(array: NDArray[Any]) -> NDArray[Any]:
-    """Leave out axes beyond the third that have length 1."""
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    return array
-
-
 def _from_nibabel(image: Any) -> Volume:
     """Keep a NIfTI header, for the label map to have its codes, but only one that means the same affine."""
-    volume = Volume.from_array(_one_volume(np.asanyarray(image.dataobj)), affine=image.affine)
+    volume = Volume.from_array(one_volume(np.asanyarray(image.dataobj)), affine=image.affine)
     header = image.header
     if not isinstance(header, nib.Nifti1Header) or not np.allclose(header.get_best_affine(), volume.affine):
         return volume

@@ -19,7 +19,7 @@ from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import ImageError
 from gcis_runtime.gzipped import MAX_DEFLATE_RATIO
 from gcis_runtime.itk_voxels import FIX, check_metaimage, check_voxels, find_voxels
-from gcis_runtime.volume import Volume, check_file, check_shape
+from gcis_runtime.volume import Volume, check_file, check_shape, one_volume, spatial_shape
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -109,9 +109,7 @@ def volume_from_itk(image: Any) -> Volume:
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in kind:
         raise ImageError("the voxels are not real numbers", received=kind, expected="integers or floats")
     # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
-    array = sitk.GetArrayFromImage(image).T
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
+    array = one_volume(sitk.GetArrayFromImage(image).T)
     check_shape(array.shape)
     return Volume.from_array(array, affine=ras_affine(image))
 
@@ -172,9 +170,7 @@ def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    shape = tuple(int(n) for n in reader.GetSize())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
+    shape = spatial_shape(tuple(int(n) for n in reader.GetSize()))
     try:
         check_shape(shape)
     except ImageError as error:

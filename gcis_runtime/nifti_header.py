@@ -13,7 +13,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.volume import check_affine, check_shape, corner_shift
+from gcis_runtime.volume import check_affine, check_shape, corner_shift, spatial_shape
 
 FIX = "Check that it is a complete .nii or .nii.gz file."
 _PAIR = "Convert the .hdr/.img pair to .nii.gz."
@@ -119,9 +119,7 @@ def _layout(header: Any, path: Path) -> Layout:
     _refuse_contradictions(header, path)
     repairs = _Repairs()
     header.check_fix(logger=repairs, error_level=40)
-    shape = tuple(int(n) for n in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
+    shape = spatial_shape(tuple(int(n) for n in header.get_data_shape()))
     try:
         check_shape(shape)
         affine = np.array(header.get_best_affine(), dtype=np.float64)

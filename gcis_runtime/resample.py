@@ -34,6 +34,12 @@ def whole(shape: Shape3) -> Box:
     return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
 
 
+def with_part(box: Box, axis: int, part: slice) -> Box:
+    """Return a box with another range along one axis."""
+    x, y, z = (part if a == axis else other for a, other in enumerate(box))
+    return x, y, z
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridMap:
     """Where each voxel of an output grid lies in an input grid.

@@ -22,7 +22,7 @@ from gcis_runtime.sink import LabelSink
 from gcis_runtime.spec import Shape3
 from gcis_runtime.sums import Tile
 from gcis_runtime.windows import WindowPlan
-from gcis_runtime.workers import Workers
+from gcis_runtime.workers import ALONE, Workers
 
 
 class Restorer:
@@ -35,7 +35,7 @@ class Restorer:
         smooth: Interpolate margins, then compare them (smooth boundaries); else take the label of the
             network's nearest voxel. The same where nothing was resampled.
         sink: Takes the labels.
-        workers: Compare margins; None: this thread alone.
+        workers: Compare margins.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Restorer:
         values: tuple[int, ...],
         smooth: bool,
         sink: LabelSink,
-        workers: Workers | None = None,
+        workers: Workers = ALONE,
     ) -> None:
         self._workers = workers
         self._plan, self._values, self._sink = plan, values, sink
@@ -104,10 +104,7 @@ class Restorer:
         def compare(part: slice) -> None:
             labels[part] = margins_to_labels(margins[:, part], values=self._values, dtype=labels.dtype.type)
 
-        if self._workers is None:
-            compare(slice(None))
-        else:
-            self._workers.share(len(labels), compare)
+        self._workers.share(len(labels), compare)
         return labels
 
     def _put(self, start: Shape3, labels: NDArray[np.unsignedinteger], places: Iterable[Place]) -> None:

@@ -62,10 +62,7 @@ class Schedule:
     @property
     def tile(self) -> Shape3:
         """A shape (X, Y, Z) that holds every tile where windows lie."""
-        (u, v), plan = self.plan.across, self.plan
-        ready = max((slab.ready for slab in self.slabs), default=0)
-        size = {plan.axis: ready, u: self.wide, v: plan.padded[v]}
-        return size[0], size[1], size[2]
+        return self._shape(planes=max((slab.ready for slab in self.slabs), default=0), rows=self.wide)
 
     @property
     def strip_shape(self) -> Shape3:

@@ -64,8 +64,9 @@ class Buffers:
         workers: Workers,
     ) -> None:
         plan = self._plan = order.plan
-        self._weights, self._channels, self._wait, self._pool = weights, channels, waiting, workers.pool
+        self._weights, self._channels, self._wait, self._workers = weights, channels, waiting, workers
         self._axes, self._depth, self._wide = (plan.axis, *plan.across), plan.roi[plan.axis], order.wide
+        self._back = np.argsort(self._axes)  # to the grid's axis order, as memory's
         strip = np.zeros((len(channels) + 1, *order.strip_shape), dtype=np.float32)
         self._strip = strip.transpose(0, *(1 + axis for axis in self._axes))
         # Rows that leave have a part of the strip's planes; what restores them wants them in long runs.
@@ -99,7 +100,7 @@ class Buffers:
         """Have rows `start` to `stop` in the strip; take what waits of those that are not there."""
         for first, place in self._places(max(start, self._loaded), stop):
             new = self._strip[:, :, place]
-            list(self._pool.map(lambda channel: channel.fill(0), new))  # whole: one run of memory
+            self._workers.each(lambda channel: channel.fill(0), new)  # whole: one run of memory
             if self._waiting:
                 self._wait.take(first, new[:, : self._waiting])
         self._loaded = stop
@@ -113,9 +114,9 @@ class Buffers:
             index[u] = slice(first - start[u], first - start[u] + place.stop - place.start)
             rows, answers = self._strip[:, :, place, part], margins[:, *index]
             pieces += self._pieces(rows, answers, self._weights[tuple(index)])
-        workers = len(self._scratch)
-        shares = [pieces[worker::workers] for worker in range(workers)]
-        list(self._pool.map(_accumulate, shares, self._scratch))
+        count = len(self._scratch)
+        shares = [pieces[worker::count] for worker in range(count)]
+        self._workers.each(_accumulate, shares, self._scratch)
 
     def _pieces(
         self, sums: NDArray[np.float32], margins: NDArray[np.float32], weights: NDArray[np.float32]
@@ -127,8 +128,7 @@ class Buffers:
             margins: The window's, (C, X, Y, Z).
             weights: Its weights, (X, Y, Z).
         """
-        back = np.argsort(self._axes)  # the grid's axis order, as memory's
-        *totals, norm = [total.transpose(back) for total in sums]
+        *totals, norm = [total.transpose(self._back) for total in sums]
         answers, (deep, *face) = [margins[channel] for channel in self._channels], weights.shape
         step = max(1, _CACHED_VOXELS // math.prod(face))
         cuts = [slice(first, first + step) for first in range(0, deep, step)]
@@ -175,8 +175,7 @@ class Buffers:
             rows: Sums of margins and weights, (C + 1, a, u, v).
         """
         sums, norm = rows[:-1], rows[-1]
-        back = np.argsort(self._axes)
-        shape = tuple(sums.shape[1 + axis] for axis in back)
+        shape = tuple(sums.shape[1 + axis] for axis in self._back)
         tile = self._room[: len(sums) * math.prod(shape)].reshape(len(sums), *shape)
         covered = None if norm.min(initial=1) > 0 else norm > 0
 
@@ -187,7 +186,7 @@ class Buffers:
                 margins[~covered] = 0
                 np.divide(total, norm, out=margins, where=covered)
 
-        list(self._pool.map(divide, sums, tile.transpose(0, *(1 + axis for axis in self._axes))))
+        self._workers.each(divide, sums, tile.transpose(0, *(1 + axis for axis in self._axes)))
         x, y, z = (i for _, i in sorted(zip(self._axes, (first, row, 0), strict=True)))
         return Tile(start=(x, y, z), margins=tile)
 

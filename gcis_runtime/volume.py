@@ -126,6 +126,20 @@ def corner_shift(shape: tuple[int, ...], one: NDArray[Any], two: NDArray[Any]) -
     return float(np.linalg.norm((corners @ (one - two).T)[:, :3], axis=1).max())
 
 
+def spatial_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Leave out axes beyond the third that have length 1: a file may say so that it holds one volume."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def one_volume(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view of an array without the axes that `spatial_shape` leaves out."""
+    for _ in range(array.ndim - len(spatial_shape(array.shape))):
+        array = array[..., 0]
+    return array
+
+
 def check_shape(shape: tuple[int, ...]) -> None:
     """Refuse what is not a 3-D image of plausible size.
 

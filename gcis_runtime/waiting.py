@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.workers import Workers
 
 STAGED_BYTES = 1 << 24
 """Rows are brought to a file and back in pieces of about this size."""
@@ -57,25 +57,25 @@ class MemoryWaiting:
         shape: Channels with weights, then the grid's size in its own axis order, planes that wait for the
             slab axis.
         order: Slab axis, `u`, `v`.
-        pool: Copies channels side by side.
+        workers: Copy channels.
 
     Attributes:
         sums: (C + 1, a, u, v).
     """
 
-    def __init__(self, shape: Sequence[int], order: Sequence[int], pool: Executor) -> None:
+    def __init__(self, shape: Sequence[int], order: Sequence[int], workers: Workers) -> None:
         self.sums = np.zeros(shape, dtype=np.float32).transpose(0, *(1 + axis for axis in order))
-        self._pool = pool
+        self._workers = workers
 
     def take(self, start: int, into: NDArray[np.float32]) -> None:
         """See `Waiting.take`."""
         planes, rows = into.shape[1:3]
-        list(self._pool.map(np.copyto, into, self.sums[:, :planes, start : start + rows]))
+        self._workers.each(np.copyto, into, self.sums[:, :planes, start : start + rows])
 
     def keep(self, start: int, rows: NDArray[np.float32]) -> None:
         """See `Waiting.keep`."""
         planes, count = rows.shape[1:3]
-        list(self._pool.map(np.copyto, self.sums[:, :planes, start : start + count], rows))
+        self._workers.each(np.copyto, self.sums[:, :planes, start : start + count], rows)
 
     def close(self) -> None:
         """See `Waiting.close`."""
@@ -87,14 +87,14 @@ class FileWaiting:
     Args:
         shape: As `MemoryWaiting`'s.
         order: As `MemoryWaiting`'s.
-        pool: Copies channels side by side.
+        workers: Copy channels.
 
     Raises:
         OutputError: The file cannot be made.
     """
 
-    def __init__(self, shape: Sequence[int], order: Sequence[int], pool: Executor) -> None:
-        self._pool = pool
+    def __init__(self, shape: Sequence[int], order: Sequence[int], workers: Workers) -> None:
+        self._workers = workers
         axis, _, v = order
         self._row = shape[0] * shape[1 + axis] * shape[1 + v]  # floats of a row
         rows = max(1, STAGED_BYTES // (4 * max(1, self._row)))
@@ -121,7 +121,7 @@ class FileWaiting:
                     raise OutputError("the file for sums that wait ended early", received=f"{done} bytes")
                 done += read
             target = into[:, :, first : first + count]
-            list(self._pool.map(np.copyto, target, self._view[:, :planes, :count]))
+            self._workers.each(np.copyto, target, self._view[:, :planes, :count])
 
     def keep(self, start: int, rows: NDArray[np.float32]) -> None:
         """See `Waiting.keep`.
@@ -132,7 +132,7 @@ class FileWaiting:
         planes = rows.shape[1]
         for first, count in self._pieces(rows.shape[2]):
             source = rows[:, :, first : first + count]
-            list(self._pool.map(np.copyto, self._view[:, :planes, :count], source))
+            self._workers.each(np.copyto, self._view[:, :planes, :count], source)
             bytes_out = self._stage[:count].data.cast("B")
             try:
                 self._file.seek(4 * self._row * (start + first))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from gcis_runtime.errors import ImageError
 from gcis_runtime.resample import Box, whole
 from gcis_runtime.spec import Shape3, WindowSpec
-from gcis_runtime.workers import Workers
+from gcis_runtime.workers import ALONE, Workers
 
 _PREFER_Z = 1.5
 _PART_VOXELS = 1 << 22
-"""Voxels of the image that are computed at a time where that is done in parts."""
+"""Voxels of the image that are computed at a time: few enough to take little memory."""
 MAX_WINDOWS = 1_000_000
 """More than any image needs: days of computing. An overlap near 1 plans them by the hundred million."""
 
@@ -180,7 +179,7 @@ class WindowReader:
         box: Computes a part of the unpadded grid, (X, Y, Z) float32.
         plan: Window positions.
         padding_value: What lies around the unpadded grid.
-        workers: Compute parts of a slab; None: all at once.
+        workers: Compute parts of a slab.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class WindowReader:
         plan: WindowPlan,
         *,
         padding_value: float,
-        workers: Workers | None = None,
+        workers: Workers = ALONE,
     ) -> None:
         self._box, self._plan, self._workers = box, plan, workers
         shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
@@ -211,10 +210,7 @@ class WindowReader:
             for a in range(3)
         )
         source, target = self._slab[index], self._window
-        if self._workers is None:
-            np.copyto(target, source)
-        else:
-            self._workers.share(len(target), lambda part: np.copyto(target[part], source[part]))
+        self._workers.share(len(target), lambda part: np.copyto(target[part], source[part]))
         return self._window[None, None]
 
     def _move(self, first: int) -> None:
@@ -238,7 +234,7 @@ def read_planes(
     out: NDArray[np.float32],
     *,
     padding_value: float,
-    workers: Workers | None = None,
+    workers: Workers = ALONE,
 ) -> None:
     """Compute what windows read of planes of the padded grid.
 
@@ -248,7 +244,7 @@ def read_planes(
         first: First plane along the slab axis.
         out: Where they go, (X, Y, Z): as many planes as it has. Where no window lies it is padding.
         padding_value: What lies around the unpadded grid.
-        workers: Compute parts side by side, small enough to take little memory; None: all at once.
+        workers: Compute parts, small enough to take little memory.
     """
     axis, (u, v) = plan.axis, plan.across
     offset = first - plan.before[axis]
@@ -264,16 +260,12 @@ def read_planes(
 
     def fill(rows: slice) -> None:
         source, place = list(part), list(target)
-        source[u], place[u] = rows, slice(rows.start + plan.before[u], rows.stop + plan.before[u])
+        source[u] = slice(part[u].start + rows.start, part[u].start + rows.stop)
+        place[u] = slice(target[u].start + rows.start, target[u].start + rows.stop)
         out[tuple(place)] = box((source[0], source[1], source[2]))
 
-    if workers is None:
-        fill(part[u])
-        return
-    voxels = (part[u].stop - part[u].start) * (part[v].stop - part[v].start) * (stop - begin)
-    count = max(workers.count, voxels // _PART_VOXELS)
-    cuts = np.linspace(part[u].start, part[u].stop, count + 1).astype(int)
-    list(workers.pool.map(fill, [slice(int(a), int(b)) for a, b in pairwise(cuts) if a < b]))
+    rows, face = part[u].stop - part[u].start, (part[v].stop - part[v].start) * (stop - begin)
+    workers.share(rows, fill, parts=rows * face // _PART_VOXELS)
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:

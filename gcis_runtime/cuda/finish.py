@@ -20,7 +20,7 @@ from gcis_runtime.cuda.kernels import Box, Kernels
 from gcis_runtime.cuda.slabs import Group, with_axis
 from gcis_runtime.cuda.workspace import Workspace
 from gcis_runtime.resample import Box as GridBox
-from gcis_runtime.resample import GridMap, whole
+from gcis_runtime.resample import GridMap, whole, with_part
 from gcis_runtime.spec import Shape3
 from gcis_runtime.windows import WindowPlan
 
@@ -137,7 +137,7 @@ class GridFinish:
             )  # fmt: skip
 
     def _rows(self, first: int, stop: int) -> GridBox:
-        return _with_slice(whole(self._plan.padded), self._plan.axis, slice(first, stop))
+        return with_part(whole(self._plan.padded), self._plan.axis, slice(first, stop))
 
     def _empty(self, first: int, stop: int) -> Slab:
         zeros = np.broadcast_to(self.dtype.type(0), self._shape(stop - first))
@@ -216,7 +216,7 @@ class FileFinish:
     def _boxes(self, first: int, stop: int) -> list[GridBox]:
         """Return boxes of at most about `_PIECE_VOXELS` that hold the file voxels which some rows decide."""
         axis = self._plan.axis
-        box = _with_slice(whole(self._shape), axis, self._grid.rows(first, stop))
+        box = with_part(whole(self._shape), axis, self._grid.rows(first, stop))
         return _cut(box, (axis, *self._plan.across), _PIECE_VOXELS)
 
     def _bytes(self, box: GridBox) -> int:
@@ -245,15 +245,10 @@ def _cut(box: GridBox, axes: Sequence[int], most: int) -> list[GridBox]:
     face = int(np.prod([n for a, n in enumerate(_extent(box)) if a != axis], dtype=np.int64))
     step = max(1, most // max(1, face))
     cuts = range(part.start, max(part.stop, part.start + 1), step)
-    boxes = [_with_slice(box, axis, slice(first, min(first + step, part.stop))) for first in cuts]
+    boxes = [with_part(box, axis, slice(first, min(first + step, part.stop))) for first in cuts]
     if face > most and others:
         return [piece for row in boxes for piece in _cut(row, others, most)]
     return boxes
-
-
-def _with_slice(box: GridBox, axis: int, part: slice) -> GridBox:
-    x, y, z = (part if a == axis else s for a, s in enumerate(box))
-    return x, y, z
 
 
 def _extent(box: GridBox) -> Shape3:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +127,14 @@ def write_ct(
     affine = np.diag([-3.0, -3.0, 3.0, 1.0]) if affine is None else affine
     nib.save(nib.Nifti1Image(smooth_ct(shape, seed=seed), affine), path)
     return path
+
+
+def child_of(work: Callable[[], object]) -> int:
+    """Start a process that does some work, and return its id."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    return child

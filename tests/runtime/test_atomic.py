@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime_helpers import child_of
 
 from gcis_runtime import atomic
 from gcis_runtime.atomic import remove_leftovers, replacing, replacing_folder
@@ -105,17 +105,6 @@ def test_a_process_killed_while_replacing_leaves_one_of_the_two(tmp_path: Path, 
     assert _read(target) == ("old" if moment == "fsync" else "new")
 
 
-def _child(work: Callable[[], object]) -> int:
-    """Start a process that does some work, and return its id."""
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            work()
-            os._exit(0)
-        os._exit(1)
-    return child
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 @pytest.mark.parametrize("suffix", ["", ".nrrd"])
 def test_files_of_killed_processes_are_removed_and_those_of_living_ones_are_not(
@@ -130,10 +119,10 @@ def test_files_of_killed_processes_are_removed_and_those_of_living_ones_are_not(
             then()
             temporary.write_text("whole")
 
-    dead = _child(lambda: write("dead", lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    dead = child_of(lambda: write("dead", lambda: os.kill(os.getpid(), signal.SIGKILL)))
     os.waitpid(dead, 0)
     waits, go_on = os.pipe()
-    living = _child(lambda: write("living", lambda: os.read(waits, 1)))
+    living = child_of(lambda: write("living", lambda: os.read(waits, 1)))
     os.read(heard, 1), os.read(heard, 1)
     assert sorted(p.name.split(".")[1] for p in tmp_path.iterdir()) == ["dead", "living"]
     remove_leftovers(tmp_path)

@@ -37,7 +37,7 @@ from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.sums import Buffers
 from gcis_runtime.volume import to_lean
 from gcis_runtime.windows import plan_windows
-from gcis_runtime.workers import Workers
+from gcis_runtime.workers import ALONE
 
 FACTOR = 3.0
 """A forecast of memory is never below the peak, and at most so many times above it."""
@@ -346,9 +346,8 @@ def test_time_is_that_of_windows_and_of_voxels():
 def test_sums_are_as_large_as_predicted(shape, axis, overlap):
     plan = plan_windows(shape, WindowSpec(roi=(64, 64, 64), overlap=overlap), axis=axis)
     order = schedule(plan)
-    shared = Workers(pool=None, count=1)
-    wait = waiting.MemoryWaiting((4, *order.waiting_shape), (plan.axis, *plan.across), None)
-    buffers = Buffers(order, np.ones((64, 64, 64), np.float32), (0, 1, 2), waiting=wait, workers=shared)
+    wait = waiting.MemoryWaiting((4, *order.waiting_shape), (plan.axis, *plan.across), ALONE)
+    buffers = Buffers(order, np.ones((64, 64, 64), np.float32), (0, 1, 2), waiting=wait, workers=ALONE)
     assert order.working_bytes(3) == buffers._strip.nbytes + buffers._room.nbytes
     assert order.waiting_bytes(3) == wait.sums.nbytes
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_session import threshold_segmenter
-from runtime_helpers import smooth_ct
+from runtime_helpers import child_of, smooth_ct
 
 from gcis_runtime.cli import main
 from gcis_runtime.errors import OutputError
@@ -78,13 +78,7 @@ def place(tmp_path) -> Callable[[str], Path]:
 
 def killed(folder: Path, work: Callable[[], object]) -> bool:
     """Run `work` in a child process; tell whether a signal ended it."""
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            work()
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(child_of(work), 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
 
