@@ -17,13 +17,13 @@ from torch import Tensor
 from benchmarks.environment import environment
 from gcis_export.export import Request, export
 from gcis_runtime import Segmenter, Volume, read_volume
-from gcis_runtime.labelling import Restore
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.phantom import make_phantom
-from gcis_train import checkpoint as checkpoints
-from gcis_train.evaluate import static_network
+from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.sliding.labeller import Restore
+from gcis_train.evaluation.evaluate import static_network
+from gcis_train.evaluation.reference import reference_labels
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.reference import reference_labels
+from gcis_train.weights import checkpoint as checkpoints
 
 WANTED = 0.9999
 """Share of voxels that must be equal in float32."""

@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.environment import environment
 from gcis_runtime.errors import DataError
-from gcis_train.distributed import Processes
-from gcis_train.losses import value
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.objectives import Batch, RoutedObjective
-from gcis_train.options import TrainOptions
-from gcis_train.steps import Stepper
+from gcis_train.options.training import TrainOptions
+from gcis_train.training.distributed import Processes
+from gcis_train.training.losses import value
+from gcis_train.training.objectives import Batch, RoutedObjective
+from gcis_train.training.steps import Stepper
 
 PROMPTS = ("one",)
 

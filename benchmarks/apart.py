@@ -19,20 +19,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from gcis_runtime.phantom import STRUCTURES
+from gcis_runtime.demo.phantom import STRUCTURES
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train.distributed import Processes
-from gcis_train.health import router_health
-from gcis_train.losses import prompt_loss
+from gcis_train.data.sampling import cut_window, draw_window
+from gcis_train.data.volumes import CaseVolume, load_phantom
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.objectives import Batch, JointObjective, RoutedObjective
-from gcis_train.options import TrainOptions
-from gcis_train.pathway import spread
-from gcis_train.sampling import cut_window, draw_window
-from gcis_train.steps import Stepper
-from gcis_train.upcycle import upcycle
-from gcis_train.volumes import CaseVolume, load_phantom
+from gcis_train.nets.pathway import spread
+from gcis_train.options.training import TrainOptions
+from gcis_train.routing.health import router_health
+from gcis_train.training.distributed import Processes
+from gcis_train.training.losses import prompt_loss
+from gcis_train.training.objectives import Batch, JointObjective, RoutedObjective
+from gcis_train.training.steps import Stepper
+from gcis_train.weights.upcycle import upcycle
 
 ROI = (64, 32, 32)
 SPEC = PreprocessSpec(orientation="RAS", spacing=(6.0, 6.0, 6.0))

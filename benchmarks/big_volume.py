@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gcis_runtime.nifti import write_volume
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import Shape3, Triple
-from gcis_runtime.volume import Volume
 
 WINDOW = (-175.0, 250.0)
 """HU that become 0 and 1."""

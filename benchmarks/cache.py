@@ -15,10 +15,10 @@ from monai.transforms import Compose, LoadImaged
 
 from benchmarks.environment import environment
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train.cache import VolumeCache
-from gcis_train.datalist import group_cases, read_datalist
-from gcis_train.phantoms import write_phantoms
-from gcis_train.volumes import load_case, preprocessing
+from gcis_train.data.cache import VolumeCache
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.data.phantoms import write_phantoms
+from gcis_train.data.volumes import load_case, preprocessing
 
 SEED = 7
 FILE_SPACING = (1.0, 1.0, 2.0)

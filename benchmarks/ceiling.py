@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gcis_runtime.manifest import Precision
+from gcis_runtime.bundles.manifest import Precision
 
 SIZE = 2048
 """Rows and columns: 17 billion operations, far beyond every cache, far below memory."""
@@ -92,7 +92,7 @@ def _onnx(file: Path, _precision: str, threads: int) -> tuple[int, Any]:
 
 
 def _openvino(file: Path, precision: str, threads: int) -> tuple[int, Any]:
-    from gcis_runtime.sessions.quiet_openvino import import_openvino  # noqa: PLC0415 (as above)
+    from gcis_runtime.engines.openvino.quiet_import import import_openvino  # noqa: PLC0415 (as above)
 
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",

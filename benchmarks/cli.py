@@ -13,7 +13,7 @@ from benchmarks.records import RESULTS, write_record
 from benchmarks.runtime_cli import COMMANDS
 from benchmarks.scale_cli import COMMANDS as SCALE_COMMANDS
 from benchmarks.windows_cli import COMMANDS as WINDOWS_COMMANDS
-from gcis_runtime.console import command_group
+from gcis_runtime.system.console import command_group
 
 
 @command_group("benchmarks")

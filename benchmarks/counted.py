@@ -29,12 +29,12 @@ from benchmarks.prompts import multiplications
 from benchmarks.records import RESULTS, newest
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import MODEL_FILE
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import OutputError
-from gcis_runtime.manifest import MODEL_FILE
+from gcis_runtime.sliding.plan import plan_windows
 from gcis_runtime.spec import Shape3, WindowSpec
-from gcis_runtime.store import find_bundle
-from gcis_runtime.windows import plan_windows
 
 GRIDS: tuple[Shape3, ...] = ((64, 64, 64), (130, 130, 130), (256, 256, 200), (512, 512, 425))
 OVERLAPS = (0.25, 0.5, 0.75)

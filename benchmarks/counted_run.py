@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.big_volume import WINDOW, levels, margin_terms
-from gcis_runtime.blend import Predictor, WindowCount
-from gcis_runtime.clock import StageClock
-from gcis_runtime.labelling import STAGES, CpuLabeller, LabelTask
-from gcis_runtime.preprocess import preprocess
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.blend import Predictor, WindowCount
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
+from gcis_runtime.sliding.plan import plan_windows, window_weights
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.volume import Volume
-from gcis_runtime.windows import plan_windows, window_weights
+from gcis_runtime.system.stage_clock import StageClock
 
 STRUCTURES = 3
 SHAPE = (100, 90, 80)

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from gcis_runtime.errors import GcisError
-from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+from gcis_runtime.system.memory import peak_memory_bytes
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 STAGES = ("read", "preprocess", "network", "blend", "restore", "write")

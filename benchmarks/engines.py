@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.store import find_bundle
-from gcis_runtime.tensorrt.build import BuildSettings, build
-from gcis_runtime.tensorrt.family import TRT_RTX
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from gcis_runtime.engines.tensorrt.build import BuildSettings, build
+from gcis_runtime.engines.tensorrt.family import TRT_RTX
 
 _START = (
     "import json, sys, time\n"
-    "from gcis_runtime.bundle import open_bundle\n"
-    "from gcis_runtime.sessions import open_session\n"
-    "from gcis_runtime.sizes import peak_memory_bytes\n"
+    "from gcis_runtime.bundles.bundle import open_bundle\n"
+    "from gcis_runtime.engines.factory import open_session\n"
+    "from gcis_runtime.system.memory import peak_memory_bytes\n"
     "bundle = open_bundle(sys.argv[1])\n"
     "start = time.perf_counter()\n"
     "session = open_session(bundle, engine='openvino', precision=sys.argv[2])\n"

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gcis_runtime.cpus import cpu_fields, cpu_name, usable_cpus
-from gcis_runtime.cuda.probe import probe_driver
+from gcis_runtime.engines.gpu.probe import probe_driver
+from gcis_runtime.system.cpus import cpu_fields, cpu_name, usable_cpus
 
 _PACKAGES = (
     "numpy",

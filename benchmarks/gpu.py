@@ -207,7 +207,7 @@ def _problem(options: argparse.Namespace) -> str | None:
 
     if torch.cuda.is_available():
         return None
-    from gcis_runtime.cuda.probe import probe_driver  # noqa: PLC0415 (with the rest of the runtime)
+    from gcis_runtime.engines.gpu.probe import probe_driver  # noqa: PLC0415 (with the rest of the runtime)
 
     why = probe_driver().problem or f"PyTorch {torch.__version__} cannot use the GPU that the driver shows"
     return f"no NVIDIA GPU can be used: {why}; --device cpu --tiny tries the script without one"

@@ -18,11 +18,11 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.turns import Say, alone, take_turns
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.tidy import FORBIDDEN, node_types
+from gcis_export.graph.optimize import FORBIDDEN, node_types
 from gcis_export.graph.write import INPUT, OPSET, OUTPUT, to_onnx
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 RAW, FOLDED, OURS = "exporter alone", "exporter, constants folded", "gcis"
 _FOLD = 1 << 30  # elements: fold everything

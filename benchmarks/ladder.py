@@ -16,14 +16,14 @@ from benchmarks.ladder_rows import ladder_row, numbered
 from benchmarks.ladder_steps import RESTORE, Settings, prepare
 from benchmarks.material import Network, write_tiled_phantom
 from benchmarks.recover import PATHWAYS, recovered
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import GcisError
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.runs import write_phantom
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.runs.case import write_phantom
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
-from gcis_runtime.store import find_bundle
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 Say = Callable[[str], None]
 _NOTE = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gcis_train.validation import dice
+from gcis_train.metrics import dice
 
 
 def ladder_row(

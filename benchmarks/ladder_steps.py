@@ -13,12 +13,12 @@ from benchmarks.engine_run import Run, in_own_process
 from benchmarks.ladder_ways import Name, Way
 from benchmarks.material import Network, write_bundle
 from benchmarks.prompts import multiplications
-from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.cuda.probe import probe_driver
-from gcis_runtime.labelling import Restore
-from gcis_train import checkpoint
-from gcis_train.text import RANDOM, TextEncoder
-from gcis_train.upcycle import upcycle
+from gcis_runtime.engines.gpu.probe import probe_driver
+from gcis_runtime.sliding.labeller import Restore
+from gcis_runtime.system.cpus import usable_cpus
+from gcis_train.text.tower import RANDOM, TextEncoder
+from gcis_train.weights import checkpoint
+from gcis_train.weights.upcycle import upcycle
 
 Step = Callable[[], dict[str, Any]]
 """Runs a way once, from launch to exit; returns what it measured."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gcis_runtime.labelling import Restore
+from gcis_runtime.sliding.labeller import Restore
 
 Name = Literal["published", "routed", "static"]
 
@@ -46,10 +46,10 @@ def measure(way: Way) -> dict[str, Any]:
     """Run the way once and tell its times and memory, ready for JSON."""
     import torch  # noqa: PLC0415 (counted as start-up)
 
-    from gcis_runtime.nifti import read_volume, write_labels  # noqa: PLC0415
-    from gcis_runtime.sizes import peak_memory_bytes  # noqa: PLC0415
-    from gcis_train import checkpoint  # noqa: PLC0415
-    from gcis_train.reference import reference_labels  # noqa: PLC0415
+    from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
+    from gcis_runtime.system.memory import peak_memory_bytes  # noqa: PLC0415
+    from gcis_train.evaluation.reference import reference_labels  # noqa: PLC0415
+    from gcis_train.weights import checkpoint  # noqa: PLC0415
 
     torch.set_num_threads(way.threads)
     found = checkpoint.load(Path(way.checkpoint))
@@ -101,7 +101,7 @@ def _published(found: Any, net: Any) -> Any:
     import torch  # noqa: PLC0415
 
     from benchmarks.routing_step import published_sum  # noqa: PLC0415
-    from gcis_train.text import RANDOM, TextEncoder  # noqa: PLC0415
+    from gcis_train.text.tower import RANDOM, TextEncoder  # noqa: PLC0415
 
     tower = TextEncoder(found.config.text_model, RANDOM)
     gates = []

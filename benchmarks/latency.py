@@ -21,16 +21,16 @@ from benchmarks.latency_rows import Candidate, Judge, Labels, row_of
 from benchmarks.material import Network, write_bundle
 from benchmarks.prompts import multiplications
 from benchmarks.recover import recovered, save_static
-from gcis_runtime.bundle import Bundle, open_bundle
-from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.cuda.probe import probe_driver
+from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.bundles.store import find_bundle
+from gcis_runtime.engines.gpu.probe import probe_driver
 from gcis_runtime.errors import BundleError, GcisError
-from gcis_runtime.labelling import DEFAULT_RESTORE
-from gcis_runtime.manifest import Manifest
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.runs import write_phantom
-from gcis_runtime.store import find_bundle
-from gcis_runtime.volume import Volume
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.runs.case import write_phantom
+from gcis_runtime.sliding.labeller import DEFAULT_RESTORE
+from gcis_runtime.system.cpus import usable_cpus
 from gcis_train.nets.network import StaticGcisNet
 
 Say = Callable[[str], None]

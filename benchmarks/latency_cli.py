@@ -52,7 +52,7 @@ def latency(
     """
     from benchmarks.latency import Settings, measure
     from benchmarks.latency_report import write_report
-    from gcis_runtime.atomic import check_writable
+    from gcis_runtime.system.atomic_files import check_writable
 
     check_writable(out / "index.html")
     settings = Settings(rounds=rounds, warmup=warmup, repeats=repeats, int8=int8, seed=seed, product=product)
@@ -164,7 +164,7 @@ def _ladder_line(row: dict[str, Any], *, trained: bool) -> str:
 def schema() -> None:
     """Write the JSON Schema of the latency record again."""
     from benchmarks.latency_record import schema_text
-    from gcis_runtime.atomic import replacing
+    from gcis_runtime.system.atomic_files import replacing
 
     with replacing(RESULTS.parents[1] / "docs" / "schema" / "latency.v1.schema.json") as temporary:
         temporary.write_text(schema_text())

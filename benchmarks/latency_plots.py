@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.engine_run import STAGES
 from benchmarks.latency_record import LatencyRecord
-from gcis_runtime.atomic import replacing
+from gcis_runtime.system.atomic_files import replacing
 
 _COLORS = {
     "read": "#56b4e9",

@@ -10,7 +10,7 @@ import msgspec
 from benchmarks.engine_run import STAGES
 from benchmarks.latency_record import LatencyRecord, Row
 from benchmarks.records import hardware_text, newest, write_record
-from gcis_runtime.atomic import replacing
+from gcis_runtime.system.atomic_files import replacing
 
 STAGES_PNG, ACCURACY_PNG, PAGE, TABLES = "stages.png", "accuracy.png", "index.html", "latency.md"
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.engine_run import STAGES
 from benchmarks.ladder_rows import agreement, mean_dice
 from benchmarks.latency_record import Row, Spread
-from gcis_runtime.bundle import Bundle
+from gcis_runtime.bundles.bundle import Bundle
 
 Labels = npt.NDArray[Any]
 

@@ -16,11 +16,11 @@ from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import INPUT, OUTPUT, to_onnx
 from gcis_export.precision.extra import convert
 from gcis_export.structures import make_labels
-from gcis_runtime.manifest import Engine, Manifest, PromptPathway, Provenance, Tensor
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.phantom import make_phantom
+from gcis_runtime.bundles.manifest import Engine, Manifest, PromptPathway, Provenance, Tensor
+from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
-from gcis_runtime.volume import Volume
 from gcis_train.nets.network import StaticGcisNet
 
 

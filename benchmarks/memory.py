@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.environment import environment
-from gcis_runtime.store import find_bundle
+from gcis_runtime.bundles.store import find_bundle
 
 SHAPE = (512, 512, 425)
 SPACING = (0.8, 0.8, 1.0)
@@ -74,7 +74,7 @@ def _prepare(what: str, path: Path, setting: dict[str, Any]) -> None:
 
 def _measure(run: Run, image: Path, bundle: Path, *, engine: str, out: Path) -> dict[str, Any]:
     """Run `gcis-run` and ask the system for its peak."""
-    command = [sys.executable, "-m", "gcis_runtime.cli", str(image), "--bundle", str(bundle)]
+    command = [sys.executable, "-m", "gcis_runtime.cli.run", str(image), "--bundle", str(bundle)]
     command += ["--engine", engine, "--json", "-o", str(out), *(["--masks"] if run.masks else [])]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:

@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.big_volume import write_big_volume
 from benchmarks.environment import environment
 from benchmarks.outside_pipelines import Setting
-from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.labelling import Restore
-from gcis_runtime.nifti import read_volume
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.sliding.labeller import Restore
 from gcis_runtime.spec import Shape3, Triple
+from gcis_runtime.system.cpus import usable_cpus
 
 
 def compare(

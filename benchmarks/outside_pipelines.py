@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.big_volume import WINDOW, margin_terms
-from gcis_runtime.clock import StageClock
-from gcis_runtime.labelling import Restore
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.sliding.labeller import Restore
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.system.memory import peak_memory_bytes
+from gcis_runtime.system.stage_clock import StageClock
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,11 +75,11 @@ def run_pipeline(name: str, setting: Setting) -> dict[str, Any]:
 
 def _gcis(setting: Setting, processor: StageClock) -> Callable[[], dict[str, float]]:
     """The runtime's own stages around a numpy predictor."""
-    from gcis_runtime.labelling import CpuLabeller, LabelTask  # noqa: PLC0415 (not in MONAI's process)
-    from gcis_runtime.nifti import read_volume, write_labels  # noqa: PLC0415
-    from gcis_runtime.preprocess import preprocess  # noqa: PLC0415
-    from gcis_runtime.sink import LabelSink  # noqa: PLC0415
-    from gcis_runtime.windows import plan_windows, window_weights  # noqa: PLC0415
+    from gcis_runtime.grids.preprocess import preprocess  # noqa: PLC0415
+    from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
+    from gcis_runtime.sliding.label_sink import LabelSink  # noqa: PLC0415
+    from gcis_runtime.sliding.labeller import CpuLabeller, LabelTask  # noqa: PLC0415 (not in MONAI's process)
+    from gcis_runtime.sliding.plan import plan_windows, window_weights  # noqa: PLC0415
 
     level, band = margin_terms(setting.structures)
     out = np.empty((1, len(level), *setting.window.roi), dtype=np.float32)  # as an engine's output buffer
@@ -123,7 +123,7 @@ def _monai(setting: Setting, processor: StageClock) -> Callable[[], dict[str, fl
     from monai.inferers import sliding_window_inference  # noqa: PLC0415
     from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage, ScaleIntensityRange  # noqa: PLC0415
 
-    from gcis_train.reference import geometry_of, undo_geometry  # noqa: PLC0415
+    from gcis_train.evaluation.reference import geometry_of, undo_geometry  # noqa: PLC0415
 
     torch.set_num_threads(setting.threads)
     level, band = margin_terms(setting.structures)

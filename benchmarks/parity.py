@@ -19,10 +19,10 @@ from gcis_export.compare import Margins, Tolerance, compare
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import round_weights, to_onnx
 from gcis_export.resolve import resolve
-from gcis_runtime.manifest import Precision
-from gcis_runtime.sessions.quiet_openvino import import_openvino
+from gcis_runtime.bundles.manifest import Precision
+from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train import checkpoint
+from gcis_train.weights import checkpoint
 
 CONSTANTS = (0.3, 1.0)
 """Constant windows beside the gate's own: inside the intensity window, and above it."""

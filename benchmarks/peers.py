@@ -23,10 +23,10 @@ from benchmarks.environment import environment
 from benchmarks.peers_run import PEERS, Task
 from benchmarks.scale_plan import write_tiled
 from benchmarks.wide_bundle import write_wide_bundle
-from gcis_runtime.cpus import usable_cpus
-from gcis_runtime.nifti import read_volume
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.sliding.plan import plan_windows
 from gcis_runtime.spec import Shape3, WindowSpec
-from gcis_runtime.windows import plan_windows
+from gcis_runtime.system.cpus import usable_cpus
 
 VOXEL = (1.5, 1.5, 1.5)
 """Of the volume and of the seeded bundle: nobody resamples."""

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.sizes import peak_memory_bytes
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.system.memory import peak_memory_bytes
 
 SEED = 20_261
 CLASSES = 2
@@ -84,8 +84,8 @@ def _gcis(engine: str, precision: str) -> Callable[[Task], Made]:
     """Our runtime, without PyTorch."""
 
     def make(task: Task) -> Made:
-        from gcis_runtime.segmenter import Segmenter  # noqa: PLC0415 (not in the peers' processes)
-        from gcis_runtime.volume import Volume  # noqa: PLC0415
+        from gcis_runtime.images.volume import Volume  # noqa: PLC0415
+        from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415 (not in the peers' processes)
 
         segmenter = Segmenter.open(task.bundle, engine=engine, precision=precision, threads=task.threads)
         spacing = segmenter.bundle.manifest.preprocess.spacing or (1.0, 1.0, 1.0)
@@ -104,7 +104,7 @@ def _gcis_pytorch(task: Task) -> Made:
     import torch  # noqa: PLC0415 (not in the runtime's process)
 
     from benchmarks.graph import seeded  # noqa: PLC0415
-    from gcis_train.pathway import Pathway  # noqa: PLC0415
+    from gcis_train.nets.pathway import Pathway  # noqa: PLC0415
 
     torch.set_num_threads(task.threads)
     net = seeded([Pathway((0,) * 7)], task.feature_size)

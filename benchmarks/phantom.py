@@ -19,17 +19,17 @@ from torch import Tensor
 from benchmarks.environment import environment
 from benchmarks.recover import recovered, seeded_embeddings
 from gcis_runtime import read_volume
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import GcisError
-from gcis_runtime.labelling import DEFAULT_RESTORE
-from gcis_runtime.runs import write_phantom
-from gcis_runtime.store import find_bundle
-from gcis_train import checkpoint
+from gcis_runtime.runs.case import write_phantom
+from gcis_runtime.sliding.labeller import DEFAULT_RESTORE
+from gcis_runtime.system.cpus import usable_cpus
+from gcis_train.evaluation.reference import reference_labels
+from gcis_train.metrics import dice
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.reference import reference_labels
-from gcis_train.upcycle import upcycle
-from gcis_train.validation import dice
+from gcis_train.weights import checkpoint
+from gcis_train.weights.upcycle import upcycle
 
 
 def compare(
@@ -111,7 +111,7 @@ def _lean(
     command = [
         sys.executable,
         "-m",
-        "gcis_runtime.cli",
+        "gcis_runtime.cli.run",
         str(image),
         "--bundle",
         bundle,

@@ -14,7 +14,7 @@ from benchmarks.graph import describe, seeded
 from benchmarks.turns import Say, take_turns
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 KINDS = {"shared": 6, "partly shared": 3, "disjoint": 0}
 """Positions that all prompts have in common: all but the last, the first three, none."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gcis_runtime.atomic import replacing
+from gcis_runtime.system.atomic_files import replacing
 
 RESULTS = Path(__file__).parent / "results"
 

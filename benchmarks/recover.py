@@ -21,13 +21,13 @@ from torch import Tensor
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.swin import Merging
 from gcis_export.graph.write import INPUT
-from gcis_runtime.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import BundleError
-from gcis_runtime.store import find_bundle
-from gcis_train import checkpoint
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
+from gcis_train.weights import checkpoint
 
 PATHWAYS = 6
 """Blocks at each position of the published network."""

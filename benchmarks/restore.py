@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.environment import environment
-from gcis_runtime.labelling import Restore
-from gcis_train.bundles import bundle_source
-from gcis_train.datalist import Case, group_cases, read_datalist
-from gcis_train.evaluate import evaluate
-from gcis_train.phantoms import write_phantoms
-from gcis_train.scores import Score
+from gcis_runtime.sliding.labeller import Restore
+from gcis_train.data.datalist import Case, group_cases, read_datalist
+from gcis_train.data.phantoms import write_phantoms
+from gcis_train.evaluation.bundle_predictions import bundle_source
+from gcis_train.evaluation.evaluate import evaluate
+from gcis_train.evaluation.scores import Score
 
 
 def compare(

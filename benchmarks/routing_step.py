@@ -17,12 +17,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from gcis_runtime.sizes import peak_memory_bytes
-from gcis_train.allocator import keep_freed_memory
-from gcis_train.losses import prompt_loss, value
+from gcis_runtime.system.memory import peak_memory_bytes
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.objectives import Batch, RoutedObjective, rows_of, sample_gates
+from gcis_train.training.allocator import keep_freed_memory
+from gcis_train.training.losses import prompt_loss, value
+from gcis_train.training.objectives import Batch, RoutedObjective, rows_of, sample_gates
 
 Way = Literal["published", "ours", "rows apart"]
 

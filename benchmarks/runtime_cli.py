@@ -14,7 +14,7 @@ from benchmarks.records import RESULTS, write_record
 
 if TYPE_CHECKING:
     from benchmarks.memory import Run
-    from gcis_runtime.labelling import Restore
+    from gcis_runtime.sliding.labeller import Restore
 
 
 @click.command()

@@ -25,11 +25,11 @@ from benchmarks.fits import fit
 from benchmarks.scale_plan import Axis, Plan, copies, write_tiled
 from benchmarks.scale_run import Work
 from benchmarks.wide_bundle import copy_bundle, write_wide_bundle
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import EngineError
 from gcis_runtime.spec import Shape3
-from gcis_runtime.store import find_bundle
+from gcis_runtime.system.cpus import usable_cpus
 
 Say = Callable[[str], None]
 _LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

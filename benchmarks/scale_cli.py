@@ -89,7 +89,7 @@ def scale(
     from benchmarks.scale_plan import default_plan, quick_plan
     from benchmarks.scale_plots import draw, slope_text
     from benchmarks.throughput import model
-    from gcis_runtime.cpus import usable_cpus
+    from gcis_runtime.system.cpus import usable_cpus
 
     chosen = quick_plan() if quick else default_plan(usable_cpus())
     with tempfile.TemporaryDirectory() as temporary:

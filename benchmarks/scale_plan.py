@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from benchmarks.tiling import tiled
-from gcis_runtime.nifti import write_volume
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import Shape3, Triple
-from gcis_runtime.volume import Volume
 
 Axis = Literal["volume", "overlap", "prompts", "threads", "cohort", "workers"]
 AXES: tuple[Axis, ...] = get_args(Axis)

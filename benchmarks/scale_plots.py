@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gcis_runtime.atomic import replacing
+from gcis_runtime.system.atomic_files import replacing
 
 _NAMES = {
     "megavoxels": "volume (million voxels)",

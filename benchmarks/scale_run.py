@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.system.memory import peak_memory_bytes
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +43,11 @@ def run(work: Work) -> dict[str, Any]:
     Raises:
         Exception: What went wrong with an image.
     """
-    from gcis_runtime.cohort import Outcome, run_cases  # noqa: PLC0415 (imports belong to the start)
-    from gcis_runtime.inputs import find_images  # noqa: PLC0415
-    from gcis_runtime.outputs import plan_jobs  # noqa: PLC0415
-    from gcis_runtime.runs import RunOptions  # noqa: PLC0415
-    from gcis_runtime.segmenter import Segmenter  # noqa: PLC0415
+    from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
+    from gcis_runtime.runs.case import RunOptions  # noqa: PLC0415
+    from gcis_runtime.runs.cohort import Outcome, run_cases  # noqa: PLC0415 (imports belong to the start)
+    from gcis_runtime.runs.inputs import find_images  # noqa: PLC0415
+    from gcis_runtime.runs.outputs import plan_jobs  # noqa: PLC0415
 
     jobs = plan_jobs(find_images([Path(image) for image in work.images]), f"{work.out}/")
     outcomes: list[Outcome] = []

@@ -13,7 +13,7 @@ from benchmarks.environment import environment
 COMMANDS = {
     "python": ["-c", "pass"],
     "import gcis_runtime": ["-c", "import gcis_runtime"],
-    "gcis-run --help": ["-m", "gcis_runtime.cli", "--help"],
+    "gcis-run --help": ["-m", "gcis_runtime.cli.run", "--help"],
 }
 
 

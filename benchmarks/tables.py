@@ -16,7 +16,7 @@ from benchmarks.ladder_tables import ladder_block, large_block, trained_block
 from benchmarks.latency_report import latency_block
 from benchmarks.records import hardware_text, newest
 from benchmarks.scale_tables import BLOCKS as SCALE_BLOCKS
-from gcis_runtime.atomic import replacing
+from gcis_runtime.system.atomic_files import replacing
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "examples" / "headneck" / "results"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.phantom import make_phantom
+from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.spec import Shape3, Triple
 
 PHANTOM_SEED = 7

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gcis_runtime.sessions.quiet_openvino import import_openvino
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.engines.openvino.quiet_import import import_openvino
+from gcis_runtime.system.memory import peak_memory_bytes
 
 ENGINES = ("onnx fp32", "openvino fp32", "openvino bf16")
 """What a graph is timed in: ONNX Runtime's CPU provider, and OpenVINO with either precision hint."""

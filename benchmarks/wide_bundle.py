@@ -10,12 +10,12 @@ import msgspec
 import torch
 
 from gcis_export.export import Request, export
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.manifest import MANIFEST_FILE, encode
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, encode
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train.checkpoint import CheckpointConfig, prompt_table, save
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table, save
 
 _TEXT_DIM = 16
 

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.environment import environment
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.formats import read_volume
-from gcis_runtime.metrics import dice_by_value
-from gcis_runtime.segmentation import Segmentation
-from gcis_runtime.segmenter import Segmenter
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from gcis_runtime.images.files import read_volume
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.result import Segmentation
+from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.runs.scores import dice_by_value
 from gcis_runtime.spec import Foreground
-from gcis_runtime.store import find_bundle
-from gcis_runtime.volume import Volume
 
 FACTORS = (1.5, 2.0)
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from gcis_runtime.atomic import replacing_folder, unwritable
-from gcis_runtime.errors import OutputError
-from gcis_runtime.manifest import (
+from gcis_runtime.bundles.manifest import (
     MANIFEST_FILE,
     FileEntry,
     Graph,
@@ -21,6 +19,8 @@ from gcis_runtime.manifest import (
     encode,
     graph_file,
 )
+from gcis_runtime.errors import OutputError
+from gcis_runtime.system.atomic_files import replacing_folder, unwritable
 
 NOTICE = "Research software, not a medical device: its results are not for diagnosis or treatment."
 

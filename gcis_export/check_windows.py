@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.foreground import foreground_box
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.phantom import make_phantom
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.foreground_crop import foreground_box
+from gcis_runtime.sliding.plan import pad_to_plan, plan_windows
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.volume import Volume
-from gcis_runtime.windows import pad_to_plan, plan_windows
 
 Window = NDArray[np.float32]
 """(1, 1, X, Y, Z), pre-processed, contiguous."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gcis_runtime.console import command
+from gcis_runtime.system.console import command
 
 _ENGINES = ("onnx", "openvino", "trt", "trt-rtx")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.bundles.manifest import ParityRow, Precision
 from gcis_runtime.errors import ParityError
-from gcis_runtime.manifest import ParityRow, Precision
 
 Margins = NDArray[np.float32]
 """(1, prompts, X, Y, Z): foreground minus background logit of each prompt."""

@@ -10,7 +10,7 @@ from gcis_export.bundle_writer import NOTICE
 from gcis_export.graph.write import INPUT, OUTPUT
 from gcis_export.resolve import Resolution
 from gcis_export.settings import Settings
-from gcis_runtime.manifest import (
+from gcis_runtime.bundles.manifest import (
     MODEL_FILE,
     Engine,
     FileEntry,
@@ -21,7 +21,7 @@ from gcis_runtime.manifest import (
     Provenance,
     Tensor,
 )
-from gcis_train.checkpoint import Checkpoint
+from gcis_train.weights.checkpoint import Checkpoint
 
 _VERSIONED = (
     "gcis", "torch", "monai", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt",

@@ -18,18 +18,18 @@ from gcis_export.engines.options import EngineOptions
 from gcis_export.engines.select import check_engines
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import WeightsType, round_weights, stored_as, to_onnx
-from gcis_export.onward.monai_bundle import METADATA, check_monai_target, write_monai_bundle
-from gcis_export.onward.triton import CONFIG_FILE, write_triton
 from gcis_export.parity import ROUNDED, STATIC, Gate, check_networks, check_rounding
 from gcis_export.precision.extra import add_graph, convert
 from gcis_export.resolve import Resolution, resolve
 from gcis_export.settings import Overrides, Settings, choose_settings
 from gcis_export.structures import make_labels
-from gcis_runtime.atomic import check_writable
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.manifest import Manifest, Precision
-from gcis_runtime.store import SUFFIX, slugify, store_folder
-from gcis_train import checkpoint as checkpoints
+from gcis_export.targets.monai_bundle import METADATA, check_monai_target, write_monai_bundle
+from gcis_export.targets.triton import CONFIG_FILE, write_triton
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Manifest, Precision
+from gcis_runtime.bundles.store import SUFFIX, slugify, store_folder
+from gcis_runtime.system.atomic_files import check_writable
+from gcis_train.weights import checkpoint as checkpoints
 
 Say = Callable[[str], None]
 """Told of each step as it begins."""

@@ -21,8 +21,8 @@ from gcis_export.compare import (
 )
 from gcis_export.graph.network import ExportNet
 from gcis_export.resolve import Resolution
+from gcis_runtime.bundles.manifest import ParityRow, Precision
 from gcis_runtime.errors import ParityError
-from gcis_runtime.manifest import ParityRow, Precision
 from gcis_train.nets.decoder import margin
 
 ROUTED, STATIC, TWIN = "PyTorch routed", "PyTorch static", "export graph in PyTorch"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from gcis_export.export import Exported
-from gcis_runtime.inspection import parity_table, text_weights_warning
-from gcis_runtime.manifest import POSITIONS, Manifest
-from gcis_runtime.tables import table
+from gcis_runtime.bundles.describe import parity_table, text_weights_warning
+from gcis_runtime.bundles.manifest import POSITIONS, Manifest
+from gcis_runtime.text import table
 
 
 def as_text(result: Exported) -> str:

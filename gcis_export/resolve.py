@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gcis_runtime.errors import PromptError
-from gcis_train.checkpoint import Checkpoint, unknown_prompt
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway, group_equal
-from gcis_train.prompts import embeddings_of
-from gcis_train.routing import route
+from gcis_train.nets.pathway import Pathway, group_equal
+from gcis_train.routing.decisions import route
+from gcis_train.text.prompts import embeddings_of
+from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
 
 
 @dataclass(frozen=True, kw_only=True)

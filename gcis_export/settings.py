@@ -9,7 +9,7 @@ import msgspec
 
 from gcis_runtime.errors import CheckpointError
 from gcis_runtime.spec import Foreground, PreprocessSpec, Shape3, Triple, WindowSpec, check_padding
-from gcis_train.checkpoint import CheckpointConfig
+from gcis_train.weights.checkpoint import CheckpointConfig
 
 _Spec = TypeVar("_Spec", PreprocessSpec, WindowSpec)
 

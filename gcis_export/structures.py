@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.errors import PromptError
-from gcis_runtime.manifest import Label
 from gcis_train.colors import distinct_colors, structure_key
 
 _SNOMED: dict[str, str] = {

@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gcis_runtime.bundle import Bundle, open_bundle
+    from gcis_runtime.bundles.bundle import Bundle, open_bundle
     from gcis_runtime.errors import GcisError
-    from gcis_runtime.formats import read_volume, write_labels
-    from gcis_runtime.nifti import write_volume
-    from gcis_runtime.segmentation import Segmentation, Structure
-    from gcis_runtime.segmenter import Segmenter
-    from gcis_runtime.volume import Volume
+    from gcis_runtime.images.files import read_volume, write_labels
+    from gcis_runtime.images.nifti import write_volume
+    from gcis_runtime.images.volume import Volume
+    from gcis_runtime.pipeline.result import Segmentation, Structure
+    from gcis_runtime.pipeline.segmenter import Segmenter
 
 __all__ = [
     "Bundle",
@@ -36,16 +36,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "Bundle": "bundle",
+    "Bundle": "bundles.bundle",
     "GcisError": "errors",
-    "Segmentation": "segmentation",
-    "Segmenter": "segmenter",
-    "Structure": "segmentation",
-    "Volume": "volume",
-    "open_bundle": "bundle",
-    "read_volume": "formats",
-    "write_labels": "formats",
-    "write_volume": "nifti",
+    "Segmentation": "pipeline.result",
+    "Segmenter": "pipeline.segmenter",
+    "Structure": "pipeline.result",
+    "Volume": "images.volume",
+    "open_bundle": "bundles.bundle",
+    "read_volume": "images.files",
+    "write_labels": "images.files",
+    "write_volume": "images.nifti",
 }
 
 

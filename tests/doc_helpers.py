@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from gcis_runtime.phantom import make_phantom
+from gcis_runtime.demo.phantom import make_phantom
 
 DATA = Path(__file__).parent / "data" / "conformance"
 

@@ -19,10 +19,10 @@ EXPORT = (HOWTO / "export.md").read_text()
 DEBUG = (HOWTO / "debug_accuracy.md").read_text()
 RUN = (HOWTO / "run.md").read_text()
 PROGRAMS = {
-    "gcis-train": "gcis_train.cli",
+    "gcis-train": "gcis_train.cli.main",
     "gcis-export": "gcis_export.cli",
-    "gcis-run": "gcis_runtime.cli",
-    "gcis-bundle": "gcis_runtime.bundle_cli",
+    "gcis-run": "gcis_runtime.cli.run",
+    "gcis-bundle": "gcis_runtime.cli.bundle",
 }
 
 
@@ -58,8 +58,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
     from torch import manual_seed, randn
 
-    from gcis_train.checkpoint import prompt_table
-    from gcis_train.text import TextEncoder
+    from gcis_train.text.tower import TextEncoder
+    from gcis_train.weights.checkpoint import prompt_table
 
     folder = tmp_path_factory.mktemp("howto")
     manual_seed(0)  # weights that hold INT8's limits: many random ones do not
@@ -110,7 +110,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the run document's commands name: middles of coarse phantoms."""
     import SimpleITK
 
-    from gcis_runtime.phantom import make_phantom
+    from gcis_runtime.demo.phantom import make_phantom
 
     folder = tmp_path_factory.mktemp("clinic")
     (folder / "cts").mkdir()
@@ -125,7 +125,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_of_the_run_document_runs(clinic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clinic)
-    run: click.Command = import_module("gcis_runtime.cli").main
+    run: click.Command = import_module("gcis_runtime.cli.run").main
     for words in commands(RUN):
         done = CliRunner().invoke(run, words[1:])
         assert done.exit_code == 0, f"{words}\n{done.output}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu_parts.rig import Rig
 from benchmarks.gpu_parts.state import NotHereError
-from gcis_runtime.cuda.probe import require_gpu
+from gcis_runtime.engines.gpu.probe import require_gpu
 
 Engine = Callable[[Tensor], Tensor]
 """Windows (B, 1, X, Y, Z) on the device to margins (B, prompts, X, Y, Z), valid until the next call."""
@@ -73,10 +73,10 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
     Raises:
         NotHereError: It is not installed, or does not serve this GPU.
     """
+    from gcis_runtime.engines.tensorrt.build import BuildSettings, build  # noqa: PLC0415
+    from gcis_runtime.engines.tensorrt.family import FAMILIES, load_runner  # noqa: PLC0415
+    from gcis_runtime.engines.tensorrt.log import make_log  # noqa: PLC0415
     from gcis_runtime.errors import EngineError  # noqa: PLC0415 (with the rest of TensorRT)
-    from gcis_runtime.tensorrt.build import BuildSettings, build  # noqa: PLC0415
-    from gcis_runtime.tensorrt.family import FAMILIES, load_runner  # noqa: PLC0415
-    from gcis_runtime.tensorrt.log import make_log  # noqa: PLC0415
 
     family = FAMILIES[backend]
     try:

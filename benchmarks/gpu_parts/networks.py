@@ -19,7 +19,7 @@ from benchmarks.routing_step import published_sum
 from gcis_runtime.spec import Shape3
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.published import published_name
+from gcis_train.weights.published import published_name
 
 SEED = 20_261
 _DATA = Path(__file__).parents[2] / "tests" / "data" / "conformance"

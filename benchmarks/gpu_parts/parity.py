@@ -16,9 +16,9 @@ from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.engines import onnx_runtime
 from benchmarks.gpu_parts.networks import Conformance
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
-from gcis_runtime.blend import margins_to_labels
-from gcis_runtime.resample import GridMap
-from gcis_runtime.windows import WindowPlan, axis_starts
+from gcis_runtime.grids.resample import GridMap
+from gcis_runtime.sliding.blend import margins_to_labels
+from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 
 LIMIT = 1e-3
 """Largest difference of a float32 margin from the published network's."""
@@ -85,9 +85,9 @@ def _on_gpu(context: Context, compare: Callable[[Any, bytes], Result]) -> Result
         raise NotHereError("blending on the GPU needs a GPU")
     if importlib.util.find_spec("cuda") is None:
         raise NotHereError("needs cuda-python and nvidia-cuda-nvrtc")
-    from gcis_runtime.cuda.device import Device  # noqa: PLC0415 (needs cuda-python)
-    from gcis_runtime.cuda.kernels import compile_kernels  # noqa: PLC0415
-    from gcis_runtime.cuda.probe import require_gpu  # noqa: PLC0415
+    from gcis_runtime.engines.gpu.device import Device  # noqa: PLC0415 (needs cuda-python)
+    from gcis_runtime.engines.gpu.probe import require_gpu  # noqa: PLC0415
+    from gcis_runtime.sliding.cuda.kernels import compile_kernels  # noqa: PLC0415
 
     gpu = require_gpu("cuda")
     return compare(Device(gpu), compile_kernels(gpu.sm))
@@ -148,14 +148,14 @@ class _Work:
 
     def margins(self) -> NDArray[np.float32]:
         """Blend on the GPU: (C, X, Y, Z) on the plan's grid."""
-        from gcis_runtime.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
 
         finish = GridFinish(self.plan, self._groups(), values=_VALUES, margins=True)
         return np.concatenate([d for _, d in self._slabs(finish)], axis=self.plan.axis + 1)
 
     def labels(self, grid: GridMap) -> NDArray[np.uint8]:
         """Blend and restore on the GPU: labels of a file's grid."""
-        from gcis_runtime.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
 
         found = np.zeros(grid.shape_out, np.uint8)
         for box, data in self._slabs(FileFinish(self.plan, self._groups(), grid=grid, values=_VALUES)):
@@ -163,13 +163,13 @@ class _Work:
         return found
 
     def _groups(self) -> Any:
-        from gcis_runtime.cuda.slabs import group_windows  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.slabs import group_windows  # noqa: PLC0415 (needs cuda-python)
 
         return group_windows(self.plan)
 
     def _slabs(self, finish: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Run everything and give what comes back."""
-        from gcis_runtime.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
 
         axis = self.plan.axis
 
@@ -188,7 +188,7 @@ class _Work:
 
 def _works(device: Any, compiled: bytes) -> Iterator[_Work]:
     """Give the same for every slab axis."""
-    from gcis_runtime.cuda.kernels import Kernels  # noqa: PLC0415 (needs cuda-python)
+    from gcis_runtime.sliding.cuda.kernels import Kernels  # noqa: PLC0415 (needs cuda-python)
 
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.1, 1, _ROI).astype(np.float32)

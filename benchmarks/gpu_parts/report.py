@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.state import Result, State
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.system.memory import peak_memory_bytes
 
 _NOTE = (
     "CUDA events after a warm-up, medians, another random input each time; clocks left alone. Random "
@@ -50,7 +50,7 @@ class Report:
     def write(self) -> Path:
         """Write the record, without msgspec too; returns its path."""
         from benchmarks.records import hardware  # noqa: PLC0415 (after the stand-ins)
-        from gcis_runtime.atomic import replacing  # noqa: PLC0415
+        from gcis_runtime.system.atomic_files import replacing  # noqa: PLC0415
 
         record = self._facts | {
             "no_time_left": self.left,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcis_runtime.sizes import peak_memory_bytes
+from gcis_runtime.system.memory import peak_memory_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -13,8 +13,8 @@ from benchmarks.gpu_parts.networks import routed
 from benchmarks.gpu_parts.state import Result, Row
 from benchmarks.routing_step import published_loss
 from gcis_runtime.spec import Shape3
-from gcis_train.losses import value
-from gcis_train.objectives import Batch, RoutedObjective
+from gcis_train.training.losses import value
+from gcis_train.training.objectives import Batch, RoutedObjective
 
 _PROMPT = "prompt"
 

@@ -19,8 +19,8 @@ from benchmarks.gpu_parts.rig import Rig
 from benchmarks.gpu_parts.standins import found
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from benchmarks.tiling import tiled
+from gcis_runtime.sliding.plan import WindowPlan, axis_starts, plan_windows, window_weights
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
-from gcis_runtime.windows import WindowPlan, axis_starts, plan_windows, window_weights
 
 _LOW, _HIGH = PreprocessSpec().intensity_window
 _OVERLAP = 0.5
@@ -178,8 +178,8 @@ def _runtime(context: Context, name: str, engine: str) -> Result:
         raise NotHereError(f"needs {', '.join(lacking)}")
     from benchmarks.scale_plan import write_tiled  # noqa: PLC0415 (needs nibabel)
     from gcis_runtime.errors import GcisError  # noqa: PLC0415
-    from gcis_runtime.nifti import read_volume, write_labels  # noqa: PLC0415
-    from gcis_runtime.segmenter import Segmenter  # noqa: PLC0415
+    from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
+    from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
 
     if context.rig.cuda and engine == "onnx":
         import onnxruntime  # noqa: PLC0415 (only where it is)

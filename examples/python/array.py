@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from gcis_runtime import Segmenter
-from gcis_runtime.phantom import make_phantom
+from gcis_runtime.demo.phantom import make_phantom
 
 
 def main(bundle: str) -> None:

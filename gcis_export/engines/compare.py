@@ -9,9 +9,8 @@ from pathlib import Path
 from gcis_export.compare import Margins, describe, describe_limits
 from gcis_export.engines import onnx, openvino
 from gcis_export.parity import Gate
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.errors import BundleError, EngineError, ParityError
-from gcis_runtime.manifest import (
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import (
     GRAPH_BACKENDS,
     MODEL_FILE,
     Backend,
@@ -20,8 +19,9 @@ from gcis_runtime.manifest import (
     Precision,
     graph_file,
 )
-from gcis_runtime.sessions import open_session
-from gcis_runtime.sessions.base import Session
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.session import Session
+from gcis_runtime.errors import BundleError, EngineError, ParityError
 
 _PRODUCTS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 _OFFERS = {"onnx": onnx.PRECISIONS, "openvino": openvino.PRECISIONS}

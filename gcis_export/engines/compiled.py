@@ -12,16 +12,16 @@ from gcis_export.compare import Margins
 from gcis_export.engines import tensorrt, tensorrt_rtx
 from gcis_export.engines.options import EngineOptions
 from gcis_export.parity import Gate
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cuda.probe import Gpu, probe_driver
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, Manifest, engine_file
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.gpu.probe import Gpu, probe_driver
+from gcis_runtime.engines.tensorrt.build import Built, build
+from gcis_runtime.engines.tensorrt.engines import wrong_precision
+from gcis_runtime.engines.tensorrt.family import Family
+from gcis_runtime.engines.tensorrt.fit import misfit
 from gcis_runtime.errors import EngineError
-from gcis_runtime.manifest import Engine, FileEntry, Graph, Manifest, engine_file
-from gcis_runtime.private_cache import open_cache
-from gcis_runtime.sessions import open_session
-from gcis_runtime.tensorrt.build import Built, build
-from gcis_runtime.tensorrt.engines import wrong_precision
-from gcis_runtime.tensorrt.family import Family
-from gcis_runtime.tensorrt.fit import misfit
+from gcis_runtime.system.private_cache import open_cache
 
 _BACKENDS = {module.FAMILY.backend: module for module in (tensorrt, tensorrt_rtx)}
 _TIMINGS = "trt-timing"

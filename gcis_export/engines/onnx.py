@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from gcis_runtime.computed import computed_in
-from gcis_runtime.manifest import Precision
+from gcis_runtime.bundles.manifest import Precision
+from gcis_runtime.engines.layer_precision import computed_in
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 """fp16 is computed on CUDA alone. An INT8 graph's convolutions run in float32: no kernel takes them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from gcis_runtime.bundles.manifest import Precision
 from gcis_runtime.errors import EngineError
-from gcis_runtime.manifest import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 """bf16 is made of the fp32 graph where the processor has it."""

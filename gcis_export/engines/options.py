@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gcis_runtime.engines.tensorrt.family import Capability
 from gcis_runtime.errors import EngineError
-from gcis_runtime.tensorrt.family import Capability
 
 HardwareCompatibility = Literal["none", "same", "ampere+"]
 

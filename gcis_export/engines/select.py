@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gcis_export.engines import onnx, openvino, tensorrt, tensorrt_rtx
 from gcis_export.engines.options import EngineOptions
+from gcis_runtime.bundles.manifest import Precision
 from gcis_runtime.errors import EngineError
-from gcis_runtime.manifest import Precision
 
 OFFERS: dict[str, tuple[Precision, ...]] = {
     "onnx": onnx.PRECISIONS,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gcis_export.engines.options import EngineOptions
-from gcis_runtime.cuda.probe import Gpu, require_gpu
+from gcis_runtime.bundles.manifest import Precision
+from gcis_runtime.engines.gpu.probe import Gpu, require_gpu
+from gcis_runtime.engines.tensorrt.build import BuildSettings
+from gcis_runtime.engines.tensorrt.family import TRT, load_builder
 from gcis_runtime.errors import EngineError
-from gcis_runtime.manifest import Precision
-from gcis_runtime.tensorrt.build import BuildSettings
-from gcis_runtime.tensorrt.family import TRT, load_builder
 
 FAMILY = TRT
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")

@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.tidy import store_half, tidy
+from gcis_export.graph.optimize import store_half, tidy
 
 INPUT, OUTPUT = "image", "margins"
 OPSET = 20

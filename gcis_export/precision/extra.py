@@ -16,7 +16,7 @@ from gcis_export.parity import Gate
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph
 from gcis_export.precision.typed import typed_graph
-from gcis_runtime.manifest import FileEntry, Graph, Precision, WeightsDtype, graph_file
+from gcis_runtime.bundles.manifest import FileEntry, Graph, Precision, WeightsDtype, graph_file
 
 STAGES: dict[Precision, str] = {
     "fp32": "fp32 graph, operator by operator",

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from gcis_runtime.atomic import replacing
 from gcis_runtime.errors import DataError
-from gcis_train.datalist import Datalist, Row
+from gcis_runtime.system.atomic_files import replacing
+from gcis_train.data.datalist import Datalist, Row
+from gcis_train.data.images import read_array
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
 from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
 from gcis_train.datasets.splits import fold_of, hold_out
-from gcis_train.images import read_array
 
 DEFAULT_SHARE = 0.2
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from gcis_runtime.errors import DataError
-from gcis_runtime.suffixes import READABLE
+from gcis_runtime.images.suffixes import READABLE
 
 SUFFIX = r"\.(?:nii\.gz|nii|nrrd|mha)$"
 """End of a pattern for an image: the converted form of a file serves as well as the published one."""

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+from gcis_train.data.sides import other_side, without_side
 from gcis_train.datasets.samples import Mask
-from gcis_train.sides import other_side, without_side
 
 
 def lesions_in_organs(masks: Sequence[Mask]) -> tuple[Mask, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gcis_runtime.phantom import STRUCTURES
+from gcis_runtime.demo.phantom import STRUCTURES
 from gcis_train.datasets.listing import SUFFIX, Listing
 from gcis_train.datasets.samples import Dataset, Part, Scan, label_map, paired
 

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from gcis_runtime.manifest import POSITIONS
+from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_train.nets.blocks import BottleneckBlock, PlainBlock, UpMerge
 from gcis_train.nets.gate import gate
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 
 class Position(nn.Module):

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import CheckpointError
-from gcis_runtime.manifest import POSITIONS
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import Decoder, margin
 from gcis_train.nets.encoder import Encoder
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 
 class GcisNet(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import environment as module
 from benchmarks.environment import _memory_limit, environment, gpus
-from gcis_runtime.cuda.probe import Driver, Gpu
+from gcis_runtime.engines.gpu.probe import Driver, Gpu
 
 
 def test_the_environment_is_whole_and_ready_for_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from benchmarks.gpu_parts import parity, standins
 from benchmarks.gpu_parts.report import OUT_OF_TIME, Report
 from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
 from benchmarks.gpu_parts.swin import SwinTransformer
-from gcis_runtime.cuda.probe import probe_driver
+from gcis_runtime.engines.gpu.probe import probe_driver
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("monai", "nibabel", "open_clip", "click", "msgspec")
@@ -293,7 +293,7 @@ def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "runtime"))
     import fake_cuda
 
-    from gcis_runtime.cuda.device import Device
+    from gcis_runtime.engines.gpu.device import Device
 
     def compared(compare: Any = parity.blend_parity) -> dict[str, Any]:
         driver = fake_cuda.FakeDriver(order, kernels=None)

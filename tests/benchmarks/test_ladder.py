@@ -17,15 +17,16 @@ from benchmarks.ladder_steps import Settings, Steps
 from benchmarks.ladder_ways import _published, _routed
 from benchmarks.material import Network, write_tiled_phantom
 from gcis_runtime.errors import GcisError
-from gcis_runtime.nifti import read_volume, write_volume
+from gcis_runtime.images.nifti import read_volume, write_volume
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.plan import plan_windows
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
-from gcis_runtime.volume import Volume
-from gcis_runtime.windows import plan_windows
-from gcis_train import checkpoint, text
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.pathway import Pathway
-from gcis_train.upcycle import upcycle
+from gcis_train.nets.pathway import Pathway
+from gcis_train.text import tower as text
+from gcis_train.weights import checkpoint
+from gcis_train.weights.upcycle import upcycle
 
 PROMPTS = ("larynx", "mandible")
 

@@ -19,17 +19,17 @@ from benchmarks.latency_plots import draw_accuracy, draw_stages
 from benchmarks.latency_record import LatencyRecord, Missing, schema_text
 from benchmarks.latency_report import fastest, markdown
 from benchmarks.records import RESULTS
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cuda.probe import Driver, Gpu
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Engine
+from gcis_runtime.bundles.store import DEMO_FOLDER
+from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.engines.gpu.probe import Driver, Gpu
 from gcis_runtime.errors import BundleError
-from gcis_runtime.manifest import Engine
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.phantom import make_phantom
-from gcis_runtime.store import DEMO_FOLDER
-from gcis_runtime.volume import Volume
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.images.volume import Volume
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 SCHEMA = RESULTS.parents[1] / "docs" / "schema" / "latency.v1.schema.json"
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from benchmarks import peers
 from benchmarks.cli import main
 from benchmarks.peers_run import PEERS, Task, measure
-from gcis_runtime.store import find_bundle
+from gcis_runtime.bundles.store import find_bundle
 
 OURS, SWIN, NNUNET = (
     "gcis-run, ONNX Runtime fp32",

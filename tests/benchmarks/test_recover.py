@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from benchmarks import recover
 from benchmarks.cli import main
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.store import find_bundle
-from gcis_train import checkpoint as checkpoints
-from gcis_train.evaluate import static_network
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from gcis_train.evaluation.evaluate import static_network
 from gcis_train.nets.network import StaticGcisNet
+from gcis_train.weights import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")

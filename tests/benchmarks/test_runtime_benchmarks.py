@@ -10,7 +10,7 @@ from benchmarks.big_volume import levels, write_big_volume
 from benchmarks.memory import Run, _measure
 from benchmarks.outside_pipelines import Setting, run_pipeline
 from benchmarks.runtime_cli import _case, _run
-from gcis_runtime.nifti import read_volume, write_volume
+from gcis_runtime.images.nifti import read_volume, write_volume
 
 
 @pytest.mark.parametrize("restore", ["nearest", "smooth"])
@@ -63,8 +63,8 @@ def test_a_run_that_fails_is_no_measurement(tmp_path):
 def test_what_leaving_windows_out_saves_and_costs(tmp_path, monkeypatch, margin):
     """The whole run costs nothing against itself, and a region skips what it says."""
     from benchmarks import windows
-    from gcis_runtime.phantom import make_phantom
-    from gcis_runtime.volume import Volume
+    from gcis_runtime.demo.phantom import make_phantom
+    from gcis_runtime.images.volume import Volume
 
     monkeypatch.setattr(windows, "FACTORS", (2.0,))
     phantom = make_phantom(1, spacing=(8.0, 8.0, 8.0))

@@ -17,9 +17,9 @@ from benchmarks.fits import fit
 from benchmarks.scale import AXES_OF_A_PLAN, FITS, fits
 from benchmarks.scale_plan import AXES, copies, default_plan, quick_plan, write_tiled
 from benchmarks.wide_bundle import copy_bundle
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.store import find_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from gcis_runtime.images.nifti import read_volume
 
 
 def test_a_line_is_found_again() -> None:

@@ -12,7 +12,7 @@ from export_helpers import ROI, Case, load_case, write_checkpoint
 
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
-from gcis_train.checkpoint import Checkpoint
+from gcis_train.weights.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

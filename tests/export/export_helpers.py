@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train.checkpoint import Checkpoint, CheckpointConfig, load, prompt_table, save
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.published import published_name
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, load, prompt_table, save
+from gcis_train.weights.published import published_name
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
 PROMPTS = ("brainstem", "larynx", "mandible")

@@ -15,9 +15,9 @@ from benchmarks.cli import main
 from gcis_export.bundle_writer import write_graph, write_manifest
 from gcis_export.structures import make_labels
 from gcis_runtime import Volume
-from gcis_runtime.manifest import Manifest, PromptPathway, Provenance, Tensor
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.phantom import make_phantom
+from gcis_runtime.bundles.manifest import Manifest, PromptPathway, Provenance, Tensor
+from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 one_network = pytest.mark.parametrize("built", ["two_pathways"], indirect=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gcis_export.bundle_writer import staged
+from gcis_runtime.bundles.manifest import MANIFEST_FILE
 from gcis_runtime.errors import OutputError, ParityError
-from gcis_runtime.manifest import MANIFEST_FILE
 
 
 def _fill(folder, text):

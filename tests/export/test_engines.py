@@ -14,14 +14,14 @@ from gcis_export.engines.compiled import build_engines
 from gcis_export.engines.options import EngineOptions, read_capability
 from gcis_export.engines.select import check_engines
 from gcis_export.parity import Gate
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cuda import probe
-from gcis_runtime.cuda.probe import Driver, Gpu
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, decode
+from gcis_runtime.bundles.store import DEMO_FOLDER
+from gcis_runtime.engines.gpu import probe
+from gcis_runtime.engines.gpu.probe import Driver, Gpu
+from gcis_runtime.engines.tensorrt.build import Built
 from gcis_runtime.errors import EngineError, ParityError
-from gcis_runtime.manifest import MANIFEST_FILE, MODEL_FILE, decode
-from gcis_runtime.private_cache import open_cache
-from gcis_runtime.store import DEMO_FOLDER
-from gcis_runtime.tensorrt.build import Built
+from gcis_runtime.system.private_cache import open_cache
 
 GPU = Gpu(index=0, name="Test GPU", capability=(8, 9), memory=1)
 

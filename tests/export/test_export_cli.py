@@ -15,7 +15,7 @@ from export_helpers import PROMPTS, ROI
 
 from gcis_export import cli
 from gcis_runtime import Segmenter, Volume, open_bundle
-from gcis_runtime.store import find_bundle
+from gcis_runtime.bundles.store import find_bundle
 
 
 def run(*arguments: object) -> Result:

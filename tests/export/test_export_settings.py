@@ -12,8 +12,8 @@ from gcis_export.settings import Overrides, choose_settings
 from gcis_export.structures import make_labels
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
-from gcis_train.checkpoint import CheckpointConfig
 from gcis_train.nets.config import NetworkConfig
+from gcis_train.weights.checkpoint import CheckpointConfig
 
 
 def _config(**fields):

@@ -12,12 +12,12 @@ from export_helpers import ROI
 from gcis_export import cli
 from gcis_runtime import open_bundle
 from gcis_runtime.spec import WindowSpec
-from gcis_train import prompts
-from gcis_train.checkpoint import Checkpoint, load
-from gcis_train.finetune import Job, single_task
-from gcis_train.options import TrainOptions
-from gcis_train.phantoms import write_phantoms
-from gcis_train.progress import Progress
+from gcis_train.data.phantoms import write_phantoms
+from gcis_train.options.training import TrainOptions
+from gcis_train.text import prompts
+from gcis_train.training.finetune import Job, single_task
+from gcis_train.training.progress import Progress
+from gcis_train.weights.checkpoint import Checkpoint, load
 
 
 @pytest.mark.slow

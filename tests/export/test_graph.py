@@ -14,7 +14,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import margin
 from gcis_train.nets.encoder import Encoder
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 LARGER = [
     ((96, 96, 96), 1),

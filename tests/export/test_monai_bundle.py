@@ -14,9 +14,9 @@ import pytest
 from export_helpers import cheap_bundle
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 
-from gcis_export.onward.monai_bundle import write_monai_bundle
+from gcis_export.targets.monai_bundle import write_monai_bundle
 from gcis_runtime import Segmenter, read_volume
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.errors import OutputError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 

@@ -16,12 +16,12 @@ from onnx import numpy_helper
 
 from benchmarks import counted
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.tidy import FORBIDDEN, node_types, store_half
+from gcis_export.graph.optimize import FORBIDDEN, node_types, store_half
 from gcis_export.graph.write import to_onnx
-from gcis_runtime.sessions.quiet_openvino import import_openvino
+from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
 
 
 def _onnxruntime(file: Path) -> Callable[[np.ndarray], np.ndarray]:

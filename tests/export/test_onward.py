@@ -10,8 +10,8 @@ from export_helpers import cheap_bundle
 from gcis_export import cli, report
 from gcis_export import export as pipeline
 from gcis_export.export import Exported, Request
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.manifest import Engine
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Engine
 
 ONNX = Engine(
     backend="onnx", precision="fp32", file="model.onnx", graph="model.onnx", backend_version="1", device="cpu"

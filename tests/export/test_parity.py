@@ -14,8 +14,8 @@ from gcis_export.engines.compare import Reference, compare_engines
 from gcis_export.graph.network import ExportNet
 from gcis_export.parity import ROUNDED, ROUTED, STATIC, TWIN, Gate, check_networks, check_rounding
 from gcis_export.resolve import resolve
+from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import BundleError, EngineError, ParityError
-from gcis_runtime.manifest import ParityRow
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 

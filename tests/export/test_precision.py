@@ -12,8 +12,8 @@ from gcis_export.engines.onnx import read_precision
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph, quantised_nodes
 from gcis_export.precision.typed import KEEP_FLOAT, typed_graph, value_types
+from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_runtime.errors import ImageError, ParityError
-from gcis_runtime.sessions.quiet_openvino import import_openvino
 
 ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

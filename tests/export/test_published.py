@@ -15,9 +15,9 @@ from gcis_export.resolve import resolve
 from gcis_export.settings import Overrides, choose_settings
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train import checkpoint
-from gcis_train.foreign import import_file
-from gcis_train.text import TextEncoder
+from gcis_train.text.tower import TextEncoder
+from gcis_train.weights import checkpoint
+from gcis_train.weights.foreign import import_file
 
 SELECTION = "2,1,2,1,2,2,1"
 

@@ -8,8 +8,8 @@ from export_helpers import PROMPTS, write_checkpoint, write_static
 
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train import prompts
-from gcis_train.checkpoint import prompt_table
+from gcis_train.text import prompts
+from gcis_train.weights.checkpoint import prompt_table
 
 
 def test_router_chooses_and_says_by_how_much(checkpoint):

@@ -12,10 +12,10 @@ from export_helpers import cheap_bundle
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from gcis_export.onward.triton import write_triton
-from gcis_runtime.bundle import Bundle, open_bundle
+from gcis_export.targets.triton import write_triton
+from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, encode
 from gcis_runtime.errors import OutputError
-from gcis_runtime.manifest import Engine, FileEntry, Graph, encode
 
 ONNX = Engine(
     backend="onnx", precision="fp32", file="model.onnx", graph="model.onnx", backend_version="1", device="cpu"

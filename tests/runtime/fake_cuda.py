@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gcis_runtime.cuda import kernels as sources
-from gcis_runtime.cuda.probe import Driver, Gpu
+from gcis_runtime.engines.gpu.probe import Driver, Gpu
+from gcis_runtime.sliding.cuda import kernels as sources
 
 Kernel = Callable[[int, int, int], None]
 """Blocks, threads of a block, address of the array of pointers to the arguments."""

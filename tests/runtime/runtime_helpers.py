@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gcis_runtime.manifest import (
+from gcis_runtime.bundles.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     Engine,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from runtime_helpers import child_of
 
-from gcis_runtime import atomic
-from gcis_runtime.atomic import remove_leftovers, replacing, replacing_folder
-from gcis_runtime.formats import write_labels
-from gcis_runtime.volume import Volume
+from gcis_runtime.images.files import write_labels
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.system import atomic_files as atomic
+from gcis_runtime.system.atomic_files import remove_leftovers, replacing, replacing_folder
 
 
 def _write(target: Path, text: str) -> None:

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
-from gcis_runtime import sums, waiting
-from gcis_runtime.blend import WindowCount, blend_tiles, margins_to_labels, reuse_constant
-from gcis_runtime.schedule import schedule
+from gcis_runtime.sliding import accumulator as sums
+from gcis_runtime.sliding import carry_over as waiting
+from gcis_runtime.sliding.blend import WindowCount, blend_tiles, margins_to_labels, reuse_constant
+from gcis_runtime.sliding.plan import WindowReader, pad_to_plan, plan_windows, window_weights
+from gcis_runtime.sliding.schedule import schedule
 from gcis_runtime.spec import WindowSpec
-from gcis_runtime.windows import WindowReader, pad_to_plan, plan_windows, window_weights
-from gcis_runtime.workers import Workers
+from gcis_runtime.system.worker_threads import Workers
 
 ROI = (8, 10, 6)
 """Smaller than `WindowSpec` allows: the laws do not depend on size, the tests' time does."""

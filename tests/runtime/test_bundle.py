@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from gcis_runtime import store
-from gcis_runtime.bundle import open_bundle, safe_path, select_labels
+from gcis_runtime.bundles import store
+from gcis_runtime.bundles.bundle import open_bundle, safe_path, select_labels
+from gcis_runtime.bundles.store import find_bundle, list_bundles, slugify, store_folder
 from gcis_runtime.errors import BundleError, PromptError
-from gcis_runtime.store import find_bundle, list_bundles, slugify, store_folder
 
 
 def edit(folder, change):

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from gcis_runtime import bundle_cli, doctor
-from gcis_runtime.cuda.probe import Driver
-from gcis_runtime.manifest import Engine, ParityRow
+from gcis_runtime.bundles.manifest import Engine, ParityRow
+from gcis_runtime.cli import bundle as bundle_cli
+from gcis_runtime.engines import doctor
+from gcis_runtime.engines.gpu.probe import Driver
 
 
 @pytest.fixture

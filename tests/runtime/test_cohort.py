@@ -20,13 +20,18 @@ import pytest
 from click.testing import CliRunner
 from runtime_helpers import write_ct
 
-from gcis_runtime import cli, cohort, console, nifti, passes, runs
-from gcis_runtime.cohort import Outcome, run_cases
-from gcis_runtime.display import Display
+from gcis_runtime.cli import run as cli
+from gcis_runtime.cli.display import Display
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.formats import read_volume
-from gcis_runtime.lock import NAME, folder_lock
-from gcis_runtime.runs import RunOptions
+from gcis_runtime.images import nifti
+from gcis_runtime.images.files import read_volume
+from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.runs import case as runs
+from gcis_runtime.runs import cohort
+from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.runs.cohort import Outcome, run_cases
+from gcis_runtime.system import console
+from gcis_runtime.system.folder_lock import NAME, folder_lock
 
 
 @pytest.fixture
@@ -231,7 +236,7 @@ def test_what_a_killed_run_left_of_one_image_goes_with_the_next_run(run, cts, tm
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts, tmp_path, monkeypatch):
-    from gcis_runtime import summary as module
+    from gcis_runtime.runs import summary as module
 
     real, calls = module.write_report, []
 
@@ -264,7 +269,7 @@ def test_two_runs_on_one_folder(run, cts, tmp_path):
 
 
 def test_a_lock_that_was_removed_while_waiting_is_not_held(tmp_path, monkeypatch):
-    from gcis_runtime import lock
+    from gcis_runtime.system import folder_lock as lock
 
     real, seen = lock._lock, []
 
@@ -468,8 +473,8 @@ def test_people_see_which_case_runs(capsys, monkeypatch):
 def test_the_report_vouches_only_for_what_was_written_with_it(tmp_path, make_bundle, cts, monkeypatch):
     """A run that is killed between label map and report must leave no older report beside the new map."""
     from gcis_runtime import Segmenter
-    from gcis_runtime.inputs import find_images
-    from gcis_runtime.outputs import plan_jobs
+    from gcis_runtime.runs.inputs import find_images
+    from gcis_runtime.runs.outputs import plan_jobs
 
     (job,) = plan_jobs(find_images([cts / "a.nii.gz"]), str(tmp_path / "o"))
     with Segmenter.open(make_bundle(), engine="onnx") as opened:

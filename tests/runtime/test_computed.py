@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gcis_runtime.computed import computed_in
+from gcis_runtime.engines.layer_precision import computed_in
 
 
 @pytest.mark.parametrize(

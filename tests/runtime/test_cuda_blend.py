@@ -8,14 +8,14 @@ import fake_cuda
 import numpy as np
 import pytest
 
-from gcis_runtime.blend import WindowCount
-from gcis_runtime.cuda.blend import GpuBlender
-from gcis_runtime.cuda.device import Device
-from gcis_runtime.cuda.finish import GridFinish
-from gcis_runtime.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.cuda.slabs import group_windows
+from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
-from gcis_runtime.windows import WindowPlan, axis_starts
+from gcis_runtime.sliding.blend import WindowCount
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.finish import GridFinish
+from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 
 ROI = (8, 12, 10)
 WEIGHTS = np.random.default_rng(1).uniform(0.1, 1, ROI).astype(np.float32)
@@ -249,6 +249,6 @@ def test_nvrtc_compiles_the_kernels(sm):
     image = compile_kernels(sm)
     # A GPU newer than this NVRTC gets PTX, which its driver finishes.
     assert image[:4] == (b"\x7fELF" if sm != "sm_999" else b"//\n/")
-    from gcis_runtime.cuda.kernels import NAMES
+    from gcis_runtime.sliding.cuda.kernels import NAMES
 
     assert all(name.encode() in image for name in NAMES)

@@ -6,8 +6,8 @@ import fake_cuda
 import numpy as np
 import pytest
 
-from gcis_runtime.cuda import device as device_module
-from gcis_runtime.cuda.device import Device
+from gcis_runtime.engines.gpu import device as device_module
+from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 

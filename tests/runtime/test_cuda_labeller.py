@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from test_cuda_blend import ROI, WEIGHTS, Session, make_plan, network
 
-from gcis_runtime.clock import StageClock
-from gcis_runtime.cuda.kernels import Kernels
-from gcis_runtime.cuda.labeller import GpuLabeller
-from gcis_runtime.labelling import STAGES, CpuLabeller, LabelTask
-from gcis_runtime.preprocess import preprocess
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.volume import Volume
+from gcis_runtime.system.stage_clock import StageClock
 
 VALUES, CHANNELS = (3, 1, 2), (1, 2, 0)
 

@@ -9,8 +9,8 @@ import sys
 import fake_cuda
 import pytest
 
-from gcis_runtime.cuda import probe
-from gcis_runtime.cuda.probe import Driver, probe_driver, require_gpu
+from gcis_runtime.engines.gpu import probe
+from gcis_runtime.engines.gpu.probe import Driver, probe_driver, require_gpu
 from gcis_runtime.errors import EngineError
 
 
@@ -90,8 +90,8 @@ def test_no_driver_is_an_error_and_no_crash(make_bundle, engine):
         pytest.skip("this machine has a GPU")
     code = (
         "import sys\n"
-        "from gcis_runtime.bundle import open_bundle\n"
-        "from gcis_runtime.sessions import open_session\n"
+        "from gcis_runtime.bundles.bundle import open_bundle\n"
+        "from gcis_runtime.engines.factory import open_session\n"
         "from gcis_runtime.errors import EngineError\n"
         f"try: open_session(open_bundle(sys.argv[1]), engine={engine!r}, device='cuda')\n"
         "except EngineError as error: print(error.message)\n"

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from test_cuda_blend import CHANNELS, ORDERS, ROI, WEIGHTS, Session, make_plan, network
 from test_restore import LINEAR
 
-from gcis_runtime.clock import StageClock
-from gcis_runtime.cuda import finish
-from gcis_runtime.cuda.blend import GpuBlender
-from gcis_runtime.cuda.kernels import Kernels
-from gcis_runtime.cuda.labeller import GpuLabeller, choose_finish
-from gcis_runtime.cuda.slabs import group_windows
 from gcis_runtime.errors import DeviceMemoryError
-from gcis_runtime.labelling import STAGES, CpuLabeller, LabelTask
-from gcis_runtime.preprocess import preprocess
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.cuda import finish
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller, choose_finish
+from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.volume import Volume
+from gcis_runtime.system.stage_clock import StageClock
 
 VALUES = (3, 1, 2)
 CPU = CpuLabeller(lambda window: network(window[0, 0])[None])

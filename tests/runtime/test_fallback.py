@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import smooth_ct, write_ct
 
-from gcis_runtime import Segmenter, Volume, cli, fallback, segmenter
+from gcis_runtime import Segmenter, Volume
+from gcis_runtime.cli import run as cli
+from gcis_runtime.engines import memory_fallback as fallback
+from gcis_runtime.engines.memory_fallback import Ladder, Opening
 from gcis_runtime.errors import DeviceMemoryError, EngineError
-from gcis_runtime.fallback import Ladder, Opening
+from gcis_runtime.pipeline import segmenter
 
 AUTO = {"cpu": ("openvino", "onnx"), "cuda": ("trt", "onnx")}
 VOLUME = Volume(array=smooth_ct((70, 66, 90)), affine=np.diag([-2.0, -2.0, 2.0, 1.0]))
@@ -139,7 +142,7 @@ def test_a_failed_attempt_leaves_no_arrays_behind():
     import gc
     import weakref
 
-    from gcis_runtime import passes
+    from gcis_runtime.pipeline import run_pass as passes
 
     alive, real = weakref.WeakSet(), passes.LabelSink
     openings = Openings({RUNGS[4]: 2})
@@ -211,7 +214,7 @@ def test_an_image_that_never_fits_fails_alone_and_leaves_nothing(run, cts, tmp_p
 
 
 def test_the_engines_that_may_follow_are_those_that_are_there(monkeypatch):
-    from gcis_runtime.sessions import factory
+    from gcis_runtime.engines import factory
 
     bundle = SimpleNamespace(manifest=SimpleNamespace(engines=[SimpleNamespace(backend="trt-rtx")]))
     there = {"openvino", "tensorrt_rtx"}

@@ -20,24 +20,31 @@ from fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 from runtime_helpers import smooth_ct, write_ct
 from test_cuda_blend import ROI, make_plan
 
-from gcis_runtime import Volume, calibration, cli, cohort, footprint, formats, nifti, runs, waiting
-from gcis_runtime import forecast as forecast_module
-from gcis_runtime.calibration import Measured
-from gcis_runtime.cuda.slabs import group_windows
-from gcis_runtime.cuda.workspace import Workspace, workspace_bytes
+from gcis_runtime import Volume
+from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import ImageError, MemoryLimitError, OutputError
-from gcis_runtime.footprint import Wanted, host_footprint
-from gcis_runtime.forecast import Sizes, Way, choose_way
-from gcis_runtime.geometry import plan_grid
-from gcis_runtime.loaded import LoadedEngine
-from gcis_runtime.runs import RunOptions
-from gcis_runtime.schedule import schedule
-from gcis_runtime.sizes import bytes_text, parse_bytes, resident_bytes
+from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.images import files as formats
+from gcis_runtime.images import nifti
+from gcis_runtime.images.volume import to_lean
+from gcis_runtime.pipeline import calibration, footprint
+from gcis_runtime.pipeline import forecast as forecast_module
+from gcis_runtime.pipeline.calibration import Measured
+from gcis_runtime.pipeline.footprint import Wanted, host_footprint
+from gcis_runtime.pipeline.forecast import Sizes, Way, choose_way
+from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.runs import case as runs
+from gcis_runtime.runs import cohort
+from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.sliding import carry_over as waiting
+from gcis_runtime.sliding.accumulator import Buffers
+from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.workspace import Workspace, workspace_bytes
+from gcis_runtime.sliding.plan import plan_windows
+from gcis_runtime.sliding.schedule import schedule
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.sums import Buffers
-from gcis_runtime.volume import to_lean
-from gcis_runtime.windows import plan_windows
-from gcis_runtime.workers import ALONE
+from gcis_runtime.system.memory import bytes_text, parse_bytes, resident_bytes
+from gcis_runtime.system.worker_threads import ALONE
 
 FACTOR = 3.0
 """A forecast of memory is never below the peak, and at most so many times above it."""
@@ -50,7 +57,7 @@ def home(monkeypatch, tmp_path):
 
 def run_alone(*arguments):
     """Run the command in a process of its own: memory that other tests left is none of its."""
-    command = [sys.executable, "-m", "gcis_runtime.cli", *map(str, arguments), "--engine", "onnx"]
+    command = [sys.executable, "-m", "gcis_runtime.cli.run", *map(str, arguments), "--engine", "onnx"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -277,7 +284,7 @@ def test_a_disk_that_fills_up_is_one_clear_error(monkeypatch):
 
 
 def test_a_run_that_took_more_than_was_allowed_says_so():
-    from gcis_runtime.metrics import limit_warnings
+    from gcis_runtime.pipeline.warnings import limit_warnings
 
     assert limit_warnings(50 << 20, 300 << 20, 200 << 20) == (
         "the run took 300 MiB of memory, 200 MiB were allowed",
@@ -410,7 +417,7 @@ def test_with_a_limit_cases_do_not_overlap(monkeypatch):
 
 
 def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
-    from gcis_runtime.resume import run_key
+    from gcis_runtime.runs.resume import run_key
 
     ours = threshold_segmenter()
     free, tight = RunOptions(), RunOptions(max_memory=1 << 30)

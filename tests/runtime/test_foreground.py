@@ -23,23 +23,25 @@ from runtime_helpers import ROI, smooth_ct, write_ct
 from scipy.spatial.transform import Rotation
 from test_cuda_blend import Session
 
-from gcis_runtime import Segmenter, Volume, cli, forecast, foreground, passes
-from gcis_runtime.clock import StageClock
-from gcis_runtime.coarse import coarse_spec
-from gcis_runtime.cuda.kernels import Kernels
-from gcis_runtime.cuda.labeller import GpuLabeller
+from gcis_runtime import Segmenter, Volume
+from gcis_runtime.bundles.describe import describe
+from gcis_runtime.bundles.manifest import decode, encode
+from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import BundleError
-from gcis_runtime.foreground import foreground_box, lay_windows
-from gcis_runtime.inspection import describe
-from gcis_runtime.labelling import STAGES, CpuLabeller, LabelTask
-from gcis_runtime.manifest import decode, encode
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.preprocess import preprocess
-from gcis_runtime.resume import run_key
-from gcis_runtime.runs import RunOptions
-from gcis_runtime.sink import LabelSink
-from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
-from gcis_runtime.windows import (
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.pipeline import forecast
+from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.regions.coarse import coarse_spec
+from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.runs.resume import run_key
+from gcis_runtime.sliding import foreground_crop as foreground
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.foreground_crop import foreground_box, lay_windows
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
+from gcis_runtime.sliding.plan import (
     WindowReader,
     pad_to_plan,
     plan_windows,
@@ -47,6 +49,8 @@ from gcis_runtime.windows import (
     weights_within,
     window_weights,
 )
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
+from gcis_runtime.system.stage_clock import StageClock
 
 LOW, HIGH = -175.0, 250.0
 

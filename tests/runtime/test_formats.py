@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from runtime_helpers import smooth_ct, write_ct
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime import Volume, formats, read_volume, write_labels
+from gcis_runtime import Volume, read_volume, write_labels
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.formats import check_format, write_probability
-from gcis_runtime.itk import ras_affine
-from gcis_runtime.suffixes import stem, suffix_of
+from gcis_runtime.images import files as formats
+from gcis_runtime.images.files import check_format, write_probability
+from gcis_runtime.images.itk import ras_affine
+from gcis_runtime.images.suffixes import stem, suffix_of
 
 TURN = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
 

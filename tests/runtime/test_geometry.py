@@ -9,10 +9,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, ScaleIntensityRanged, Spacingd
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime.geometry import plan_grid
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.volume import Volume
 
 OBLIQUE = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))

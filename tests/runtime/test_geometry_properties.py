@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gcis_runtime import read_volume
-from gcis_runtime.geometry import plan_grid
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.spec import PreprocessSpec
 
 QUIET = {

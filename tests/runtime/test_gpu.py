@@ -10,16 +10,16 @@ from test_cuda_blend import WEIGHTS, finish, image, make_plan, network, row_sour
 from test_cuda_restore import CPU, labels_of, make_task
 from test_restore import LINEAR
 
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cuda.blend import GpuBlender
-from gcis_runtime.cuda.device import Device
-from gcis_runtime.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.cuda.labeller import GpuLabeller
-from gcis_runtime.cuda.probe import probe_driver, require_gpu
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.gpu.device import Device
+from gcis_runtime.engines.gpu.probe import probe_driver, require_gpu
 from gcis_runtime.errors import EngineError
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.segmenter import Segmenter
-from gcis_runtime.sessions import open_session
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
 
 pytestmark = [
     pytest.mark.gpu,

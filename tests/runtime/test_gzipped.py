@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from gcis_runtime import gzipped
 from gcis_runtime.errors import ImageError
-from gcis_runtime.nifti import read_volume, write_labels
-from gcis_runtime.volume import Volume
+from gcis_runtime.images.nifti import read_volume, write_labels
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.system import gzip_stream as gzipped
 
 VOLUME = Volume(array=np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine=np.eye(4))
 
@@ -61,7 +61,7 @@ def test_damage_is_an_error_of_the_family(engine, tmp_path):
 def test_the_file_is_the_one_that_nibabel_would_write(tmp_path, name, dtype, monkeypatch):
     import nibabel as nib
 
-    from gcis_runtime import nifti
+    from gcis_runtime.images import nifti
 
     monkeypatch.setattr(nifti, "_CHUNK", 40)  # several chunks
     header = nib.Nifti1Header(endianness=">")
@@ -82,7 +82,7 @@ def test_the_file_is_the_one_that_nibabel_would_write(tmp_path, name, dtype, mon
 def test_the_doctor_says_what_compresses(engine):
     from click.testing import CliRunner
 
-    from gcis_runtime.bundle_cli import main
+    from gcis_runtime.cli.bundle import main
 
     text = CliRunner().invoke(main, ["doctor"]).stdout
     assert ["gzip", engine] in [line.split()[:2] for line in text.splitlines()]

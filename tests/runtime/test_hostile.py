@@ -22,9 +22,9 @@ import pytest
 from onnx import helper, numpy_helper
 from runtime_helpers import file_entry, write_bundle, write_ct
 
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.onnx_external_data import check_references
 from gcis_runtime.errors import BundleError
-from gcis_runtime.onnx_references import check_references
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 
@@ -243,7 +243,7 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
 CHILD = f"""
 import json, resource, signal, sys
 from click.testing import CliRunner
-from gcis_runtime.cli import main
+from gcis_runtime.cli.run import main
 resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE}, {ADDRESS_SPACE}))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

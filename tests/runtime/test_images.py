@@ -13,7 +13,7 @@ from runtime_helpers import smooth_ct
 
 from gcis_runtime import GcisError, Segmenter, Volume, read_volume
 from gcis_runtime.errors import ImageError
-from gcis_runtime.images import as_volume
+from gcis_runtime.images.convert import as_volume
 
 ANGLE = np.deg2rad(20)
 TURN = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.inputs import Source, find_images, is_collection
-from gcis_runtime.outputs import plan_jobs
+from gcis_runtime.runs.inputs import Source, find_images, is_collection
+from gcis_runtime.runs.outputs import plan_jobs
 
 
 def make(folder, *names):

@@ -7,13 +7,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gcis_runtime.clock import StageClock
-from gcis_runtime.labelling import STAGES, CpuLabeller, LabelTask
-from gcis_runtime.preprocess import preprocess
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
+from gcis_runtime.sliding.plan import plan_windows, window_weights
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_runtime.volume import Volume
-from gcis_runtime.windows import plan_windows, window_weights
+from gcis_runtime.system.stage_clock import StageClock
 
 CHANNELS = 12
 SPEC = PreprocessSpec(orientation="RAS", spacing=(1.0, 1.0, 1.0))

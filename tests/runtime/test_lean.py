@@ -40,8 +40,8 @@ def run(python, code_or_module, *arguments, cwd):
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_full_run_works_where_they_cannot_be_imported(make_bundle, ct, tmp_path, engine):
     code = GUARD + (
-        "import gcis_runtime.cli\n"
-        "try:\n    gcis_runtime.cli.main()\n"
+        "import gcis_runtime.cli.run\n"
+        "try:\n    gcis_runtime.cli.run.main()\n"
         "finally:\n"
         f"    loaded = [m for m in {FORBIDDEN!r} if m in sys.modules]\n"
         "    if loaded: raise RuntimeError(loaded)\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Manifest, ParityRow, decode, encode, engine_file, graph_file
+from gcis_runtime.bundles.store import DEMO_FOLDER
 from gcis_runtime.errors import BundleError
-from gcis_runtime.manifest import Manifest, ParityRow, decode, encode, engine_file, graph_file
-from gcis_runtime.store import DEMO_FOLDER
 
 DATA = Path(__file__).parents[1] / "data"
 V1, V2 = ((DATA / f"golden_manifest_v{version}.json").read_bytes() for version in (1, 2))

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gcis_runtime import nifti
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.nifti import read_volume, write_labels, write_volume
-from gcis_runtime.volume import Volume
+from gcis_runtime.images import nifti
+from gcis_runtime.images.nifti import read_volume, write_labels, write_volume
+from gcis_runtime.images.volume import Volume
 
 AFFINE = np.array([[-0.9, 0.1, 0, 10], [0.1, 0.9, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 

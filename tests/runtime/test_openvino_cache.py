@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.openvino import session as module
 from gcis_runtime.errors import EngineError
-from gcis_runtime.private_cache import PrivateCache, open_cache
-from gcis_runtime.sessions import open_session
-from gcis_runtime.sessions import openvino as module
+from gcis_runtime.system.private_cache import PrivateCache, open_cache
 
 
 @pytest.fixture

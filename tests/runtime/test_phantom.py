@@ -7,12 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gcis_runtime.phantom import STRUCTURES, Phantom, make_phantom
-from gcis_runtime.phantom.canvas import Canvas, Grid
-from gcis_runtime.phantom.head import mandible
-from gcis_runtime.phantom.neck import cord, larynx
-from gcis_runtime.phantom.shapes import Solid, band, ellipsoid, loft, tube
-from gcis_runtime.phantom.subject import draw_subject
+from gcis_runtime.demo.phantom import STRUCTURES, Phantom, make_phantom
+from gcis_runtime.demo.phantom.canvas import Canvas, Grid
+from gcis_runtime.demo.phantom.head import mandible
+from gcis_runtime.demo.phantom.neck import cord, larynx
+from gcis_runtime.demo.phantom.shapes import Solid, band, ellipsoid, loft, tube
+from gcis_runtime.demo.phantom.subject import draw_subject
 
 SEEDS = range(10)
 BRAINSTEM, CORD, RIGHT, LEFT, ESOPHAGUS, LARYNX, MANDIBLE = range(1, 8)

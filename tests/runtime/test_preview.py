@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcis_runtime.manifest import Label
-from gcis_runtime.preview import _PANEL, _centre, draw_preview, write_preview
-from gcis_runtime.segmentation import EngineInfo, Segmentation, measure
-from gcis_runtime.volume import Volume
+from gcis_runtime.bundles.manifest import Label
+from gcis_runtime.engines.info import EngineInfo
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.result import Segmentation, measure
+from gcis_runtime.runs.preview import _PANEL, _centre, draw_preview, write_preview
 
 
 def segmentation(affine, labels):

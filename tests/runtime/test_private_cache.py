@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gcis_runtime.private_cache import PrivateCache, open_cache, open_cache_beside
+from gcis_runtime.system.private_cache import PrivateCache, open_cache, open_cache_beside
 
 KEY = {"graph": "abc", "version": "1"}
 

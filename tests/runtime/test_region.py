@@ -16,13 +16,15 @@ from runtime_helpers import smooth_ct
 from scipy.ndimage import label as connected
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime import Segmenter, Volume, cli, passes
-from gcis_runtime import region as region_module
-from gcis_runtime.body import body_region, largest_part
+from gcis_runtime import Segmenter, Volume
+from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import ImageError, OutputError, PromptError
-from gcis_runtime.nifti import write_volume
-from gcis_runtime.region import Region
-from gcis_runtime.roi import MASK_MARGIN, BoxRoi, MaskRoi, StructureRoi, parse_roi
+from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.regions import region as region_module
+from gcis_runtime.regions.body import body_region, largest_part
+from gcis_runtime.regions.region import Region
+from gcis_runtime.regions.roi import MASK_MARGIN, BoxRoi, MaskRoi, StructureRoi, parse_roi
 
 
 class WindowSession(ThresholdSession):
@@ -278,7 +280,7 @@ def test_another_bundle_may_find_structures():
     labels = tuple(replaced for replaced in other.bundle.manifest.labels[1:])
     import msgspec
 
-    from gcis_runtime.coarse import matching_labels
+    from gcis_runtime.regions.coarse import matching_labels
 
     lacking = msgspec.structs.replace(other.bundle.manifest)
     with pytest.raises(PromptError, match="lacks a structure"):

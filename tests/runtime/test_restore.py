@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime import samplers
-from gcis_runtime.blend import margins_to_labels
-from gcis_runtime.geometry import plan_grid
-from gcis_runtime.restore import Restorer
-from gcis_runtime.sink import LabelSink
+from gcis_runtime.grids import samplers
+from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.sliding.accumulator import Tile
+from gcis_runtime.sliding.blend import margins_to_labels
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.native_grid import Restorer
+from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.sums import Tile
-from gcis_runtime.windows import WindowPlan
 
 TURN = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
 SHEAR = np.array([[1, 0, 0], [0, 1, 0.2], [0, 0, 1.0]])

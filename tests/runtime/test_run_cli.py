@@ -14,7 +14,11 @@ import pytest
 from click.testing import CliRunner
 from runtime_helpers import write_ct
 
-from gcis_runtime import cli, console, nifti, passes, segmenter
+from gcis_runtime.cli import run as cli
+from gcis_runtime.images import nifti
+from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.pipeline import segmenter
+from gcis_runtime.system import console
 
 
 @pytest.fixture
@@ -276,7 +280,7 @@ HEAVY = ("numpy", "nibabel", "msgspec", "onnxruntime", "openvino", "PIL", "Simpl
     ("code", "forbidden"),
     [
         ("import gcis_runtime", (*HEAVY, "click")),
-        ("import gcis_runtime.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass", HEAVY),
+        ("import gcis_runtime.cli.run as c\ntry: c.main(['--help'])\nexcept SystemExit: pass", HEAVY),
     ],
 )
 def test_a_start_imports_nothing_heavy(code, forbidden):
@@ -293,7 +297,7 @@ def test_a_start_imports_nothing_heavy(code, forbidden):
 
 
 def test_the_command_ends_cleanly_as_a_process(bundle, ct, tmp_path):
-    command = [sys.executable, "-m", "gcis_runtime.cli"]
+    command = [sys.executable, "-m", "gcis_runtime.cli.run"]
     good = subprocess.run([*command, ct, "--bundle", bundle], capture_output=True, text=True, check=False)
     assert good.returncode == 0
     assert "\r" not in good.stderr  # no progress line in a pipe
@@ -321,7 +325,7 @@ def test_closed_streams_do_no_harm(bundle, ct, tmp_path, closed):
         "    assert file > 2, 'an output has the number of a standard stream'\n"
         "    real(file)\n"
         "os.fsync = fsync\n"
-        "from gcis_runtime.cli import main\n"
+        "from gcis_runtime.cli.run import main\n"
         "main(sys.argv[1:])\n"
     )
     words = [
@@ -380,14 +384,14 @@ def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp
 def test_the_command_offers_what_the_runtime_does():
     from typing import get_args
 
-    from gcis_runtime.labelling import DEFAULT_RESTORE, Restore
+    from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 
     assert get_args(Restore) == cli._RESTORE
     assert cli._RESTORE[0] == DEFAULT_RESTORE
 
 
 def test_structures_of_one_name_have_files_of_their_own():
-    from gcis_runtime.segmentation import Structure, _file_names
+    from gcis_runtime.pipeline.result import Structure, _file_names
 
     def structure(value, name):
         return Structure(

@@ -9,13 +9,14 @@ import pytest
 import torch
 from runtime_helpers import conv_weights
 
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cpus import usable_cpus
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Engine, ParityRow
+from gcis_runtime.engines import factory
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.graph_choice import passed
+from gcis_runtime.engines.openvino.session import choose_precision
 from gcis_runtime.errors import BundleError, EngineError
-from gcis_runtime.manifest import Engine, ParityRow
-from gcis_runtime.sessions import factory, open_session
-from gcis_runtime.sessions.choice import passed
-from gcis_runtime.sessions.openvino import choose_precision
+from gcis_runtime.system.cpus import usable_cpus
 
 BF16_ENGINE = Engine(
     backend="openvino",
@@ -134,7 +135,7 @@ def test_openvino_is_imported_without_its_telemetry():
     import subprocess
 
     code = (
-        "import sys; from gcis_runtime.sessions.quiet_openvino import import_openvino;"
+        "import sys; from gcis_runtime.engines.openvino.quiet_import import import_openvino;"
         "ov = import_openvino();"
         "print(ov.__name__, 'openvino_telemetry' in sys.modules, 'openvino.tools.ovc' in sys.modules)"
     )

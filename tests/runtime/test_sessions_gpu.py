@@ -14,16 +14,18 @@ import pytest
 from fake_tensorrt import FakeTensorrt, network
 from runtime_helpers import ROI
 
-from gcis_runtime.bundle import open_bundle
-from gcis_runtime.cuda import device as device_module
-from gcis_runtime.cuda import probe
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, Engine, FileEntry, decode, encode
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.gpu import device as device_module
+from gcis_runtime.engines.gpu import probe
+from gcis_runtime.engines.onnx import cuda as onnx_cuda
+from gcis_runtime.engines.onnx.loading import load, operators_on_cpu
+from gcis_runtime.engines.session import DeviceSession
+from gcis_runtime.engines.tensorrt import build as build_module
+from gcis_runtime.engines.tensorrt import engines as engines_module
+from gcis_runtime.engines.tensorrt import session as session_module
 from gcis_runtime.errors import BundleError, DeviceMemoryError, EngineError
-from gcis_runtime.manifest import MANIFEST_FILE, Engine, FileEntry, decode, encode
-from gcis_runtime.sessions import DeviceSession, onnx_cuda, open_session
-from gcis_runtime.sessions import tensorrt as session_module
-from gcis_runtime.sessions.onnx_files import load, operators_on_cpu
-from gcis_runtime.tensorrt import build as build_module
-from gcis_runtime.tensorrt import engines as engines_module
 
 WINDOW = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
 
@@ -380,7 +382,7 @@ def test_refusals_of_tensorrt(make_bundle, driver, use, what):
 
 
 def test_auto_takes_a_tensorrt_that_the_bundle_is_made_for(make_bundle, driver, use, cuda_ort, monkeypatch):
-    from gcis_runtime.sessions import factory
+    from gcis_runtime.engines import factory
 
     module = use()
     bundle = with_engine(make_bundle(), module.plan())

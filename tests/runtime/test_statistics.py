@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gcis_runtime.statistics import COLUMNS, csv_rows, measure_structures, write_csv
-from gcis_runtime.volume import Volume
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.runs.statistics import COLUMNS, csv_rows, measure_structures, write_csv
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from fake_session import threshold_segmenter
 from runtime_helpers import child_of, smooth_ct
 
-from gcis_runtime.cli import main
+from gcis_runtime.cli.run import main
 from gcis_runtime.errors import OutputError
-from gcis_runtime.inputs import find_images
-from gcis_runtime.outputs import plan_jobs
-from gcis_runtime.runs import RunOptions, read_case, segment_case, write_case
+from gcis_runtime.runs.case import RunOptions, read_case, segment_case, write_case
+from gcis_runtime.runs.inputs import find_images
+from gcis_runtime.runs.outputs import plan_jobs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 
@@ -148,7 +148,7 @@ def test_the_command_killed_leaves_nothing_under_the_final_name(make_bundle, ct,
         "        if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        left[0] -= 1\n"
         "sys.addaudithook(hook)\n"
-        "from gcis_runtime.cli import main\n"
+        "from gcis_runtime.cli.run import main\n"
         "main()\n"
     )
     out = tmp_path / "out"
@@ -196,8 +196,8 @@ def test_a_disk_that_fills_up_during_the_command(make_bundle, place, size):
 ENDED = """
 import os, signal, time
 from pathlib import Path
-from gcis_runtime.atomic import replacing_folder
-from gcis_runtime.console import command
+from gcis_runtime.system.atomic_files import replacing_folder
+from gcis_runtime.system.console import command
 
 @command("gcis-test")
 def main():

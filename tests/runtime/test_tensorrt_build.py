@@ -13,14 +13,14 @@ import pytest
 from fake_tensorrt import FakeTensorrt, Layer
 from onnx import TensorProto, helper, numpy_helper
 
+from gcis_runtime.bundles.manifest import Engine
+from gcis_runtime.engines.tensorrt import build as build_module
+from gcis_runtime.engines.tensorrt import family as family_module
+from gcis_runtime.engines.tensorrt.build import BuildSettings, build
+from gcis_runtime.engines.tensorrt.family import TRT, TRT_RTX, load_runner
+from gcis_runtime.engines.tensorrt.fit import misfit
+from gcis_runtime.engines.tensorrt.layers import precision_in_log, precision_in_report, precision_of_network
 from gcis_runtime.errors import DeviceMemoryError, EngineError
-from gcis_runtime.manifest import Engine
-from gcis_runtime.tensorrt import build as build_module
-from gcis_runtime.tensorrt import family as family_module
-from gcis_runtime.tensorrt.build import BuildSettings, build
-from gcis_runtime.tensorrt.family import TRT, TRT_RTX, load_runner
-from gcis_runtime.tensorrt.fit import misfit
-from gcis_runtime.tensorrt.layers import precision_in_log, precision_in_report, precision_of_network
 
 GPU = fake_cuda.gpu()
 
@@ -246,7 +246,7 @@ def test_rtx_refusals_are_errors_and_no_crash():
     with pytest.raises(EngineError, match="compute capability"):
         build(TRT_RTX, conv_graph(TensorProto.FLOAT), BuildSettings(capabilities=((9, 0),)))
     code = (
-        "from gcis_runtime.tensorrt.family import *; from gcis_runtime.doctor import examine\n"
+        "from gcis_runtime.engines.tensorrt.family import *; from gcis_runtime.engines.doctor import examine\n"  # noqa: E501
         "print([f.why for f in examine()['engines'] if f.engine == 'trt-rtx'])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcis_runtime import trial
-from gcis_runtime.bundle import open_bundle
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import Engine, ParityRow
+from gcis_runtime.engines import self_test as trial
+from gcis_runtime.engines.self_test import Candidate, candidates, try_window, unlisted_files
 from gcis_runtime.errors import BundleError, EngineError
-from gcis_runtime.manifest import Engine, ParityRow
-from gcis_runtime.trial import Candidate, candidates, try_window, unlisted_files
 
 
 def engine(backend, precision="fp32", device="cpu"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from gcis_runtime.cli import main
+from gcis_runtime.cli.run import main
 
 
 def test_a_traceback_is_shown_only_where_it_was_asked_for(tmp_path: Path) -> None:

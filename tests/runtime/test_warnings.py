@@ -8,8 +8,9 @@ import pytest
 from fake_session import threshold_segmenter
 from runtime_helpers import smooth_ct, write_bundle
 
-from gcis_runtime import Segmenter, Volume, formats, read_volume
-from gcis_runtime.metrics import context_warnings
+from gcis_runtime import Segmenter, Volume, read_volume
+from gcis_runtime.images import files as formats
+from gcis_runtime.pipeline.warnings import context_warnings
 from gcis_runtime.spec import WindowSpec
 
 OBLIQUE = np.array([[-1.9, 0.2, 0.1, 90], [-0.2, -1.9, 0.3, 80], [0.1, 0.3, 2.9, -40], [0, 0, 0, 1.0]])

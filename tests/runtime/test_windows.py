@@ -8,8 +8,8 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.sliding.plan import pad_to_plan, plan_windows, window_weights
 from gcis_runtime.spec import WindowSpec
-from gcis_runtime.windows import pad_to_plan, plan_windows, window_weights
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.625, 0.9, 0.99])

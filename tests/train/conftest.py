@@ -10,11 +10,11 @@ import pytest
 import torch
 from train_helpers import CONFORMANCE, RECIPE, ConformanceCase
 
-from gcis_train.allocator import keep_freed_memory
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.published import published_name
-from gcis_train.text import TextEncoder
+from gcis_train.text.tower import TextEncoder
+from gcis_train.training.allocator import keep_freed_memory
+from gcis_train.weights.published import published_name
 
 keep_freed_memory()  # forward and backward passes take half the time
 

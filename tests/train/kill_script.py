@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from run_helpers import RUN, trainer
 
-from gcis_train import checkpoint, run_folder, steps
-from gcis_train.options import TrainOptions
+from gcis_train.options.training import TrainOptions
+from gcis_train.training import run_folder, steps
+from gcis_train.weights import checkpoint
 
 
 def _killing(function: Callable[..., Any], at: int, *, after: bool = False) -> Callable[..., Any]:
@@ -65,7 +66,7 @@ def _arm(moment: str) -> None:
         add = run_folder.RunFolder.add_metrics
         run_folder.RunFolder.add_metrics = _killing(add, 1, after=True)  # type: ignore[method-assign]
     elif moment == "validation":
-        from gcis_train import validation
+        from gcis_train.training import validation
 
         validation.validate = _killing(validation.validate, 2)
 

@@ -22,12 +22,12 @@ from run_helpers import RUN, Recording, StubObjective, trainer
 from train_helpers import PROMPTS, batch, options
 
 from gcis_runtime.errors import GcisError
-from gcis_train.distributed import connected, current
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.objectives import Batch, RoutedObjective
-from gcis_train.options import TrainOptions
-from gcis_train.steps import Stepper
+from gcis_train.options.training import TrainOptions
+from gcis_train.training.distributed import connected, current
+from gcis_train.training.objectives import Batch, RoutedObjective
+from gcis_train.training.steps import Stepper
 
 CPU = torch.device("cpu")
 SMALL = (64, 32, 32)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from train_helpers import PROMPTS, Silent, options, volume
 
-from gcis_train.checkpoint import CheckpointConfig, prompt_table
-from gcis_train.datalist import group_cases, read_datalist
-from gcis_train.distributed import current
-from gcis_train.feed import Feed
-from gcis_train.losses import Mean
-from gcis_train.objectives import Batch, nothing
-from gcis_train.options import AugmentSpec, TrainOptions
-from gcis_train.trainer import Trainer
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.options.training import AugmentSpec, TrainOptions
+from gcis_train.training.distributed import current
+from gcis_train.training.feed import Feed
+from gcis_train.training.losses import Mean
+from gcis_train.training.objectives import Batch, nothing
+from gcis_train.training.trainer import Trainer
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 
 RUN = options(
     augment=AugmentSpec(flip=(0.5, 0.5, 0.5), intensity_scale=0.5),

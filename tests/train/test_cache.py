@@ -20,14 +20,14 @@ from train_helpers import PROMPTS, Silent, ball_case, options, write_cases, writ
 
 from gcis_runtime.errors import DataError, OutputError
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train import cache as caching
-from gcis_train import stages
-from gcis_train.cache import VolumeCache
-from gcis_train.datalist import Case, Target, group_cases, read_datalist
-from gcis_train.feed import Feed
-from gcis_train.settings import resolve_options
-from gcis_train.stages import Material
-from gcis_train.volumes import CaseVolume, load_case
+from gcis_train.data import cache as caching
+from gcis_train.data.cache import VolumeCache
+from gcis_train.data.datalist import Case, Target, group_cases, read_datalist
+from gcis_train.data.volumes import CaseVolume, load_case
+from gcis_train.options.settings import resolve_options
+from gcis_train.training import stages
+from gcis_train.training.feed import Feed
+from gcis_train.training.stages import Material
 
 SPEC = PreprocessSpec(orientation="RAS", spacing=(2.5, 2.5, 2.5))
 
@@ -194,8 +194,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train.cache import VolumeCache
-from gcis_train.datalist import group_cases, read_datalist
+from gcis_train.data.cache import VolumeCache
+from gcis_train.data.datalist import group_cases, read_datalist
 
 sys.stdin.readline()
 path = Path({path!r})

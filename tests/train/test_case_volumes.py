@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from train_helpers import RAS, ball_case, write_nifti
 
+from gcis_runtime.demo.phantom import STRUCTURES
 from gcis_runtime.errors import DataError
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.phantom import STRUCTURES
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.nifti import read_volume
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train import volumes
-from gcis_train.datalist import Case, Target
-from gcis_train.volumes import load_case, load_phantom, preprocessing
+from gcis_train.data import volumes
+from gcis_train.data.datalist import Case, Target
+from gcis_train.data.volumes import load_case, load_phantom, preprocessing
 
 SPEC = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0))
 

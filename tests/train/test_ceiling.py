@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from train_helpers import ball_case, write_cases, write_nifti
 
-from gcis_train.cli import main
+from gcis_train.cli.main import main
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from train_helpers import equal_states
 
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train import checkpoint, state
-from gcis_train.checkpoint import CheckpointConfig, prompt_table
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
+from gcis_train.training import state
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 
 PROMPTS = ("left kidney", "liver")
 

@@ -22,21 +22,22 @@ from monai.transforms import (
 from train_helpers import RAS, ball_case, options, write_nifti
 
 from gcis_runtime.errors import CheckpointError, DataError
-from gcis_runtime.foreground import foreground_box
-from gcis_runtime.nifti import read_volume
-from gcis_runtime.preprocess import preprocess
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.sliding.foreground_crop import foreground_box
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
-from gcis_train import checkpoint, reference
-from gcis_train.cache import VolumeCache
-from gcis_train.ceiling import ceilings
-from gcis_train.checkpoint import CheckpointConfig
-from gcis_train.datalist import Case, Target
-from gcis_train.finetune import base_options
+from gcis_train.data.cache import VolumeCache
+from gcis_train.data.datalist import Case, Target
+from gcis_train.data.volumes import load_case, load_phantom
+from gcis_train.evaluation import reference
+from gcis_train.evaluation.ceiling import ceilings
+from gcis_train.evaluation.reference import reference_labels
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.options import TrainOptions
-from gcis_train.reference import reference_labels
-from gcis_train.settings import resolve_options
-from gcis_train.volumes import load_case, load_phantom
+from gcis_train.options.settings import resolve_options
+from gcis_train.options.training import TrainOptions
+from gcis_train.training.finetune import base_options
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig
 
 CPU = torch.device("cpu")
 PLAIN = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0))

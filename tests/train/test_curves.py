@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from gcis_runtime.errors import DataError
-from gcis_train.cli import main
-from gcis_train.curves import LOSS, MEAN, RATE, draw_curves, read_curves, smoothed
+from gcis_train.cli.main import main
+from gcis_train.evaluation.curves import LOSS, MEAN, RATE, draw_curves, read_curves, smoothed
 
 
 def write_log(run_dir: Path, *, steps: int, rate: bool = True) -> None:

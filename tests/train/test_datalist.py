@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gcis_runtime.errors import DataError
-from gcis_train.datalist import Row, group_cases, prompts_of, read_datalist
+from gcis_train.data.datalist import Row, group_cases, prompts_of, read_datalist
 
 ROW = {"image": "a.nii.gz", "label": "b.nii.gz", "prompt": "liver"}
 

@@ -11,14 +11,14 @@ from click.testing import CliRunner, Result
 from dataset_trees import TREES, write_tree
 
 from gcis_runtime.errors import DataError
-from gcis_train.cli import main
-from gcis_train.datalist import read_datalist
+from gcis_train.cli.main import main
+from gcis_train.data.datalist import read_datalist
+from gcis_train.data.sides import mirrored, other_side, without_side
 from gcis_train.datasets import DATASETS
 from gcis_train.datasets.build import Built, Choices, build
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined, union
 from gcis_train.datasets.samples import Mask, label_map
 from gcis_train.datasets.splits import fold_of, hold_out, shuffled
-from gcis_train.sides import mirrored, other_side, without_side
 
 FILE, OTHER = Path("a.nii.gz"), Path("b.nii.gz")
 PATIENTS = [f"p{n}" for n in range(20)]

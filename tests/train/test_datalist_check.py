@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from train_helpers import PROMPTS, RAS, ball_case, write_cases, write_nifti
 
-from gcis_train.cli import main
-from gcis_train.datalist_check import CaseFacts, Problem, check_datalist
-from gcis_train.datalist_report import spread, summary
+from gcis_train.cli.main import main
+from gcis_train.data.check import CaseFacts, Problem, check_datalist
+from gcis_train.data.check_report import spread, summary
 
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
 Change = Callable[[Path, dict[str, Any]], None]

@@ -11,14 +11,14 @@ from click.testing import CliRunner, Result
 from dataset_trees import IMAGE, MASK, TREES, write_tree
 
 from gcis_runtime.errors import DataError
-from gcis_train.cli import main
-from gcis_train.datalist import group_cases, read_datalist
+from gcis_train.cli.main import main
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.data.images import read_mask
 from gcis_train.datasets import DATASETS, find_kind
 from gcis_train.datasets.build import Built, Choices, build
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.samples import Sample
 from gcis_train.datasets.totalsegmentator import STRUCTURES, prompt_of
-from gcis_train.images import read_mask
 
 
 def _scan(kind: str, root: Path) -> dict[str, Sample]:

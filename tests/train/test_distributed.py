@@ -17,10 +17,10 @@ from run_helpers import trainer
 from train_helpers import PROMPTS, Silent, options, write_cases
 
 from gcis_runtime.errors import DataError
-from gcis_train import checkpoint
-from gcis_train.datalist import group_cases, read_datalist
-from gcis_train.distributed import Processes, connected, current, local_device
-from gcis_train.feed import Feed
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.training.distributed import Processes, connected, current, local_device
+from gcis_train.training.feed import Feed
+from gcis_train.weights import checkpoint
 
 SCRIPT = Path(__file__).parent / "process_script.py"
 

@@ -16,13 +16,13 @@ from PIL import Image
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
-from gcis_train import checkpoint
-from gcis_train.cli import main
-from gcis_train.datalist import Case, Target, group_cases, read_datalist
-from gcis_train.evaluate import Prediction, Source, evaluate
+from gcis_train.cli.main import main
+from gcis_train.data.datalist import Case, Target, group_cases, read_datalist
+from gcis_train.evaluation.evaluate import Prediction, Source, evaluate
+from gcis_train.evaluation.worst import WorstCases
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.worst import WorstCases
+from gcis_train.weights import checkpoint
 
 PROMPTS = ("brainstem", "mandible")
 

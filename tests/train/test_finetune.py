@@ -18,19 +18,20 @@ from train_helpers import PROMPTS, Silent, batch, equal_states, options, write_c
 
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, DataError, PromptError
-from gcis_train import checkpoint, finetune, stages
-from gcis_train.checkpoint import Checkpoint, CheckpointConfig, prompt_table
-from gcis_train.cli import main
-from gcis_train.finetune import Job, choose_pathway, routed_stage, single_task, two_stages
-from gcis_train.freezing import is_block, is_encoder, is_router, on_pathways
-from gcis_train.losses import prompt_loss, value
+from gcis_train.cli.main import main
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.objectives import FixedObjective
-from gcis_train.options import TrainOptions
-from gcis_train.pathway import Pathway
-from gcis_train.trainer import Outcome
-from gcis_train.upcycle import fit_routers
+from gcis_train.nets.pathway import Pathway
+from gcis_train.options.training import TrainOptions
+from gcis_train.training import finetune, stages
+from gcis_train.training.finetune import Job, choose_pathway, routed_stage, single_task, two_stages
+from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways
+from gcis_train.training.losses import prompt_loss, value
+from gcis_train.training.objectives import FixedObjective
+from gcis_train.training.trainer import Outcome
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
+from gcis_train.weights.upcycle import fit_routers
 
 NETWORK = NetworkConfig(feature_size=12, pathways=3, text_dim=8)
 SMALL = (64, 32, 32)

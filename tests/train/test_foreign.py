@@ -12,9 +12,9 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError
-from gcis_train import checkpoint
-from gcis_train.cli import main
-from gcis_train.foreign import import_file, read_foreign
+from gcis_train.cli.main import main
+from gcis_train.weights import checkpoint
+from gcis_train.weights.foreign import import_file, read_foreign
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from train_helpers import batch
 
 from benchmarks.routing_step import published_loss, published_sum, rows_apart
-from gcis_train.losses import value
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.gate import gate
 from gcis_train.nets.network import GcisNet
-from gcis_train.objectives import Batch, RoutedObjective, sample_gates
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
+from gcis_train.training.losses import value
+from gcis_train.training.objectives import Batch, RoutedObjective, sample_gates
 
 SMALL = (64, 32, 32)
 PROMPTS = ("one", "two")

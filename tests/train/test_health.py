@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from gcis_runtime.manifest import POSITIONS
-from gcis_train.health import balance_loss, router_health
+from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_train.routing.health import balance_loss, router_health
 
 
 def _logits(choices: list[list[int]], blocks: int, lead: float) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 from monai.networks.nets import SwinUNETR
 
 from gcis_runtime.errors import CheckpointError
-from gcis_train import checkpoint
-from gcis_train.checkpoint import CheckpointConfig, prompt_table
-from gcis_train.initialise import initialise, read_source
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
+from gcis_train.weights.initialise import initialise, read_source
 
 CONFIG = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
 PROMPTS = ("liver", "spleen", "cyst")

@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train_helpers import equal_states, write_cases
 
 from gcis_runtime.errors import CheckpointError, DataError
-from gcis_train import checkpoint
-from gcis_train.objectives import Batch
-from gcis_train.run_folder import Scalars
+from gcis_train.training.objectives import Batch
+from gcis_train.training.run_folder import Scalars
+from gcis_train.weights import checkpoint
 
 MOMENTS = ["step1", "step6", "updated", "weights", "pointer", "prune", "metrics", "validation"]
 SCRIPT = Path(__file__).parent / "kill_script.py"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from gcis_train.losses import Mean, joint_loss, prompt_loss, soft_dice_loss, value
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
-from gcis_train.objectives import Batch, JointObjective
-from gcis_train.pathway import Pathway
+from gcis_train.nets.pathway import Pathway
+from gcis_train.training.losses import Mean, joint_loss, prompt_loss, soft_dice_loss, value
+from gcis_train.training.objectives import Batch, JointObjective
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -74,7 +74,8 @@ def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.Monkey
     monkeypatch.setattr(net, "forward", lambda image: margins)
     seen = {}
     monkeypatch.setattr(
-        "gcis_train.objectives.joint_loss", lambda m, t, k, **_: seen.update(target=t, known=k) or m.sum()
+        "gcis_train.training.objectives.joint_loss",
+        lambda m, t, k, **_: seen.update(target=t, known=k) or m.sum(),
     )
     mask = torch.zeros(1, 2, 2, 2)
     mask[0, 1, 1, 1] = 1

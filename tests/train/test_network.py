@@ -11,8 +11,8 @@ from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import margin
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway
-from gcis_train.published import published_name
+from gcis_train.nets.pathway import Pathway
+from gcis_train.weights.published import published_name
 
 SMALL = (64, 32, 32)
 """The deepest map is 2 x 1 x 1: the smallest window that instance norm accepts."""

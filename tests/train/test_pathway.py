@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcis_runtime.errors import PromptError
-from gcis_train.pathway import Pathway, group_equal, spread
+from gcis_train.nets.pathway import Pathway, group_equal, spread
 
 CHOICES = st.lists(st.integers(0, 11), min_size=7, max_size=7).map(tuple)
 

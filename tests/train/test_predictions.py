@@ -10,8 +10,8 @@ import pytest
 from train_helpers import RAS, ball_case, write_nifti
 
 from gcis_runtime.errors import DataError
-from gcis_train.datalist import Case, Target
-from gcis_train.predictions import find, folder_source, read_values
+from gcis_train.data.datalist import Case, Target
+from gcis_train.evaluation.predictions import find, folder_source, read_values
 
 REPORT = {"structures": [{"value": 4, "name": "left ball", "prompt": "left ball", "voxels": 3}]}
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from train_helpers import PROMPTS, options, write_cases
 
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train import prompts, stages
-from gcis_train.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.prompts import PROMPTS_FILE, embed_prompts, embeddings_of, read_table, write_table
-from gcis_train.text import described
+from gcis_train.text import prompts
+from gcis_train.text.prompts import PROMPTS_FILE, embed_prompts, embeddings_of, read_table, write_table
+from gcis_train.text.tower import described
+from gcis_train.training import stages
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 
 
 class Tower:

@@ -11,15 +11,15 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from gcis_runtime.manifest import POSITIONS
-from gcis_train import checkpoint
-from gcis_train.checkpoint import CheckpointConfig, prompt_table
-from gcis_train.cli import main
+from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_train.cli.main import main
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.pathway import Pathway
-from gcis_train.routing import Routing, coincidences, route, routing_table
-from gcis_train.routing_picture import draw_heatmap
+from gcis_train.nets.pathway import Pathway
+from gcis_train.routing.decisions import Routing, coincidences, route, routing_table
+from gcis_train.routing.picture import draw_heatmap
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 
 PROMPTS = ("liver", "spleen", "the very same spleen")
 

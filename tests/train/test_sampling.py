@@ -10,9 +10,9 @@ import pytest
 import torch
 from train_helpers import ROI, options, volume
 
-from gcis_train.options import AugmentSpec
-from gcis_train.sampling import WindowDraw, cut_window, draw_window
-from gcis_train.sides import mirrored
+from gcis_train.data.sampling import WindowDraw, cut_window, draw_window
+from gcis_train.data.sides import mirrored
+from gcis_train.options.training import AugmentSpec
 
 STILL: dict[str, Any] = {
     "flip": (False, False, False),

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gcis_train.evaluate import Evaluation
-from gcis_train.scorecard import summarise, table, write_results
-from gcis_train.scores import DEFINITIONS, Score
+from gcis_train.evaluation.evaluate import Evaluation
+from gcis_train.evaluation.scorecard import summarise, table, write_results
+from gcis_train.evaluation.scores import DEFINITIONS, Score
 
 
 def one(case: str, prompt: str, dice: float, **changes: Any) -> Score:

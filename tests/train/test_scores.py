@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcis_train.scores import score, surface_scores
+from gcis_train.evaluation.scores import score, surface_scores
 
 SHAPE = (40, 36, 30)
 

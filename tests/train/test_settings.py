@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from gcis_runtime.errors import CheckpointError, DataError
-from gcis_train.flags import FLAGS
-from gcis_train.options import TrainOptions
-from gcis_train.recipe import FIXED, PUBLISHED
-from gcis_train.settings import check_run_folder, pick_device, resolve_options
+from gcis_train.options.flags import FLAGS
+from gcis_train.options.recipe import FIXED, PUBLISHED
+from gcis_train.options.settings import check_run_folder, pick_device, resolve_options
+from gcis_train.options.training import TrainOptions
 
 CPU = torch.device("cpu")
 

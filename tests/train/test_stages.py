@@ -16,12 +16,13 @@ import torch
 from train_helpers import PROMPTS, Silent, equal_states, options, write_cases
 
 from gcis_runtime.errors import CheckpointError
-from gcis_train import checkpoint, stages
-from gcis_train.datalist import group_cases, read_datalist
-from gcis_train.options import TrainOptions
-from gcis_train.pathway import spread
-from gcis_train.stages import Material
-from gcis_train.trainer import Outcome
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.nets.pathway import spread
+from gcis_train.options.training import TrainOptions
+from gcis_train.training import stages
+from gcis_train.training.stages import Material
+from gcis_train.training.trainer import Outcome
+from gcis_train.weights import checkpoint
 
 CPU = torch.device("cpu")
 RUN = options(max_epochs=2)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from train_helpers import batch, options
 
-from gcis_train.distributed import Processes
-from gcis_train.losses import Mean
-from gcis_train.objectives import Batch
-from gcis_train.steps import Stepper, learning_rate
+from gcis_train.training.distributed import Processes
+from gcis_train.training.losses import Mean
+from gcis_train.training.objectives import Batch
+from gcis_train.training.steps import Stepper, learning_rate
 
 
 class Objective:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train.text import TextEncoder, _import_open_clip, _reachable, read_text_tower
+from gcis_train.text.tower import TextEncoder, _import_open_clip, _reachable, read_text_tower
 
 MODEL = "ViT-B-32-quickgelu"
 PROMPTS = ["left kidney", "right kidney", "liver", "liver tumour"]
@@ -109,7 +109,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-    monkeypatch.setattr("gcis_train.text._reachable", refuse)
+    monkeypatch.setattr("gcis_train.text.tower._reachable", refuse)
 
 
 @pytest.mark.usefixtures("_no_network")
@@ -137,7 +137,7 @@ def test_a_tag_is_downloaded_and_read_like_a_file(
         return str(tmp_path / "model.safetensors")
 
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", download)
-    monkeypatch.setattr("gcis_train.text._reachable", lambda url: True)
+    monkeypatch.setattr("gcis_train.text.tower._reachable", lambda url: True)
     tagged = TextEncoder(MODEL, "openai")
     assert tagged.weights == "openai" and len(asked) == 1 and "openai" in str(asked[0])
     assert torch.equal(tagged.embed(PROMPTS), tower.embed(PROMPTS))

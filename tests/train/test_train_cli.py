@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from train_helpers import write_cases
 
-from gcis_train.cli import main
+from gcis_train.cli.main import main
 
 
 def _run(*args: str) -> Result:
@@ -38,7 +38,7 @@ def test_a_bad_row_is_one_line_in_a_real_process(tmp_path: Path) -> None:
     rows = json.loads(path.read_text())
     rows["training"][1]["label"] = "missing.nii.gz"
     path.write_text(json.dumps(rows))
-    code = "from gcis_train.cli import main; main()"
+    code = "from gcis_train.cli.main import main; main()"
     command = [
         sys.executable,
         "-c",

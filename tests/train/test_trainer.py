@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from train_helpers import PROMPTS, Silent, equal_states, options, volume, write_cases
 
 from gcis_runtime.errors import CheckpointError, DataError
-from gcis_train import checkpoint
-from gcis_train.checkpoint import CheckpointConfig, prompt_table
-from gcis_train.curves import read_curves
-from gcis_train.datalist import group_cases, read_datalist
-from gcis_train.feed import Feed
-from gcis_train.losses import Mean
-from gcis_train.objectives import Batch, nothing
-from gcis_train.options import AugmentSpec, TrainOptions
-from gcis_train.steps import learning_rate
-from gcis_train.trainer import Outcome, Trainer
-from gcis_train.validation import dice, validate
-from gcis_train.volumes import CaseVolume
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.data.volumes import CaseVolume
+from gcis_train.evaluation.curves import read_curves
+from gcis_train.metrics import dice
+from gcis_train.options.training import AugmentSpec, TrainOptions
+from gcis_train.training.feed import Feed
+from gcis_train.training.losses import Mean
+from gcis_train.training.objectives import Batch, nothing
+from gcis_train.training.steps import learning_rate
+from gcis_train.training.trainer import Outcome, Trainer
+from gcis_train.training.validation import validate
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 
 
 class StubNet(nn.Module):
@@ -193,7 +194,7 @@ def test_the_best_checkpoint_is_the_best_of_all_epochs(
     make: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.4])
-    monkeypatch.setattr("gcis_train.validation.validate", lambda *_: {"left ball": [next(scores)]})
+    monkeypatch.setattr("gcis_train.training.validation.validate", lambda *_: {"left ball": [next(scores)]})
     case = volume({p: torch.zeros(8, 8, 8, dtype=torch.bool).numpy() for p in PROMPTS})
     outcome = make("run", run=dataclasses_replace(RUN, max_epochs=3), validation=[case]).run()
     assert outcome.best_dice == 0.6

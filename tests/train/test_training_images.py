@@ -12,9 +12,9 @@ from train_helpers import ball_case, write_nifti
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train.datalist import Case, Target
-from gcis_train.images import read_array, read_grid, read_mask
-from gcis_train.volumes import load_case
+from gcis_train.data.datalist import Case, Target
+from gcis_train.data.images import read_array, read_grid, read_mask
+from gcis_train.data.volumes import load_case
 
 AFFINE = np.array([[0, -1.5, 0, 40], [0, 0, -2.5, 30], [1.2, 0, 0, -20], [0, 0, 0, 1]], dtype=float)
 """Permuted and anisotropic: axis mistakes show."""

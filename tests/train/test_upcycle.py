@@ -10,8 +10,8 @@ from gcis_runtime.errors import PromptError
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import margin
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.pathway import Pathway, spread
-from gcis_train.upcycle import ROUTER_MARGIN, fit_routers, upcycle
+from gcis_train.nets.pathway import Pathway, spread
+from gcis_train.weights.upcycle import ROUTER_MARGIN, fit_routers, upcycle
 
 SMALL = (64, 32, 32)
 

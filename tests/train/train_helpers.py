@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_train.data.volumes import CaseVolume
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
-from gcis_train.objectives import Batch
-from gcis_train.options import AugmentSpec, TrainOptions
-from gcis_train.volumes import CaseVolume
+from gcis_train.options.training import AugmentSpec, TrainOptions
+from gcis_train.training.objectives import Batch
 
 CONFORMANCE = Path(__file__).parents[1] / "data" / "conformance"
 ROI = (64, 64, 64)

@@ -1,0 +1,264 @@
+"""A bundle as a MONAI bundle: metadata, an inference workflow, the ONNX graph and the code that runs it.
+
+It needs MONAI, PyTorch, pytorch-ignite and ONNX Runtime, and nothing of gCIS. It holds no pickled weights, so
+there is no `models/model.pt`: the network is `models/model.onnx`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gcis_runtime.bundles.bundle import Bundle
+from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.errors import OutputError
+from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.system.atomic_files import replacing_folder, unwritable
+
+METADATA = "configs/metadata.json"
+INFERENCE = "configs/inference.json"
+SCHEMA_URL = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+_SCRIPT = Path(__file__).with_name("onnx_network.py")
+
+
+def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
+    """Write a MONAI bundle; an older one of that name is replaced as a whole.
+
+    Args:
+        bundle: A verified bundle.
+        folder: The MONAI bundle's root folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: It cannot be written, or something other than a MONAI bundle has its name.
+    """
+    check_monai_target(folder)
+    files = {
+        METADATA: _dumped(metadata(bundle)),
+        INFERENCE: _dumped(inference(bundle.manifest)),
+        "docs/README.md": _readme(bundle),
+        "scripts/__init__.py": '"""Code of this MONAI bundle."""\n',
+        "scripts/onnx_network.py": _SCRIPT.read_text(encoding="utf-8"),
+    }
+    try:
+        with replacing_folder(folder) as temporary:
+            for name, text in files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text(text, encoding="utf-8")
+            (temporary / "models").mkdir()
+            shutil.copyfile(bundle.model_file, temporary / "models" / "model.onnx")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def check_monai_target(folder: Path) -> None:
+    """Refuse to replace what is not a MONAI bundle.
+
+    Raises:
+        OutputError: Something else has that name.
+    """
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / METADATA).is_file():
+        raise OutputError(
+            f"{folder} exists and is not a MONAI bundle",
+            expected=f"a new folder, or one with {METADATA}",
+            fix="Choose another place with --monai-bundle.",
+        )
+
+
+def metadata(bundle: Bundle) -> dict[str, Any]:
+    """Return `metadata.json`: what the MONAI bundle specification asks for, and this bundle's own facts."""
+    m = bundle.manifest
+    structures = ", ".join(label.name for label in m.labels)
+    tensor = {
+        "type": "image",
+        "num_channels": 1,
+        "spatial_shape": list(m.window.roi),
+        "dtype": "float32",
+        "is_patch_data": True,
+    }
+    return {
+        "schema": SCHEMA_URL,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by gCIS {_version('gcis')} from bundle {bundle.sha256[:12]}"},
+        "monai_version": _version("monai"),
+        "pytorch_version": _version("torch").split("+", maxsplit=1)[0],
+        "numpy_version": _version("numpy"),
+        "required_packages_version": {
+            "nibabel": _version("nibabel"),
+            "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
+            "pytorch-ignite": _version("pytorch-ignite"),
+        },
+        "name": m.name,
+        "task": f"CT segmentation of {structures}",
+        "description": f"A static network with one output channel for each of: {structures}. {m.notice}",
+        "authors": "unknown",
+        "copyright": "unknown",
+        "intended_use": m.notice,
+        "data_type": "nibabel",
+        "network_data_format": {
+            "inputs": {
+                "image": tensor
+                | {
+                    "format": "hounsfield",
+                    "modality": "CT",
+                    "value_range": [0, 1],
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "pred": tensor
+                | {
+                    "format": "classes",
+                    "num_channels": len(m.labels),
+                    "value_range": [],
+                    "channel_def": {str(i): f"margin of {label.name}" for i, label in enumerate(m.labels)},
+                }
+            },
+        },
+        "gcis_bundle_sha256": bundle.sha256,
+    }
+
+
+def inference(m: Manifest) -> dict[str, Any]:
+    """Return `inference.json`: the manifest's pre-processing and window in MONAI's own transforms.
+
+    Margins come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
+    """
+    values = [label.value for label in m.labels]
+    deep = max(values) > 255
+    return {
+        "imports": [
+            "$import glob",
+            "$import numpy",
+            "$import torch",
+            "$from scripts.onnx_network import margins_to_labels",
+        ],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz') + glob.glob(@dataset_dir + '/*.nii'))",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {
+            "_target_": "scripts.onnx_network.OnnxNetwork",
+            "file": "$@bundle_root + '/models/model.onnx'",
+        },
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(m.preprocess)},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': file} for file in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": list(m.window.roi),
+            "sw_batch_size": 1,
+            "overlap": m.window.overlap,
+            "mode": m.window.blend,
+            "sigma_scale": m.window.sigma_scale,
+            "padding_mode": "constant",
+            "cval": m.window.padding_value,
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                },
+                {
+                    "_target_": "Lambdad",
+                    "keys": "pred",
+                    "func": f"$lambda margins: margins_to_labels(margins, {values})",
+                },
+                {
+                    "_target_": "SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "output_postfix": "seg",
+                    "output_dtype": "$numpy.uint16" if deep else "$numpy.uint8",
+                    "resample": False,
+                    "separate_folder": False,
+                },
+            ],
+        },
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _preprocessing(spec: PreprocessSpec) -> list[dict[str, Any]]:
+    """Return the transforms that the network was trained behind."""
+    steps: list[dict[str, Any]] = [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}]
+    if spec.orientation is not None:
+        steps.append(
+            {"_target_": "Orientationd", "keys": "image", "axcodes": spec.orientation, "labels": None}
+        )
+    if spec.spacing is not None:
+        steps.append(
+            {"_target_": "Spacingd", "keys": "image", "pixdim": list(spec.spacing), "mode": "bilinear"}
+        )
+    low, high = spec.intensity_window
+    scale = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+    steps.append({"_target_": "ScaleIntensityRanged", "keys": "image"} | scale)
+    if spec.crop is not None:
+        rule = {"source_key": "image", "margin": spec.crop.margin, "allow_smaller": True}
+        names = {"start_coord_key": None, "end_coord_key": None}
+        steps.append({"_target_": "CropForegroundd", "keys": "image"} | rule | names)
+    steps.append({"_target_": "EnsureTyped", "keys": "image"})
+    return steps
+
+
+def _readme(bundle: Bundle) -> str:
+    m = bundle.manifest
+    rows = "\n".join(f"| {label.value} | {label.name} |" for label in m.labels)
+    return f"""# {m.name}
+
+{m.notice}
+
+Written by gCIS from its bundle {bundle.sha256}. The network is `models/model.onnx`; it runs in ONNX Runtime.
+
+| value in the label map | structure |
+|---|---|
+{rows}
+
+Put CT files (NIfTI, HU) into `images/` and run, in this folder:
+
+    python -m monai.bundle run --config_file configs/inference.json
+
+Label maps appear in `eval/`. Another place for either: `--dataset_dir DIR`, `--output_dir DIR`.
+"""
+
+
+def _version(*packages: str) -> str:
+    """Return the version of the first of some packages that is installed."""
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _dumped(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"

@@ -1,0 +1,1 @@
+"""Bundles: read, verify, install and describe the exported artefact."""

@@ -1,0 +1,211 @@
+"""The bundle's manifest: one strict, versioned JSON file that says everything the runtime needs.
+
+`docs/bundle_format.md` describes it for people. Unknown fields are refused: a manifest that says
+more than this version understands is not guessed at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gcis_runtime.bundles.manifest_parts import (
+    GRAPH_BACKENDS,
+    Backend,
+    Engine,
+    FileEntry,
+    Graph,
+    Label,
+    ParityRow,
+    Precision,
+    PromptPathway,
+    Provenance,
+    Strict,
+    Tensor,
+    WeightsDtype,
+)
+from gcis_runtime.bundles.manifest_upgrade import upgrade
+from gcis_runtime.errors import BundleError
+from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
+
+__all__ = [
+    "GRAPH_BACKENDS",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "POSITIONS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Backend",
+    "Engine",
+    "FileEntry",
+    "Graph",
+    "Label",
+    "Manifest",
+    "ParityRow",
+    "Precision",
+    "PromptPathway",
+    "Provenance",
+    "Tensor",
+    "WeightsDtype",
+    "decode",
+    "encode",
+    "engine_file",
+    "graph_file",
+    "json_schema",
+]
+
+SCHEMA: Final = "gcis-bundle"
+SCHEMA_VERSION: Final = 2
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decoder1", "out")
+
+
+class Manifest(Strict, frozen=True, kw_only=True):
+    """Everything that `gcis-run` needs to know of a bundle beside the weights."""
+
+    schema: Literal["gcis-bundle"] = SCHEMA
+    schema_version: Literal[2] = SCHEMA_VERSION
+    name: str
+    created: str
+    notice: str
+    preprocess: PreprocessSpec
+    window: WindowSpec
+    labels: tuple[Label, ...]
+    pathways: tuple[PromptPathway, ...]
+    input: Tensor
+    output: Tensor
+    graphs: tuple[Graph, ...]
+    engines: tuple[Engine, ...]
+    files: tuple[FileEntry, ...]
+    parity: tuple[ParityRow, ...]
+    provenance: Provenance
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("a bundle needs at least one label")
+        values = [label.value for label in self.labels]
+        if len(set(values)) != len(values):
+            raise ValueError(f"label values {values} are not distinct")
+        if [p.prompt for p in self.pathways] != [label.prompt for label in self.labels]:
+            raise ValueError("pathways and labels do not name the same prompts in the same order")
+        if self.output.shape[1] != len(self.labels):
+            raise ValueError(f"{self.output.shape[1]} output channels for {len(self.labels)} labels")
+        if self.input.shape[2:] != self.window.roi or self.output.shape[2:] != self.window.roi:
+            raise ValueError(f"graph shapes do not end in the window {self.window.roi}")
+        check_padding(self.preprocess, self.window)
+        _check_files(self)
+
+    @property
+    def model(self) -> Graph:
+        """The first graph, `model.onnx`."""
+        return self.graphs[0]
+
+
+def _check_files(m: Manifest) -> None:
+    """Refuse graphs and engines that do not fit each other or the list of files."""
+    listed = [f.path for f in m.files]
+    if len(set(listed)) != len(listed) or MANIFEST_FILE in listed:
+        raise ValueError("`files` names a file twice, or the manifest itself")
+    graphs = {g.file: g for g in m.graphs}
+    if not m.graphs or m.graphs[0].file != MODEL_FILE:
+        raise ValueError(f"the first graph is not {MODEL_FILE}")
+    if len(graphs) != len(m.graphs):
+        raise ValueError("`graphs` names a file twice")
+    for g in m.graphs:
+        if g.file != graph_file(g.precision, g.batch):
+            raise ValueError(f"a graph of {g.precision}, batch {g.batch} is named {g.file!r}")
+    for file in (*graphs, *(e.file for e in m.engines)):
+        if file not in listed:
+            raise ValueError(f"{file!r} is not among the files")
+    _check_engines(m, graphs)
+
+
+def _check_engines(m: Manifest, graphs: dict[str, Graph]) -> None:
+    """Refuse engines and parity rows that name no graph of the bundle, or one that does not fit."""
+    for e in m.engines:
+        if e.graph not in graphs:
+            raise ValueError(f"the graph of the {e.backend} engine, {e.graph!r}, is not among the graphs")
+        if graphs[e.graph].batch != e.batch:
+            raise ValueError(f"the {e.backend} engine has batch {e.batch}, its graph {graphs[e.graph].batch}")
+        if (e.file == e.graph) != (e.backend in GRAPH_BACKENDS):
+            raise ValueError(f"{e.file!r} is not what a {e.backend} engine loads")
+    for row in m.parity:
+        if row.graph and row.graph not in graphs:
+            raise ValueError(f"the graph of parity row {row.stage!r}, {row.graph!r}, is not among the graphs")
+
+
+def graph_file(precision: Precision, batch: int = 1) -> str:
+    """Return the name of a graph's ONNX file: `model.onnx`, `model.fp16.onnx`, `model.fp32.b4.onnx`."""
+    if precision == "fp32" and batch == 1:
+        return MODEL_FILE
+    return f"model.{precision}.onnx" if batch == 1 else f"model.{precision}.b{batch}.onnx"
+
+
+def engine_file(backend: Backend, version: str, device: str, precision: Precision, batch: int = 1) -> str:
+    """Return a compiled engine's path in its bundle, such as `engines/trt-rtx-1.7.0-sm_80+-fp16.engine`."""
+    suffix = "" if batch == 1 else f"-b{batch}"
+    return f"engines/{backend}-{version}-{device}-{precision}{suffix}.engine"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `manifest.json`, made from the types that read it.
+
+    It says what a manifest looks like; that its parts fit each other (every graph among the files, one
+    pathway for each label, ...) is checked by `decode` alone.
+    """
+    made = msgspec.json.schema(Manifest)
+    title = f"manifest.json of a gCIS bundle, schema version {SCHEMA_VERSION}"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | made
+
+
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises for JSON that is malformed, against the schema, nested too deep, or not UTF-8."""
+
+
+class _Head(msgspec.Struct):
+    """The two fields that say whether the rest can be understood."""
+
+    schema: str = ""
+    schema_version: int = 0
+
+
+def decode(data: bytes, *, source: str) -> Manifest:
+    """Read a manifest strictly; one of an older schema is upgraded.
+
+    Args:
+        data: JSON bytes.
+        source: Where they came from, for messages.
+
+    Raises:
+        BundleError: Not JSON, another schema, a newer version, an unknown, missing or wrong field.
+    """
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except _UNREADABLE as error:
+        raise BundleError(
+            f"{source} is not a bundle manifest", received=str(error), fix="Export the bundle again."
+        ) from error
+    if head.schema != SCHEMA or not 1 <= head.schema_version <= SCHEMA_VERSION:
+        newer = head.schema == SCHEMA and head.schema_version > SCHEMA_VERSION
+        raise BundleError(
+            f"{source} has another schema",
+            received=f"{head.schema!r} version {head.schema_version}",
+            expected=f"{SCHEMA!r} version 1 to {SCHEMA_VERSION}",
+            fix="A newer gcis wrote it: install that." if newer else "Export the checkpoint again.",
+        )
+    try:
+        if head.schema_version == SCHEMA_VERSION:
+            return msgspec.json.decode(data, type=Manifest)
+        return msgspec.convert(upgrade(msgspec.json.decode(data)), type=Manifest)
+    except _UNREADABLE as error:
+        raise BundleError(
+            f"{source} does not follow the schema", received=str(error), fix="Export the bundle again."
+        ) from error

@@ -1,0 +1,183 @@
+"""`gcis-bundle`: look at bundles and at what can run them here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gcis_runtime.system.console import USAGE_EXIT, command_group, verbose_option
+
+if TYPE_CHECKING:
+    from gcis_runtime.bundles.bundle import Bundle
+
+PROGRAM = "gcis-bundle"
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@command_group(PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Look at exported bundles, verify them, and see what can run here."""
+
+
+@main.command("list")
+@_JSON
+@verbose_option
+def list_(as_json: bool) -> None:
+    """List the installed bundles and the shipped demo."""
+    from gcis_runtime.bundles.store import list_bundles, store_folder
+    from gcis_runtime.text import table
+
+    entries = list_bundles(with_demo=True)
+    if as_json:
+        _print_json(
+            {
+                "store": str(store_folder()),
+                "bundles": [
+                    {
+                        "slug": e.slug,
+                        "folder": str(e.folder),
+                        "prompts": [label.prompt for label in e.manifest.labels] if e.manifest else [],
+                        "problem": e.problem,
+                    }
+                    for e in entries
+                ],
+            }
+        )
+        return
+    if not entries:
+        click.echo(f"No bundle in {store_folder()}. Export one with gcis-export.")
+        return
+    rows = [["bundle", "prompts", "folder"]]
+    for e in entries:
+        prompts = (
+            ", ".join(label.prompt for label in e.manifest.labels)
+            if e.manifest
+            else f"unreadable: {e.problem}"
+        )
+        rows.append([e.slug, prompts, str(e.folder)])
+    click.echo(table(rows))
+
+
+@main.command()
+@click.argument("bundle", metavar="B")
+@_JSON
+@verbose_option
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show prompts, pathways, engines, parity and provenance of bundle B (folder, name or 'demo')."""
+    opened = _open(bundle)
+    if as_json:
+        _print_json({"folder": str(opened.folder), "sha256": opened.sha256, "manifest": opened.manifest})
+        return
+    from gcis_runtime.bundles.describe import describe
+
+    click.echo(describe(opened))
+
+
+@main.command()
+@click.argument("bundle", metavar="B")
+@click.option(
+    "--run/--no-run",
+    "run_engines",
+    default=True,
+    help="Run a window with every graph and engine that can run here [run].",
+)
+@_JSON
+@verbose_option
+def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
+    """Check schema, paths, sizes and hashes of bundle B, and run a window with it."""
+    from gcis_runtime.engines.self_test import try_window, unlisted_files
+
+    opened = _open(bundle)
+    trials = try_window(opened) if run_engines else ()
+    unlisted = unlisted_files(opened)
+    ok = all(t.outcome != "failed" for t in trials)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(opened.folder),
+                "sha256": opened.sha256,
+                "files": len(opened.manifest.files),
+                "unlisted": unlisted,
+                "ok": ok,
+                "engines": [t.as_dict() for t in trials],
+            }
+        )
+        return 0 if ok else USAGE_EXIT
+    click.echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
+    for name in unlisted:
+        click.echo(f"{name} is not in the manifest; nothing reads it")
+    for t in trials:
+        if t.outcome == "ok":
+            click.echo(
+                f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}"
+            )
+        elif t.outcome == "failed":
+            click.echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
+        else:
+            click.echo(f"{t.candidate.name}: cannot run here: {t.problem}")
+    return 0 if ok else USAGE_EXIT
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a bundle's manifest.json."""
+    from gcis_runtime.bundles.manifest import json_schema
+
+    _print_json(json_schema())
+
+
+@main.command()
+@_JSON
+@verbose_option
+def doctor(as_json: bool) -> None:
+    """Show versions, processor, providers and devices, and which engines can run here."""
+    from dataclasses import asdict
+
+    from gcis_runtime.engines.doctor import examine
+    from gcis_runtime.text import table
+
+    found = examine()
+    if as_json:
+        lists = {name: [asdict(f) for f in found[name]] for name in ("engines", "gpus")}
+        _print_json(found | lists)
+        return
+    rows = [["python", found["python"]], ["system", found["system"]]]
+    rows += [[name, version] for name, version in found["packages"].items()]
+    rows += [
+        ["CPUs usable", str(found["cpus"])],
+        ["CPU features", ", ".join(found["cpu_flags"]) or "unknown"],
+        ["CUDA driver", found["cuda_driver"] or f"none: {found['cuda_problem']}"],
+        *([f"GPU {g.index}", f"{g.name}, {g.sm}, {g.memory / 2**30:.1f} GiB"] for g in found["gpus"]),
+        ["cache of engines", found["cache"] or "none: no folder that only you can write"],
+        ["gzip", found["gzip"] if found["gzip"] != "zlib" else "zlib (pip install isal: three times faster)"],
+        ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
+    ]
+    rows += [[f"OpenVINO {device}", ", ".join(caps)] for device, caps in found["openvino"].items()]
+    click.echo(table(rows))
+    click.echo("")
+    engines = [[f.engine, f.device, _yes(f.works), _yes(f.builds), f.why] for f in found["engines"]]
+    click.echo(table([["engine", "device", "runs", "builds", "why"], *engines]))
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _open(bundle: str) -> Bundle:
+    """Find and verify a bundle."""
+    from gcis_runtime.bundles.bundle import open_bundle
+    from gcis_runtime.bundles.store import find_bundle
+
+    return open_bundle(find_bundle(bundle))
+
+
+def _print_json(document: Any) -> None:
+    """Print one indented JSON document."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+if __name__ == "__main__":
+    main()

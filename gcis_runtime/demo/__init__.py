@@ -1,0 +1,1 @@
+"""The demo bundle and the procedural head-and-neck phantom."""

@@ -1,0 +1,184 @@
+"""ONNX Runtime on an NVIDIA GPU: bound to fixed device buffers, on our stream, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from gcis_runtime.bundles.bundle import Bundle
+from gcis_runtime.engines.gpu.buffers import GpuBuffers
+from gcis_runtime.engines.gpu.device import Device
+from gcis_runtime.engines.gpu.probe import require_gpu
+from gcis_runtime.engines.graph_choice import choose_graph, passed
+from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_ours, load, operators_on_cpu
+from gcis_runtime.errors import EngineError
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_OFFERED = ("auto", "fp32", "fp16")
+"""It has no 8-bit convolutions of three axes, and would run such a graph in float32."""
+
+
+class OnnxCudaSession:
+    """A bundle's ONNX graph in ONNX Runtime on a GPU; see `Session` and `DeviceSession`.
+
+    Args:
+        bundle: The bundle.
+        device: `"cuda"` or `"cuda:1"`.
+        precision: A precision; `"auto"` takes fp16 where the parity report allows it, else fp32.
+        batch: Most windows a run; None takes the largest graph.
+        tf32: Let float32 products round their factors to 11 bits: faster, and outside the parity report.
+
+    Raises:
+        EngineError: No GPU, no cuda-python, another precision, or the CUDA provider does not start or leaves
+            products to the CPU.
+        DeviceMemoryError: The GPU has not enough memory.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str,
+        precision: str = "auto",
+        batch: int | None = None,
+        tf32: bool = False,
+    ) -> None:
+        if precision not in _OFFERED:
+            raise EngineError(
+                "ONNX Runtime does not compute in this precision on CUDA",
+                received=f"--precision {precision}",
+                expected=", ".join(_OFFERED),
+                fix="Use one of them, or an engine of TensorRT.",
+            )
+        info = require_gpu(device)
+        complaint = _require_provider()
+        manifest = bundle.manifest
+        preferred = [p for p in ("fp16",) if passed(manifest, backend="onnx", precision=p)] + ["fp32"]
+        graph = choose_graph(manifest, precision=precision, batch=batch, preferred=preferred)
+        self.name, self.version, self.device = "onnx", str(ort.__version__), f"cuda:{info.index}"
+        self.precision: str = graph.precision
+        self.batch, self.threads = graph.batch, 0
+        self.notes: tuple[str, ...] = ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
+        self.gpu = Device(info)
+        self._session: ort.InferenceSession | None = None
+        try:
+            self._buffers = GpuBuffers(self.gpu, manifest, batch=graph.batch)
+            self.stream, self.input, self.output = (
+                self._buffers.stream,
+                self._buffers.input,
+                self._buffers.output,
+            )
+            providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
+            session = load(
+                bundle.file(graph.file), manifest, providers,
+                threads=0, batch=graph.batch, record_placement=True,
+            )  # fmt: skip
+            _require_active(session, complaint)
+            self.notes += _left_to_cpu(session)
+            self._binding = self._bind(session, bundle, info.index)
+        except BaseException:
+            self.close()
+            raise
+        self._session = session
+        # The stream orders runs; waiting after each would leave the GPU idle between windows.
+        self._once = ort.RunOptions()
+        self._once.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def _bind(self, session: ort.InferenceSession, bundle: Bundle, index: int) -> Any:
+        """Bind the graph's tensors to our buffers."""
+        binding, shapes, manifest = session.io_binding(), self._buffers, bundle.manifest
+        binding.bind_input(
+            manifest.input.name, "cuda", index, np.float32, shapes.input_shape, self.input.address
+        )
+        binding.bind_output(
+            manifest.output.name, "cuda", index, np.float32, shapes.output_shape, self.output.address
+        )
+        return binding
+
+    def enqueue(self) -> None:
+        """Queue one run; see `DeviceSession`."""
+        if self._session is None:
+            raise EngineError("the session is closed", fix="Open the bundle again.")
+        try:
+            self._session.run_with_iobinding(self._binding, self._once)
+        except Exception as error:  # ONNX Runtime's errors derive from Exception alone
+            raise as_ours(error, "ONNX Runtime failed on a window") from error
+
+    def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute a batch of windows; see `Session.run`."""
+        return self._buffers.run(window, self.enqueue)
+
+    def close(self) -> None:
+        """Free the engine and the GPU's memory."""
+        self._session = self._binding = None  # before the stream that it works on
+        self.gpu.close()
+
+
+def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:
+    """Return the CUDA provider's options."""
+    return {
+        "device_id": str(index),
+        # DEFAULT takes the first algorithm that cuDNN names, up to 50 times slower than the best.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "1" if tf32 else "0",
+        "user_compute_stream": str(int(stream)),
+    }
+
+
+def _require_provider() -> str:
+    """Find the CUDA libraries that pip installed, and refuse an ONNX Runtime without the CUDA provider.
+
+    Returns:
+        What ONNX Runtime says about libraries that it did not find, one line; empty where it found all.
+    """
+    said = io.StringIO()
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(said):  # it prints, and standard output is for results
+            ort.preload_dlls()
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise EngineError(
+            "this ONNX Runtime has no CUDA provider",
+            received=", ".join(ort.get_available_providers()),
+            expected=CUDA_PROVIDER,
+            fix="Install onnxruntime-gpu in place of onnxruntime, or use --device cpu.",
+        )
+    return next((line for line in said.getvalue().splitlines() if "Failed" in line), "")
+
+
+def _require_active(session: ort.InferenceSession, complaint: str) -> None:
+    """Refuse a session that is not on the GPU: ONNX Runtime falls back to the CPU without a word."""
+    active = session.get_providers()
+    if not active or active[0] != CUDA_PROVIDER:
+        version = str(getattr(ort, "cuda_version", "")).partition(".")[0]
+        raise EngineError(
+            "ONNX Runtime could not start on CUDA",
+            received=", ".join((*active, complaint) if complaint else active),
+            expected=CUDA_PROVIDER,
+            fix=f"Install CUDA {version} and cuDNN 9: pip install 'gcis[cuda]'; or use --device cpu.".replace(
+                "  ", " "
+            ),
+        )
+
+
+def _left_to_cpu(session: ort.InferenceSession) -> tuple[str, ...]:
+    """Refuse a graph whose products run on the CPU, and return a note about other operators that do.
+
+    An active provider is given only what it has kernels for; ONNX Runtime gives the rest to the CPU.
+    """
+    found = operators_on_cpu(session) or Counter[str]()
+    text = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    if _PRODUCTS & found.keys():
+        raise EngineError(
+            "ONNX Runtime leaves a part of the graph to the CPU",
+            received=text,
+            expected=f"all products on {CUDA_PROVIDER}",
+            fix="Use --precision fp32, another onnxruntime-gpu, or --device cpu.",
+        )
+    return (f"ONNX Runtime leaves a part of the graph to the CPU: {text}",) if found else ()

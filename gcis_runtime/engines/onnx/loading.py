@@ -1,0 +1,85 @@
+"""What both ONNX Runtime sessions do: options, loading, and its errors as ours."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.engines.session import check_graph
+from gcis_runtime.errors import DeviceMemoryError, EngineError
+
+CPU_PROVIDER = "CPUExecutionProvider"
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
+
+
+def load(
+    file: Path,
+    manifest: Manifest,
+    providers: Sequence[object],
+    *,
+    threads: int,
+    batch: int,
+    record_placement: bool = False,
+) -> ort.InferenceSession:
+    """Load an ONNX file and compare it with the manifest.
+
+    Args:
+        file: The graph.
+        manifest: What it should be.
+        providers: ONNX Runtime's execution providers, with their options.
+        threads: CPU threads; 0 leaves them alone.
+        batch: Windows a run.
+        record_placement: Let `operators_on_cpu` tell where operators run.
+
+    Raises:
+        EngineError: It cannot be loaded.
+        BundleError: It is another graph.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    if record_placement:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = ort.InferenceSession(str(file), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's errors derive from Exception alone
+        raise as_ours(error, "ONNX Runtime cannot load the graph", fix="Run `gcis-bundle verify`.") from error
+    check_graph(
+        manifest,
+        inputs={i.name: i.shape for i in session.get_inputs()},
+        outputs={o.name: o.shape for o in session.get_outputs()},
+        batch=batch,
+    )
+    return session
+
+
+def operators_on_cpu(session: ort.InferenceSession) -> collections.Counter[str] | None:
+    """Return how many operators of each type run on the CPU; None where this ONNX Runtime does not say.
+
+    Args:
+        session: Loaded with `record_placement`.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return collections.Counter(
+        node.op_type for part in parts if part.ep_name == CPU_PROVIDER for node in part.get_nodes()
+    )
+
+
+def as_ours(error: Exception, message: str, *, fix: str | None = None) -> EngineError:
+    """Return ONNX Runtime's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if any(part in str(error).lower() for part in _OUT_OF_MEMORY):
+        return DeviceMemoryError(
+            f"{message}: out of memory",
+            received=line,
+            fix="Use a smaller window batch, or another --device.",
+        )
+    return EngineError(message, received=line, fix=fix)

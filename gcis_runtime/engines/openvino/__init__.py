@@ -1,0 +1,1 @@
+"""OpenVINO sessions on the CPU."""

@@ -1,0 +1,213 @@
+"""OpenVINO: the fast engine on CPUs; reads the bundle's ONNX graph, or what it made of it the last time."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.bundles.bundle import Bundle
+from gcis_runtime.bundles.manifest import Graph, Manifest
+from gcis_runtime.engines.graph_choice import choose_graph, passed
+from gcis_runtime.engines.layer_precision import computed_in
+from gcis_runtime.engines.openvino.quiet_import import import_openvino
+from gcis_runtime.engines.session import check_graph
+from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.system.cpus import allowed_cpus, usable_cpus
+from gcis_runtime.system.private_cache import PrivateCache, open_cache
+
+_OFFERED = ("fp32", "bf16", "int8")
+_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_MULTIPLIES = ("Convolution", "Deconvolution")
+
+
+class OpenvinoSession:
+    """A bundle's ONNX graph in OpenVINO on the CPU; see `Session`.
+
+    The compiled model is kept in this user's cache (`$GCIS_HOME/cache`), so that the second start is fast.
+
+    Args:
+        bundle: The bundle.
+        precision: `"fp32"`, `"bf16"`, `"int8"` (a graph of its own), or `"auto"`: bf16 where the CPU has it
+            and the parity report allows it.
+        threads: CPU threads; None counts what the process may use.
+        batch: Most windows a run; None takes the largest graph.
+
+    Raises:
+        EngineError: It cannot be loaded, or computes in another precision than was asked for.
+        BundleError: The graph is not the one that the manifest describes.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        batch: int | None = 1,
+    ) -> None:
+        self._request: Any = None  # made before the mapped model that it reads, and so freed before it
+        self._mapped: Any = None
+        self._ov = import_openvino()
+        self.name, self.device = "openvino", "cpu"
+        self.version = str(self._ov.__version__).split("-", maxsplit=1)[0]
+        self.threads = threads or usable_cpus()
+        core = self._ov.Core()
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        wanted = choose_precision(precision, bundle.manifest, capabilities)
+        graph = choose_graph(bundle.manifest, precision="int8" if wanted == "int8" else "fp32", batch=batch)
+        self.batch = graph.batch
+        settings = {
+            "INFERENCE_PRECISION_HINT": _hint(wanted, capabilities),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+            # OpenVINO binds its threads to the first processors: two processes of one thread would both sit
+            # on processor 0, each at half its speed. Bound only where no processor is left over.
+            "ENABLE_CPU_PINNING": self.threads >= allowed_cpus(),
+        }
+        try:
+            model, self.notes = self._load(core, bundle, graph, settings)
+            self._request = model.create_infer_request()
+        except RuntimeError as error:
+            raise _ours(error, "OpenVINO cannot load the graph") from error
+        except MemoryError as error:
+            raise DeviceMemoryError("OpenVINO cannot load the graph: out of memory") from error
+        self.precision = read_precision(model)
+        if self.precision != wanted:
+            raise EngineError(
+                "OpenVINO computes in another precision than was asked for",
+                received=self.precision,
+                expected=wanted,
+                fix="Use --precision fp32, or another --engine.",
+            )
+
+    def _load(
+        self, core: Any, bundle: Bundle, graph: Graph, settings: dict[str, Any]
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Return the compiled model, from the cache where it is there, and what to tell the user."""
+        cache = open_cache()
+        digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
+        key = {
+            "graph": digest,
+            "openvino": str(self._ov.__version__),
+            "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        found = cache.find("openvino", key) if cache is not None else None
+        if found is not None:
+            model = self._import(core, found, settings)
+            if model is not None:
+                self._check(bundle.manifest, model, graph)
+                return model, ()
+        read = core.read_model(str(bundle.file(graph.file)))
+        self._check(bundle.manifest, read, graph)
+        model = core.compile_model(read, "CPU", settings)
+        if cache is not None:
+            _keep(cache, key, model)
+        return model, ()
+
+    def _import(self, core: Any, file: Path, settings: dict[str, Any]) -> Any:
+        """Load a compiled model; None where OpenVINO does not take it, and it is compiled again."""
+        try:
+            # Copy-on-write: mapped, not read into memory, and never written back. The model reads its weights
+            # from there as long as it lives, and does not keep the mapping itself.
+            self._mapped = self._ov.Tensor(np.memmap(file, dtype=np.uint8, mode="c"), shared_memory=True)
+            return core.import_model(self._mapped, "CPU", settings)
+        except (RuntimeError, ValueError, OSError):
+            return None
+
+    def _check(self, manifest: Manifest, model: Any, graph: Graph) -> None:
+        check_graph(
+            manifest,
+            inputs={port.any_name: _shape(port) for port in model.inputs},
+            outputs={port.any_name: _shape(port) for port in model.outputs},
+            batch=graph.batch,
+        )
+
+    def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute a batch of windows; see `Session.run`."""
+        if self._request is None:
+            raise EngineError("the session is closed", fix="Open the bundle again.")
+        try:
+            result = self._request.infer([window], share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise _ours(error, "OpenVINO failed on a window") from error
+        out: NDArray[np.float32] = result[0]
+        return out
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._request = None
+
+
+def _hint(precision: str, capabilities: list[str]) -> str:
+    """Return what operators compute in that the graph leaves in float; beside 8 bits, bf16 where there is."""
+    return "f32" if precision == "fp32" or "BF16" not in capabilities else "bf16"
+
+
+def read_precision(model: Any) -> str:
+    """Return what the convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
+
+    OpenVINO takes the hint as a wish; the compiled model says what was made of it.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    for node in model.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if info["layerType"].value in _MULTIPLIES:
+            kind = str(info["runtimePrecision"].value)
+            found[_PRECISIONS.get(kind, kind)] += 1
+    return computed_in(found) or "unknown"
+
+
+def choose_precision(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
+    """Return the precision to use: bf16 by itself only where the CPU has it and the parity report allows.
+
+    Args:
+        precision: What was asked for.
+        manifest: The bundle's manifest.
+        capabilities: What OpenVINO says that the CPU computes in, such as `"BF16"`.
+
+    Raises:
+        EngineError: Asked for what OpenVINO or the CPU does not have.
+    """
+    native = "BF16" in capabilities
+    if precision == "auto":
+        return "bf16" if native and passed(manifest, backend="openvino", precision="bf16") else "fp32"
+    if precision not in _OFFERED:
+        raise EngineError(
+            "OpenVINO does not offer this precision", received=precision, expected="auto, fp32, bf16 or int8"
+        )
+    if precision == "bf16" and not native:
+        raise EngineError(
+            "this CPU has no bf16",
+            received=", ".join(capabilities),
+            expected="BF16",
+            fix="Use --precision fp32.",
+        )
+    return precision
+
+
+def _keep(cache: PrivateCache, key: dict[str, str], model: Any) -> None:
+    """Store a compiled model; without one the next start compiles again."""
+    try:
+        blob = model.export_model()
+    except RuntimeError:
+        return
+    data = blob.getvalue() if hasattr(blob, "getvalue") else blob
+    cache.store("openvino", key, lambda path: path.write_bytes(data))
+
+
+def _ours(error: RuntimeError, message: str) -> EngineError:
+    """Return OpenVINO's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+    if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
+        return DeviceMemoryError(f"{message}: out of memory", received=line)
+    return EngineError(message, received=line, fix="Use --engine onnx, or run `gcis-bundle verify`.")
+
+
+def _shape(port: Any) -> tuple[object, ...]:
+    """Return a port's shape; a dynamic axis as text, so that it equals no number."""
+    return tuple(d.get_length() if d.is_static else str(d) for d in port.partial_shape)

@@ -1,0 +1,1 @@
+"""Voxel grids: resampling, grid transforms, boxes and preprocessing."""

@@ -1,0 +1,276 @@
+"""Resampling between voxel grids: linear for images, nearest for labels; numpy only.
+
+Convention: voxel centres at integer indices, values beyond the border repeat the border voxel. This is
+MONAI's `Spacing` (`align_corners=False`, `padding_mode="border"`): there, normalised coordinates count
+voxel edges, which makes integer indices the centres.
+
+Where two grids share directions, the map of indices is diagonal and resampling is done axis by axis: two
+gathers and a linear step each. A sheared grid (CT gantry tilt) takes the general path: MONAI removes shear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.grids.box import Box, whole
+from gcis_runtime.spec import Shape3
+
+_SHEAR_TOLERANCE = 1e-3
+"""Voxels by which off-diagonal terms may move a sample before the general path is taken."""
+_CHUNK_VOXELS = 1 << 22
+_CACHED_VOXELS = 1 << 17
+"""Voxels interpolated at a time along an axis: as many as stay in a processor's cache."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GridMap:
+    """Where each voxel of an output grid lies in an input grid.
+
+    Attributes:
+        matrix: (4, 4) float64, output voxel index to input voxel index.
+        shape_in: Input grid (X, Y, Z).
+        shape_out: Output grid (X, Y, Z).
+    """
+
+    matrix: NDArray[np.float64]
+    shape_in: Shape3
+    shape_out: Shape3
+
+    @property
+    def separable(self) -> bool:
+        """Off-diagonal terms move no sample by more than a thousandth of a voxel."""
+        return bool(self._reach().max() <= _SHEAR_TOLERANCE)
+
+    def _reach(self) -> NDArray[np.float64]:
+        """Return by how many input voxels off-diagonal terms may move a sample along each axis."""
+        linear = np.abs(self.matrix[:3, :3])
+        return np.asarray((linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0))
+
+    def linear(self, array: NDArray[Any], box: Box | None = None) -> NDArray[np.float32]:
+        """Resample an image linearly.
+
+        Args:
+            array: (X, Y, Z) of `shape_in`, int16 or float32.
+            box: Part of the output to compute; None is all of it. Values do not depend on it.
+
+        Returns:
+            (X, Y, Z) of the box, float32.
+        """
+        box = whole(self.shape_out) if box is None else box
+        if not self.separable:
+            return _general_linear(array, self, box)
+        positions, crop = [], []
+        for axis, part in enumerate(box):
+            position = axis_coordinates(self, axis)[part]
+            low, high = int(position.min()), min(int(position.max()) + 1, self.shape_in[axis] - 1)
+            crop.append(slice(low, high + 1))
+            positions.append(position - low)
+        array = array[tuple(crop)]
+        # Memory order: slowest axis first, so that gathers move long runs (NIfTI arrays have X fastest).
+        order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
+        out: NDArray[Any] = array.transpose(order)
+        for axis in self.cheapest_order():
+            out = lerp_axis(out, positions[axis], order.index(axis))
+        return np.asarray(out, dtype=np.float32).transpose(np.argsort(order))
+
+    def cheapest_order(self) -> list[int]:
+        """Return the axes by growth, the one that shrinks most first: the others then have less to do.
+
+        Of equals, the last comes first: files have X fastest, and gathers along it are the slowest.
+        """
+        growth = [round(n / m, 3) for n, m in zip(self.shape_out, self.shape_in, strict=True)]
+        return sorted(range(3), key=lambda axis: (growth[axis], -axis))
+
+    def nearest(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Resample labels to the nearest voxel centre; a tie goes to the even index (see `axis_coordinates`).
+
+        Args:
+            labels: (X, Y, Z) of `shape_in`.
+
+        Returns:
+            (X, Y, Z) of `shape_out`, same type.
+        """
+        if not self.separable or self.noise_breaks_ties():
+            return _general_nearest(labels, self)
+        out = labels
+        for axis in sorted(range(3), key=lambda a: self.shape_out[a] / self.shape_in[a]):
+            index = np.rint(axis_coordinates(self, axis)).astype(np.intp)
+            if not np.array_equal(index, np.arange(self.shape_in[axis])):
+                out = out.take(index, axis=axis)
+        return out
+
+    def noise_breaks_ties(self) -> bool:
+        """Noise off the diagonal of an oblique grid decides samples halfway between voxels.
+
+        It is 1e-17 from rounding, 1e-8 where a NIfTI header kept directions as float32. MONAI lets it decide,
+        voxel by voxel; only then is the slower general path needed to agree.
+        """
+        theta = unit_matrix(self)[:3, :3]
+        if not np.any(theta - np.diag(np.diag(theta))):
+            return False
+        return any(
+            bool((np.abs(axis_coordinates(self, axis) % 1.0 - 0.5) < reach + 1e-9).any())
+            for axis, reach in enumerate(self._reach())
+        )
+
+
+def axis_coordinates(grid: GridMap, axis: int) -> NDArray[np.float64]:
+    """Return the input coordinate of each output index along one axis, clipped to the input.
+
+    The arithmetic follows `torch.nn.functional.affine_grid` and `grid_sample` step by step in float64
+    (normalise to [-1, 1], scale, undo), not the shorter `a * i + b`. With a spacing ratio such as 1:2 every
+    second label sample lies exactly between two voxels, and the last bit of this arithmetic decides before
+    the rule "round half to even" does; following it keeps those voxels equal to MONAI's inverse.
+    """
+    theta = unit_matrix(grid)
+    return _to_voxels(
+        unit_axis(grid.shape_out[axis]) * theta[axis, axis] + theta[axis, 3], grid.shape_in[axis]
+    )
+
+
+def matrix_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply two (4, 4) matrices, each sum taken first to last and rounded at every step.
+
+    PyTorch multiplies small matrices so, BLAS does not; the difference of 1e-17 decides oblique ties.
+    """
+    out = np.zeros((4, 4))
+    for k in range(4):
+        out += a[:, k, None] * b[None, k]
+    return out
+
+
+def unit_matrix(grid: GridMap) -> NDArray[np.float64]:
+    """Return the map between coordinates in which each grid's edges are -1 and 1 (MONAI `to_norm_affine`)."""
+
+    def to_unit(shape: Shape3) -> NDArray[np.float64]:
+        size = np.array(shape, dtype=np.float64)
+        out = np.diag(np.append(2.0 / size, 1.0))
+        out[:3, 3] = 1.0 / size - 1.0
+        return out
+
+    return matrix_product(
+        matrix_product(to_unit(grid.shape_in), grid.matrix), _inverse(to_unit(grid.shape_out))
+    )
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+
+
+def unit_axis(count: int) -> NDArray[np.float64]:
+    """Return the voxel centres of an axis whose edges are -1 and 1."""
+    return _linspace(count) * (count - 1) / count
+
+
+def _to_voxels(unit: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Bring coordinates from [-1, 1] to voxel indices, clipped to the axis."""
+    return np.clip(((unit + 1.0) * count - 1.0) / 2.0, 0.0, count - 1.0)
+
+
+def _linspace(count: int) -> NDArray[np.float64]:
+    """`torch.linspace(-1, 1, count)`: from both ends, each value rounded once (it uses fused multiply-add).
+
+    The product is exact in x86's 80-bit floats. Where `longdouble` is no wider than a double the last bit
+    may differ, which moves only labels of voxels exactly between two others.
+    """
+    if count == 1:
+        return np.array([-1.0])
+    step = np.longdouble(2.0 / (count - 1))
+    index = np.arange(count)
+    ends = np.where(index < count // 2, step * index - 1, 1 - step * (count - 1 - index))
+    return ends.astype(np.float64)
+
+
+def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> NDArray[Any]:
+    """Interpolate along one axis.
+
+    Args:
+        array: Three axes, any layout.
+        position: Coordinate of each output index, not decreasing, within the axis.
+        axis: Which axis.
+
+    Returns:
+        float32, in C order; a view of `array`, of its type, where every position is the next voxel's centre.
+    """
+    first = int(position[0])
+    if np.array_equal(position, np.arange(first, first + len(position))):
+        return array[
+            tuple(slice(first, first + len(position)) if a == axis else slice(None) for a in range(3))
+        ]
+    low = np.floor(position).astype(np.intp)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    shape = list(array.shape)
+    shape[axis] = len(position)
+    out = np.empty(shape, dtype=np.float32)
+    rows = max(1, _CACHED_VOXELS * shape[0] // max(1, out.size))
+    for start in range(0, shape[0], rows):
+        part = slice(start, start + rows)
+        source, below, above = (array, low[part], high[part]) if axis == 0 else (array[part], low, high)
+        factor = weight[part] if axis == 0 else weight
+        before, after = source.take(below, axis, mode="clip"), source.take(above, axis, mode="clip")
+        base = before.astype(np.float32, copy=False)
+        target = out[part]
+        np.subtract(after, base, out=target, dtype=np.float32)
+        target *= factor
+        target += base
+    return out
+
+
+def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
+    """Return clipped input coordinates along X, Y, Z of an output box, three arrays of the box's shape."""
+    theta = unit_matrix(grid)
+    x, y, z = np.ix_(*(unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
+    # Summed from the last axis to the first, as torch does.
+    return [
+        _to_voxels(z * t[2] + y * t[1] + x * t[0] + t[3], n)
+        for t, n in zip(theta[:3], grid.shape_in, strict=True)
+    ]
+
+
+def trilinear(array: NDArray[Any], coordinates: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Sample linearly at arbitrary coordinates.
+
+    Args:
+        array: Three axes.
+        coordinates: Along each axis, within the array, all of one shape.
+
+    Returns:
+        float32 of the coordinates' shape.
+    """
+    low = [np.floor(c).astype(np.intp) for c in coordinates]
+    weight = [(c - i).astype(np.float32) for c, i in zip(coordinates, low, strict=True)]
+    total = np.zeros(coordinates[0].shape, dtype=np.float32)
+    for corner in np.ndindex(2, 2, 2):
+        index = tuple(np.minimum(i + b, n - 1) for i, b, n in zip(low, corner, array.shape, strict=True))
+        share = np.ones_like(total)
+        for w, b in zip(weight, corner, strict=True):
+            share *= w if b else 1 - w
+        total += share * array[index]
+    return total
+
+
+def _row_chunks(box: Box) -> list[Box]:
+    """Cut a box along X into boxes of about a quarter of `_CHUNK_VOXELS` (coordinates are float64)."""
+    x, y, z = box
+    rows = max(1, _CHUNK_VOXELS // (4 * max(1, (y.stop - y.start) * (z.stop - z.start))))
+    return [(slice(s, min(s + rows, x.stop)), y, z) for s in range(x.start, x.stop, rows)]
+
+
+def _general_linear(array: NDArray[Any], grid: GridMap, box: Box) -> NDArray[np.float32]:
+    """Trilinear sampling at arbitrary coordinates."""
+    chunks = [trilinear(array, general_coordinates(grid, part)) for part in _row_chunks(box)]
+    return np.concatenate(chunks)
+
+
+def _general_nearest(labels: NDArray[Any], grid: GridMap) -> NDArray[Any]:
+    """Nearest sampling at arbitrary coordinates."""
+    out = np.empty(grid.shape_out, dtype=labels.dtype)
+    for part in _row_chunks(whole(grid.shape_out)):
+        out[part] = labels[tuple(np.rint(c).astype(np.intp) for c in general_coordinates(grid, part))]
+    return out

@@ -1,0 +1,1 @@
+"""One volume: forecast, segment, measure."""

@@ -1,0 +1,1 @@
+"""Regions: choose the part of a volume that is segmented."""

@@ -1,0 +1,168 @@
+"""A coarse pass finds structures; only what lies near them is then refined.
+
+Coarse means the same bundle on a grid of larger voxels, or another bundle. A structure that it misses cannot
+be refined where it is, so that then everything is: slower, and safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.bundles.manifest import Label, Manifest
+from gcis_runtime.errors import OutputError, PromptError
+from gcis_runtime.grids.box import Box, dilated, positive_box
+from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.regions.region import Region
+from gcis_runtime.spec import PreprocessSpec
+
+DEFAULT_FACTOR = 2.0
+_MARGIN = 10.0
+_VOXELS = 2.0
+"""Boxes grow by 10 mm and two voxels of the coarse grid: a surface there is known to a voxel."""
+_FARTHEST = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coarse:
+    """What a coarse pass found.
+
+    Attributes:
+        boxes: Name and grown box of the file's voxels of each structure that was found.
+        missing: Names of the structures that were not.
+        how: What computed, for people.
+        seconds: Its time.
+        windows: Windows that it computed.
+    """
+
+    boxes: tuple[tuple[str, Box], ...]
+    missing: tuple[str, ...]
+    how: str
+    seconds: float
+    windows: int
+
+    @property
+    def region(self) -> Region | None:
+        """The boxes; None, which means everything, where a structure was missed."""
+        if self.missing:
+            return None
+        names = ", ".join(name for name, _ in self.boxes)
+        return Region(boxes=tuple(box for _, box in self.boxes), origin=f"near {names}")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        if not self.missing:
+            return ()
+        return (f"the coarse pass missed {', '.join(self.missing)}: the whole volume was refined",)
+
+    def report(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {
+            "how": self.how,
+            "seconds": round(self.seconds, 4),
+            "windows": self.windows,
+            "found": [
+                {"name": name, "box": [[part.start, part.stop] for part in box]} for name, box in self.boxes
+            ],
+            "missing": list(self.missing),
+        }
+
+
+def check_factor(factor: object) -> float:
+    """Refuse a factor that makes no coarser grid.
+
+    Raises:
+        OutputError: It is no number above 1 and at most 16.
+    """
+    number = float(factor) if isinstance(factor, int | float | np.number) else np.nan
+    if not 1.0 < number <= 16.0:
+        raise OutputError(
+            "not a factor of a coarse pass",
+            received=repr(factor),
+            expected="more than 1, at most 16: how much larger its voxels are",
+        )
+    return number
+
+
+def coarse_spec(volume: Volume, spec: PreprocessSpec, factor: float) -> PreprocessSpec:
+    """Return the pre-processing to voxels `factor` times as large as a bundle's; all else is the bundle's.
+
+    Raises:
+        OutputError: They would be larger than 50 mm, or make no coarser grid.
+    """
+    grid = plan_grid(volume.shape, volume.affine, spec)
+    x, y, z = (float(s) * check_factor(factor) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
+    if max(x, y, z) > _FARTHEST:
+        raise OutputError(
+            "the coarse grid is too coarse",
+            received=f"voxels of {max(x, y, z):.0f} mm",
+            expected=f"at most {_FARTHEST:g} mm",
+            fix="Use a smaller factor with --coarse.",
+        )
+    return msgspec.structs.replace(spec, spacing=(x, y, z))
+
+
+def matching_labels(wanted: Sequence[Label], manifest: Manifest) -> tuple[Label, ...]:
+    """Return another bundle's labels of the same structures, by name or prompt.
+
+    Raises:
+        PromptError: It lacks one.
+    """
+    found = []
+    for label in wanted:
+        names = {label.name.casefold(), label.prompt.casefold()}
+        same = [o for o in manifest.labels if names & {o.name.casefold(), o.prompt.casefold()}]
+        if not same:
+            raise PromptError(
+                f"the coarse bundle {manifest.name!r} lacks a structure",
+                received=", ".join(o.name for o in manifest.labels),
+                expected=label.name,
+                fix="Name its structures with --prompt, or use --coarse 2.",
+            )
+        found.append(same[0])
+    return tuple(found)
+
+
+def locate(
+    volume: Volume,
+    run: Callable[[], tuple[NDArray[Any], int]],
+    names: Mapping[int, str],
+    *,
+    how: str,
+    spec: PreprocessSpec,
+) -> Coarse:
+    """Run a coarse pass and return where structures are.
+
+    Args:
+        volume: The image.
+        run: Gives a label map on the image's grid, and how many windows it took.
+        names: Name of each label value that is looked for.
+        how: What computes, for people.
+        spec: The coarse grid.
+    """
+    begun = time.perf_counter()
+    labels, windows = run()
+    voxel_mm = max(volume.spacing if spec.spacing is None else spec.spacing)
+    margin = _MARGIN + _VOXELS * voxel_mm
+    boxes, missing = [], []
+    for value, name in names.items():
+        box = positive_box(labels == value)
+        if box is None:
+            missing.append(name)
+        else:
+            boxes.append((name, dilated(box, volume.shape, volume.spacing, margin)))
+    return Coarse(
+        boxes=tuple(boxes),
+        missing=tuple(missing),
+        how=how,
+        seconds=time.perf_counter() - begun,
+        windows=windows,
+    )

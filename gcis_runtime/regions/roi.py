@@ -1,0 +1,171 @@
+"""`--roi`: a box of the file's voxels, the box around a mask, or the box around a structure."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.errors import ImageError, PromptError
+from gcis_runtime.grids.box import dilated
+from gcis_runtime.images.files import read_volume
+from gcis_runtime.images.suffixes import suffix_of
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.regions.region import Region
+
+MASK_MARGIN = 10.0
+"""mm around a mask: people draw close to what they want."""
+_RANGE = re.compile(r"\s*(\d*)\s*:\s*(\d*)\s*")
+_EXPECTED = "x0:x1,y0:y1,z0:z1, a mask's file, or a structure's name"
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxRoi:
+    """Voxel ranges along the file's axes; None where a range is open.
+
+    Attributes:
+        ranges: First index and end along X, Y, Z.
+        text: As it was given.
+    """
+
+    ranges: tuple[tuple[int | None, int | None], ...]
+    text: str
+
+    def region(self, volume: Volume) -> Region:
+        """Return the part of a volume.
+
+        Raises:
+            ImageError: None of it lies in the volume.
+        """
+        x, y, z = (
+            slice(min(first or 0, n), n if end is None else min(end, n))
+            for (first, end), n in zip(self.ranges, volume.shape, strict=True)
+        )
+        if any(part.start >= part.stop for part in (x, y, z)):
+            raise ImageError(
+                "the region holds no voxel of the image",
+                received=self.text,
+                expected="ranges within " + ",".join(f"0:{n}" for n in volume.shape),
+                fix="Count voxels of the file from 0; the end is not part of a range.",
+            )
+        return Region(boxes=((x, y, z),), origin=self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRoi:
+    """The box around a mask on any grid, with a margin.
+
+    Attributes:
+        path: The mask: voxels other than 0.
+    """
+
+    path: Path
+
+    def region(self, volume: Volume) -> Region:
+        """Return the box of a volume's voxels that hold every voxel of the mask, and `MASK_MARGIN`.
+
+        Raises:
+            ImageError: The mask cannot be read, is empty, or lies elsewhere.
+        """
+        mask = read_volume(self.path)
+        extent = _extent_in(mask, volume.affine)
+        if extent is None:
+            raise ImageError(f"{self.path} is an empty mask", fix="Mark at least one voxel.")
+        ranges = [
+            (int(np.floor(low + 0.5 + _ROUNDING)), int(np.ceil(high - 0.5 - _ROUNDING)) + 1)
+            for low, high in extent
+        ]
+        if any(end <= 0 or first >= n for (first, end), n in zip(ranges, volume.shape, strict=True)):
+            raise ImageError(
+                f"{self.path} lies outside the image",
+                received=f"voxels {', '.join(f'{a}:{b}' for a, b in ranges)} of the image's grid",
+                expected="within " + ",".join(f"0:{n}" for n in volume.shape),
+                fix="Give a mask of the same patient position.",
+            )
+        x, y, z = (slice(first, end) for first, end in ranges)
+        box = dilated((x, y, z), volume.shape, volume.spacing, MASK_MARGIN)
+        return Region(boxes=(box,), origin=f"{self.path} and {MASK_MARGIN:g} mm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureRoi:
+    """The box around a structure, which a coarse pass has to find.
+
+    Attributes:
+        channel: The structure's graph channel.
+    """
+
+    channel: int
+
+
+Roi = BoxRoi | MaskRoi | StructureRoi
+
+
+def parse_roi(text: object, manifest: Manifest) -> Roi:
+    """Understand `--roi`; a mask is not read yet.
+
+    Args:
+        text: `x0:x1,y0:y1,z0:z1` (an end may be left out), a mask's file (a path object always is one), or a
+            structure's name or prompt.
+        manifest: The bundle's manifest, which names the structures.
+
+    Raises:
+        ImageError: Ranges that are not three, or run backwards; neither a text nor a path.
+        PromptError: Neither a file nor a structure.
+    """
+    if isinstance(text, os.PathLike):
+        return MaskRoi(path=Path(text))
+    if not isinstance(text, str):
+        raise ImageError("the region is no text", received=type(text).__name__, expected=_EXPECTED)
+    if re.fullmatch(r"[\d\s:,]*[:,][\d\s:,]*", text):
+        return _box(text)
+    if suffix_of(Path(text)) or Path(text).exists():
+        return MaskRoi(path=Path(text))
+    wanted = text.strip().casefold()
+    for channel, label in enumerate(manifest.labels):
+        if wanted in {label.name.casefold(), label.prompt.casefold()}:
+            return StructureRoi(channel=channel)
+    raise PromptError(
+        "the region is no structure of the bundle, and no file",
+        received=repr(text),
+        expected=f"{_EXPECTED}: {', '.join(label.name for label in manifest.labels)}",
+        fix="Check the spelling with `gcis-bundle inspect`.",
+    )
+
+
+def _box(text: str) -> BoxRoi:
+    found = [_RANGE.fullmatch(part) for part in text.split(",")]
+    ranges = tuple((int(m[1]) if m[1] else None, int(m[2]) if m[2] else None) for m in found if m is not None)
+    backwards = any(first is not None and end is not None and first >= end for first, end in ranges)
+    if len(ranges) != len(found) or len(ranges) != 3 or backwards:
+        raise ImageError(
+            "the region is no box",
+            received=repr(text),
+            expected="three ranges x0:x1,y0:y1,z0:z1 of voxels, such as 100:300,:,40:",
+            fix="The end is not part of a range; leave out what is open.",
+        )
+    return BoxRoi(ranges=ranges, text=text.replace(" ", ""))
+
+
+def _extent_in(mask: Volume, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
+    """Return the extent of a mask's voxels, whole, in the index space of another affine; None when empty.
+
+    Plane by plane: the coordinates of all voxels of a large mask would be gigabytes.
+    """
+    to_other = np.linalg.solve(affine, mask.affine)
+    half = np.abs(to_other[:3, :3]).sum(axis=1) / 2
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for z in range(mask.shape[2]):
+        x, y = np.nonzero(mask.array[:, :, z])
+        if x.size:
+            where = np.stack([x, y, np.full_like(x, z)], axis=1) @ to_other[:3, :3].T + to_other[:3, 3]
+            low, high = np.minimum(low, where.min(axis=0)), np.maximum(high, where.max(axis=0))
+    if not np.isfinite(low).all():
+        return None
+    return [(float(a), float(b)) for a, b in zip(low - half, high + half, strict=True)]

@@ -1,0 +1,1 @@
+"""Many images on disk: inputs, outputs, resumption, summaries and pictures."""

@@ -1,0 +1,143 @@
+"""Where results go: file names of label maps, reports, pictures and tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcis_runtime.errors import OutputError
+from gcis_runtime.images.files import check_format
+from gcis_runtime.images.suffixes import ITK, WRITABLE, stem, suffix_of
+from gcis_runtime.runs.inputs import Source
+from gcis_runtime.system.atomic_files import check_writable, remove_leftovers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One image and where its results go.
+
+    Attributes:
+        name: The case's name.
+        image: The CT file.
+        labels: The label map.
+        report: The JSON file beside it.
+        preview: The picture beside it.
+        statistics: The CSV file beside it.
+        masks: The folder beside it for one file a structure.
+        probabilities: The folder beside it for one probability a structure.
+    """
+
+    name: str
+    image: Path
+    labels: Path
+    report: Path
+    preview: Path
+    statistics: Path
+    masks: Path
+    probabilities: Path
+
+
+def is_file_name(out: str | None) -> bool:
+    """Tell whether `-o` names a label map rather than a folder, which exists or ends in a slash."""
+    if out is None or out.endswith(("/", os.sep)):
+        return False
+    return bool(suffix_of(Path(out))) and not Path(out).is_dir()
+
+
+def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None = None) -> list[Job]:
+    """Decide every output's name before anything runs.
+
+    Args:
+        sources: The images.
+        out: None writes `NAME_seg` beside each image; a name with an image's suffix is the label map of the
+            only image; anything else is a folder.
+        suffix: Of label maps, masks and probabilities; None takes `.nii.gz` for NIfTI, and the image's own
+            format for NRRD and MetaImage.
+
+    Raises:
+        OutputError: A file name for several images, two images with one output, an output over an image,
+            a place that cannot be written, a name that is not UTF-8, or a format that is only read.
+        ImageError: A format that needs SimpleITK, which is missing.
+    """
+    to_file = is_file_name(out)
+    if to_file and len(sources) > 1:
+        raise OutputError(
+            "one output file for several images", received=str(out), expected="a folder", fix="Use -o DIR/."
+        )
+    jobs = []
+    for source in sources:
+        if to_file:
+            labels = Path(str(out))
+        else:
+            folder = source.image.parent if out is None else Path(out)
+            labels = folder / f"{source.name}_seg{suffix or _suffix_for(source.image)}"
+        jobs.append(_job(source, labels))
+    _refuse_names(jobs)
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def clear_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed runs left half-written in the folders of jobs; living runs' files stay."""
+    for folder in {f for job in jobs for f in (job.labels.parent, job.masks, job.probabilities)}:
+        remove_leftovers(folder)
+
+
+def _suffix_for(image: Path) -> str:
+    """Return the suffix of an image's label map where none was asked for."""
+    suffix = suffix_of(image)
+    if suffix not in ITK:
+        return WRITABLE[0]
+    return suffix if suffix in WRITABLE else ".mha"
+
+
+def _job(source: Source, labels: Path) -> Job:
+    base = labels.parent / stem(labels)
+    return Job(
+        name=source.name,
+        image=source.image,
+        labels=labels,
+        report=Path(f"{base}.json"),
+        preview=Path(f"{base}.png"),
+        statistics=Path(f"{base}_statistics.csv"),
+        masks=Path(f"{base}_masks"),
+        probabilities=Path(f"{base}_probability"),
+    )
+
+
+def _refuse_names(jobs: Sequence[Job]) -> None:
+    """Refuse names that no report or table could hold: both are UTF-8, names on Linux are any bytes."""
+    for path in (path for job in jobs for path in (job.image, job.labels)):
+        try:
+            clean = str(path).encode() and "\0" not in str(path)
+        except UnicodeEncodeError:
+            clean = False
+        if not clean:
+            raise OutputError(
+                "a name is not UTF-8, or holds a zero byte",
+                received=ascii(str(path)),
+                fix="Rename the file; reports and tables could not name it.",
+            )
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    """Refuse what would be overwritten, and places and formats that cannot be written."""
+    seen: dict[str, Path] = {}
+    # Not `Path.resolve`, which raises RuntimeError for links in a circle before Python 3.13.
+    sources = {os.path.realpath(job.image) for job in jobs}
+    for job in jobs:
+        if os.path.realpath(job.labels) in sources:
+            raise OutputError(f"{job.labels} would overwrite an image", fix="Choose another name with -o.")
+        target = os.path.realpath(job.report)  # one for all formats
+        if target in seen:
+            raise OutputError(
+                f"{seen[target]} and {job.image} have the same output",
+                received=str(job.labels),
+                fix="Run them one by one with -o, or give them names in a list (.csv).",
+            )
+        seen[target] = job.image
+        check_writable(job.labels)
+        check_format(job.image)
+        check_format(job.labels, write=True)

@@ -1,0 +1,236 @@
+"""Finished tiles of margins become labels on the file's grid, tile by tile.
+
+A file voxel belongs to the tile that completes what it depends on: with linear interpolation that is the tile
+that holds its upper neighbours, so that of earlier tiles only the last plane and the last row are kept.
+Nothing is computed where no margin is positive: between margins of at most zero, interpolation gives none
+above (also as rounded). A voxel's label does not depend on how the grid was cut into tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.grids.box import Box
+from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.resample import GridMap
+from gcis_runtime.grids.samplers import AxisSampler, BlockSampler, Place
+from gcis_runtime.sliding.accumulator import Tile
+from gcis_runtime.sliding.blend import margins_to_labels
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.plan import WindowPlan
+from gcis_runtime.sliding.probability import scaled, shifted
+from gcis_runtime.spec import Shape3
+from gcis_runtime.system.worker_threads import ALONE, Workers
+
+
+class Restorer:
+    """Turns tiles into labels and puts them into a sink.
+
+    Args:
+        plan: How the tiles lie.
+        trace: The way to the file's grid.
+        values: Label value of each channel of the tiles.
+        smooth: Interpolate margins, then compare them (smooth boundaries); else take the label of the
+            network's nearest voxel. The same where nothing was resampled.
+        sink: Takes the labels.
+        workers: Compare margins.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: WindowPlan,
+        trace: GridTrace,
+        values: tuple[int, ...],
+        smooth: bool,
+        sink: LabelSink,
+        workers: Workers = ALONE,
+    ) -> None:
+        self._workers = workers
+        self._plan, self._values, self._sink = plan, values, sink
+        smooth = smooth and trace.to_file is not None
+        same = GridMap(matrix=np.eye(4), shape_in=plan.shape, shape_out=plan.shape)
+        grid = trace.to_file or same
+        by_axis = grid.separable and (smooth or not grid.noise_breaks_ties())
+        self._sampler = (AxisSampler if by_axis else BlockSampler)(grid, smooth=smooth)
+        self._border = _Border(plan, len(values)) if smooth else None
+
+    def add(self, tile: Tile) -> None:
+        """Take the next tile; tiles come in the order of `blend_tiles`."""
+        inner = _unpadded(tile, self._plan)
+        if inner is None:
+            return
+        if self._border is None:
+            self._nearest(inner)
+        else:
+            self._smooth(inner, self._border)
+            self._border.keep(inner)
+
+    def add_labels(self, start: Shape3, labels: NDArray[np.unsignedinteger]) -> None:
+        """Take labels that were compared elsewhere in place of a tile; not where margins are needed.
+
+        Args:
+            start: First index on the padded grid.
+            labels: (X, Y, Z).
+        """
+        part = _inside(start, labels.shape, self._plan)
+        if part is not None:
+            start, index = part
+            self._put(start, labels[index], self._sampler.places(start, labels[index].shape))
+
+    def _nearest(self, tile: Tile) -> None:
+        places = self._sampler.places(tile.start, tile.margins.shape[1:])
+        if self._sink.wants_masks:
+            for index, margin in enumerate(tile.margins):
+                for place in places:
+                    found = place.nearest(margin > 0, tile.start)
+                    if found is not None:
+                        self._sink.put_mask(index, *found)
+        if self._sink.wants_probabilities:
+            for index, margin in enumerate(tile.margins):
+                probability = scaled(shifted(margin))
+                for place in places:
+                    found = place.nearest(probability, tile.start)
+                    if found is not None:
+                        self._sink.put_probability(index, *found)
+        self._put(tile.start, self._labels(tile.margins), places)
+
+    def _labels(self, margins: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+        """Compare margins (C, X, Y, Z), parts of X side by side."""
+        labels = np.empty(margins.shape[1:], dtype=self._sink.labels.dtype)
+
+        def compare(part: slice) -> None:
+            labels[part] = margins_to_labels(margins[:, part], values=self._values, dtype=labels.dtype.type)
+
+        self._workers.share(len(labels), compare)
+        return labels
+
+    def _put(self, start: Shape3, labels: NDArray[np.unsignedinteger], places: Iterable[Place]) -> None:
+        for place in places:
+            found = place.nearest(labels, start)
+            if found is not None:
+                self._sink.put(*found)
+
+    def _smooth(self, tile: Tile, border: _Border) -> None:
+        places = self._sampler.places(tile.start, tile.margins.shape[1:])
+        canvases = [_Canvas(place.box, self._sink.labels.dtype) for place in places]
+        for index, value in enumerate(self._values):
+            if not places:
+                continue
+            if self._sink.wants_probabilities:
+                self._smooth_probability(tile, border, index, places)
+            if not border.any_positive(tile, index):
+                continue
+            margins, start = border.extended(tile, index)
+            for place, canvas in zip(places, canvases, strict=True):
+                found = place.linear(margins, start)
+                if found is None:
+                    continue
+                canvas.compare(*found, value)
+                if self._sink.wants_masks:
+                    self._sink.put_mask(index, found[0], found[1] > 0)
+        for canvas in canvases:
+            if canvas.touched:
+                self._sink.put(canvas.box, canvas.labels)
+
+    def _smooth_probability(self, tile: Tile, border: _Border, index: int, places: Iterable[Place]) -> None:
+        margins, start = border.extended(tile, index)
+        values = shifted(margins)
+        for place in places:
+            found = place.linear(values, start)
+            if found is not None:
+                self._sink.put_probability(index, found[0], scaled(found[1]))
+
+
+class _Canvas:
+    """Labels of a box of the file's grid while its channels are compared one after another."""
+
+    def __init__(self, box: Box, dtype: np.dtype[np.unsignedinteger]) -> None:
+        self.box, self.touched = box, False
+        shape = tuple(part.stop - part.start for part in box)
+        self.labels = np.zeros(shape, dtype=dtype)
+        self._best = np.zeros(shape, dtype=np.float32)
+
+    def compare(self, box: Box, margins: NDArray[np.float32], value: int) -> None:
+        """Give `value` to the voxels of `box` whose margin is the largest so far and positive."""
+        inner = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(box, self.box, strict=True))
+        best = self._best[inner]
+        self.labels[inner][margins > best] = value
+        np.maximum(best, margins, out=best)
+        self.touched = True
+
+
+class _Border:
+    """The margins around a tile that earlier tiles have had: a plane before it, and a row.
+
+    Arrays are views ordered (channel, a, u, v) as in `blend`.
+    """
+
+    def __init__(self, plan: WindowPlan, channels: int) -> None:
+        self._order = (plan.axis, *plan.across)
+        u, v = plan.across
+        self._plane = np.zeros((channels, plan.shape[u], plan.shape[v]), dtype=np.float32)
+        self._row = np.zeros((channels, 0, plan.shape[v]), dtype=np.float32)
+        self._corner = np.zeros((channels, plan.shape[v]), dtype=np.float32)
+
+    def any_positive(self, tile: Tile, index: int) -> bool:
+        """Tell whether channel `index` is positive in the tile or the border before it."""
+        rows = self._rows(tile)
+        return bool(
+            tile.margins[index].max() > 0
+            or self._plane[index, rows].max() > 0
+            or self._row[index].max(initial=0) > 0
+            or self._corner[index].max() > 0
+        )
+
+    def extended(self, tile: Tile, index: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+        """Return channel `index` of the tile with its border, (X, Y, Z), and where that starts."""
+        a, u, _ = self._order
+        before = [0, 0, 0]
+        before[a], before[u] = int(tile.start[a] > 0), int(tile.start[u] > 0)
+        shape = tuple(n + b for n, b in zip(tile.margins.shape[1:], before, strict=True))
+        out = np.empty(shape, dtype=np.float32)
+        view = out.transpose(self._order)
+        plane, row = before[a], before[u]
+        view[plane:, row:] = tile.margins[index].transpose(self._order)
+        if plane:
+            view[0, row:] = self._plane[index, self._rows(tile)]
+        if row:
+            view[plane:, 0] = self._row[index]
+        if plane and row:
+            view[0, 0] = self._corner[index]
+        return out, tuple(s - b for s, b in zip(tile.start, before, strict=True))
+
+    def keep(self, tile: Tile) -> None:
+        """Remember the tile's last plane and last row."""
+        rows = self._rows(tile)
+        view = tile.margins.transpose(0, *(axis + 1 for axis in self._order))
+        self._corner = self._plane[:, rows.stop - 1].copy()  # what lay before the plane that is stored now
+        if self._row.shape[1] != view.shape[1]:
+            self._row = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
+        self._row[...] = view[:, :, -1]
+        self._plane[:, rows] = view[:, -1]
+
+    def _rows(self, tile: Tile) -> slice:
+        u = self._order[1]
+        return slice(tile.start[u], tile.start[u] + tile.margins.shape[1 + u])
+
+
+def _unpadded(tile: Tile, plan: WindowPlan) -> Tile | None:
+    """Return the part of a tile that lies on the unpadded grid, in its indices; None when nothing does."""
+    part = _inside(tile.start, tile.margins.shape[1:], plan)
+    return None if part is None else Tile(start=part[0], margins=tile.margins[:, *part[1]])
+
+
+def _inside(start: Shape3, shape: Sequence[int], plan: WindowPlan) -> tuple[Shape3, Box] | None:
+    """Return where a box of the padded grid begins on the unpadded one, and its part there; or None."""
+    first = [max(s, b) for s, b in zip(start, plan.before, strict=True)]
+    stop = [min(s + n, b + m) for s, n, b, m in zip(start, shape, plan.before, plan.shape, strict=True)]
+    if any(f >= s for f, s in zip(first, stop, strict=True)):
+        return None
+    i, j, k = (slice(f - t, s - t) for f, s, t in zip(first, stop, start, strict=True))
+    x, y, z = (f - b for f, b in zip(first, plan.before, strict=True))
+    return (x, y, z), (i, j, k)

@@ -1,0 +1,282 @@
+"""Sliding windows: MONAI's positions and weights, in slab order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcis_runtime.errors import ImageError
+from gcis_runtime.grids.box import Box, whole
+from gcis_runtime.spec import Shape3, WindowSpec
+from gcis_runtime.system.worker_threads import ALONE, Workers
+
+_PREFER_Z = 1.5
+_PART_VOXELS = 1 << 22
+"""Voxels of the image that are computed at a time: few enough to take little memory."""
+MAX_WINDOWS = 1_000_000
+"""More than any image needs: days of computing. An overlap near 1 plans them by the hundred million."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """Where windows lie on a grid that was padded to hold each of them.
+
+    Attributes:
+        shape: The unpadded grid (X, Y, Z).
+        before: Voxels of padding before each axis.
+        padded: The padded grid.
+        roi: Window size.
+        axis: Slab axis: windows are ordered by their start along it, then along the others.
+        starts: First index of each window on the padded grid. To leave windows out,
+            `dataclasses.replace` this tuple by a part of it in the same order.
+    """
+
+    shape: Shape3
+    before: Shape3
+    padded: Shape3
+    roi: Shape3
+    axis: int
+    starts: tuple[Shape3, ...]
+
+    @property
+    def across(self) -> tuple[int, int]:
+        """The other two axes, `u` and `v`: within a slab, windows are ordered along `u`, then `v`."""
+        u, v = (axis for axis in range(3) if axis != self.axis)
+        return u, v
+
+    @cached_property
+    def covered(self) -> Box:
+        """The box of the unpadded grid that windows read; all of it where there are none."""
+        if not self.starts:
+            return whole(self.shape)
+        firsts, lasts = np.min(self.starts, axis=0), np.max(self.starts, axis=0)
+        x, y, z = (
+            slice(max(int(first) - b, 0), min(int(last) + r - b, n))
+            for first, last, r, b, n in zip(firsts, lasts, self.roi, self.before, self.shape, strict=True)
+        )
+        return x, y, z
+
+
+def plan_windows(
+    shape: Shape3, spec: WindowSpec, *, axis: int | None = None, within: Box | None = None
+) -> WindowPlan:
+    """Place windows as MONAI's `sliding_window_inference` does.
+
+    Args:
+        shape: The grid (X, Y, Z).
+        spec: Window size and overlap.
+        within: Part of the grid that windows are laid on as if it were all; where it is smaller than a window
+            they reach over it on both sides. See `weights_within`.
+        axis: Slab axis; None takes the longest, which makes slabs smallest, but Z unless another is 1.5 times
+            as long: rows of windows then lie in long runs of memory, and so do slabs of most files.
+
+    Raises:
+        ImageError: More than `MAX_WINDOWS`.
+    """
+    part = whole(shape) if within is None else within
+    sizes = [p.stop - p.start for p in part]
+    laid = [max(n, r) for n, r in zip(sizes, spec.roi, strict=True)]
+    firsts = [p.start - (m - n) // 2 for p, m, n in zip(part, laid, sizes, strict=True)]
+    before = tuple(max(0, -first) for first in firsts)
+    padded = tuple(max(n, first + m) + b for n, first, m, b in zip(shape, firsts, laid, before, strict=True))
+    if axis is None:
+        axis = 2 if padded[2] * _PREFER_Z >= max(padded) else int(np.argmax(padded))
+    along = [
+        [first + b + start for start in axis_starts(m, r, spec.overlap)]
+        for first, b, m, r in zip(firsts, before, laid, spec.roi, strict=True)
+    ]
+    count = math.prod(map(len, along))
+    if count > MAX_WINDOWS:
+        raise ImageError(
+            "the image would take too many windows",
+            received=f"{count} windows of {spec.roi} voxels at overlap {spec.overlap:g} in {shape}",
+            expected=f"at most {MAX_WINDOWS}",
+            fix="Use a bundle with less overlap or a larger voxel size.",
+        )
+    plan = WindowPlan(
+        shape=shape,
+        before=(before[0], before[1], before[2]),
+        padded=(padded[0], padded[1], padded[2]),
+        roi=spec.roi,
+        axis=axis,
+        starts=tuple((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
+    )
+    return turned(plan, axis)
+
+
+def turned(plan: WindowPlan, axis: int) -> WindowPlan:
+    """Return the same windows in slabs along an axis."""
+    return replace(plan, axis=axis, starts=tuple(sorted(plan.starts, key=lambda s: (s[axis], s))))
+
+
+def axis_starts(length: int, roi: int, overlap: float) -> list[int]:
+    """Return window starts along an axis of at least `roi` voxels: a fixed step, the last one pulled back."""
+    if length == roi:
+        return [0]
+    step = max(1, int(roi * (1 - overlap)))
+    count = math.ceil((length - roi) / step) + 1
+    return [min(i * step, length - roi) for i in range(count)]
+
+
+def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
+    """Return the blending weight of each voxel of a window, (X, Y, Z), as MONAI's `compute_importance_map`.
+
+    Gaussian weights are clamped from below at their minimum or 0.001, whichever is larger.
+    """
+    if spec.blend == "constant":
+        return np.ones(spec.roi, dtype=np.float32)
+    profiles = []
+    for size in spec.roi:
+        x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
+        profiles.append(np.exp(x**2 / np.float32(-2 * (size * spec.sigma_scale) ** 2)))
+    weights = profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
+    floor = np.float32(max(float(weights.min()), 1e-3))
+    return np.asarray(np.maximum(weights, floor), dtype=np.float32)
+
+
+def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) -> NDArray[np.float32]:
+    """Return the blending weights of windows that were laid on a part of the grid: zero outside the part.
+
+    Where the part is smaller than a window, every window reaches over it by the same voxels, whose margins
+    count for nothing. Returned as they are where none does.
+
+    Args:
+        weights: Of a window, (X, Y, Z).
+        plan: `plan_windows(..., within=within)`.
+        within: The part.
+    """
+    inside: list[slice] = []
+    for axis, (part, roi) in enumerate(zip(within, plan.roi, strict=True)):
+        first = part.start + plan.before[axis] - plan.starts[0][axis]
+        size = part.stop - part.start
+        inside.append(slice(first, first + size) if size < roi else slice(0, roi))
+    index = tuple(inside)
+    if weights[index].shape == weights.shape:
+        return weights
+    out = np.zeros_like(weights)
+    out[index] = weights[index]
+    return out
+
+
+def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> NDArray[np.float32]:
+    """Pad an array of `plan.shape` to `plan.padded` with `value`; returned as it is when large enough."""
+    if plan.shape == plan.padded:
+        return array
+    out = np.full(plan.padded, value, dtype=np.float32)
+    out[tuple(slice(b, b + n) for b, n in zip(plan.before, plan.shape, strict=True))] = array
+    return out
+
+
+class WindowReader:
+    """Cuts windows out of an image that is computed a slab at a time; call it with starts in plan order.
+
+    Args:
+        box: Computes a part of the unpadded grid, (X, Y, Z) float32.
+        plan: Window positions.
+        padding_value: What lies around the unpadded grid.
+        workers: Compute parts of a slab.
+    """
+
+    def __init__(
+        self,
+        box: Callable[[Box], NDArray[np.float32]],
+        plan: WindowPlan,
+        *,
+        padding_value: float,
+        workers: Workers = ALONE,
+    ) -> None:
+        self._box, self._plan, self._workers = box, plan, workers
+        shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
+        self._slab = np.full(shape, padding_value, dtype=np.float32)
+        self._padding = padding_value
+        self._window = np.empty(plan.roi, dtype=np.float32)  # one for all: fresh memory costs page faults
+        self._first: int | None = None
+
+    def __call__(self, start: Shape3) -> NDArray[np.float32]:
+        """Return a window's content, (1, 1, X, Y, Z) C-contiguous, valid until the next call.
+
+        Args:
+            start: First index on the padded grid.
+        """
+        if start[self._plan.axis] != self._first:
+            self._move(start[self._plan.axis])
+        index = tuple(
+            slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.roi[a])
+            for a in range(3)
+        )
+        source, target = self._slab[index], self._window
+        self._workers.share(len(target), lambda part: np.copyto(target[part], source[part]))
+        return self._window[None, None]
+
+    def _move(self, first: int) -> None:
+        """Advance the slab and compute only its new planes."""
+        plan, axis = self._plan, self._plan.axis
+        depth = plan.roi[axis]
+        step = depth if self._first is None else first - self._first
+        kept = max(0, depth - step) if step > 0 else 0
+        advance(self._slab, axis, step, kept)
+        tail = [slice(None)] * 3
+        tail[axis] = slice(kept, None)
+        out = self._slab[tuple(tail)]
+        read_planes(self._box, plan, first + kept, out, padding_value=self._padding, workers=self._workers)
+        self._first = first
+
+
+def read_planes(
+    box: Callable[[Box], NDArray[np.float32]],
+    plan: WindowPlan,
+    first: int,
+    out: NDArray[np.float32],
+    *,
+    padding_value: float,
+    workers: Workers = ALONE,
+) -> None:
+    """Compute what windows read of planes of the padded grid.
+
+    Args:
+        box: Computes a part of the unpadded grid, (X, Y, Z).
+        plan: How the grid is padded.
+        first: First plane along the slab axis.
+        out: Where they go, (X, Y, Z): as many planes as it has. Where no window lies it is padding.
+        padding_value: What lies around the unpadded grid.
+        workers: Compute parts, small enough to take little memory.
+    """
+    axis, (u, v) = plan.axis, plan.across
+    offset = first - plan.before[axis]
+    begin, stop = max(offset, 0), min(offset + out.shape[axis], plan.shape[axis])
+    part = list(plan.covered)
+    part[axis] = slice(begin, stop)
+    if any(p.stop - p.start < n for p, n in zip(part, out.shape, strict=True)):
+        out[...] = padding_value
+    if begin >= stop:
+        return
+    target = [slice(p.start + b, p.stop + b) for p, b in zip(part, plan.before, strict=True)]
+    target[axis] = slice(begin - offset, stop - offset)
+
+    def fill(rows: slice) -> None:
+        source, place = list(part), list(target)
+        source[u] = slice(part[u].start + rows.start, part[u].start + rows.stop)
+        place[u] = slice(target[u].start + rows.start, target[u].start + rows.stop)
+        out[tuple(place)] = box((source[0], source[1], source[2]))
+
+    rows, face = part[u].stop - part[u].start, (part[v].stop - part[v].start) * (stop - begin)
+    workers.share(rows, fill, parts=rows * face // _PART_VOXELS)
+
+
+def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
+    """Move planes `steps` to `steps + keep` of a buffer (three axes) to its front along `axis`, in place."""
+    if not keep or not steps:
+        return
+    view = np.moveaxis(buffer, axis, 0)
+    slowest = int(np.argmax(np.abs(view.strides)))
+    if slowest == 0:  # plane by plane: source and target overlap, and numpy would copy it all
+        for plane in range(keep):
+            view[plane] = view[plane + steps]
+        return
+    for part in np.moveaxis(view, slowest, 0):  # memory's order: a plane across it touches every cache line
+        part[:keep] = part[steps : steps + keep]

@@ -1,0 +1,1 @@
+"""Operating system services: files, locks, caches, processors, memory and time."""

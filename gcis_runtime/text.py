@@ -1,0 +1,33 @@
+"""Reports as aligned text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """Write what cannot be seen as escapes: a file's name may hold new lines and orders to the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 window`, `7 windows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Align rows in columns two blanks apart.
+
+    Args:
+        rows: Cells, the header first; all rows of one length.
+        right: Columns that are aligned to the right (numbers).
+    """
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))] if rows else []
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(w) if c in right else cell.ljust(w)
+            for c, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

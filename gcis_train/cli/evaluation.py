@@ -1,0 +1,210 @@
+"""`gcis-train evaluate`, `ceiling` and `curves`: parse, call, print."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gcis_runtime.sliding.labeller import Restore
+    from gcis_train.data.datalist import Case
+    from gcis_train.evaluation.evaluate import Source
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+
+_SPLIT = click.option(
+    "--split", type=click.Choice(["validation", "training"]), default="validation", show_default=True
+)
+_CASES = click.option("--cases", type=click.IntRange(min=0), default=0, help="Only the first N cases.")
+_DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
+
+
+@click.command()
+@click.option("--checkpoint", type=ANY, help="Checkpoint or run folder: evaluated with PyTorch and MONAI.")
+@click.option("--bundle", help="Bundle: evaluated exactly as gcis-run runs it.")
+@click.option("--predictions", type=FOLDER, help="Folder of label maps, such as gcis-run's -o folder.")
+@click.option(
+    "--labels",
+    metavar="FILE|NAME=VALUE,…",
+    help="Label values of --predictions [the JSON beside each label map].",
+)
+@click.option("--allow-missing", is_flag=True, help="Leave out cases that --predictions lacks.")
+@_DATALIST
+@_SPLIT
+@_CASES
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Distance in mm that the surface Dice forgives.",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Worst cases drawn as overlay pictures.",
+)
+@click.option("--overlap", type=float, help="Window overlap of --checkpoint [the checkpoint's].")
+@click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
+@click.option("--precision", default="auto", show_default=True, help="Precision of --bundle.")
+@click.option(
+    "--restore",
+    type=click.Choice(["smooth", "nearest"]),
+    default="smooth",
+    show_default=True,
+    help="How labels of --checkpoint or --bundle come to the image's grid.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "-o",
+    "--out",
+    type=FOLDER,
+    required=True,
+    help="Folder for scores.csv, summary.json, summary.md, pictures.",
+)
+def evaluate(
+    datalist: Path, split: str, cases: int, tolerance: float, worst: int, out: Path, **source: Any
+) -> None:
+    """Score every labelled structure of a datalist on the images' own grids.
+
+    Dice, normalised surface Dice and HD95, for a checkpoint, a bundle or label maps on disk. summary.md
+    defines every number, also for empty masks.
+    """
+    _check_source(source)
+    from gcis_train.evaluation.evaluate import evaluate as run
+    from gcis_train.evaluation.scorecard import table, write_results
+    from gcis_train.evaluation.worst import WorstCases
+    from gcis_train.training.progress import Progress
+
+    chosen = _cases(datalist, split, cases)
+    pictures = WorstCases(worst)
+    with _source(chosen, **source) as opened:
+        found = run(chosen, opened, progress=Progress(sys.stderr).say, tolerance=tolerance, watcher=pictures)
+    notes = {"datalist": datalist.name, "split": split, **opened.notes}
+    result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
+    click.echo(table(result))
+    for prompt, rows in found.unscored.items():
+        click.echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
+
+
+def _check_source(source: dict[str, Any]) -> None:
+    """Refuse none or several sources, and options of another one."""
+    kinds = [name for name in ("checkpoint", "bundle", "predictions") if source[name] is not None]
+    if len(kinds) != 1:
+        raise click.UsageError("Give one of --checkpoint, --bundle and --predictions.")
+    if kinds != ["predictions"] and (source["labels"] is not None or source["allow_missing"]):
+        raise click.UsageError("--labels and --allow-missing belong to --predictions.")
+    if kinds != ["checkpoint"] and source["overlap"] is not None:
+        raise click.UsageError("--overlap belongs to --checkpoint.")
+
+
+@contextlib.contextmanager
+def _source(
+    cases: Sequence[Case],
+    *,
+    checkpoint: Path | None,
+    bundle: str | None,
+    predictions: Path | None,
+    labels: str | None,
+    allow_missing: bool,
+    overlap: float | None,
+    engine: str,
+    precision: str,
+    restore: Restore,
+    device: str,
+) -> Iterator[Source]:
+    """Open what is evaluated."""
+    if checkpoint is not None:
+        from gcis_train.evaluation.evaluate import network_source
+        from gcis_train.options.settings import pick_device
+        from gcis_train.weights import checkpoint as checkpoints
+
+        yield network_source(
+            checkpoints.load(checkpoint), overlap=overlap, device=pick_device(device), restore=restore
+        )
+    elif bundle is not None:
+        from gcis_train.evaluation.bundle_predictions import bundle_source
+
+        place = "cpu" if device == "auto" else device
+        opened = bundle_source(bundle, engine=engine, precision=precision, device=place, restore=restore)
+        with opened as source:
+            yield source
+    else:
+        from gcis_train.evaluation.predictions import folder_source
+
+        yield folder_source(Path(str(predictions)), cases, labels=labels, allow_missing=allow_missing)
+
+
+def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
+    from gcis_train.data.datalist import group_cases, read_datalist
+
+    rows = read_datalist(datalist)
+    chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
+    return chosen[: count or None]
+
+
+@click.command()
+@_DATALIST
+@_SPLIT
+@_CASES
+@click.option(
+    "--spacing",
+    "spacings",
+    multiple=True,
+    required=True,
+    help="Voxel size in mm: one number or three with commas; repeat to compare.",
+)
+@click.option(
+    "--orientation", default="RAS", show_default=True, help="Axis codes; 'file' keeps the file's axes."
+)
+@click.option("-o", "--out", type=FILE, required=True, help="JSON file of the result.")
+def ceiling(
+    datalist: Path, split: str, cases: int, spacings: tuple[str, ...], orientation: str, out: Path
+) -> None:
+    """Dice that the true labels themselves reach after a voxel size and back: no network can do better.
+
+    Tells which --spacing a training can afford.
+    """
+    import msgspec
+
+    from gcis_runtime.spec import PreprocessSpec
+    from gcis_runtime.system.atomic_files import replacing
+    from gcis_train.evaluation.ceiling import ceilings, table
+    from gcis_train.options.flags import numbers
+    from gcis_train.training.progress import Progress
+
+    axes = None if orientation == "file" else orientation.upper()
+    specs = {}
+    for text in spacings:
+        x, y, z = numbers(text, float, "--spacing", count=3)
+        specs[f"{text} mm"] = PreprocessSpec(orientation=axes, spacing=(x, y, z))
+    result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).say)
+    record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}
+    with replacing(out) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    click.echo(table(result))
+
+
+@click.command()
+@click.argument("run_dirs", nargs=-1, required=True, type=FOLDER, metavar="RUN_DIR...")
+@click.option("-o", "--out", type=FILE, required=True, help="PNG file.")
+def curves(run_dirs: tuple[Path, ...], out: Path) -> None:
+    """Draw loss, validation Dice of each prompt and learning rate of a run.
+
+    Several run folders are drawn as one training, in the order given.
+    """
+    from gcis_train.evaluation.curves import LOSS, write_curves
+
+    found = write_curves(run_dirs, out)
+    steps = int(max(curve.steps[-1] for curve in found.values()))
+    last = f", last loss {found[LOSS].values[-1]:.4f}" if LOSS in found else ""
+    click.echo(f"{steps} steps{last}; written to {out}")

@@ -1,0 +1,113 @@
+"""`gcis-train`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gcis_runtime.system.console import command_group
+from gcis_train.cli.datalist import datalist as datalist_commands
+from gcis_train.cli.evaluation import ceiling, curves, evaluate
+from gcis_train.cli.finetune import finetune
+from gcis_train.cli.training import pretrain, warmstart
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+
+
+@command_group("gcis-train")
+def main() -> None:
+    """Train the routed CT segmentation network. Research software, not a medical device."""
+
+
+for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, ceiling, curves):
+    main.add_command(_command)
+
+
+@main.command()
+@click.option("--checkpoint", type=ANY, required=True, help="Routed checkpoint or run folder.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for more [all that it knows].")
+@click.option("--clip-weights", help="CLIP weights for prompts that it does not know.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--png", type=FILE, help="Draw the table as a picture: prompts by positions.")
+def paths(
+    checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
+) -> None:
+    """Print the pathway of each prompt at the seven positions, counted from 1, with router margins.
+
+    A margin is by how much the router's logit of the chosen block leads the runner-up's.
+    """
+    import json
+
+    from gcis_train.routing.decisions import coincidences, route, routing_table
+    from gcis_train.routing.picture import write_heatmap
+    from gcis_train.text.prompts import embeddings_of
+    from gcis_train.weights import checkpoint as checkpoints
+
+    found = checkpoints.load(checkpoint)
+    net = found.routed()
+    vectors = embeddings_of(found, prompts or found.prompts, clip_weights=clip_weights)
+    routings = [route(net, prompt, vector) for prompt, vector in vectors.items()]
+    if png is not None:
+        write_heatmap(png, routings, pathways=net.config.pathways)
+    if as_json:
+        click.echo(json.dumps([r.as_dict() for r in routings], indent=2))
+    else:
+        click.echo(routing_table(routings))
+    for line in coincidences({r.prompt: r.pathway for r in routings}):
+        click.echo(f"gcis-train: {line}", err=True)
+
+
+@main.command("import")
+@click.argument("file", type=FILE)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
+@click.option("--prompt", help="What a single-task checkpoint segments.")
+@click.option("--json", "as_json", is_flag=True, help="Print every tensor's fate as JSON.")
+def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
+    """Read published gCIS weights or SwinUNETR weights into a checkpoint."""
+    import json
+
+    from gcis_train.weights.foreign import import_file
+
+    found = import_file(file, out, prompt=prompt)
+    if as_json:
+        report = {"kind": found.kind, "used": found.used, "unused": found.unused, "missing": found.missing}
+        click.echo(json.dumps(report, indent=2))
+        return
+    network = found.config.network
+    click.echo(f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways")
+    click.echo(f"used {len(found.used)} tensors, unused {len(found.unused)}, missing {len(found.missing)}")
+    for name, reason in found.unused.items():
+        click.echo(f"  unused   {name} ({reason})")
+    for name in found.missing:
+        click.echo(f"  missing  {name} (starts at random in a training)")
+    click.echo(f"written to {out}")
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=FOLDER, required=True, help="Folder of the phantoms and their datalist.json."
+)
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first.")
+@click.option(
+    "--spacing", default="3", show_default=True, help="Voxel size in mm: one number or three with commas."
+)
+@click.option(
+    "--training-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of cases to train on.",
+)
+def phantoms(out: Path, count: int, seed: int, spacing: str, training_share: float) -> None:
+    """Write generated head-and-neck CTs with exact labels and a datalist."""
+    from gcis_train.data.phantoms import write_phantoms
+    from gcis_train.options.flags import numbers
+
+    x, y, z = numbers(spacing, float, "--spacing", count=3)
+    datalist = write_phantoms(out, count=count, seed=seed, spacing=(x, y, z), training_share=training_share)
+    rows = len(datalist.training), len(datalist.validation)
+    click.echo(f"{count} phantoms in {out}: {rows[0]} training rows, {rows[1]} validation rows")

@@ -1,0 +1,1 @@
+"""Training data: datalists, pre-processed cases and training windows."""

@@ -1,0 +1,219 @@
+"""Pre-processed cases on disk: resampled once, then mapped into memory by every process that trains.
+
+An entry is a folder of plain `.npy` arrays and an `entry.json` with their checksums. Its name is a hash of
+everything that decides its numbers: the pre-processing spec, each file's path, size and time of change, the
+label values, and the versions of what computes. It appears by one rename, so a reader sees a whole entry or
+none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import shutil
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.system.atomic_files import check_writable, replacing_folder
+from gcis_train.data.datalist import Case
+from gcis_train.data.volumes import CaseVolume, load_case
+
+_FORMAT = 1
+_INDEX = "entry.json"
+_CHUNK = 1 << 24
+_STALE = 24 * 3600.0
+"""Seconds after which an unfinished entry belongs to no living process."""
+_DAMAGE = (OSError, ValueError, msgspec.DecodeError)
+"""What reading an entry can end with: a file is gone, differs from its checksum, or the index is not one."""
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bytes: int
+    crc32: int
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `entry.json` holds: the arrays' checksums and what is no array."""
+
+    image: str
+    left_right: int
+    overlaps: tuple[int, ...]
+    files: dict[str, _File]
+
+
+class VolumeCache:
+    """A folder of pre-processed cases. Several processes may use it at once.
+
+    Args:
+        folder: Where; made when missing.
+        notify: Told one line when an entry is damaged and made again, or cannot be written.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, notify: Callable[[str], None]) -> None:
+        check_writable(folder / _INDEX)
+        _sweep(folder)
+        self._folder = folder
+        self._notify = notify
+        self._read = self._made = 0
+
+    def load(self, case: Case, spec: PreprocessSpec) -> CaseVolume:
+        """Return what `load_case` returns, bit for bit; the arrays are read-only maps of the entry's files.
+
+        Raises:
+            DataError: As `load_case`.
+        """
+        entry = self._folder / _key(case, spec)
+        damaged = False
+        if entry.is_dir():
+            try:
+                found = _read(entry, case)
+            except _DAMAGE as error:
+                self._notify(f"the cached {case.name} in {entry} is damaged ({error}): made again")
+                damaged = True
+            else:
+                self._read += 1
+                return found
+        volume = load_case(case, spec)
+        try:
+            if damaged or not entry.is_dir():  # another process may have been faster
+                _store(entry, case, volume)
+                self._made += 1
+            return _read(entry, case)
+        except _DAMAGE as error:
+            # A full disk costs time, not the run.
+            self._notify(f"{case.name} is not cached in {self._folder} ({error}): kept in memory")
+            return volume
+
+    def summary(self) -> str:
+        """Say in one line what the cache holds and what this process did."""
+        entries, size = self.size()
+        return (
+            f"cache {self._folder}: {entries} cases, {size / 1e6:.1f} MB "
+            f"({self._read} read and {self._made} made by this run)"
+        )
+
+    def size(self) -> tuple[int, int]:
+        """Return the number of entries and their bytes."""
+        indices = [path for path in self._folder.glob(f"*/{_INDEX}") if not path.parent.name.startswith(".")]
+        return len(indices), sum(f.stat().st_size for index in indices for f in index.parent.iterdir())
+
+
+def case_loader(spec: PreprocessSpec, cache: VolumeCache | None) -> Callable[[Case], CaseVolume]:
+    """Return how a run reads its cases: through the cache, or anew."""
+    return (
+        functools.partial(load_case, spec=spec) if cache is None else functools.partial(cache.load, spec=spec)
+    )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left: unfinished entries that nobody has touched for a day."""
+    for unfinished in folder.glob(".*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if unfinished.is_dir() and time.time() - unfinished.stat().st_mtime > _STALE:
+                shutil.rmtree(unfinished)
+
+
+def _key(case: Case, spec: PreprocessSpec) -> str:
+    """Hash everything that decides the numbers; prompts and names do not."""
+    paths = [case.image, *dict.fromkeys(path for t in case.targets for path in t.labels)]
+    order = {path: number for number, path in enumerate(paths)}
+    parts: dict[str, Any] = {
+        "format": _FORMAT,
+        "versions": _versions(),
+        "spec": spec,
+        "files": [_identity(path) for path in paths],
+        "targets": [([order[path] for path in t.labels], t.values) for t in case.targets],
+    }
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """What computes: another version may give other numbers."""
+    return {name: importlib.metadata.version(name) for name in ("monai", "nibabel", "numpy", "torch")}
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """What stands for a file's content: contents of hundreds of gigabytes are not hashed at every start."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), -1, -1  # load_case says what is wrong with it
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
+
+
+def _store(entry: Path, case: Case, volume: CaseVolume) -> None:
+    """Write an entry; one that another process has just written stands.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        with replacing_folder(entry) as temporary:
+            _write(temporary, case, volume)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+
+
+def _write(folder: Path, case: Case, volume: CaseVolume) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {"image": volume.image, "labels": volume.labels}
+    arrays |= {f"overlap{index}": mask for index, mask in volume.overlaps.items()}
+    files = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+        files[path.name] = _File(bytes=path.stat().st_size, crc32=_checksum(path))
+    entry = _Entry(
+        image=str(case.image), left_right=volume.left_right, overlaps=tuple(volume.overlaps), files=files
+    )
+    (folder / _INDEX).write_bytes(msgspec.json.encode(entry))
+
+
+def _read(folder: Path, case: Case) -> CaseVolume:
+    """Map an entry.
+
+    Raises:
+        ValueError: A file differs from its checksum.
+        OSError: A file is missing or cannot be read.
+        msgspec.DecodeError: The index is damaged.
+    """
+    entry = msgspec.json.decode((folder / _INDEX).read_bytes(), type=_Entry)
+    for name, file in entry.files.items():
+        path = folder / name
+        if path.stat().st_size != file.bytes or _checksum(path) != file.crc32:
+            raise ValueError(f"{name} differs from its checksum")
+
+    def array(name: str) -> npt.NDArray[Any]:
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+    return CaseVolume(
+        name=case.name,
+        image=array("image"),
+        labels=array("labels"),
+        prompts=tuple(t.prompt for t in case.targets),
+        left_right=entry.left_right,
+        overlaps={index: array(f"overlap{index}") for index in entry.overlaps},
+    )
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value

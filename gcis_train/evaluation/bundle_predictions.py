@@ -1,0 +1,37 @@
+"""A bundle as a source of predictions: the same code path as `gcis-run`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from gcis_runtime import Segmenter
+from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+from gcis_train.data.datalist import Case
+from gcis_train.data.images import read_image
+from gcis_train.evaluation.evaluate import Prediction, Source
+
+
+@contextlib.contextmanager
+def bundle_source(
+    bundle: str, *, engine: str, precision: str, device: str = "cpu", restore: Restore = DEFAULT_RESTORE
+) -> Iterator[Source]:
+    """Open a bundle; yields the source of its predictions.
+
+    Raises:
+        BundleError: No such bundle, or a damaged one.
+        EngineError: The engine cannot be had.
+    """
+    with Segmenter.open(bundle, engine=engine, precision=precision, device=device) as segmenter:
+        values = {label.prompt: label.value for label in segmenter.bundle.manifest.labels}
+
+        def predict(case: Case) -> Prediction:
+            labels = segmenter.segment(read_image(case.image), restore=restore).labels
+            return Prediction(labels=labels, values=values)
+
+        notes = {
+            "bundle_sha256": segmenter.bundle.sha256,
+            "pipeline": segmenter.engine.text,
+            "restore": restore,
+        }
+        yield Source(predict=predict, prompts=values.keys(), notes=notes)

@@ -1,0 +1,210 @@
+"""Evaluation on a datalist: every labelled structure of every case, on the images' own grids."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gcis_runtime.errors import CheckpointError, DataError
+from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+from gcis_train.data.datalist import Case, Target
+from gcis_train.data.images import Grid, read_array, read_grid, read_mask
+from gcis_train.evaluation.reference import reference_labels
+from gcis_train.evaluation.scores import TOLERANCE, Score, score
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.weights.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What is scored.
+
+    Attributes:
+        labels: Label map (X, Y, Z) on the image's grid.
+        values: Value of each prompt in it; other prompts are not scored.
+    """
+
+    labels: npt.NDArray[Any]
+    values: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where predictions come from: a network, a bundle or a folder.
+
+    Attributes:
+        predict: Gives a case's prediction; None where there is none and that is allowed.
+        prompts: What it can predict; None where each prediction says.
+        notes: What the record says about it.
+    """
+
+    predict: Callable[[Case], Prediction | None]
+    prompts: Collection[str] | None
+    notes: dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Sees every scored case before its label map is dropped."""
+
+    def see(self, case: Case, prediction: Prediction, scores: Sequence[Score]) -> None:
+        """Look at one case."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The outcome.
+
+    Attributes:
+        scores: One a (case, structure).
+        tolerance: Of the surface Dice, in mm.
+        unscored: Prompts of the datalist that the source does not predict, with their number of rows.
+        missing: Cases without a prediction.
+    """
+
+    scores: tuple[Score, ...]
+    tolerance: float
+    unscored: dict[str, int]
+    missing: tuple[str, ...]
+
+
+def evaluate(
+    cases: Sequence[Case],
+    source: Source,
+    *,
+    progress: Callable[[str], None],
+    tolerance: float = TOLERANCE,
+    watcher: Watcher | None = None,
+) -> Evaluation:
+    """Predict every case and score its labelled structures.
+
+    Args:
+        cases: What to evaluate.
+        source: Where predictions come from.
+        progress: Told one line a case.
+        tolerance: Distance in mm that the surface Dice forgives.
+        watcher: Shown every scored case.
+
+    Raises:
+        DataError: No case has a structure that can be scored, or a label is on another grid.
+    """
+    scores: list[Score] = []
+    unscored: dict[str, int] = {}
+    missing: list[str] = []
+    for number, case in enumerate(cases, start=1):
+        if source.prompts is not None and not any(t.prompt in source.prompts for t in case.targets):
+            _count(unscored, case.targets)
+            continue
+        started = time.monotonic()
+        prediction = source.predict(case)
+        if prediction is None:
+            missing.append(case.name)
+            progress(f"{number}/{len(cases)}  {case.name}  no prediction")
+            continue
+        _count(unscored, [t for t in case.targets if t.prompt not in prediction.values])
+        mine = score_case(case, prediction, tolerance=tolerance)
+        if not mine:
+            continue
+        scores.extend(mine)
+        if watcher is not None:
+            watcher.see(case, prediction, mine)
+        mean = np.mean([s.dice for s in mine])
+        progress(f"{number}/{len(cases)}  {case.name}  Dice {mean:.3f}  {time.monotonic() - started:.1f} s")
+    if not scores:
+        raise DataError(
+            "no labelled structure of the datalist is predicted",
+            received=f"predictions of {sorted(source.prompts)}" if source.prompts is not None else None,
+            expected=f"one of {sorted(unscored)}",
+            fix="The names must be equal, letter for letter.",
+        )
+    return Evaluation(scores=tuple(scores), tolerance=tolerance, unscored=unscored, missing=tuple(missing))
+
+
+def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[Score]:
+    """Score the structures of a case that a prediction has.
+
+    Raises:
+        DataError: A label or the prediction is on another grid than the image.
+    """
+    targets = [t for t in case.targets if t.prompt in prediction.values]
+    grid = read_grid(case.image)
+    _check_grids(case, targets, grid)
+    if prediction.labels.shape != grid.shape:
+        raise DataError(
+            f"the prediction for {case.name} is on another grid than its image",
+            received=f"shape {prediction.labels.shape}",
+            expected=f"shape {grid.shape}",
+        )
+    read = functools.cache(read_array)  # one file often holds every structure
+    return [
+        score(
+            prediction.labels == prediction.values[target.prompt],
+            read_mask(target, read=read),
+            case=case.name,
+            prompt=target.prompt,
+            spacing=grid.spacing,
+            tolerance=tolerance,
+        )
+        for target in targets
+    ]
+
+
+def _check_grids(case: Case, targets: Sequence[Target], grid: Grid) -> None:
+    for path in dict.fromkeys(path for target in targets for path in target.labels):
+        label = read_grid(path)
+        if not label.matches(grid):
+            raise DataError(
+                f"the label {path.name} is on another grid than its image",
+                received=f"shape {label.shape}, spacing {label.spacing}",
+                expected=f"shape {grid.shape}, spacing {grid.spacing} and the same affine",
+                fix="Resample the label to the image.",
+            )
+
+
+def _count(unscored: dict[str, int], targets: Sequence[Target]) -> None:
+    for target in targets:
+        unscored[target.prompt] = unscored.get(target.prompt, 0) + 1
+
+
+def network_source(
+    found: Checkpoint, *, overlap: float | None, device: torch.device, restore: Restore = DEFAULT_RESTORE
+) -> Source:
+    """Return the reference pipeline of a checkpoint: PyTorch and MONAI.
+
+    Raises:
+        CheckpointError: The checkpoint does not say its pre-processing, window or prompts.
+    """
+    config = found.config
+    if config.preprocess is None or config.window is None or not config.prompts:
+        raise CheckpointError(
+            f"{found.folder} does not say its pre-processing, window or prompts",
+            fix="Evaluate a bundle that was exported with --roi and --prompt instead.",
+        )
+    net = static_network(found).to(device)
+    preprocess = config.preprocess
+    window = config.window if overlap is None else msgspec.structs.replace(config.window, overlap=overlap)
+    values = {prompt: i + 1 for i, prompt in enumerate(found.prompts)}
+
+    def predict(case: Case) -> Prediction:
+        labels = reference_labels(
+            case.image, net, preprocess=preprocess, window=window, restore=restore, device=device
+        )
+        return Prediction(labels=labels, values=values)
+
+    notes = {"checkpoint_sha256": found.sha256, "pipeline": "pytorch", "restore": restore}
+    return Source(predict=predict, prompts=values.keys(), notes=notes)
+
+
+def static_network(found: Checkpoint) -> StaticGcisNet:
+    """Return the static network for every prompt of a checkpoint's table, in its order."""
+    if found.config.kind == "static":
+        return found.static()
+    net = found.routed()
+    return StaticGcisNet.resolved(net, [net.resolve(found.embedding(p)) for p in found.prompts]).eval()

@@ -1,0 +1,120 @@
+"""The reference pipeline: PyTorch and MONAI from file to label map, as the published code evaluates.
+
+Slow and heavy on purpose: what `gcis-run` is compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor
+from monai.inferers import sliding_window_inference
+from monai.transforms import (
+    Compose,
+    CropForeground,
+    EnsureChannelFirst,
+    Orientation,
+    ScaleIntensityRange,
+    Spacing,
+)
+from monai.transforms.utils import convert_applied_interp_mode
+from torch import Tensor
+
+from gcis_runtime.sliding.labeller import Restore
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_train.data.volumes import cropper, load_tensor
+
+
+def reference_labels(
+    image: Path,
+    predictor: Callable[[Tensor], Tensor],
+    *,
+    preprocess: PreprocessSpec,
+    window: WindowSpec,
+    restore: Restore = "nearest",
+    device: torch.device | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Segment a CT file with MONAI's transforms and sliding window.
+
+    Args:
+        image: CT file.
+        predictor: Windows (B, 1, *roi) to margins (B, P, *roi), foreground minus background.
+        preprocess: What the network expects.
+        window: How windows lie and are blended.
+        restore: `"nearest"` as the published code: labels, then back to the file's grid; `"smooth"` takes the
+            margins back by linear interpolation and compares them there.
+        device: Where the network runs; the CPU when None.
+
+    Returns:
+        (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where margin `p` is the largest and positive.
+    """
+    geometry = geometry_of(preprocess)
+    loaded = EnsureChannelFirst(channel_dim="no_channel")(load_tensor(image))
+    moved = geometry(loaded)
+    low, high = preprocess.intensity_window
+    scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(moved)
+    crop = None if preprocess.crop is None else cropper(preprocess.crop)
+    content = scaled if crop is None else crop(scaled)
+    with torch.no_grad():
+        margins = sliding_window_inference(
+            content.as_tensor()[None].float().to(device or "cpu"),
+            roi_size=window.roi,
+            sw_batch_size=1,
+            predictor=predictor,
+            overlap=window.overlap,
+            mode=window.blend,
+            sigma_scale=window.sigma_scale,
+            cval=window.padding_value,
+        )
+    if crop is not None:
+        margins = undo_crop(margins[0].cpu(), content, crop)[None]
+    if restore == "smooth":
+        margins = undo_geometry(margins[0].cpu(), moved, geometry, mode="bilinear")[None]
+    best, channel = margins[0].max(0)
+    labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().float()
+    if restore == "nearest":
+        labels = undo_geometry(labels[None], moved, geometry, mode="nearest")[0]
+    return labels.numpy().round().astype(np.uint8)
+
+
+def geometry_of(spec: PreprocessSpec) -> Compose:
+    """Return the transforms that bring an image (1, X, Y, Z) to the network's grid."""
+    steps: list[object] = []
+    if spec.orientation is not None:
+        steps.append(Orientation(axcodes=spec.orientation, labels=None))
+    if spec.spacing is not None:
+        steps.append(Spacing(pixdim=spec.spacing, mode="bilinear"))
+    return Compose(steps)
+
+
+def undo_crop(values: Tensor, content: MetaTensor, crop: CropForeground) -> Tensor:
+    """Bring values on the cropped grid back to the network's, with zeros outside: margins of background.
+
+    Args:
+        values: (C, X, Y, Z) on the grid of `content`.
+        content: What `crop` left of the image.
+        crop: The transform.
+    """
+    applied = copy.deepcopy(content.applied_operations)  # the inverse takes parts out of it
+    undone: MetaTensor = crop.inverse(MetaTensor(values, affine=content.affine, applied_operations=applied))
+    return torch.as_tensor(undone.as_tensor())
+
+
+def undo_geometry(values: Tensor, moved: MetaTensor, geometry: Compose, *, mode: str) -> Tensor:
+    """Bring values on the network's grid back to the file's.
+
+    Args:
+        values: (C, X, Y, Z) on the grid of `moved`.
+        moved: What `geometry` made of the image.
+        geometry: The transforms.
+        mode: `"bilinear"` or `"nearest"`.
+    """
+    applied = convert_applied_interp_mode(moved.applied_operations, mode=mode, align_corners=None)
+    tracked = MetaTensor(values, affine=moved.affine, applied_operations=applied)
+    undone: MetaTensor = geometry.inverse(tracked)
+    return torch.as_tensor(undone.as_tensor())

@@ -1,0 +1,132 @@
+"""Scores of one structure on one case: Dice, normalised surface Dice and HD95, with every empty case defined.
+
+Distances are in mm on the image's own grid, between voxel centres of its true (anisotropic) spacing. MONAI
+computes them; masks are cropped to the box of both first, since distance maps cost with the volume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+from gcis_runtime.spec import Triple
+from gcis_train.metrics import dice
+
+TOLERANCE = 2.0
+"""Default tolerance of the surface Dice in mm."""
+
+DEFINITIONS = {
+    "dice": "2 |P and T| / (|P| + |T|) of the predicted and the true voxels",
+    "surface_dice": "share of both surfaces' area that lies within the tolerance of the other surface "
+    "(normalised surface Dice; surface elements of the marching cubes kind, MONAI with sub-voxel edges)",
+    "hd95_mm": "the larger of the two 95th percentiles of distances from one surface's voxels to the other "
+    "surface (MONAI)",
+    "both empty": "Dice and surface Dice 1, HD95 0",
+    "truth empty": "something predicted where nothing is true: Dice and surface Dice 0, HD95 undefined",
+    "prediction empty": "nothing predicted where something is true: Dice and surface Dice 0, HD95 undefined",
+    "undefined": "null in JSON, blank in CSV; left out of the mean, median and worst HD95, and counted",
+}
+"""What the numbers of an evaluation mean; written beside them."""
+
+Empty = Literal["", "both", "truth", "prediction"]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """One structure of one case.
+
+    Attributes:
+        case: The case.
+        prompt: The structure.
+        dice: In [0, 1].
+        surface_dice: In [0, 1].
+        hd95_mm: In mm; None where exactly one of the masks is empty.
+        empty: Which of the masks has no voxel.
+        voxels_true: Voxels of the true mask.
+        voxels_predicted: Voxels of the predicted mask.
+    """
+
+    case: str
+    prompt: str
+    dice: float
+    surface_dice: float
+    hd95_mm: float | None
+    empty: Empty
+    voxels_true: int
+    voxels_predicted: int
+
+
+def score(
+    predicted: Mask,
+    truth: Mask,
+    *,
+    case: str,
+    prompt: str,
+    spacing: Triple,
+    tolerance: float = TOLERANCE,
+) -> Score:
+    """Score a predicted mask.
+
+    Args:
+        predicted: (X, Y, Z).
+        truth: (X, Y, Z), the same grid.
+        case: The case's name.
+        prompt: The structure.
+        spacing: Voxel size in mm along X, Y, Z.
+        tolerance: Distance in mm that the surface Dice forgives.
+    """
+    surface, distance = surface_scores(predicted, truth, spacing=spacing, tolerance=tolerance)
+    return Score(
+        case=case,
+        prompt=prompt,
+        dice=dice(predicted, truth),
+        surface_dice=surface,
+        hd95_mm=distance,
+        empty=_empty(predicted, truth),
+        voxels_true=int(truth.sum()),
+        voxels_predicted=int(predicted.sum()),
+    )
+
+
+def surface_scores(
+    predicted: Mask, truth: Mask, *, spacing: Triple, tolerance: float
+) -> tuple[float, float | None]:
+    """Return surface Dice and HD95 in mm of two masks (X, Y, Z); see `DEFINITIONS` for empty ones."""
+    empty = _empty(predicted, truth)
+    if empty:
+        return (1.0, 0.0) if empty == "both" else (0.0, None)
+    box = _box(predicted | truth)
+    # MONAI's layout: batch, class, X, Y, Z. It adds a margin of one voxel itself.
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls its own edges with an old argument
+        surface = compute_surface_dice(
+            a, b, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
+        )
+        distance = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
+    return float(surface), float(distance)
+
+
+def _empty(predicted: Mask, truth: Mask) -> Empty:
+    found, wanted = bool(predicted.any()), bool(truth.any())
+    if found and wanted:
+        return ""
+    if not found and not wanted:
+        return "both"
+    return "truth" if found else "prediction"
+
+
+def _box(mask: Mask) -> tuple[slice, ...]:
+    """Return the bounding box of a mask that is not empty."""
+    box = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(box)

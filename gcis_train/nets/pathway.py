@@ -1,0 +1,97 @@
+"""A routing decision as a value: which residual block a prompt uses at each of the seven positions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_runtime.errors import PromptError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathway:
+    """The chosen block at each of the seven decoder positions, counted from 0.
+
+    People write and read pathways counted from 1 (`2,1,3,5,3,6,6`): `parse` and `str` do that.
+
+    Attributes:
+        choices: Seven block indices, in the order of `POSITIONS`.
+    """
+
+    choices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.choices) != len(POSITIONS) or min(self.choices) < 0:
+            raise ValueError(f"a pathway has {len(POSITIONS)} indices of at least 0, not {self.choices}")
+
+    @classmethod
+    def parse(cls, text: str, *, pathways: int) -> Pathway:
+        """Read `2,1,3,5,3,6,6` (counted from 1).
+
+        Args:
+            text: Seven comma-separated numbers.
+            pathways: How many blocks each position has.
+
+        Raises:
+            PromptError: Not seven whole numbers between 1 and `pathways`.
+        """
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(POSITIONS) or not all(1 <= n <= pathways for n in numbers):
+            raise PromptError(
+                "the path selection cannot be read",
+                received=repr(text),
+                expected=f"{len(POSITIONS)} numbers from 1 to {pathways}, such as '2,1,3,5,3,6,6'",
+                fix=f"Give one number for each of {', '.join(POSITIONS)}.",
+            )
+        return cls(tuple(n - 1 for n in numbers))
+
+    @property
+    def one_based(self) -> tuple[int, int, int, int, int, int, int]:
+        """The choices counted from 1, as users and manifests write them."""
+        a, b, c, d, e, f, g = (choice + 1 for choice in self.choices)
+        return a, b, c, d, e, f, g
+
+    def __str__(self) -> str:
+        return ",".join(str(n) for n in self.one_based)
+
+
+def group_equal(pathways: dict[str, Pathway]) -> list[list[str]]:
+    """Return the groups of prompts whose seven choices are all the same: they give one mask."""
+    groups: dict[Pathway, list[str]] = {}
+    for prompt, pathway in pathways.items():
+        groups.setdefault(pathway, []).append(prompt)
+    return [prompts for prompts in groups.values() if len(prompts) > 1]
+
+
+def spread(prompts: int, *, pathways: int) -> tuple[Pathway, ...]:
+    """Assign distinct pathways to prompts so that they share as much of the decoder as they can.
+
+    Prompts differ at `out` first (a 1x1x1 convolution), then at `decoder1`, and so on towards the
+    bottleneck: prompt `j` spells `j` in base `pathways`, last position first. Seven prompts on six
+    pathways so need two blocks at `decoder1` and one everywhere before. Where `decoder1` has to split,
+    the groups are of equal size, so that no block serves a single prompt while another serves six.
+
+    Raises:
+        PromptError: More prompts than distinct pathways.
+    """
+    if prompts > pathways ** len(POSITIONS):
+        raise PromptError(
+            "there are more prompts than distinct pathways",
+            received=f"{prompts} prompts",
+            expected=f"at most {pathways ** len(POSITIONS)} with {pathways} pathways",
+        )
+    groups = max(-(-prompts // pathways), 1)
+    size = -(-prompts // groups) if groups <= pathways else pathways
+    result = []
+    for index in range(prompts):
+        group, member = divmod(index, size)
+        # Rotating the output index by the group spreads the groups over all output blocks.
+        choices = [(member + group * size) % pathways]
+        for _ in range(len(POSITIONS) - 1):
+            group, digit = divmod(group, pathways)
+            choices.append(digit)
+        result.append(Pathway(tuple(reversed(choices))))
+    return tuple(result)

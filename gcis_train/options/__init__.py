@@ -1,0 +1,1 @@
+"""Training options: values, flags, configuration files and the published recipe."""

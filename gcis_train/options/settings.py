@@ -1,0 +1,159 @@
+"""From flags and a configuration file to one value of options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+import yaml
+
+from gcis_runtime.errors import CheckpointError, DataError
+from gcis_train.options.flags import FLAGS
+from gcis_train.options.recipe import check_published, published_tree
+from gcis_train.options.training import TrainOptions
+from gcis_train.weights import checkpoint
+
+
+def resolve_options(
+    flags: dict[str, Any], *, device: torch.device, base: dict[str, Any] | None = None
+) -> TrainOptions:
+    """Merge the recipe's defaults, a checkpoint's options, a configuration file and flags, in rising order.
+
+    Args:
+        flags: Command-line values by parameter name (flags.py), with `config`, `published` and `no_amp`; None
+            where not given.
+        device: Decides what `auto` mixed precision means, see `auto_amp`.
+        base: Options that a checkpoint brings with it.
+
+    Raises:
+        DataError: An unreadable file, a value that is not allowed, or one that the published recipe fixes.
+    """
+    file = _read(flags.get("config"))
+    published = bool(flags.get("published") or file.pop("published", False))
+    tree: dict[str, Any] = published_tree() if published else {}
+    _merge(tree, base or {})
+    _merge(tree, file)
+    for flag in FLAGS:
+        if (given := flags.get(flag.parameter)) is not None:
+            *groups, name = flag.place.split(".")
+            target = _part(tree, groups[0]) if groups else tree
+            target[name] = flag.read(given)
+            if target[name] is msgspec.UNSET:
+                del target[name]
+    if flags.get("no_amp"):
+        tree["amp"] = "none"
+    if tree.get("amp", "auto") == "auto":
+        tree["amp"] = auto_amp(device, published=published)
+    _part(tree, "window").setdefault("roi", [128, 128, 128])
+    if published:
+        check_published(tree)
+    try:
+        return msgspec.convert(tree, TrainOptions)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise DataError("an option has a value that is not allowed", received=str(error)) from error
+
+
+def auto_amp(device: torch.device, *, published: bool = False) -> Literal["none", "bf16", "fp16"]:
+    """Return the mixed precision that fits a device.
+
+    CUDA: bf16 where the GPU computes it (Ampere and later; no loss scaling, no overflow), fp16 elsewhere
+    and in the published recipe. CPU: none; what bf16 gains there is measured in docs/decisions/0012.
+    """
+    if device.type != "cuda":
+        return "none"
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if native and not published else "fp16"
+
+
+def _merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
+    """Put a file's options over the recipe's, group by group."""
+    for name, value in other.items():
+        if isinstance(tree.get(name), dict):
+            if not isinstance(value, dict):
+                raise _not_a_group(name, value)
+            tree[name] |= value
+        else:
+            tree[name] = value
+
+
+def _part(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    part = tree.setdefault(name, {})
+    if not isinstance(part, dict):
+        raise _not_a_group(name, part)
+    return part
+
+
+def _not_a_group(name: str, value: object) -> DataError:
+    return DataError(
+        f"{name!r} of the configuration is not a group of options",
+        received=repr(value),
+        expected="named options",
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means here.
+
+    Raises:
+        DataError: CUDA was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DataError("unknown device", received=repr(name), expected="cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DataError("there is no such CUDA device", received=name, fix="Use --device cpu.")
+    return device
+
+
+def check_run_folder(run_dir: Path, *, resume: bool) -> None:
+    """Refuse to write over an earlier run.
+
+    Raises:
+        CheckpointError: The folder holds a run and `resume` is false.
+    """
+    if not resume and (run_dir / checkpoint.POINTER_FILE).exists():
+        raise CheckpointError(
+            f"{run_dir} already holds a run", fix="Continue it with --resume, or choose another --run-dir."
+        )
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Read a JSON or YAML file (`.yaml`, `.yml`) of options."""
+    if path is None:
+        return {}
+    try:
+        data = path.read_bytes()
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return _read_yaml(data)
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        received = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"the configuration {path} cannot be read", received=received) from error
+
+
+def _read_yaml(data: bytes) -> dict[str, Any]:
+    """Read YAML's plain values; `1e-4` is a number, as in JSON and YAML 1.2, though not in YAML 1.1.
+
+    Raises:
+        ValueError: Not YAML, or not a group of options.
+    """
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """The safe loader with JSON's numbers."""
+
+    number = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    try:
+        # ruff's rule sees yaml.load; the loader is a SafeLoader: plain values only.
+        tree = yaml.load(data, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise ValueError(f"{type(tree).__name__} at the top instead of named options")
+    return tree

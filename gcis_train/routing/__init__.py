@@ -1,0 +1,1 @@
+"""Routing: pathways of prompts and statistics of the routers."""

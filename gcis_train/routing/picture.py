@@ -1,0 +1,145 @@
+"""The routing table as a picture: prompts by positions, coloured by the chosen block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_runtime.system.atomic_files import replacing
+from gcis_train.colors import Color, spread_color
+from gcis_train.nets.pathway import group_equal
+from gcis_train.routing.decisions import Routing
+
+# Okabe and Ito's palette, which colour-blind people tell apart, without its black.
+_PALETTE: tuple[Color, ...] = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+_INK: Color = (20, 20, 20)
+_GREY: Color = (105, 105, 105)
+_CELL, _ROW, _PAD = 84, 22, 14
+_WIDEST = 420
+_SURE = 4.0
+"""Router margin from which a cell has its full colour: the runner-up is then less than 2 % as likely."""
+
+
+def write_heatmap(path: Path, routings: Sequence[Routing], *, pathways: int) -> None:
+    """Write the picture as PNG, whole or not at all.
+
+    Args:
+        path: File to write.
+        routings: One a row, in this order.
+        pathways: Blocks at each position, for the legend.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    picture = draw_heatmap(routings, pathways=pathways)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        picture.save(file, format="PNG")
+
+
+def draw_heatmap(routings: Sequence[Routing], *, pathways: int) -> Image.Image:
+    """Draw one row a prompt and one column a position.
+
+    A cell shows the chosen block, counted from 1, in the block's colour, and the router's margin over the
+    runner-up; the paler, the narrower. A letter at the right marks prompts that share all seven blocks.
+    """
+    bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
+    names = {r.prompt: _short(r.prompt, bold) for r in routings}
+    left = math.ceil(max(bold.getlength(name) for name in names.values())) + 2 * _PAD
+    top = 2 * _PAD + 2 * _ROW
+    size = (left + len(POSITIONS) * _CELL + 4 * _PAD, top + (len(routings) + 3) * _ROW + _PAD)
+    picture = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    distinct = len({r.pathway for r in routings})
+    draw.text((_PAD, _PAD), f"{len(routings)} prompts, {distinct} distinct pathways", _INK, bold)
+    for column, name in enumerate(POSITIONS):
+        draw.text((left + (column + 0.5) * _CELL, top - 6), name, _INK, bold, anchor="ms")
+    marks = _marks(routings)
+    for row, routing in enumerate(routings):
+        y = top + row * _ROW
+        draw.text((left - _PAD, y + _ROW / 2), names[routing.prompt], _INK, bold, anchor="rm")
+        _draw_row(draw, routing, (left, y), bold, small)
+        if mark := marks.get(routing.prompt):
+            draw.text((size[0] - 2 * _PAD, y + _ROW / 2), mark, _INK, bold, anchor="mm")
+    _draw_legend(draw, pathways, (left, top + (len(routings) + 1) * _ROW), small, marked=bool(marks))
+    return picture
+
+
+def _draw_row(
+    draw: ImageDraw.ImageDraw,
+    routing: Routing,
+    corner: tuple[int, int],
+    bold: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    small: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    for column, (block, margin) in enumerate(zip(routing.pathway.one_based, routing.margins, strict=True)):
+        x, y = corner[0] + column * _CELL, corner[1]
+        fill = _pale(_color(block - 1), min(margin / _SURE, 1.0))
+        draw.rectangle((x, y, x + _CELL - 2, y + _ROW - 2), fill=fill)
+        draw.text((x + 0.3 * _CELL, y + _ROW / 2 - 1), str(block), _INK, bold, anchor="mm")
+        if math.isfinite(margin):
+            draw.text((x + _CELL - 8, y + _ROW / 2 - 1), f"{margin:.1f}", _INK, small, anchor="rm")
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    pathways: int,
+    corner: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    *,
+    marked: bool,
+) -> None:
+    x, y = corner
+    width = min(40, len(POSITIONS) * _CELL // pathways)
+    for block in range(pathways):
+        place = (x + block * width, y, x + (block + 1) * width - 2, y + _ROW - 6)
+        draw.rectangle(place, fill=_color(block))
+        draw.text((place[0] + width / 2 - 1, y + _ROW / 2 - 3), str(block + 1), _INK, font, anchor="mm")
+    text = "colour and number: chosen block; paler and at the right: router margin over the runner-up"
+    draw.text((x, y + _ROW), text, _GREY, font)
+    if marked:
+        draw.text((x, y + 1.7 * _ROW), "same letter: same seven blocks, so the same mask", _GREY, font)
+
+
+def _marks(routings: Sequence[Routing]) -> dict[str, str]:
+    """Return a mark for each prompt that shares all seven blocks with another: A to Z, then A1 and so on."""
+    groups = group_equal({r.prompt: r.pathway for r in routings})
+    return {
+        prompt: chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+        for number, group in enumerate(groups)
+        for prompt in group
+    }
+
+
+def _color(block: int) -> Color:
+    """Return a block's colour; beyond the palette, any that is far from its neighbours."""
+    return _PALETTE[block] if block < len(_PALETTE) else spread_color(block)
+
+
+def _pale(color: Color, strength: float) -> Color:
+    """Mix with white; a fifth of the colour stays at strength 0."""
+    share = 0.2 + 0.8 * strength
+    red, green, blue = (round(255 + (c - 255) * share) for c in color)
+    return red, green, blue
+
+
+def _short(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cut a name that is wider than the column, with an ellipsis."""
+    width = font.getlength(text)
+    if width <= _WIDEST:
+        return text
+    text = text[: math.ceil(len(text) * _WIDEST / width)]
+    while font.getlength(f"{text}…") > _WIDEST:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,153 @@
+"""Text embeddings of prompts, each computed once: in a run's folder, in a checkpoint's table, or by CLIP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from gcis_runtime.errors import CheckpointError, OutputError, PromptError
+from gcis_runtime.system.atomic_files import replacing
+from gcis_train.text.tower import RANDOM, TextEncoder, described
+from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, prompt_table, unknown_prompt
+
+PROMPTS_FILE = "prompts.json"
+_SAME_EMBEDDING = 1e-2
+"""Of the embedding's length: float32 on other machines gives 1e-5, other weights about 1."""
+
+
+class PromptTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Embeddings of a run's prompts, and the text tower that they come from."""
+
+    text_model: str
+    text_weights: str
+    prompts: tuple[PromptEntry, ...]
+
+    def tensor(self) -> Tensor:
+        """Return the embeddings, (P, text_dim) float32."""
+        return torch.tensor([entry.embedding for entry in self.prompts], dtype=torch.float32)
+
+
+def embed_prompts(
+    prompts: Sequence[str], *, model: str, weights: str, seed: int, known: PromptTable | None = None
+) -> PromptTable:
+    """Return the embeddings of a run's prompts.
+
+    Args:
+        prompts: Distinct prompts.
+        model: open_clip model.
+        weights: Tag, file or `"random"`.
+        seed: Seed of random weights.
+        known: What the run computed before: those prompts need no text tower, not even its weights file.
+
+    Raises:
+        PromptError: A prompt that the text tower cannot read.
+        CheckpointError: Text weights that cannot be had, or others than the run began with.
+    """
+    wanted = (model, described(weights, seed=seed))
+    if known is not None and (known.text_model, known.text_weights) != wanted:
+        raise CheckpointError(
+            "the run was begun with another text tower",
+            received=f"{wanted[1]} of {wanted[0]}",
+            expected=f"{known.text_weights} of {known.text_model}",
+            fix="Resume with the same --clip-weights, or begin a new run.",
+        )
+    entries = {entry.prompt: entry for entry in known.prompts} if known else {}
+    new = [p for p in prompts if p not in entries]
+    if new:
+        embeddings = TextEncoder(model, weights, seed=seed).embed(new)
+        entries |= {entry.prompt: entry for entry in prompt_table(new, embeddings)}
+    return PromptTable(
+        text_model=wanted[0], text_weights=wanted[1], prompts=tuple(entries[p] for p in prompts)
+    )
+
+
+def read_table(run_dir: Path) -> PromptTable | None:
+    """Return the embeddings that a run's folder keeps; None if it has none.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    file = run_dir / PROMPTS_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=PromptTable)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read", received=str(error), fix="Remove it: the prompts are embedded again."
+        ) from error
+
+
+def write_table(run_dir: Path, table: PromptTable) -> None:
+    """Keep the embeddings in a run's folder, whole or not at all.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    try:
+        with replacing(run_dir / PROMPTS_FILE) as temporary:
+            temporary.write_bytes(msgspec.json.encode(table))
+    except OutputError as error:
+        raise CheckpointError(f"{run_dir} cannot be written", received=error.received) from error
+
+
+def embeddings_of(
+    found: Checkpoint, prompts: Sequence[str], *, clip_weights: str | None
+) -> dict[str, Tensor]:
+    """Return the (text_dim,) embedding of each prompt for a checkpoint.
+
+    Args:
+        found: The checkpoint; prompts of its table need no text tower.
+        prompts: What is asked for.
+        clip_weights: Weights of the text tower for prompts outside the table: a tag, a file or `"random"`.
+
+    Raises:
+        PromptError: No prompts, an unknown one without `clip_weights`, or one that CLIP cannot read.
+        CheckpointError: The text tower is another one than the checkpoint's.
+    """
+    if not prompts:
+        raise PromptError(
+            f"{found.folder} knows no prompts", fix="Name one with --prompt and give the CLIP weights."
+        )
+    known = {e.prompt for e in found.config.prompts if e.embedding}
+    new = [p for p in dict.fromkeys(prompts) if p not in known]
+    if blank := [p for p in new if not p.strip()]:
+        raise PromptError("a prompt is empty", received=repr(blank[0]), fix="Name the structure in words.")
+    if new and clip_weights is None:
+        raise unknown_prompt(new[0], tuple(sorted(known)))
+    fresh = dict(zip(new, _embed(found, new, clip_weights), strict=True)) if new and clip_weights else {}
+    return {p: fresh[p] if p in fresh else found.embedding(p) for p in prompts}
+
+
+def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tensor:
+    """Embed new prompts with the text tower that the checkpoint was trained with, and no other."""
+    config = found.config
+    seed = re.fullmatch(r"random \(seed (\d+)\)", config.text_weights)
+    encoder = TextEncoder(config.text_model, clip_weights, seed=int(seed[1]) if seed else 0)
+    fix = f"Give --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
+    if encoder.dim != config.network.text_dim:
+        raise CheckpointError(
+            "the text tower does not fit the router",
+            received=f"embeddings of {encoder.dim} numbers",
+            expected=f"{config.network.text_dim}",
+            fix=fix,
+        )
+    probe = next((entry for entry in config.prompts if entry.embedding), None)
+    if probe is None:
+        same = config.text_weights in ("unknown", encoder.weights)
+    else:  # a file may have any name: what counts is what it makes of a known prompt
+        ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
+        same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
+    if not same:
+        raise CheckpointError(
+            "the CLIP weights are not those that the checkpoint was trained with",
+            received=f"{encoder.weights} of {config.text_model}",
+            expected=f"{config.text_weights} of {config.text_model}",
+            fix=f"{fix} An embedding of another text tower means nothing to this router.",
+        )
+    return encoder.embed(prompts)

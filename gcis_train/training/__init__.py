@@ -1,0 +1,1 @@
+"""Training: objectives, steps, loop, run folder and fine-tuning."""

@@ -1,0 +1,164 @@
+"""The order of windows in a run: fixed by the seed, so that any step can be drawn again."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcis_train.data.datalist import Case
+from gcis_train.data.sampling import cut_window, draw_window
+from gcis_train.data.volumes import CaseVolume, load_case, load_phantom
+from gcis_train.options.training import TrainOptions
+from gcis_train.training.distributed import Processes
+from gcis_train.training.objectives import Batch
+
+PHANTOM_SEEDS = 1_000_000
+"""Training phantoms use seeds from here on; smaller ones are free for tests and demonstrations."""
+
+
+ALONE = Processes()
+
+
+class CaseStore(Sequence[CaseVolume]):
+    """Pre-processed cases, read when first needed and then kept in memory.
+
+    Args:
+        cases: What to read.
+        load: How.
+    """
+
+    def __init__(self, cases: Sequence[Case], load: Callable[[Case], CaseVolume]) -> None:
+        self._cases, self._load = tuple(cases), load
+        self._read: dict[int, CaseVolume] = {}
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: Any) -> Any:  # one index: slices are not needed
+        if index not in self._read:
+            self._read[index] = self._load(self._cases[index])
+        return self._read[index]
+
+
+class Feed:
+    """Batches of a run, or of one process's share in it.
+
+    Args:
+        cases: Training cases; read when first needed and then kept.
+        prompts: Prompts of the run.
+        options: What to draw.
+        processes: Who shares every batch: process `rank` draws its part of the batch that all draw together.
+        load: How a case is read; None reads it as the options say, without a cache.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        prompts: Sequence[str],
+        options: TrainOptions,
+        processes: Processes = ALONE,
+        *,
+        load: Callable[[Case], CaseVolume] | None = None,
+    ) -> None:
+        self._cases = tuple(cases)
+        self._prompts = frozenset(prompts)
+        self._options = options
+        self._processes = processes
+        self._volumes = CaseStore(cases, load or functools.partial(load_case, spec=options.preprocess))
+        apart = options.rows == "apart"
+        # A unit is what has `windows_per_case` windows an epoch: a case, or one structure of it.
+        self._units: list[tuple[int, str | None]] = []
+        for index, case in enumerate(self._cases):
+            names = dict.fromkeys(t.prompt for t in case.targets)
+            self._units += [(index, name) for name in names] if apart else [(index, None)]
+        self._units += [(len(self._cases) + i, None) for i in range(options.phantoms)]
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch: the same for every process."""
+        o = self._options
+        items = len(self._units) * (1 if o.batch_of == "cases" else o.windows_per_case)
+        return -(-items // (o.batch_size * self._processes.world))
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch from step `start`, prepared one ahead in a thread."""
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
+        stop = threading.Event()
+
+        def produce() -> None:
+            try:
+                for step in range(start, self.steps):
+                    batch = self.batch(epoch, step)
+                    while not stop.is_set():
+                        try:
+                            ready.put(batch, timeout=0.2)
+                            break
+                        except queue.Full:
+                            continue
+                    if stop.is_set():
+                        return
+                ready.put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                ready.put(error)
+
+        thread = threading.Thread(target=produce, name="gcis-feed", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            while not ready.empty():
+                ready.get_nowait()
+            thread.join()
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Draw one batch; the same arguments give the same batch."""
+        o = self._options
+        names, images, masks, prompts, seeds = [], [], [], [], []
+        for item in self._items(epoch, step):
+            unit, window = divmod(item, o.windows_per_case)
+            index, only = self._units[unit]
+            volume = self._volume(index, epoch)
+            rng = np.random.default_rng([o.seed, epoch, item, window])
+            draw = draw_window(volume, o, prompts=self._prompts, only=only, rng=rng)
+            image, mask = cut_window(volume, draw, o.window.roi, clip=o.augment.intensity_clip)
+            names.append(volume.name)
+            images.append(image)
+            masks.append(mask)
+            prompts.append(tuple(name for _, name in draw.targets))
+            seeds.append(int(rng.integers(2**62)))
+        return Batch(
+            names=tuple(names),
+            images=torch.stack(images) if images else torch.zeros((0, 1, *o.window.roi)),
+            masks=tuple(masks),
+            prompts=tuple(prompts),
+            seeds=tuple(seeds),
+        )
+
+    def _items(self, epoch: int, step: int) -> list[int]:
+        """Return this process's windows of a step; all processes' together are each window once."""
+        o = self._options
+        windows = o.windows_per_case
+        together = o.batch_of == "cases"
+        count = len(self._units) * (1 if together else windows)
+        order = np.random.default_rng([o.seed, epoch]).permutation(count)
+        whole = o.batch_size * self._processes.world
+        mine = np.array_split(order[step * whole : (step + 1) * whole], self._processes.world)
+        chosen = [int(i) for i in mine[self._processes.rank]]
+        return [i * windows + w for i in chosen for w in range(windows)] if together else chosen
+
+    def _volume(self, index: int, epoch: int) -> CaseVolume:
+        if index >= len(self._cases):
+            number = epoch * self._options.phantoms + index - len(self._cases)
+            return load_phantom(PHANTOM_SEEDS + number, self._options.preprocess)
+        volume: CaseVolume = self._volumes[index]
+        return volume

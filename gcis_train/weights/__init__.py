@@ -1,0 +1,1 @@
+"""Weights: checkpoints, foreign formats and initialisation."""

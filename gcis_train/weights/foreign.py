@@ -1,0 +1,218 @@
+"""Foreign checkpoints, read in one place: published gCIS and SwinUNETR weights.
+
+Pickles are opened with `weights_only=True`: tensors and plain containers, nothing that runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_runtime.errors import CheckpointError
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.nets.pathway import Pathway
+from gcis_train.weights.checkpoint import CheckpointConfig, PromptEntry, hash_file, save
+from gcis_train.weights.published import published_name
+
+Kind = Literal["gcis-routed", "gcis-single", "swin-encoder", "swin-unetr"]
+
+_EXPECTED = (
+    "a published gCIS checkpoint (routed, or single-task params.pth), SwinUNETR's self-supervised encoder "
+    "(model_swinvit.pt) or a SwinUNETR checkpoint"
+)
+_PATHWAY = re.compile(r"^decoder10\.layer_p(\d+)\.")
+_STEM = "swinViT.patch_embed.proj.weight"
+_INDEX = "relative_position_index"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import:
+    """What was read from a foreign file.
+
+    Attributes:
+        kind: What the file is.
+        config: Configuration of the checkpoint to write.
+        weights: Tensors by our names.
+        used: Names in the file that were used.
+        unused: Names in the file that were not, each with the reason.
+        missing: Our parameters that the file does not have (they start at random in a training).
+    """
+
+    kind: Kind
+    config: CheckpointConfig
+    weights: dict[str, Tensor]
+    used: tuple[str, ...]
+    unused: dict[str, str]
+    missing: tuple[str, ...]
+
+
+def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
+    """Read a foreign checkpoint.
+
+    Args:
+        path: A `.pt` or `.pth` file.
+        prompt: Name of the structure of a single-task checkpoint.
+
+    Raises:
+        CheckpointError: Unreadable, unsafe, or none of the known kinds; or tensors that do not fit them.
+    """
+    state = _by_published_name(_tensors(path), path)
+    kind = _recognise(state.keys(), path)
+    stem = state[_STEM][1]
+    pathways = 1 + max((int(m.group(1)) for n in state if (m := _PATHWAY.match(n))), default=0)
+    try:
+        text_dim = int(state["prompt_router.weight"][1].shape[1]) if kind == "gcis-routed" else 512
+        network = NetworkConfig(
+            feature_size=int(stem.shape[0]),
+            in_channels=int(stem.shape[1]),
+            pathways=pathways,
+            text_dim=text_dim,
+        )
+    except (ValueError, IndexError) as error:
+        raise _refusal(path, str(error)) from error
+    net = _network(kind, network)
+    ours = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith(_INDEX)}
+    weights, unused, claimed = _match(ours, state, single=kind != "gcis-routed")
+    missing = tuple(name for name in ours if name not in weights)
+    _require(kind, missing, unused, path)
+    buffers = {n: t for n, t in net.state_dict().items() if n.endswith(_INDEX)}
+    single = kind == "gcis-single"
+    config = CheckpointConfig(
+        kind="routed" if kind == "gcis-routed" else "static" if single else "encoder",
+        network=network,
+        prompts=(PromptEntry(prompt=prompt),) if single and prompt else (),
+        path_selections=(Pathway((0,) * len(POSITIONS)).one_based,) if single else (),
+        provenance={"imported": path.name, "source_sha256": hash_file(path), "source_kind": kind},
+    )
+    return Import(
+        kind=kind,
+        config=config,
+        weights={**weights, **buffers},
+        used=tuple(sorted(claimed)),
+        unused=unused,
+        missing=missing,
+    )
+
+
+def import_file(path: Path, folder: Path, *, prompt: str | None = None) -> Import:
+    """Read a foreign checkpoint and write it as one of ours.
+
+    Raises:
+        CheckpointError: See `read_foreign`; or the folder cannot be written.
+    """
+    found = read_foreign(path, prompt=prompt)
+    save(folder, found.config, found.weights)
+    return found
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a pickle by name, from under `state_dict`, `model` or the top."""
+    try:
+        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read", received=error.strerror or str(error)) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, or is not a PyTorch file",
+            received="pickled objects beyond tensors, numbers and strings",
+            expected=_EXPECTED,
+            fix="Save only the state_dict: loading anything else could run code.",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _refusal(path, "a file that torch.load cannot read") from error
+    for key in ("state_dict", "model"):
+        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
+            tree = tree[key]
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise _refusal(path, f"a {type(tree).__name__}")
+    tensors = {name: value for name, value in tree.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise _refusal(path, "no tensor")
+    return tensors
+
+
+def _published(name: str) -> str:
+    """Return the published spelling of a name: no wrapper prefix, one name for the encoder, linear layers."""
+    name = name.removeprefix("module.").removeprefix("net.")
+    name = re.sub(r"^(swin_vit|swinvit)\.", "swinViT.", name)
+    if re.match(r"^(patch_embed|layers[1-4])\.", name):
+        name = f"swinViT.{name}"
+    return re.sub(r"\.mlp\.fc([12])\.", r".mlp.linear\1.", name)
+
+
+def _by_published_name(tensors: dict[str, Tensor], path: Path) -> dict[str, tuple[str, Tensor]]:
+    """Return name in the file and tensor by published name; refuse two of one name."""
+    state: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        wanted = _published(name)
+        if wanted in state:
+            raise _refusal(path, f"two tensors for one place: {state[wanted][0]} and {name}")
+        state[wanted] = (name, tensor)
+    return state
+
+
+def _recognise(names: Any, path: Path) -> Kind:
+    names = set(names)
+    if _STEM not in names:
+        raise _refusal(path, f"names such as {', '.join(sorted(names)[:3])}")
+    if any(_PATHWAY.match(n) for n in names) and "prompt_router.weight" in names:
+        return "gcis-routed"
+    if "decoder10.layer.conv2_2.conv.weight" in names:
+        return "gcis-single"
+    if "decoder5.conv_block.conv1.conv.weight" in names:
+        return "swin-unetr"
+    if any(n.startswith("decoder") or "prompt_router" in n for n in names):
+        raise _refusal(path, "a decoder that is neither routed nor single-task")
+    return "swin-encoder"
+
+
+def _network(kind: Kind, config: NetworkConfig) -> GcisNet | StaticGcisNet:
+    if kind == "gcis-routed":
+        return GcisNet(config)
+    return StaticGcisNet(config, [Pathway((0,) * len(POSITIONS))])
+
+
+def _match(
+    ours: dict[str, Tensor], state: dict[str, tuple[str, Tensor]], *, single: bool
+) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
+    """Return our tensors found in the file, the file's leftovers with reasons, and the names used."""
+    weights: dict[str, Tensor] = {}
+    unused = {source: "no counterpart" for source, _ in state.values() if not source.endswith(_INDEX)}
+    claimed: set[str] = set()
+    for name, mine in ours.items():
+        wanted = published_name(name, single=single)
+        if wanted not in state:
+            continue
+        source, theirs = state[wanted]
+        if theirs.shape != mine.shape:
+            unused[source] = f"shape {tuple(theirs.shape)}, ours {tuple(mine.shape)}"
+            continue
+        weights[name] = theirs.to(torch.float32)
+        claimed.add(source)
+        unused.pop(source, None)
+    return weights, unused, claimed
+
+
+def _require(kind: Kind, missing: tuple[str, ...], unused: dict[str, str], path: Path) -> None:
+    """Refuse a gCIS file that is not whole, and an encoder file without the whole transformer."""
+    needed = [n for n in missing if kind.startswith("gcis") or n.startswith("encoder.swin.")]
+    if needed or (kind.startswith("gcis") and unused):
+        detail = f"{len(needed)} tensors missing ({', '.join(needed[:3])})" if needed else ""
+        extra = f"{len(unused)} that do not fit ({', '.join(list(unused)[:3])})" if unused else ""
+        raise CheckpointError(
+            f"{path} looks like {kind} weights but is not whole",
+            received="; ".join(part for part in (detail, extra) if part),
+            expected=_EXPECTED,
+        )
+
+
+def _refusal(path: Path, received: str) -> CheckpointError:
+    return CheckpointError(f"{path} is not weights that gCIS can read", received=received, expected=_EXPECTED)
