@@ -169,7 +169,9 @@ def _typed(graph: bytes, precision: str) -> bytes:
 
 
 def _recipe() -> Any:
-    spec = importlib.util.spec_from_file_location("conformance_recipe", _DATA / "recipe.py")
+    spec = importlib.util.spec_from_file_location(
+        "conformance_recipe", _DATA.parents[1] / "support" / "recipe.py"
+    )
     if spec is None or spec.loader is None:
         raise NotHereError(f"{_DATA} is not there: run from a checkout")
     module = importlib.util.module_from_spec(spec)

@@ -291,9 +291,8 @@ def test_sections_have_their_own_end() -> None:
 def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the simulated driver: equal, and one value that is not shows."""
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "runtime"))
-    import fake_cuda
-
     from gcis_runtime.engines.gpu.device import Device
+    from tests.support import fake_cuda
 
     def compared(compare: Any = parity.blend_parity) -> dict[str, Any]:
         driver = fake_cuda.FakeDriver(order, kernels=None)

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from export_helpers import ROI, Case, load_case, write_checkpoint
 
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
 from gcis_train.weights.checkpoint import Checkpoint
+from tests.support.export_cases import ROI, Case, load_case, write_checkpoint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from export_helpers import ROI
 
 from gcis_export import cli
 from gcis_runtime import open_bundle
@@ -18,6 +17,7 @@ from gcis_train.text import prompts
 from gcis_train.training.finetune import Job, single_task
 from gcis_train.training.progress import Progress
 from gcis_train.weights.checkpoint import Checkpoint, load
+from tests.support.export_cases import ROI
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from export_helpers import ROI
 
 from gcis_export.check_windows import gather_windows
 from gcis_export.compare import LIMITS
@@ -17,6 +16,7 @@ from gcis_export.resolve import resolve
 from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
+from tests.support.export_cases import ROI
 
 
 class _Identity(torch.nn.Module):

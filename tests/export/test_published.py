@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from doc_helpers import write_published
 from safetensors.torch import save_file
 
 from gcis_export.resolve import resolve
@@ -18,6 +14,7 @@ from gcis_runtime.spec import PreprocessSpec
 from gcis_train.text.tower import TextEncoder
 from gcis_train.weights import checkpoint
 from gcis_train.weights.foreign import import_file
+from tests.support.documents import write_published
 
 SELECTION = "2,1,2,1,2,2,1"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from export_helpers import PROMPTS, write_checkpoint, write_static
 
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_train.text import prompts
 from gcis_train.weights.checkpoint import prompt_table
+from tests.support.export_cases import PROMPTS, write_checkpoint, write_static
 
 
 def test_router_chooses_and_says_by_how_much(checkpoint):

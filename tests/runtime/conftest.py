@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import fake_cuda
 import pytest
-from runtime_helpers import write_bundle, write_ct
+
+from tests.support import fake_cuda
+from tests.support.bundles_and_images import write_bundle, write_ct
 
 
 @pytest.fixture

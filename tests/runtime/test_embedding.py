@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_session import ThresholdSession, threshold_segmenter
-from runtime_helpers import smooth_ct
 
 import gcis_runtime
 from gcis_runtime.errors import EngineError
+from tests.support.bundles_and_images import smooth_ct
+from tests.support.fake_session import ThresholdSession, threshold_segmenter
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 REPOSITORY = Path(__file__).parents[2]

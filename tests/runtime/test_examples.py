@@ -10,7 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from runtime_helpers import write_ct
+
+from tests.support.bundles_and_images import write_ct
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "python"
 

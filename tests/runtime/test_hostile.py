@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from runtime_helpers import file_entry, write_bundle, write_ct
 
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.onnx_external_data import check_references
 from gcis_runtime.errors import BundleError
+from tests.support.bundles_and_images import file_entry, write_bundle, write_ct
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 

@@ -16,14 +16,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_session import threshold_segmenter
-from runtime_helpers import child_of, smooth_ct
 
 from gcis_runtime.cli.run import main
 from gcis_runtime.errors import OutputError
 from gcis_runtime.runs.case import RunOptions, read_case, segment_case, write_case
 from gcis_runtime.runs.inputs import find_images
 from gcis_runtime.runs.outputs import plan_jobs
+from tests.support.bundles_and_images import child_of, smooth_ct
+from tests.support.fake_session import threshold_segmenter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from train_helpers import CONFORMANCE, RECIPE, ConformanceCase
 
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
 from gcis_train.text.tower import TextEncoder
 from gcis_train.training.allocator import keep_freed_memory
 from gcis_train.weights.published import published_name
+from tests.support.training_values import CONFORMANCE, RECIPE, ConformanceCase
 
 keep_freed_memory()  # forward and backward passes take half the time
 

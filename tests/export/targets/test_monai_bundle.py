@@ -1,0 +1,167 @@
+"""A MONAI bundle, as MONAI's own tools verify and run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+
+from gcis_export.targets.monai_bundle import write_monai_bundle
+from gcis_runtime import Segmenter, read_volume
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.errors import OutputError
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
+from tests.support.export_cases import cheap_bundle
+
+SCHEMA = Path(__file__).parents[2] / "data" / "monai_metadata.schema.json"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle and the MONAI bundle written from it."""
+    home = tmp_path_factory.mktemp("monai")
+    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    bundle = open_bundle(cheap_bundle(home / "b.gcis", name="organs", values=(3, 300), window=window))
+    return bundle, write_monai_bundle(bundle, home / "organs")
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """Makes a MONAI bundle the working folder, its `scripts` importable as MONAI has them."""
+
+    def into(folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(str(folder))
+        for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
+            monkeypatch.delitem(sys.modules, name)
+        return folder
+
+    yield into
+    for name in [n for n in sys.modules if n.split(".")[0] == "scripts"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def inside(made, enter):
+    return enter(made[1])
+
+
+def test_the_folder_is_laid_out_as_monai_asks(made):
+    bundle, folder = made
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "configs/inference.json",
+        "configs/metadata.json",
+        "docs/README.md",
+        "models/model.onnx",
+        "scripts/__init__.py",
+        "scripts/onnx_network.py",
+    ]
+    assert (folder / "models" / "model.onnx").read_bytes() == bundle.model_file.read_bytes()
+    assert bundle.manifest.notice in (folder / "docs" / "README.md").read_text()
+
+
+def test_monai_verifies_the_metadata(inside, tmp_path):
+    """MONAI downloads the schema that the metadata names unless the file is there: ours is put there."""
+    schema = tmp_path / "schema.json"
+    schema.write_bytes(SCHEMA.read_bytes())
+    verify_metadata(meta_file="configs/metadata.json", filepath=schema)
+    content = json.loads((inside / "configs" / "metadata.json").read_text())
+    del content["network_data_format"]["outputs"]["pred"]["channel_def"]
+    (tmp_path / "broken.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="Failed validating"):
+        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=schema)
+
+
+def test_monai_verifies_the_network(inside):
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "device": "cpu"}
+    verify_net_in_out("network_def", **files)
+    wrong = {"_meta_#network_data_format#outputs#pred#num_channels": 3}
+    with pytest.raises(ValueError, match="doesn't match: `3`"):
+        verify_net_in_out("network_def", **files, **wrong)
+
+
+def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
+    bundle, folder = made
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(100, 250, (5, 5, 4))
+    image = np.kron(coarse, np.ones((9, 9, 9))).astype(np.int16)  # blocks of 27 mm: smooth enough to compare
+    affine = np.array([[-3.0, 0, 0, 40], [0, 0, 3.0, -20], [0, 3.0, 0, 5], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "in" / "ct.nii.gz")
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('gcis_runtime', 'gcis_train', 'gcis_export')))"
+    program = "import runpy; runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    places = ("--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{hidden}; {program}",
+            "run",
+            "--config_file",
+            "configs/inference.json",
+            *places,
+        ],
+        cwd=folder,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = nib.load(tmp_path / "out" / "ct_seg.nii.gz")
+    labels = np.asarray(theirs.dataobj).squeeze()
+    with Segmenter.open(bundle.folder, engine="onnx") as segmenter:
+        ours = segmenter.segment(read_volume(tmp_path / "in" / "ct.nii.gz")).labels
+    np.testing.assert_allclose(theirs.affine, affine, atol=1e-4)
+    assert labels.shape == ours.shape and set(np.unique(labels)) == {0, 3, 300} == set(np.unique(ours))
+    assert np.mean(labels == ours) > 0.999
+
+
+def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
+    """Blocks off centre in air: the workflow finds what gcis-run finds, and windows do lie on the crop."""
+    spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0), foreground=Foreground(margin=2))
+    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    bundle = open_bundle(cheap_bundle(tmp_path / "b.gcis", preprocess=spec, window=window))
+    folder = write_monai_bundle(bundle, tmp_path / "cropped")
+    image = np.full((70, 60, 50), -1000, np.int16)
+    image[40:67, 3:21, 10:37] = np.kron(
+        np.random.default_rng(2).normal(100, 250, (3, 2, 3)), np.ones((9, 9, 9))
+    )
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(image, np.diag([-3.0, -3.1, 3.2, 1])), tmp_path / "in" / "ct.nii.gz")
+    enter(folder)
+    parser = ConfigParser()
+    parser.read_config("configs/inference.json")
+    parser["dataset_dir"], parser["output_dir"] = str(tmp_path / "in"), str(tmp_path / "out")
+    parser["device"] = "$torch.device('cpu')"
+    evaluator = parser.get_parsed_content("evaluator")
+    evaluator.run()
+    with Segmenter.open(bundle.folder, engine="onnx") as segmenter:
+        ours = segmenter.segment(read_volume(tmp_path / "in" / "ct.nii.gz"))
+    labels = np.asarray(nib.load(tmp_path / "out" / "ct_seg.nii.gz").dataobj).squeeze()
+    assert labels.shape == ours.labels.shape and set(np.unique(labels)) == {0, 1, 2}
+    assert np.mean(labels == ours.labels) > 0.9999
+    box = ours.crop["box"]
+    seen = parser.get_parsed_content("dataset")[0]["image"].shape[1:]
+    assert list(seen) == [b - a for a, b in box] and ours.crop["windows_saved"] > 0
+
+
+def test_an_older_one_is_replaced_and_anything_else_is_not(made, tmp_path):
+    bundle, _ = made
+    folder = write_monai_bundle(bundle, tmp_path / "m")
+    (folder / "stale.txt").touch()
+    assert write_monai_bundle(bundle, folder) == folder and not (folder / "stale.txt").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(OutputError, match="is not a MONAI bundle"):
+        write_monai_bundle(bundle, tmp_path / "photos")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is not a MONAI bundle"):
+        write_monai_bundle(bundle, tmp_path / "file")

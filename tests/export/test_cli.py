@@ -1,0 +1,153 @@
+"""`gcis-export` from a checkpoint to a bundle that the runtime opens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from gcis_export import cli
+from gcis_runtime import Segmenter, Volume, open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from tests.support.export_cases import PROMPTS, ROI
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """One export into a bundle store of its own: two prompts, 16-bit weights, both engines."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCIS_HOME", str(home))
+        names = [option for p in PROMPTS[:2] for option in ("--prompt", p)]
+        result = run(
+            "--checkpoint", checkpoint.folder, *names, "--engine", "onnx", "--engine", "openvino",
+            "--weights", "fp16", "--precision", "fp16", "--check-windows", 1, "--name", "Two Things",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        yield result.output, home / "bundles" / "two-things.gcis"
+
+
+def test_the_output_says_what_happened(exported):
+    output, folder = exported
+    assert "!!! TEXT WEIGHTS ARE RANDOM (SEED 0)" in output
+    for text in ("brainstem", "decoder10", "ONNX Runtime", "OpenVINO", "phantom", "model.onnx", str(folder)):
+        assert text in output
+    assert "FAILED" not in output.replace("bf16", "") or "does not offer it" in output
+    assert "not a medical device" in output
+
+
+def test_the_bundle_is_complete_and_found_by_prompt(exported):
+    _, folder = exported
+    bundle = open_bundle(find_bundle(None, ["larynx"]))
+    assert bundle.folder == folder and sorted(p.name for p in folder.iterdir()) == [
+        "manifest.json",
+        "model.fp16.onnx",
+        "model.onnx",
+    ]
+    manifest = bundle.manifest
+    assert manifest.name == "Two Things" and [lb.value for lb in manifest.labels] == [1, 2]
+    assert [p.prompt for p in manifest.pathways] == list(PROMPTS[:2])
+    assert all(p.margins is not None for p in manifest.pathways)
+    assert manifest.model.weights_dtype == "float16" and manifest.provenance.training == {
+        "data": "none: random weights"
+    }
+    assert all(row.passed for row in manifest.parity if row.precision == "fp32")
+    assert ("onnx", "fp32") in [(e.backend, e.precision) for e in manifest.engines]
+    assert [(g.file, g.precision, g.weights_dtype) for g in manifest.graphs] == [
+        ("model.onnx", "fp32", "float16"),
+        ("model.fp16.onnx", "fp16", "float16"),
+    ]
+    typed = [row for row in manifest.parity if row.graph == "model.fp16.onnx"]
+    assert typed and all(row.passed and row.precision == "fp16" and row.max_abs > 0 for row in typed)
+    assert all(entry.bytes < 4_700_000 for entry in manifest.files)  # 1.9 million weights in 16 bits
+
+
+def test_the_runtime_segments_with_it(exported):
+    _, folder = exported
+    rng = np.random.default_rng(0)
+    volume = Volume.from_array(
+        rng.integers(-200, 300, (40, 40, 40)).astype(np.int16), affine=np.diag([4, 4, 4, 1])
+    )
+    with Segmenter.open(folder, engine="onnx") as segmenter:
+        labels = segmenter.segment(volume).labels
+    assert labels.shape == (40, 40, 40) and set(np.unique(labels)) <= {0, 1, 2}
+
+
+def test_errors_are_one_line_and_leave_nothing(checkpoint, tmp_path):
+    target = tmp_path / "out" / "b.gcis"
+    common = ("--checkpoint", checkpoint.folder, "-o", target)
+    for arguments, expected in (
+        ((*common, "--prompt", "spleen"), "no text embedding"),
+        ((*common, "--compute-capability", "8.9"), "belongs to --engine trt-rtx"),
+        ((*common, "--precision", "bf16"), "no engine that was asked for computes in bf16"),
+        ((*common, "--roi", "50"), "multiples of 32"),
+        ((*common, "--check", tmp_path / "none.nii.gz"), "none.nii.gz"),
+        (("--checkpoint", tmp_path / "none", "-o", target), "is not a checkpoint"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        lines = [line for line in result.output.splitlines() if not line.endswith("...")]
+        assert len(lines) == 1 and lines[0].startswith("gcis-export: error:") and expected in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_gate_writes_no_bundle(checkpoint, tmp_path, monkeypatch):
+    """The file's graph is broken on purpose; every stage before it is left out, since others test them."""
+    from gcis_export import export as pipeline
+
+    real = pipeline.to_onnx
+    windows = [np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)]
+
+    def broken(twin, **options):
+        model = real(twin, **options)
+        tensor = next(t for t in model.graph.initializer if t.name.startswith("heads.0.weight"))
+        tensor.raw_data = (1.2 * np.frombuffer(tensor.raw_data, np.float32)).astype(np.float32).tobytes()
+        return model
+
+    def networks(gate, resolution, twin):
+        import torch
+
+        with torch.no_grad():
+            return gate.answers(lambda w: twin(torch.from_numpy(w)).numpy())
+
+    monkeypatch.setattr(pipeline, "to_onnx", broken)
+    monkeypatch.setattr(pipeline, "check_networks", networks)
+    monkeypatch.setattr(pipeline, "gather_windows", lambda *a, **k: (windows, "noise"))
+    result = run("--checkpoint", checkpoint.folder, "--prompt", "larynx", "-o", tmp_path / "b.gcis")
+    assert result.exit_code == 2
+    assert "ONNX Runtime" in result.output and "does not give the answers of PyTorch static" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_the_only_thing_on_standard_output(exported, monkeypatch):
+    from gcis_export import export as pipeline
+    from gcis_export.export import Exported
+
+    _, folder = exported
+    bundle = open_bundle(folder)
+    made = Exported(
+        folder=folder, manifest=bundle.manifest, sha256=bundle.sha256, coinciding=(("a", "b"),), nodes=1,
+        windows="w", notes=("n",),
+    )  # fmt: skip
+    monkeypatch.setattr(pipeline, "export", lambda request, say=None: made)
+    content = json.loads(run("--checkpoint", "x", "--json").stdout)
+    assert content["sha256"] == bundle.sha256 and content["manifest"]["name"] == "Two Things"
+    assert "'a' and 'b' have the same pathway" in run("--checkpoint", "x").stdout
+
+
+def test_help_is_quick():
+    start = time.perf_counter()
+    script = Path(sys.executable).parent / "gcis-export"
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert "--path-selection" in done.stdout
+    assert time.perf_counter() - start < 2  # 0.1 s on a free machine; importing torch takes more

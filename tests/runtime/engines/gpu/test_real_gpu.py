@@ -1,0 +1,96 @@
+"""On a real GPU: the same laws that the faked driver is held to, and every engine against the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.gpu.device import Device
+from gcis_runtime.engines.gpu.probe import probe_driver, require_gpu
+from gcis_runtime.errors import EngineError
+from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from tests.runtime.sliding.cuda.test_cuda_blend import ROI as SMALL
+from tests.runtime.sliding.cuda.test_cuda_blend import WEIGHTS, finish, image, make_plan, network, row_source
+from tests.runtime.sliding.cuda.test_cuda_native_grid import CPU, labels_of, make_task
+from tests.runtime.sliding.test_native_grid import LINEAR
+from tests.support.bundles_and_images import ROI, write_ct
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(probe_driver().problem is not None, reason=f"{probe_driver().problem}"),
+]
+
+
+class HostNetwork:
+    """The test network run by the host between copies, on the GPU's memory."""
+
+    name, device, precision, batch = "host", "cuda:0", "fp32", 1
+
+    def __init__(self):
+        self.gpu = Device(require_gpu("cuda"))
+        self.stream = self.gpu.stream()
+        size = 4 * int(np.prod(SMALL))
+        self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(3 * size)
+        self._there, self._back = self.gpu.pinned(3 * size), self.gpu.pinned(size)
+
+    def enqueue(self):
+        self.gpu.download(self._back.address, self.input, self.input.bytes, self.stream)
+        self.gpu.finish(self.stream)
+        self._there.view((3, *SMALL), np.float32)[...] = network(self._back.view(SMALL, np.float32))
+        self.gpu.upload(self.output, self._there.address, self.output.bytes, self.stream)
+        self.gpu.finish(self.stream)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blending_equals_numpy_bit_for_bit(axis):
+    from tests.runtime.sliding.cuda.test_cuda_blend import whole_volume_blend
+
+    plan = make_plan((20, 31, 27), axis=axis)
+    array = image(plan.padded)
+    session = HostNetwork()
+    kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
+    blender = GpuBlender(
+        session, kernels, plan, WEIGHTS, channels=(0, 2, 1), finish=finish(plan, (0, 2, 1), None)
+    )
+    parts = [np.array(slab.data) for slab in blender.slabs(row_source(array, plan))]
+    blender.close()
+    session.gpu.close()
+    np.testing.assert_array_equal(
+        np.concatenate(parts, axis=axis + 1), whole_volume_blend(array, plan, (0, 2, 1))
+    )
+
+
+@pytest.mark.parametrize("case", ["finer", "flipped", "tilt"])
+def test_smooth_labels_equal_the_hosts_bit_for_bit(case):
+    shape, task = make_task(LINEAR[case], (43, 39, 35))
+    session = HostNetwork()
+    kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
+    ours = labels_of(GpuLabeller(session, kernels), shape, task)
+    session.gpu.close()
+    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "trt", "trt-rtx"])
+def test_engines_give_the_cpus_answer(make_bundle, tmp_path, engine):
+    bundle = open_bundle(make_bundle())
+    window = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
+    try:
+        session = open_session(bundle, engine=engine, device="cuda", precision="fp32")
+    except EngineError as error:
+        pytest.skip(str(error))
+    reference = open_session(bundle, engine="onnx")
+    for factor in np.float32([1, 0.5, 0.25]):  # a replayed graph reads what is there, not what was
+        np.testing.assert_allclose(session.run(window * factor), reference.run(window * factor), atol=1e-4)
+    session.close()
+    volume = read_volume(write_ct(tmp_path / "ct.nii.gz"))
+    with Segmenter.open(bundle, engine=engine, device="cuda") as segmenter:
+        labels = segmenter.segment(volume).labels
+    with Segmenter.open(bundle, engine="onnx") as segmenter:
+        expected = segmenter.segment(volume).labels
+    assert np.mean(labels != expected) < 1e-4

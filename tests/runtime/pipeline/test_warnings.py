@@ -1,0 +1,116 @@
+"""What is odd about an image is said: orientation, geometry, values, field of view."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from gcis_runtime import Segmenter, Volume, read_volume
+from gcis_runtime.images import files as formats
+from gcis_runtime.pipeline.warnings import context_warnings
+from gcis_runtime.spec import WindowSpec
+from tests.support.bundles_and_images import smooth_ct, write_bundle
+from tests.support.fake_session import threshold_segmenter
+
+OBLIQUE = np.array([[-1.9, 0.2, 0.1, 90], [-0.2, -1.9, 0.3, 80], [0.1, 0.3, 2.9, -40], [0, 0, 0, 1.0]])
+
+
+def image(path, *, sform=0, qform=0, other=None, **fields):
+    made = nib.Nifti1Image(smooth_ct((9, 8, 7)), None)
+    made.set_qform(np.diag([2.0, 2, 2, 1]) if other is None else other, code=qform)
+    made.set_sform(np.diag([2.0, 2, 2, 1]), code=sform)
+    block = made.header
+    for name, value in fields.items():
+        block[name] = value
+    block["magic"], block["vox_offset"] = b"n+1", fields.get("vox_offset", 352)
+    path.write_bytes(block.binaryblock + bytes(4) + smooth_ct((9, 8, 7)).tobytes(order="F"))
+    return path
+
+
+def moved(distance):
+    other = np.diag([2.0, 2, 2, 1])
+    other[0, 3] = distance
+    return other
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sform": 1}, ()),
+        ({"qform": 1}, ()),
+        ({"sform": 1, "qform": 1}, ()),
+        ({"sform": 1, "qform": 1, "other": moved(0.9)}, ()),
+        ({}, ("neither qform nor sform is set: the orientation is a guess",)),
+        ({"sform": 1, "qform": 1, "other": moved(1.2)}, ("qform and sform disagree: the sform is used",)),
+        ({"sform": 1, "qform": 1, "quatern_b": 3.0}, ("the qform is invalid: the sform is used",)),
+        ({"sform": 1, "qform_code": 77}, ("header repaired: qform_code 77 not valid; setting to 0",)),
+    ],
+    ids=str,
+)
+def test_guesses_about_orientation(tmp_path, options, expected):
+    volume = read_volume(image(tmp_path / "a.nii", **options))
+    assert volume.notes == expected
+    with threshold_segmenter() as segmenter:
+        assert segmenter.segment(volume).warnings[: len(expected)] == expected
+
+
+def test_a_repaired_voxel_size_is_said(tmp_path):
+    path = image(tmp_path / "a.nii", sform=1, pixdim=[1, -2, 2, 2, 0, 0, 0, 0])
+    assert read_volume(path).notes == (
+        "header repaired: pixdim[1,2,3] should be positive; setting to abs of pixdim values",
+    )
+
+
+def test_a_rotation_by_nearly_half_a_turn_is_no_contradiction(tmp_path):
+    """The quaternion's float32 then holds the angle badly, as in most CT; a warning there would be noise."""
+    angle = np.pi - 2e-4
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.7, 0.7, 3.0])
+    made = nib.Nifti1Image(np.zeros((512, 512, 2), np.int16), affine)
+    made.set_qform(affine, code=1)
+    made.set_sform(affine, code=1)
+    nib.save(made, tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").notes == ()
+
+
+def test_extensions_are_skipped_whatever_they_claim(tmp_path):
+    path = image(tmp_path / "a.nii", sform=1, vox_offset=352 + 64)
+    data = path.read_bytes()
+    claim = np.array([2**31 - 16, 6], "<i4").tobytes() + bytes(56)
+    path.write_bytes(data[:348] + b"\x01\0\0\0" + claim + data[352:])
+    np.testing.assert_array_equal(read_volume(path).array, smooth_ct((9, 8, 7)))
+
+
+def test_a_field_of_view_below_the_trained_window_is_said_by_direction():
+    window = WindowSpec(roi=(64, 96, 64))
+    assert context_warnings((64, 96, 64), np.diag([2.0, 2, 3, 1]), window) == ()
+    assert context_warnings((63, 96, 40), np.diag([2.0, 2, 3, 1]), window) == (
+        "the field of view is smaller than the window that was trained: "
+        "126 of 128 mm left-right, 120 of 192 mm head-feet",
+    )
+    turned = OBLIQUE[:, [2, 0, 1, 3]]
+    assert "head-feet" in context_warnings((40, 96, 64), turned, window)[0]
+
+
+def test_the_field_of_view_is_that_on_the_networks_grid(tmp_path):
+    folder = write_bundle(tmp_path / "b.gcis")  # 64 voxels of 2 mm, RAS
+    large = Volume(array=smooth_ct((65, 33, 44)), affine=np.diag([2.0, 4.0, 3.0, 1.0]))
+    short = Volume(array=smooth_ct((33, 20, 65)), affine=np.diag([4.0, 3.0, 2.0, 1.0])[[0, 2, 1, 3]])
+    with Segmenter.open(folder, engine="onnx") as segmenter:
+        assert segmenter.segment(large).warnings == ()
+        assert segmenter.segment(short).warnings == (
+            "the field of view is smaller than the window that was trained: 60 of 128 mm head-feet",
+        )
+
+
+@pytest.mark.parametrize("space", ["", "space: left-posterior-superior\n"])
+def test_an_nrrd_file_without_a_space_is_a_guess(tmp_path, space):
+    place = "space directions: (2,0,0) (0,2,0) (0,0,3)\n" if space else "spacings: 2 2 3\n"
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\n{space}sizes: 9 8 7\n{place}endian: little\nencoding: raw\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + smooth_ct((9, 8, 7)).tobytes(order="F"))
+    notes = formats.read_volume(tmp_path / "a.nrrd").notes
+    assert notes == (() if space else ("the NRRD header names no space: the orientation is a guess",))

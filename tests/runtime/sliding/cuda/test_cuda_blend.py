@@ -1,0 +1,254 @@
+"""Blending on the GPU equals blending on the CPU bit for bit, whatever runs when."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gcis_runtime.engines.gpu.device import Device
+from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.sliding.blend import WindowCount
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.finish import GridFinish
+from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.plan import WindowPlan, axis_starts
+from tests.support import fake_cuda
+
+ROI = (8, 12, 10)
+WEIGHTS = np.random.default_rng(1).uniform(0.1, 1, ROI).astype(np.float32)
+CHANNELS = 3
+
+
+def network(window):
+    """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
+    return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
+        np.float32
+    )
+
+
+class Session:
+    """A network on the fake GPU."""
+
+    name, device, precision = "fake", "cuda:0", "fp32"
+
+    def __init__(self, driver, roi, *, batch=1, run=network):
+        self.gpu, self.batch, self._run, self._roi = Device(fake_cuda.gpu(), driver), batch, run, roi
+        self.stream = self.gpu.stream()
+        size = 4 * batch * int(np.prod(roi))
+        self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(size * CHANNELS)
+        self.runs = 0
+
+    def enqueue(self):
+        self.runs += 1
+        self.gpu.driver.queue(self.stream, self._compute)
+
+    def _compute(self):
+        windows = fake_cuda._at(self.input.address, (self.batch, *self._roi), np.float32)
+        out = fake_cuda._at(self.output.address, (self.batch, CHANNELS, *self._roi), np.float32)
+        for window, answer in zip(windows, out, strict=True):
+            answer[...] = self._run(window)
+
+
+def image(shape, seed=0):
+    """Noise, and a corner that is constant: some windows are, between others that are not."""
+    array = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
+    return array
+
+
+def whole_volume_blend(array, plan, channels):
+    """Margins of a blend that holds everything: the truth. Zero where no window lies."""
+    total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
+    for start in plan.starts:
+        box = tuple(slice(s, s + r) for s, r in zip(start, plan.roi, strict=True))
+        answer = network(np.ascontiguousarray(array[box]))
+        for sums, channel in zip(total, channels, strict=True):
+            sums[box] += answer[channel] * WEIGHTS
+        norm[box] += WEIGHTS
+    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)
+
+
+def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
+    padded = tuple(max(n, r) for n, r in zip(shape, ROI, strict=True))
+    along = [axis_starts(n, r, overlap) for n, r in zip(padded, ROI, strict=True)]
+    starts = sorted(itertools.product(*along), key=lambda s: (s[axis], s))
+    kept = tuple(start for i, start in enumerate(starts) if i not in drop)
+    return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, roi=ROI, axis=axis, starts=kept)
+
+
+def row_source(array, plan):
+    def rows(first, out):
+        planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
+        out[...] = np.moveaxis(planes, 0, plan.axis)
+
+    return rows
+
+
+def finish(plan, channels, values):
+    """Return labels on the network's grid, or margins where no values are given."""
+    groups = group_windows(plan)
+    given = values or tuple(range(1, 1 + len(channels)))
+    return GridFinish(plan, groups, values=given, margins=values is None)
+
+
+def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
+    session = Session(driver, plan.roi, batch=batch, run=network)
+    kernels = Kernels(session.gpu, b"compiled")
+    blender = GpuBlender(
+        session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
+    )
+    made = len(driver.alive)
+    slabs = blender.slabs(row_source(array, plan), count=count)
+    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in slabs]
+    blender.close()
+    assert len(driver.alive) < made
+    session.gpu.close()
+    assert driver.alive == {}, "something was not freed"
+    axis = plan.axis + (values is None)
+    assert [first for first, _ in parts] == [0, *np.cumsum([p.shape[axis] for _, p in parts])[:-1]]
+    return np.concatenate([part for _, part in parts], axis=axis), session.runs
+
+
+def labels_of(margins, values):
+    return np.where(margins.max(axis=0) > 0, np.array(values)[margins.argmax(axis=0)], 0)
+
+
+ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
+
+
+@pytest.mark.parametrize(("axis", "order"), list(itertools.product((0, 1, 2), ORDERS)))
+def test_labels_equal_the_whole_volume_blend(axis, order, host_kernels):
+    plan = make_plan((20, 31, 27), axis=axis)
+    array = image(plan.padded)
+    margins = whole_volume_blend(array, plan, (0, 2, 1))
+    driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=axis)
+    labels, _ = run(driver, plan, array)
+    np.testing.assert_array_equal(labels, labels_of(margins, (5, 9, 2)))
+    assert set(np.unique(labels)) == {0, 2, 5, 9} or set(np.unique(labels)) == {2, 5, 9}
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
+def test_margins_equal_bit_for_bit(overlap, host_kernels):
+    plan = make_plan((17, 12, 33), overlap=overlap)
+    array = image(plan.padded)
+    expected = whole_volume_blend(array, plan, (1, 0))
+    driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=3)
+    margins, _ = run(driver, plan, array, channels=(1, 0), values=None)
+    np.testing.assert_array_equal(margins, expected)
+
+
+def test_windows_may_be_left_out(host_kernels):
+    """Gaps in front, behind, beside, and wider than a window between."""
+    full = make_plan((15, 12, 83), overlap=0.25)
+    drop = [0, 1, 5, *range(7, 13), len(full.starts) - 1, len(full.starts) - 2]
+    plan = make_plan((15, 12, 83), overlap=0.25, drop=drop)
+    assert max(b - a for a, b in itertools.pairwise(sorted({s[2] for s in plan.starts}))) > ROI[2]
+    array = image(plan.padded)
+    expected = whole_volume_blend(array, plan, (0, 1, 2))
+    for values in (None, (1, 2, 300)):
+        driver = fake_cuda.FakeDriver("late", kernels=host_kernels)
+        found, _ = run(driver, plan, array, channels=(0, 1, 2), values=values)
+        np.testing.assert_array_equal(found, expected if values is None else labels_of(expected, values))
+        assert values is None or found.dtype == np.uint16
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_batches_and_constant_windows(batch, host_kernels):
+    plan = make_plan((29, 17, 50))
+    array = image(plan.padded)
+    expected = whole_volume_blend(array, plan, (0, 2, 1))
+    count = WindowCount()
+    driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=batch)
+    margins, runs = run(driver, plan, array, batch=batch, values=None, count=count)
+    np.testing.assert_array_equal(margins, expected)
+    boxes = (tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True)) for start in plan.starts)
+    constant = sum(np.ptp(array[box]) == 0 for box in boxes)
+    assert constant > 10
+    assert (count.total, count.reused) == (len(plan.starts), constant - 1)
+    if batch == 1:
+        assert runs == count.total - count.reused
+
+
+def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
+    plan = make_plan((8, 12, 25))
+    array = -image(plan.padded)
+    count = WindowCount()
+    margins, _ = run(
+        fake_cuda.FakeDriver(kernels=host_kernels), plan, array, channels=(0,), values=None, count=count
+    )
+    expected = whole_volume_blend(array, plan, (0,))
+    np.testing.assert_array_equal(margins, expected)
+    assert count.reused == 0
+
+
+def test_copies_overlap_the_network(host_kernels):
+    """The rows of the next group are queued, on another stream, before this group's labels are waited for."""
+    driver = fake_cuda.FakeDriver(kernels=host_kernels)
+    plan = make_plan((8, 12, 50))
+    run(driver, plan, image(plan.padded))
+    copies = [a[-1] for name, a in driver.calls if name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")]
+    kernels = [(a[0], a[8]) for name, a in driver.calls if name == "cuLaunchKernel"]
+    (copy,) = set(copies)
+    assert {stream for name, stream in kernels if name in ("spread", "extent")} == {copy}
+    (compute,) = {stream for name, stream in kernels if name not in ("spread", "extent")}
+    assert compute != copy
+    order = [name for name, _ in kernels]
+    first, second, *_ = (i for i, name in enumerate(order) if name == "spread")
+    assert first < order.index("crop") < second < order.index("crop", second)
+    back = [i for i, (name, _) in enumerate(driver.calls) if name == "cuMemcpyDtoHAsync"]
+    assert back
+    labels = sum(a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync")
+    assert labels < 2 * np.prod(plan.padded)  # labels, and not margins of four bytes and channels
+
+
+def test_a_margin_that_is_not_finite_is_an_error(host_kernels):
+    plan = make_plan((8, 12, 25))
+    session = Session(
+        fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
+    )
+    blender = GpuBlender(
+        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,))
+    )
+    with pytest.raises(EngineError, match="not finite"):
+        list(blender.slabs(row_source(image(plan.padded), plan)))
+    blender.close()
+    blender.close()
+
+
+def test_too_little_memory_frees_what_was_taken():
+    driver = fake_cuda.FakeDriver()
+    session = Session(driver, ROI)
+    kernels = Kernels(session.gpu, b"")
+    before = dict(driver.alive)
+    driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
+    plan = make_plan((8, 12, 20))
+    with pytest.raises(DeviceMemoryError, match="out of memory"):
+        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,)))
+    assert driver.alive.keys() == before.keys()
+
+
+def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
+    """The law that lets numpy stand for the kernels where there is no compiler."""
+    if host_kernels is None:
+        pytest.skip("no C++ compiler")
+    plan = make_plan((10, 25, 30), axis=1)
+    array = image(plan.padded)
+    for values in (None, (1, 2, 3), (1, 2, 3000)):
+        answers = [
+            run(fake_cuda.FakeDriver(kernels=k), plan, array, values=values)[0] for k in (host_kernels, None)
+        ]
+        np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize("sm", ["sm_80", "sm_90", "sm_120", "sm_999"])
+def test_nvrtc_compiles_the_kernels(sm):
+    pytest.importorskip("cuda.bindings.nvrtc")
+    image = compile_kernels(sm)
+    # A GPU newer than this NVRTC gets PTX, which its driver finishes.
+    assert image[:4] == (b"\x7fELF" if sm != "sm_999" else b"//\n/")
+    from gcis_runtime.sliding.cuda.kernels import NAMES
+
+    assert all(name.encode() in image for name in NAMES)

@@ -1,0 +1,75 @@
+"""A whole volume through the GPU labeller gives what the CPU labeller gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
+from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.system.stage_clock import StageClock
+from tests.runtime.sliding.cuda.test_cuda_blend import ROI, WEIGHTS, Session, make_plan, network
+from tests.support import fake_cuda
+
+VALUES, CHANNELS = (3, 1, 2), (1, 2, 0)
+
+
+def label(labeller, *, shape, restore, masks, spacing=(3.0, 2.5, 4.0)):
+    rng = np.random.default_rng(4)
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    volume = Volume(array=rng.integers(-200, 300, shape).astype(np.int16), affine=affine)
+    image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
+    plan = make_plan(image.trace.shape, axis=1)
+    before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
+    plan = type(plan)(**{**{f: getattr(plan, f) for f in plan.__dataclass_fields__}, "before": before})
+    sink = LabelSink(trace=image.trace, shape=volume.shape, values=VALUES, masks=masks)
+    finished = []
+    task = LabelTask(
+        image=image, plan=plan, weights=WEIGHTS, padding_value=0.0, channels=CHANNELS, values=VALUES,
+        restore=restore, done=finished.append,
+    )  # fmt: skip
+    clock = StageClock(*STAGES)
+    count = labeller.label(task, sink, clock)
+    found = sink.masks()
+    assert (count.total, finished[-1]) == (len(plan.starts), len(plan.starts))
+    assert clock.seconds["preprocess"] > 0 and clock.seconds["restore"] > 0
+    return sink.labels, None if found is None else {value: found[value] for value in found}, count
+
+
+def test_margins_stay_on_the_gpu_where_nothing_was_resampled():
+    """Smooth boundaries are the default; on the network's own grid they are the labels."""
+    driver = fake_cuda.FakeDriver()
+    session = Session(driver, ROI)
+    labels, _, _ = label(
+        GpuLabeller(session, Kernels(session.gpu, b"")),
+        shape=(31, 44, 20), restore="smooth", masks=False, spacing=None,
+    )  # fmt: skip
+    cpu = CpuLabeller(lambda window: network(window[0, 0])[None])
+    expected, _, _ = label(cpu, shape=(31, 44, 20), restore="smooth", masks=False, spacing=None)
+    np.testing.assert_array_equal(labels, expected)
+    kernels = {a[0] for name, a in driver.calls if name == "cuLaunchKernel"}
+    assert "finish_labels8" in kernels and "finish_margins" not in kernels
+
+
+@pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])  # the second is smaller than a window
+@pytest.mark.parametrize(("restore", "masks"), [("nearest", False), ("nearest", True), ("smooth", False)])
+def test_gpu_and_cpu_agree(shape, restore, masks):
+    driver = fake_cuda.FakeDriver("mixed")
+    session = Session(driver, ROI, batch=2)
+    gpu = GpuLabeller(session, Kernels(session.gpu, b""))
+    cpu = CpuLabeller(lambda window: network(window[0, 0])[None])
+    ours, our_masks, our_count = label(gpu, shape=shape, restore=restore, masks=masks)
+    theirs, their_masks, their_count = label(cpu, shape=shape, restore=restore, masks=masks)
+    np.testing.assert_array_equal(ours, theirs)
+    assert len(np.unique(ours)) == 4
+    assert our_count == their_count
+    if masks:
+        assert all(np.array_equal(our_masks[value], their_masks[value]) for value in VALUES)
+    before = set(driver.alive)
+    label(gpu, shape=shape, restore=restore, masks=masks)
+    assert set(driver.alive) == before, "a second volume leaves nothing behind"

@@ -1,0 +1,241 @@
+"""Smooth boundaries made on the GPU: labels on the file's grid, equal to the host's bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gcis_runtime.errors import DeviceMemoryError
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.sliding.cuda import finish
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller, choose_finish
+from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
+from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.system.stage_clock import StageClock
+from tests.runtime.sliding.cuda.test_cuda_blend import (
+    CHANNELS,
+    ORDERS,
+    ROI,
+    WEIGHTS,
+    Session,
+    make_plan,
+    network,
+)
+from tests.runtime.sliding.test_native_grid import LINEAR
+from tests.support import fake_cuda
+
+VALUES = (3, 1, 2)
+CPU = CpuLabeller(lambda window: network(window[0, 0])[None])
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Let these tests' small slabs come back in several pieces, as those of fine files do."""
+    monkeypatch.setattr(finish, "_PIECE_VOXELS", 2000)
+
+
+def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0)):
+    """Noise, and a part that is constant, on a grid that is resampled, and padded where it is too small."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, (-50, 20, 7)
+    array = np.random.default_rng(seed).integers(-200, 300, shape).astype(np.int16)
+    array[shape[0] // 3 : shape[0] * 2 // 3, :, shape[2] // 2 :] = 40
+    volume = Volume(array=array, affine=affine)
+    image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
+    plan = make_plan(image.trace.shape, axis=axis, overlap=overlap, drop=drop)
+    before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
+    return volume.shape, LabelTask(
+        image=image, plan=replace(plan, before=before), weights=WEIGHTS, padding_value=0.0,
+        channels=tuple(i % CHANNELS for i in range(1, 1 + len(values))), values=values, restore="smooth",
+    )  # fmt: skip
+
+
+def labels_of(labeller, shape, task, **wanted):
+    sink = LabelSink(trace=task.image.trace, shape=shape, values=task.values, **{"masks": False} | wanted)
+    labeller.label(task, sink, StageClock(*STAGES))
+    return sink
+
+
+def on_gpu(shape, task, *, order="late", kernels=None, seed=0):
+    driver = fake_cuda.FakeDriver(order, kernels=kernels, seed=seed)
+    session = Session(driver, ROI, batch=2)
+    labeller = GpuLabeller(session, Kernels(session.gpu, b""))
+    before = set(driver.alive)
+    sink = labels_of(labeller, shape, task)
+    assert set(driver.alive) == before, "something was not freed"
+    return sink, driver
+
+
+def names(driver):
+    return {a[0] for name, a in driver.calls if name == "cuLaunchKernel"}
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_labels_equal_the_hosts(case, host_kernels):
+    for axis, overlap in ((0, 0.5), (1, 0.0), (2, 0.7)):
+        shape, task = make_task(LINEAR[case], (23, 29, 19), axis=axis, overlap=overlap, seed=axis)
+        ours, driver = on_gpu(shape, task, order=ORDERS[axis], kernels=host_kernels, seed=axis)
+        theirs = labels_of(CPU, shape, task)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert ours.counts() == theirs.counts()
+        assert set(np.unique(ours.labels)) == {0, *VALUES}
+        kind = "sheared" if case == "tilt" else "axes"
+        assert case == "same grid" or f"restore_{kind}" in names(driver)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(*(st.integers(1, 26) for _ in range(3))),
+    spacing=st.tuples(*(st.floats(0.6, 7) for _ in range(3))),
+    flips=st.tuples(*(st.sampled_from([-1.0, 1.0]) for _ in range(3))),
+    shear=st.sampled_from([0.0, 0.0, 0.15, -0.3]),
+    axis=st.sampled_from([0, 1, 2]),
+    overlap=st.floats(0, 0.8),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 9),
+    keep=st.floats(0.2, 1),
+)
+def test_any_grid_slab_axis_overlap_and_windows_left_out(
+    host_kernels, *, shape, spacing, flips, shear, axis, overlap, order, seed, keep
+):
+    tilt = np.array([[1, 0, 0], [0, 1, shear], [0, 0, 1.0]])
+    linear = tilt @ np.diag(np.multiply(spacing, flips))
+    _, task = make_task(linear, shape, axis=axis, overlap=overlap, seed=seed)
+    kept = np.random.default_rng(seed).random(len(task.plan.starts)) < keep
+    starts = tuple(start for start, stays in zip(task.plan.starts, kept, strict=True) if stays)
+    if not starts:
+        return
+    task = replace(task, plan=replace(task.plan, starts=starts))
+    ours, _ = on_gpu(shape, task, order=order, kernels=host_kernels, seed=seed)
+    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+
+
+@pytest.mark.parametrize("linear", [np.diag([2.6, 2.1, 0.9]), LINEAR["tilt"]], ids=["axes", "tilt"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gaps_between_groups_of_windows(axis, linear, host_kernels):
+    """One row wide, several windows wide, before the first window and behind the last."""
+    size = tuple(80 if a == axis else 22 for a in range(3))
+    shape, task = make_task(linear, size, axis=axis, overlap=0.5)
+    depth, length = ROI[axis], task.plan.padded[axis]
+    for firsts in ([0, depth + 1], [3, 3 + 2 * depth + 1], [0, depth], [length - depth - 1]):
+        assert firsts[-1] + depth <= length
+        across = sorted({tuple(s[:axis] + s[axis + 1 :]) for s in task.plan.starts})
+        starts = tuple((*s[:axis], first, *s[axis:]) for first in firsts for s in across)
+        gapped = replace(task, plan=replace(task.plan, starts=starts))
+        ours, _ = on_gpu(shape, gapped, order="first ahead", kernels=host_kernels)
+        theirs = labels_of(CPU, shape, gapped)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert {0, *VALUES} == set(np.unique(ours.labels))
+
+
+def test_a_plan_without_windows_is_background():
+    shape, task = make_task(LINEAR["finer"], (12, 13, 14))
+    task = replace(task, plan=replace(task.plan, starts=()))
+    assert not on_gpu(shape, task)[0].labels.any()
+
+
+def test_labels_above_255(host_kernels):
+    for case in ("finer", "tilt"):
+        shape, task = make_task(LINEAR[case], (20, 22, 12), values=(3, 300, 2))
+        ours, driver = on_gpu(shape, task, kernels=host_kernels)
+        np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+        assert ours.labels.dtype == np.uint16 and 300 in ours.labels
+        assert {"restore_axes", "restore_sheared"} & names(driver)
+
+
+def test_the_first_of_equal_margins_wins(host_kernels):
+    """Two channels that are the same everywhere."""
+    shape, task = make_task(LINEAR["finer"], (20, 22, 12))
+    task = replace(task, channels=(0, 0, 1))
+    ours, _ = on_gpu(shape, task, kernels=host_kernels)
+    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+    assert VALUES[0] in ours.labels and VALUES[1] not in ours.labels
+
+
+def test_only_labels_come_back(host_kernels):
+    """A byte a voxel of the file, not four a channel and network voxel; each voxel once."""
+    shape, task = make_task(np.diag([1.6, 1.7, 2.3]), (30, 40, 25))
+    sink, driver = on_gpu(shape, task, kernels=host_kernels)
+    groups = len(group_windows(task.plan))
+    sizes = [a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync"]
+    pieces = [size for size in sizes if size > 8 * len(task.plan.starts)]
+    assert sum(pieces) == sink.labels.size
+    assert len(pieces) > groups and max(pieces) <= 2000
+    streams = [a[3] for name, a in driver.calls if name == "cuMemcpyDtoHAsync" and a[2] in pieces]
+    kernels = {a[0]: a[8] for name, a in driver.calls if name == "cuLaunchKernel"}
+    assert set(streams) == {kernels["spread"]} != {kernels["restore_axes"]}
+
+
+@pytest.mark.parametrize("wanted", [{"masks": True}, {"masks": False, "probabilities": True}])
+def test_masks_and_probabilities_take_margins(wanted):
+    shape, task = make_task(LINEAR["finer"], (15, 22, 12))
+    session = Session(fake_cuda.FakeDriver("mixed"), ROI)
+    ours = labels_of(GpuLabeller(session, Kernels(session.gpu, b"")), shape, task, **wanted)
+    theirs = labels_of(CPU, shape, task, **wanted)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    for found, expected in ((ours.masks(), theirs.masks()), (ours.probabilities(), theirs.probabilities())):
+        assert (found is None) == (expected is None)
+        assert found is None or all(np.array_equal(found[value], expected[value]) for value in VALUES)
+    assert not any(name.startswith("restore") for name in names(session.gpu.driver))
+
+
+@pytest.mark.parametrize("case", ["finer", "tilt"])
+def test_memory_does_not_grow_with_the_volume(case, monkeypatch):
+    """Slabs and sums are as large for a volume of four times the length; up to a row, by where voxels lie."""
+    sizes = []
+    monkeypatch.setattr(finish, "_PIECE_VOXELS", 1 << 25)
+    for length in (60, 240):
+        _, task = make_task(LINEAR[case], (16, 16, length))
+        found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+        sizes.append(found.piece_bytes)
+    assert abs(sizes[0] - sizes[1]) <= 16 * 16
+    monkeypatch.setattr(finish, "_PIECE_VOXELS", 100)  # less than one row across the file: cut twice
+    found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+    assert 0 < found.piece_bytes <= 100
+
+
+@pytest.mark.parametrize("case", ["finer", "tilt"])
+def test_too_little_memory_at_any_point_frees_what_was_taken(case):
+    """Every allocation in turn is the one that fails."""
+    _, task = make_task(LINEAR[case], (16, 16, 30))
+    driver = fake_cuda.FakeDriver()
+    session = Session(driver, ROI)
+    kernels, before = Kernels(session.gpu, b""), set(driver.alive)
+
+    def blender():
+        found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+        return GpuBlender(session, kernels, task.plan, WEIGHTS, channels=(0, 1, 2), finish=found)
+
+    start = len(driver.calls)
+    blender().close()
+    taken = np.cumsum([a[0] for name, a in driver.calls[start:] if name == "cuMemAlloc"])
+    assert len(taken) > 12
+    for enough in taken:
+        driver.room = int(enough) - 1
+        with pytest.raises(DeviceMemoryError, match="out of memory"):
+            blender()
+        assert set(driver.alive) == before
+
+
+def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
+    """The law that lets numpy stand for the kernels where there is no compiler."""
+    if host_kernels is None:
+        pytest.skip("no C++ compiler")
+    for case, values in (
+        ("flipped", VALUES),
+        ("tilt", VALUES),
+        ("finer", (3, 300, 2)),
+        ("tilt", (3, 300, 2)),
+    ):
+        shape, task = make_task(LINEAR[case], (14, 18, 13), values=values)
+        ours, theirs = (on_gpu(shape, task, kernels=k)[0].labels for k in (host_kernels, None))
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,79 @@
+"""The order of windows: fixed by the seed, every window once an epoch, errors handed on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcis_runtime.errors import DataError
+from gcis_runtime.spec import PreprocessSpec
+from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.options.training import AugmentSpec, TrainOptions
+from gcis_train.training.feed import PHANTOM_SEEDS, Feed
+from tests.support.training_values import PROMPTS, options, write_cases
+
+
+def _feed(folder: Path, count: int, run: TrainOptions) -> Feed:
+    rows = read_datalist(write_cases(folder, count))
+    return Feed(group_cases(rows.training, folder=folder), PROMPTS, run)
+
+
+def test_any_step_can_be_drawn_again(tmp_path: Path) -> None:
+    augment = AugmentSpec(flip=(0.5, 0.5, 0.5), affine=0.5)
+    run = options(augment=augment, windows_per_case=2, batch_size=2)
+    feed = _feed(tmp_path, 3, run)
+    assert feed.steps == 3
+    batches = list(feed.epoch(1))
+    later = list(_feed(tmp_path, 3, run).epoch(1, start=1))
+    assert len(batches) == 3 and len(later) == 2
+    for one, two in zip(batches[1:], later, strict=True):
+        assert one.names == two.names and one.prompts == two.prompts
+        assert torch.equal(one.images, two.images)
+        assert all(torch.equal(a, b) for a, b in zip(one.masks, two.masks, strict=True))
+    names = sorted(n for b in batches for n in b.names)
+    assert names == ["ct0", "ct0", "ct1", "ct1", "ct2", "ct2"]
+    other = list(feed.epoch(2))
+    assert any(not torch.equal(a.images, b.images) for a, b in zip(batches, other, strict=True))
+
+
+def test_shapes_and_the_last_smaller_batch(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 3, options(batch_size=2))
+    batches = list(feed.epoch(0))
+    assert [len(b.names) for b in batches] == [2, 1]
+    assert batches[0].images.shape == (2, 1, 64, 64, 64) and batches[0].images.dtype == torch.float32
+    assert batches[0].masks[0].shape == (2, 64, 64, 64) and batches[0].prompts[0] == PROMPTS
+
+
+def test_new_phantoms_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def phantom(seed: int, spec: PreprocessSpec) -> object:
+        seen.append(seed)
+        return feed._volume(0, 0)
+
+    monkeypatch.setattr("gcis_train.training.feed.load_phantom", phantom)
+    feed = _feed(tmp_path, 1, options(phantoms=2))
+    for epoch in (0, 1):
+        assert len(list(feed.epoch(epoch))) == 3
+    assert sorted(seen) == [PHANTOM_SEEDS + i for i in range(4)]
+
+
+def test_a_bad_case_is_named_by_the_consumer(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 2, options())
+    (tmp_path / "seg1.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"case ct1"):
+        list(feed.epoch(0))
+
+
+def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, 4, options(windows_per_case=4))
+    batches = feed.epoch(0)
+    next(batches)
+    closing = threading.Thread(target=batches.close, daemon=True)  # type: ignore[attr-defined]
+    closing.start()
+    closing.join(timeout=30)
+    assert not closing.is_alive()
+    assert not any(t.name == "gcis-feed" for t in threading.enumerate())

@@ -1,0 +1,66 @@
+"""Upcycling: the routed network starts with exactly the static network's answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gcis_runtime.errors import PromptError
+from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.decoder import margin
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.nets.pathway import Pathway, spread
+from gcis_train.weights.upcycle import ROUTER_MARGIN, fit_routers, upcycle
+from tests.support.training_values import equal_states
+
+SMALL = (64, 32, 32)
+
+
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_the_routed_network_gives_the_static_answers(prompts: int) -> None:
+    config = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
+    pathways = spread(prompts, pathways=3)
+    static = StaticGcisNet(config, pathways).eval()
+    embeddings = 5 + torch.randn(prompts, 16)  # a large part in common, as CLIP embeddings have
+    routed = upcycle(static, embeddings).eval()
+    assert [routed.resolve(e) for e in embeddings] == list(pathways)
+    image = torch.rand(1, 1, *SMALL)
+    with torch.no_grad():
+        margins = static(image)
+        features = routed.encoder(image)
+        for index, pathway in enumerate(pathways):
+            assert torch.equal(margin(routed.decoder(features, pathway)), margins[:, index : index + 1])
+    twin = StaticGcisNet.resolved(routed, pathways)
+    assert equal_states(twin, static)
+
+
+def test_unused_blocks_are_copies_of_used_ones() -> None:
+    config = NetworkConfig(feature_size=12, pathways=4, text_dim=16)
+    static = StaticGcisNet(config, [Pathway((1,) * 7), Pathway((1, 1, 1, 1, 1, 1, 0))])
+    routed = upcycle(static, torch.randn(2, 16))
+    blocks = [list(p.blocks.values()) for p in routed.decoder.positions]
+    for block in blocks[0]:
+        assert equal_states(block, static.decoder.positions[0].blocks["1"])
+    used = [static.decoder.positions[6].blocks[i] for i in ("0", "1")]
+    assert equal_states(blocks[6][0], used[0]) and equal_states(blocks[6][2], used[0])
+    assert equal_states(blocks[6][1], used[1]) and equal_states(blocks[6][3], used[1])
+    assert not equal_states(used[0], used[1])
+
+
+def test_router_margins_are_what_was_asked() -> None:
+    net = GcisNet(NetworkConfig(feature_size=12, pathways=6, text_dim=64))
+    embeddings = torch.randn(20, 64)
+    pathways = spread(20, pathways=6)
+    fit_routers(net, embeddings, pathways, margin=ROUTER_MARGIN)
+    logits = net.route(embeddings)
+    for row, pathway in zip(logits, pathways, strict=True):
+        chosen = row[torch.arange(7), torch.tensor(pathway.choices)]
+        top = row.topk(2, dim=-1).values
+        assert torch.allclose(top[:, 0], chosen)
+        assert torch.allclose(top[:, 0] - top[:, 1], torch.full((7,), ROUTER_MARGIN), atol=1e-3)
+
+
+def test_embeddings_that_coincide_are_an_error() -> None:
+    net = GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=8))
+    with pytest.raises(PromptError, match="do not tell the prompts apart"):
+        fit_routers(net, torch.ones(2, 8), spread(2, pathways=2), margin=4.0)
