@@ -62,7 +62,7 @@ def levels(structures: int) -> list[float]:
     return [_FIRST_LEVEL + _STEP * (c % 7) for c in range(structures)]
 
 
-def margin_terms(structures: int) -> tuple[npt.NDArray[np.float32], float]:
+def logit_terms(structures: int) -> tuple[npt.NDArray[np.float32], float]:
     """Return each structure's level and half the band around it, both in the window's [0, 1].
 
     The trivial predictor's margin is `band - |image - level|`, one channel a structure.

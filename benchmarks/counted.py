@@ -109,7 +109,7 @@ def quick_counts() -> dict[str, float]:
     found: dict[str, float] = {}
     for shape in GRIDS:
         for overlap in OVERLAPS:
-            plan = plan_windows(shape, WindowSpec(roi=(64, 64, 64), overlap=overlap))
+            plan = plan_windows(shape, WindowSpec(patch_size=(64, 64, 64), overlap=overlap))
             found[f"windows, {'x'.join(map(str, shape))}, overlap {overlap}"] = len(plan.starts)
     demo = open_bundle(find_bundle("demo", ())).file(MODEL_FILE)
     found |= graph_counts("demo bundle", onnx.load(demo))

@@ -13,7 +13,7 @@ import tracemalloc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.big_volume import WINDOW, levels, margin_terms
+from benchmarks.big_volume import WINDOW, levels, logit_terms
 from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.sliding.blend import Predictor, WindowCount
@@ -25,7 +25,7 @@ from gcis_runtime.system.stage_clock import StageClock
 
 STRUCTURES = 3
 SHAPE = (100, 90, 80)
-WINDOWS = WindowSpec(roi=(64, 64, 64))
+WINDOWS = WindowSpec(patch_size=(64, 64, 64))
 SPEC = PreprocessSpec(orientation="RAS", spacing=(1.0, 1.0, 1.0), intensity_window=WINDOW)
 
 
@@ -58,14 +58,14 @@ def stream(source: Volume) -> Streamed:
     values = tuple(range(1, STRUCTURES + 1))
     task = LabelTask(
         image=image,
-        plan=plan_windows(image.trace.shape, WINDOWS),
+        plan=plan_windows(image.transform.shape, WINDOWS),
         weights=window_weights(WINDOWS),
         padding_value=0.0,
         channels=tuple(range(STRUCTURES)),
         values=values,
         restore="smooth",
     )
-    sink = LabelSink(trace=image.trace, shape=source.shape, values=values, masks=False)
+    sink = LabelSink(transform=image.transform, shape=source.shape, values=values, masks=False)
     count: WindowCount = CpuLabeller(_predictor()).label(task, sink, StageClock(*STAGES))
     return Streamed(windows=count.total, reused=count.reused, labelled=int(np.count_nonzero(sink.labels)))
 
@@ -83,8 +83,8 @@ def allocated() -> int:
 
 
 def _predictor() -> Predictor:
-    level, band = margin_terms(STRUCTURES)
-    out = np.empty((1, STRUCTURES, *WINDOWS.roi), dtype=np.float32)
+    level, band = logit_terms(STRUCTURES)
+    out = np.empty((1, STRUCTURES, *WINDOWS.patch_size), dtype=np.float32)
 
     def predict(window: NDArray[np.float32]) -> NDArray[np.float32]:
         np.abs(window[0, :1] - level[:, None, None, None], out=out[0])

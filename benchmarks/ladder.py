@@ -123,7 +123,7 @@ def untrained(
     prompts = tuple(label.prompt for label in manifest.labels)
     paths = [Pathway(tuple(n - 1 for n in p.path_selection)) for p in manifest.pathways]
     net = seeded(paths, feature_size, blocks=PATHWAYS)
-    window, spacing = WindowSpec(roi=(roi,) * 3), (1.5, 1.5, 1.5)
+    window, spacing = WindowSpec(patch_size=(roi,) * 3), (1.5, 1.5, 1.5)
     preprocess = PreprocessSpec(orientation="RAS", spacing=spacing)
     with tempfile.TemporaryDirectory() as temporary:
         ladders = []
@@ -207,12 +207,12 @@ def _record(
     settings: Settings,
     ladders: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    feature_size, roi = net.config.feature_size, window.roi[0]
+    feature_size, roi = net.config.feature_size, window.patch_size[0]
     return {
         "what": f"compare-{feature_size}-{roi}",
         "environment": where,
         "feature_size": feature_size,
-        "roi": list(window.roi),
+        "roi": list(window.patch_size),
         "overlap": window.overlap,
         "pathways": net.config.pathways,
         "restore": RESTORE,

@@ -132,7 +132,7 @@ def _subject(bundle: Bundle, volume: Volume, giga: float, image: str) -> Subject
         bundle=bundle.name,
         bundle_sha256=bundle.sha256,
         structures=len(manifest.labels),
-        roi=manifest.window.roi,
+        roi=manifest.window.patch_size,
         network_spacing_mm=manifest.preprocess.spacing,
         overlap=manifest.window.overlap,
         giga_multiplications_per_window=giga,

@@ -55,7 +55,7 @@ def write_bundle(network: Network, folder: Path, *, calibration: int) -> onnx.Mo
     Returns:
         The float32 graph.
     """
-    model = to_onnx(ExportNet(network.net, network.window.roi))
+    model = to_onnx(ExportNet(network.net, network.window.patch_size))
     with staged(folder) as temporary:
         written = [write_graph(temporary, model, weights_dtype="float32")]
         if calibration:
@@ -64,7 +64,7 @@ def write_bundle(network: Network, folder: Path, *, calibration: int) -> onnx.Mo
             )
             quantised = convert(model, "int8", calibration=windows)
             written.append(write_graph(temporary, quantised, weights_dtype="int8", precision="int8"))
-        roi, count = network.window.roi, len(network.prompts)
+        roi, count = network.window.patch_size, len(network.prompts)
         engines = tuple(
             Engine(
                 backend=backend, precision=graph.precision, file=graph.file, graph=graph.file,
@@ -108,8 +108,8 @@ def write_tiled_phantom(path: Path, network: Network, windows: Shape3, *, seed: 
     """
     spacing = network.preprocess.spacing or (1.0, 1.0, 1.0)
     phantom = make_phantom(seed, spacing=spacing)
-    steps = [max(1, int(r * (1 - network.window.overlap))) for r in network.window.roi]
-    shape = [r + s * (n - 1) for r, s, n in zip(network.window.roi, steps, windows, strict=True)]
+    steps = [max(1, int(r * (1 - network.window.overlap))) for r in network.window.patch_size]
+    shape = [r + s * (n - 1) for r, s, n in zip(network.window.patch_size, steps, windows, strict=True)]
     affine = np.diag([*spacing, 1.0])
     write_volume(path, Volume.from_array(_middle(phantom.ct, shape), affine=affine))
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.big_volume import WINDOW, margin_terms
+from benchmarks.big_volume import WINDOW, logit_terms
 from gcis_runtime.sliding.labeller import Restore
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.system.memory import peak_memory_bytes
@@ -50,7 +50,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def window(self) -> WindowSpec:
         """Cubic, Gaussian."""
-        return WindowSpec(roi=(self.roi,) * 3, overlap=self.overlap)
+        return WindowSpec(patch_size=(self.roi,) * 3, overlap=self.overlap)
 
 
 def run_pipeline(name: str, setting: Setting) -> dict[str, Any]:
@@ -81,8 +81,10 @@ def _gcis(setting: Setting, processor: StageClock) -> Callable[[], dict[str, flo
     from gcis_runtime.sliding.labeller import CpuLabeller, LabelTask  # noqa: PLC0415 (not in MONAI's process)
     from gcis_runtime.sliding.plan import plan_windows, window_weights  # noqa: PLC0415
 
-    level, band = margin_terms(setting.structures)
-    out = np.empty((1, len(level), *setting.window.roi), dtype=np.float32)  # as an engine's output buffer
+    level, band = logit_terms(setting.structures)
+    out = np.empty(
+        (1, len(level), *setting.window.patch_size), dtype=np.float32
+    )  # as an engine's output buffer
 
     def predict(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with processor.stage("network"):
@@ -100,14 +102,14 @@ def _gcis(setting: Setting, processor: StageClock) -> Callable[[], dict[str, flo
         image = preprocess(volume, setting.preprocess)
         task = LabelTask(
             image=image,
-            plan=plan_windows(image.trace.shape, setting.window),
+            plan=plan_windows(image.transform.shape, setting.window),
             weights=window_weights(setting.window),
             padding_value=0.0,
             channels=tuple(range(setting.structures)),
             values=values,
             restore=setting.restore,
         )
-        sink = LabelSink(trace=image.trace, shape=volume.shape, values=values, masks=False)
+        sink = LabelSink(transform=image.transform, shape=volume.shape, values=values, masks=False)
         CpuLabeller(predict, threads=setting.threads).label(task, sink, clock)
         with clock.stage("write"):
             write_labels(setting.out, sink.labels, like=volume)
@@ -126,7 +128,7 @@ def _monai(setting: Setting, processor: StageClock) -> Callable[[], dict[str, fl
     from gcis_train.evaluation.reference import geometry_of, undo_geometry  # noqa: PLC0415
 
     torch.set_num_threads(setting.threads)
-    level, band = margin_terms(setting.structures)
+    level, band = logit_terms(setting.structures)
     levels = torch.from_numpy(level)[None, :, None, None, None]
     clock = StageClock("read", "preprocess", "network", "blend", "restore", "write")
 
@@ -146,9 +148,9 @@ def _monai(setting: Setting, processor: StageClock) -> Callable[[], dict[str, fl
                 low, high = WINDOW
                 scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(moved)
             with clock.stage("blend"):
-                margins = sliding_window_inference(
+                logits = sliding_window_inference(
                     scaled.as_tensor()[None],
-                    roi_size=setting.window.roi,
+                    roi_size=setting.window.patch_size,
                     sw_batch_size=1,
                     predictor=predict,
                     overlap=setting.overlap,
@@ -157,8 +159,8 @@ def _monai(setting: Setting, processor: StageClock) -> Callable[[], dict[str, fl
                 )[0]
             with clock.stage("restore"):
                 if setting.restore == "smooth":
-                    margins = undo_geometry(margins, moved, geometry, mode="bilinear")
-                best, channel = margins.max(0)
+                    logits = undo_geometry(logits, moved, geometry, mode="bilinear")
+                best, channel = logits.max(0)
                 labels = torch.where(best > 0, channel + 1, 0).to(torch.float32)[None]
                 if setting.restore == "nearest":
                     labels = undo_geometry(labels, moved, geometry, mode="nearest")

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.environment import environment
 from gcis_export.check_windows import Window, gather_windows
-from gcis_export.compare import Margins, Tolerance, compare
+from gcis_export.compare import Logits, Tolerance, compare
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import round_weights, to_onnx
 from gcis_export.resolve import resolve
@@ -27,7 +27,7 @@ from gcis_train.weights import checkpoint
 CONSTANTS = (0.3, 1.0)
 """Constant windows beside the gate's own: inside the intensity window, and above it."""
 
-Run = Callable[[Window], Margins]
+Run = Callable[[Window], Logits]
 
 
 def measure(path: Path, *, fresh: bool, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def measure(path: Path, *, fresh: bool, folder: Path, say: Callable[[str], None]
         "what": "parity_fresh" if fresh else "parity",
         "environment": environment(),
         "network": {"feature_size": found.config.network.feature_size, "prompts": len(network.pathways)},
-        "window": list(window.roi),
+        "window": list(window.patch_size),
         "windows": source,
         "reference": "PyTorch static, float32",
         "rows": rows,
@@ -74,15 +74,15 @@ def measure(path: Path, *, fresh: bool, folder: Path, say: Callable[[str], None]
 
 def _stages(network: nn.Module, window: WindowSpec, folder: Path) -> Sequence[tuple[str, Precision, Run]]:
     """Return what is compared: name, precision, and how to run a window."""
-    twin = ExportNet(network, window.roi)  # type: ignore[arg-type]
+    export_model = ExportNet(network, window.patch_size)  # type: ignore[arg-type]
     file = folder / "model.onnx"
-    file.write_bytes(to_onnx(twin).SerializeToString())
-    rounded = copy.deepcopy(twin)
+    file.write_bytes(to_onnx(export_model).SerializeToString())
+    rounded = copy.deepcopy(export_model)
     round_weights(rounded)
     core = import_openvino().Core()
     stages: list[tuple[str, Precision, Run]] = [
         ("PyTorch float64", "fp32", _torch(copy.deepcopy(network).double(), torch.float64)),
-        ("export graph in PyTorch", "fp32", _torch(twin)),
+        ("export graph in PyTorch", "fp32", _torch(export_model)),
         ("16-bit weights in PyTorch", "fp32", _torch(rounded)),
         (f"ONNX Runtime {onnxruntime.__version__}", "fp32", _onnxruntime(file)),
         ("OpenVINO fp32", "fp32", _openvino(core, file, "f32")),
@@ -92,7 +92,7 @@ def _stages(network: nn.Module, window: WindowSpec, folder: Path) -> Sequence[tu
     return stages
 
 
-def _numbers(ours: Margins, theirs: Margins, precision: Precision) -> dict[str, Any]:
+def _numbers(ours: Logits, theirs: Logits, precision: Precision) -> dict[str, Any]:
     """Return one window's numbers, as the gate takes them."""
     free = Tolerance(relative=0.0, band=1e-3, labels=0.0, dice=0.0)
     row = compare("", [ours], "", [theirs], precision=precision, tolerance=free)
@@ -105,12 +105,12 @@ def _numbers(ours: Margins, theirs: Margins, precision: Precision) -> dict[str, 
     }
 
 
-def _answers(run: Run, windows: Sequence[Window]) -> list[Margins]:
+def _answers(run: Run, windows: Sequence[Window]) -> list[Logits]:
     return [np.array(run(window), dtype=np.float32) for window in windows]
 
 
 def _torch(network: nn.Module, dtype: torch.dtype = torch.float32) -> Run:
-    def run(window: Window) -> Margins:
+    def run(window: Window) -> Logits:
         with torch.no_grad():
             out: npt.NDArray[np.float32] = network(torch.from_numpy(window).to(dtype)).float().numpy()
         return out

@@ -99,7 +99,7 @@ def compare(
         "roi": roi,
         "overlap": overlap,
         "voxels": list(shape),
-        "windows": len(plan_windows(shape, WindowSpec(roi=(roi,) * 3, overlap=overlap)).starts),
+        "windows": len(plan_windows(shape, WindowSpec(patch_size=(roi,) * 3, overlap=overlap)).starts),
         "rounds": rounds,
         "threads": usable_cpus(),
         "note": "time and memory only: weights are random. From HU in memory to labels in memory, one "

@@ -49,7 +49,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def window(self) -> WindowSpec:
         """Gaussian weights."""
-        return WindowSpec(roi=(self.roi,) * 3, overlap=self.overlap)
+        return WindowSpec(patch_size=(self.roi,) * 3, overlap=self.overlap)
 
 
 Labels = NDArray[np.uint8]
@@ -131,7 +131,7 @@ def _sliding(net: Any, task: Task, decide: Callable[[Any], Any]) -> Run:
         with torch.no_grad():
             logits = sliding_window_inference(
                 torch.from_numpy(_scaled(image))[None, None],
-                roi_size=task.window.roi,
+                roi_size=task.window.patch_size,
                 sw_batch_size=1,
                 predictor=net,
                 overlap=task.overlap,
@@ -164,7 +164,9 @@ def _nnunet(build: Callable[[], Any]) -> Callable[[Task], Made]:
         predictor.manual_initialization(
             net,
             PlansManager({"dataset_name": "none", "plans_name": "none"}),
-            ConfigurationManager({"patch_size": list(task.window.roi), "architecture": {}}),  # ours is made
+            ConfigurationManager(
+                {"patch_size": list(task.window.patch_size), "architecture": {}}
+            ),  # ours is made
             None,
             {"labels": {"background": 0, "structure": 1}},
             "none",

@@ -56,12 +56,12 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
     del model
     feature_size = len(_weight(weights, "encoder.swin.embed.weight"))
     net = StaticGcisNet(NetworkConfig(feature_size=feature_size, pathways=blocks), paths).eval()
-    twin = ExportNet(net, manifest.window.roi)
-    tables = {n: t for n, t in twin.named_buffers() if n.endswith(".attention.table")}
+    export_model = ExportNet(net, manifest.window.patch_size)
+    tables = {n: t for n, t in export_model.named_buffers() if n.endswith(".attention.table")}
     with torch.no_grad():
-        for name, tensor in [*twin.named_parameters(), *tables.items()]:
+        for name, tensor in [*export_model.named_parameters(), *tables.items()]:
             tensor.copy_(_weight(weights, name))
-        _undo(twin, net)
+        _undo(export_model, net)
     _check(net, bundle)
     return net
 
@@ -115,9 +115,9 @@ def _weight(weights: dict[str, Tensor], name: str) -> Tensor:
     return weights[name]
 
 
-def _undo(twin: ExportNet, net: StaticGcisNet) -> None:
-    """Write a twin's weights into the network that it is a twin of."""
-    ours, theirs = twin.encoder, net.encoder
+def _undo(export_model: ExportNet, net: StaticGcisNet) -> None:
+    """Write a export_model's weights into the network that it is a export_model of."""
+    ours, theirs = export_model.encoder, net.encoder
     for target, source in (
         (theirs.swin.patch_embed.proj, ours.swin.embed),
         (theirs.encoder1, ours.first),
@@ -133,7 +133,7 @@ def _undo(twin: ExportNet, net: StaticGcisNet) -> None:
         for block, target in zip(stage.blocks, layer.blocks, strict=True):  # type: ignore[arg-type]
             _undo_block(block, target)
         _undo_merging(stage.merging, layer.downsample)  # type: ignore[arg-type]
-    _undo_decoder(twin, net)
+    _undo_decoder(export_model, net)
 
 
 def _undo_block(block: Any, target: Any) -> None:
@@ -160,12 +160,12 @@ def _undo_merging(merging: Merging, target: Any) -> None:
     target.reduction.weight[:, place] = merging.reduction.weight
 
 
-def _undo_decoder(twin: ExportNet, net: StaticGcisNet) -> None:
+def _undo_decoder(export_model: ExportNet, net: StaticGcisNet) -> None:
     """Copy all but the last position; there, halves whose difference is what was folded."""
-    state = {n: t for n, t in twin.decoder.state_dict().items() if not n.startswith("positions.6.")}
+    state = {n: t for n, t in export_model.decoder.state_dict().items() if not n.startswith("positions.6.")}
     net.decoder.load_state_dict(state, strict=False)
     last: Any = net.decoder.positions[6].blocks
-    for members, head in zip(twin.members, twin.heads, strict=True):
+    for members, head in zip(export_model.members, export_model.heads, strict=True):
         folded: Any = head
         for row, member in enumerate(members):
             block = last[str(net.pathways[member].choices[6])]
@@ -176,7 +176,7 @@ def _undo_decoder(twin: ExportNet, net: StaticGcisNet) -> None:
 
 def _check(net: StaticGcisNet, bundle: Bundle) -> None:
     """Compare network and graph on noise."""
-    window = np.random.default_rng(0).random((1, 1, *bundle.manifest.window.roi), dtype=np.float32)
+    window = np.random.default_rng(0).random((1, 1, *bundle.manifest.window.patch_size), dtype=np.float32)
     session = ort.InferenceSession(str(bundle.model_file), providers=["CPUExecutionProvider"])
     (wanted,) = session.run(None, {INPUT: window})
     with torch.no_grad():

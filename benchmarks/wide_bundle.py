@@ -43,7 +43,7 @@ def write_wide_bundle(
         kind="routed",
         network=config,
         preprocess=PreprocessSpec(orientation="RAS", spacing=(1.5, 1.5, 1.5)),
-        window=WindowSpec(roi=(roi, roi, roi)),
+        window=WindowSpec(patch_size=(roi, roi, roi)),
         prompts=prompt_table(names, torch.randn(prompts, _TEXT_DIM)),
         text_weights=f"random (seed {seed})",
         provenance={"data": "none: random weights"},

@@ -50,7 +50,7 @@ def gather_windows(
         source = f"phantom {PHANTOM_SEED}"
     # What surrounds a volume, as a rule 0 like air below the intensity window: the one constant content that
     # CT has in quantity, and whose answer the runtime reuses. Others are ill-conditioned (decision 30).
-    found.append(np.full((1, 1, *window.roi), window.padding_value, dtype=np.float32))
+    found.append(np.full((1, 1, *window.patch_size), window.padding_value, dtype=np.float32))
     return found, f"{source} and a constant window"
 
 
@@ -87,13 +87,15 @@ def _from_volume(
     """Return the `each` windows of a volume with most structure (where a mask says so) or soft tissue."""
     image = preprocess(volume, spec)
     box = None if spec.crop is None else foreground_box(image, spec.crop)
-    plan = plan_windows(image.trace.shape, window, within=box)
+    plan = plan_windows(image.transform.shape, window, within=box)
     padded = pad_to_plan(image.array, plan, window.padding_value)
     if mask is None:
         content = (padded > 0) & (padded < 1)
     else:
-        on_grid = image.trace.forward(mask.array).astype(np.float32)
+        on_grid = image.transform.forward(mask.array).astype(np.float32)
         content = pad_to_plan(on_grid, plan, 0.0) > 0.5
-    cuts = [tuple(slice(s, s + r) for s, r in zip(start, window.roi, strict=True)) for start in plan.starts]
+    cuts = [
+        tuple(slice(s, s + r) for s, r in zip(start, window.patch_size, strict=True)) for start in plan.starts
+    ]
     best = sorted(cuts, key=lambda cut: -int(np.count_nonzero(content[cut])))[:each]
     return [np.ascontiguousarray(padded[cut], dtype=np.float32)[None, None] for cut in best]

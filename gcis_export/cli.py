@@ -215,7 +215,7 @@ def main(
     from gcis_export.settings import Overrides
 
     overrides = Overrides(
-        roi=roi,
+        patch_size=roi,
         overlap=overlap,
         spacing=spacing,
         orientation=orientation,

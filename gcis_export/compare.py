@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gcis_runtime.bundles.manifest import ParityRow, Precision
 from gcis_runtime.errors import ParityError
 
-Margins = NDArray[np.float32]
+Logits = NDArray[np.float32]
 """(1, prompts, X, Y, Z): foreground minus background logit of each prompt."""
 
 DICE_VOXELS = 64
@@ -59,21 +59,21 @@ LIMITS: dict[Precision, Tolerance] = {
 
 def compare(
     stage: str,
-    answers: Sequence[Margins],
+    answers: Sequence[Logits],
     reference: str,
-    expected: Sequence[Margins],
+    expected: Sequence[Logits],
     *,
     precision: Precision,
     tolerance: Tolerance,
     graph: str = "",
 ) -> ParityRow:
-    """Measure how far margins lie apart, over all windows.
+    """Measure how far logits lie apart, over all windows.
 
     Args:
         stage: What is compared.
-        answers: Its margins on each window.
+        answers: Its logits on each window.
         reference: What it is compared with.
-        expected: The reference's margins.
+        expected: The reference's logits.
         precision: What `stage` computes in.
         tolerance: Limits.
         graph: The ONNX file that `stage` ran; empty for PyTorch.
@@ -130,18 +130,18 @@ def describe_limits(row: ParityRow) -> str:
     return f"at most {row.limit_relative:.3g}, {labels}, at least {dice}"
 
 
-def label_map(margins: Margins) -> NDArray[np.intp]:
-    """Return 0 for background, else 1 + the channel of the largest positive margin: (1, X, Y, Z)."""
-    best: NDArray[np.intp] = margins.argmax(axis=1) + 1
-    return np.where(margins.max(axis=1) > 0, best, 0)
+def label_map(logits: Logits) -> NDArray[np.intp]:
+    """Return 0 for background, else 1 + the channel of the largest positive logit: (1, X, Y, Z)."""
+    best: NDArray[np.intp] = logits.argmax(axis=1) + 1
+    return np.where(logits.max(axis=1) > 0, best, 0)
 
 
-def lead(margins: Margins) -> NDArray[np.float32]:
-    """Return how far each voxel's label is ahead of the next, background counting as margin 0: (1, X, Y, Z).
+def lead(logits: Logits) -> NDArray[np.float32]:
+    """Return how far each voxel's label is ahead of the next, background counting as logit 0: (1, X, Y, Z).
 
-    A change of every margin by less than half of it cannot change the label.
+    A change of every logit by less than half of it cannot change the label.
     """
-    with_background = np.concatenate([np.zeros_like(margins[:, :1]), margins], axis=1)
+    with_background = np.concatenate([np.zeros_like(logits[:, :1]), logits], axis=1)
     top = np.partition(with_background, -2, axis=1)[:, -2:]
     out: NDArray[np.float32] = top[:, 1] - top[:, 0]
     return out

@@ -40,7 +40,7 @@ def draft_manifest(
     entry: FileEntry,
 ) -> Manifest:
     """Return the manifest without parity report; it lists ONNX Runtime alone until the others passed."""
-    config, choices, roi = checkpoint.config, resolution.choices, settings.window.roi
+    config, choices, roi = checkpoint.config, resolution.choices, settings.window.patch_size
     draft_engine = Engine(
         backend="onnx", precision="fp32", file=MODEL_FILE, graph=MODEL_FILE, backend_version="", device="cpu"
     )

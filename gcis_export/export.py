@@ -211,10 +211,10 @@ def _add_graphs(
         tell(f"writing the {precision} graph" + (f" of batch {batch}" if batch > 1 else ""))
         source = model
         if batch > 1:
-            twin = ExportNet(resolution.network, draft.window.roi, batch)
+            export_model = ExportNet(resolution.network, draft.window.patch_size, batch)
             if request.weights == "fp16":
-                round_weights(twin)
-            source = to_onnx(twin)
+                round_weights(export_model)
+            source = to_onnx(export_model)
         converted = convert(source, precision, calibration=windows)
         graph, entry = add_graph(
             folder,
@@ -254,15 +254,15 @@ def _write_onward(request: Request, target: Path, tell: Say) -> tuple[Path, ...]
 def _make_graph(
     resolution: Resolution, settings: Settings, gate: Gate, weights: WeightsType, tell: Say
 ) -> tuple[Reference, Reference, onnx.ModelProto]:
-    """Build the twin, compare it, write it; return what engines must equal, the network, and the graph."""
-    twin = ExportNet(resolution.network, settings.window.roi)
-    network = Reference(name=STATIC, answers=check_networks(gate, resolution, twin))
+    """Build and compare the export model; return the reference for engines, the network and the graph."""
+    export_model = ExportNet(resolution.network, settings.window.patch_size)
+    network = Reference(name=STATIC, answers=check_networks(gate, resolution, export_model))
     exact = network
     if weights == "fp16":
-        round_weights(twin)
-        exact = Reference(name=ROUNDED, answers=check_rounding(gate, twin, network.answers))
+        round_weights(export_model)
+        exact = Reference(name=ROUNDED, answers=check_rounding(gate, export_model, network.answers))
     tell("writing the graph")
-    return exact, network, to_onnx(twin)
+    return exact, network, to_onnx(export_model)
 
 
 def _name(resolution: Resolution) -> str:

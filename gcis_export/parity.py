@@ -13,7 +13,7 @@ from gcis_export.compare import (
     HALF_WEIGHTS,
     LIMITS,
     PYTORCH,
-    Margins,
+    Logits,
     Tolerance,
     compare,
     describe,
@@ -23,9 +23,9 @@ from gcis_export.graph.network import ExportNet
 from gcis_export.resolve import Resolution
 from gcis_runtime.bundles.manifest import ParityRow, Precision
 from gcis_runtime.errors import ParityError
-from gcis_train.nets.decoder import margin
+from gcis_train.nets.decoder import foreground_logit
 
-ROUTED, STATIC, TWIN = "PyTorch routed", "PyTorch static", "export graph in PyTorch"
+ROUTED, STATIC, EXPORT_MODEL = "PyTorch routed", "PyTorch static", "export graph in PyTorch"
 ROUNDED = "16-bit weights in PyTorch"
 
 UNTRAINED = 0.01
@@ -44,17 +44,17 @@ class Gate:
     windows: Sequence[Window]
     rows: list[ParityRow] = field(default_factory=list)
 
-    def answers(self, run: Callable[[Window], Margins]) -> list[Margins]:
+    def answers(self, run: Callable[[Window], Logits]) -> list[Logits]:
         """Run a graph on every window; copies, since engines reuse their output."""
         return [np.array(run(window), dtype=np.float32) for window in self.windows]
 
     def check(
         self,
         stage: str,
-        answers: Sequence[Margins],
+        answers: Sequence[Logits],
         *,
         reference: str,
-        expected: Sequence[Margins],
+        expected: Sequence[Logits],
         precision: Precision = "fp32",
         graph: str = "",
         tolerance: Tolerance | None = None,
@@ -64,9 +64,9 @@ class Gate:
 
         Args:
             stage: What is compared.
-            answers: Its margins on each window.
+            answers: Its logits on each window.
             reference: What it is compared with.
-            expected: The reference's margins.
+            expected: The reference's logits.
             precision: What `stage` computes in.
             graph: The ONNX file that it ran; empty for PyTorch.
             tolerance: Limits; None takes those of the precision.
@@ -114,8 +114,8 @@ class Gate:
         return tuple(found)
 
 
-def check_networks(gate: Gate, resolution: Resolution, twin: ExportNet) -> list[Margins]:
-    """Compare routed, static and exportable network in PyTorch; return the static network's margins.
+def check_networks(gate: Gate, resolution: Resolution, export_model: ExportNet) -> list[Logits]:
+    """Compare routed, static and exportable network in PyTorch; return the static network's logits.
 
     Raises:
         ParityError: One of them differs.
@@ -124,35 +124,35 @@ def check_networks(gate: Gate, resolution: Resolution, twin: ExportNet) -> list[
     if resolution.routed is not None:
         routed = gate.answers(lambda w: _routed(resolution, w))
         gate.check(STATIC, static, reference=ROUTED, expected=routed, tolerance=PYTORCH)
-    answers = gate.answers(lambda w: _torch(twin, w))
-    gate.check(TWIN, answers, reference=STATIC, expected=static, tolerance=PYTORCH)
+    answers = gate.answers(lambda w: _torch(export_model, w))
+    gate.check(EXPORT_MODEL, answers, reference=STATIC, expected=static, tolerance=PYTORCH)
     return static
 
 
-def check_rounding(gate: Gate, twin: ExportNet, static: Sequence[Margins]) -> list[Margins]:
-    """Compare a twin whose weights were rounded with the static network; return its margins.
+def check_rounding(gate: Gate, export_model: ExportNet, static: Sequence[Logits]) -> list[Logits]:
+    """Compare a export_model whose weights were rounded with the static network; return its logits.
 
     Raises:
         ParityError: Rounding changes too much.
     """
-    rounded = gate.answers(lambda w: _torch(twin, w))
+    rounded = gate.answers(lambda w: _torch(export_model, w))
     gate.check(ROUNDED, rounded, reference=STATIC, expected=static, tolerance=HALF_WEIGHTS)
     return rounded
 
 
-def _torch(network: torch.nn.Module, window: Window) -> Margins:
+def _torch(network: torch.nn.Module, window: Window) -> Logits:
     with torch.no_grad():
-        out: Margins = network(torch.from_numpy(window)).numpy()
+        out: Logits = network(torch.from_numpy(window)).numpy()
     return out
 
 
-def _routed(resolution: Resolution, window: Window) -> Margins:
-    """Return the routed network's margins; the encoder, which no prompt changes, runs once."""
+def _routed(resolution: Resolution, window: Window) -> Logits:
+    """Return the routed network's logits; the encoder, which no prompt changes, runs once."""
     net = resolution.routed
     if net is None:
         raise ValueError("a static checkpoint has no routed network")
     with torch.no_grad():
         features = net.encoder(torch.from_numpy(window))
-        parts = [margin(net.decoder(features, choice.pathway)) for choice in resolution.choices]
-        out: Margins = torch.cat(parts, dim=1).numpy()
+        parts = [foreground_logit(net.decoder(features, choice.pathway)) for choice in resolution.choices]
+        out: Logits = torch.cat(parts, dim=1).numpy()
     return out

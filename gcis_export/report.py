@@ -59,7 +59,7 @@ def _pathways(m: Manifest) -> str:
 def _size(result: Exported) -> str:
     """Return window, graph and file sizes."""
     m = result.manifest
-    roi = " x ".join(map(str, m.window.roi))
+    roi = " x ".join(map(str, m.window.patch_size))
     files = ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in m.files)
     engines = ", ".join(f"{e.backend} {e.precision}" for e in m.engines)
     return (

@@ -28,7 +28,7 @@ class Overrides:
     """What the user asked for; None leaves it to the checkpoint.
 
     Attributes:
-        roi: Window in voxels (X, Y, Z).
+        patch_size: Window in voxels (X, Y, Z).
         overlap: Window overlap in [0, 1).
         spacing: Voxel size in mm.
         orientation: Axis codes, or `"file"`.
@@ -36,7 +36,7 @@ class Overrides:
         foreground: The rule that crops images to what is not air; unset for none.
     """
 
-    roi: Shape3 | None = None
+    patch_size: Shape3 | None = None
     overlap: float | None = None
     spacing: Triple | None = None
     orientation: str | None = None
@@ -66,7 +66,7 @@ def choose_settings(config: CheckpointConfig, overrides: Overrides) -> Settings:
         CheckpointError: The checkpoint says no window and none was given, or a value is out of range.
     """
     notes: list[str] = []
-    if config.window is None and overrides.roi is None:
+    if config.window is None and overrides.patch_size is None:
         raise CheckpointError(
             "the checkpoint does not say its window",
             expected="--roi N or --roi X,Y,Z, multiples of 32 of at least 64",
@@ -103,12 +103,12 @@ def _preprocess(stored: PreprocessSpec | None, overrides: Overrides, notes: list
 
 def _window(stored: WindowSpec | None, overrides: Overrides, notes: list[str]) -> WindowSpec:
     changes: dict[str, Any] = {}
-    if overrides.roi is not None:
-        changes["roi"] = overrides.roi
+    if overrides.patch_size is not None:
+        changes["patch_size"] = overrides.patch_size
     if overrides.overlap is not None:
         changes["overlap"] = overrides.overlap
-    if stored is not None and overrides.roi not in (None, stored.roi):
-        notes.append(f"window {overrides.roi} differs from the training's {stored.roi}")
+    if stored is not None and overrides.patch_size not in (None, stored.patch_size):
+        notes.append(f"window {overrides.patch_size} differs from the training's {stored.patch_size}")
     return _replaced(stored or WindowSpec(), changes)
 
 

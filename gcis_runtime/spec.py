@@ -68,26 +68,32 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.foreground if isinstance(self.foreground, Foreground) else None
 
 
-class WindowSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WindowSpec(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"patch_size": "roi"},  # the name in files
+):
     """The sliding window: MONAI's convention (fixed step, last window pulled back to the border).
 
     Attributes:
-        roi: Window size in voxels; each a multiple of 32, at least 64.
+        patch_size: Window size in voxels (`roi` in files); each a multiple of 32, at least 64.
         overlap: Share of the window that consecutive windows have in common, in [0, 1).
         blend: `"gaussian"` or `"constant"` weights.
         sigma_scale: Gaussian standard deviation as a share of the window size.
         padding_value: Value, after intensity mapping, that fills a window beyond the volume.
     """
 
-    roi: Shape3 = (96, 96, 96)
+    patch_size: Shape3 = (96, 96, 96)
     overlap: float = 0.5
     blend: Literal["gaussian", "constant"] = "gaussian"
     sigma_scale: float = 0.125
     padding_value: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(r >= 64 and r % 32 == 0 for r in self.roi):
-            raise ValueError(f"window {self.roi} needs multiples of 32 of at least 64 voxels")
+        if not all(r >= 64 and r % 32 == 0 for r in self.patch_size):
+            raise ValueError(f"window {self.patch_size} needs multiples of 32 of at least 64 voxels")
         if not 0.0 <= self.overlap < 1.0:
             raise ValueError(f"overlap {self.overlap} is not in [0, 1)")
         if self.sigma_scale <= 0:

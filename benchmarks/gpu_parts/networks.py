@@ -89,19 +89,19 @@ class Conformance:
         self.image: NDArray[np.float32] = recipe.image(info["roi"], info["batch"], info["seed"])
         self._golden = dict(np.load(_DATA / f"case_{name}.npz"))
 
-    def compare(self, margins: NDArray[np.float32]) -> dict[str, Any]:
-        """Compare margins (B, prompts, X, Y, Z) with the published network's answers."""
+    def compare(self, logits: NDArray[np.float32]) -> dict[str, Any]:
+        """Compare logits (B, prompts, X, Y, Z) with the published network's answers."""
         golden = [self._golden[f"logits_{i}"] for i in range(self.prompts)]
         expected = np.stack([x[:, 1] - x[:, 0] for x in golden], axis=1)
         shape = (self.image.shape[0], *self.image.shape[2:])
         size = int(np.prod(shape))
         masks = [np.unpackbits(self._golden[f"foreground_{i}"])[:size] for i in range(self.prompts)]
         foreground = np.stack([m.reshape(shape).astype(bool) for m in masks], axis=1)
-        off = float(np.abs(margins[..., ::4, ::4, ::4] - expected).max())
+        off = float(np.abs(logits[..., ::4, ::4, ::4] - expected).max())
         return {
             "max_difference": off,
             "relative": off / float(np.abs(expected).max()),
-            "labels_equal": float(np.mean((margins > 0) == foreground)),
+            "labels_equal": float(np.mean((logits > 0) == foreground)),
         }
 
 

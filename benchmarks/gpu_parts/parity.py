@@ -17,11 +17,11 @@ from benchmarks.gpu_parts.engines import onnx_runtime
 from benchmarks.gpu_parts.networks import Conformance
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.grids.resample import GridMap
-from gcis_runtime.sliding.blend import margins_to_labels
+from gcis_runtime.sliding.blend import logits_to_labels
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 
 LIMIT = 1e-3
-"""Largest difference of a float32 margin from the published network's."""
+"""Largest difference of a float32 logit from the published network's."""
 LABELS = 0.9999
 """Share of voxels that must have its label in float32. For 16 bits both are stated, not judged."""
 
@@ -46,8 +46,8 @@ def _pytorch(context: Context, name: str, precision: str) -> Result:
     case, rig = _case(context, name), context.rig
     net = case.static.to(rig.device)
     with torch.no_grad(), rig.computing(precision):
-        margins = [net(torch.from_numpy(w[None]).to(rig.device)).float().cpu().numpy() for w in case.image]
-    return _judged(case.compare(np.concatenate(margins)), precision)
+        logits = [net(torch.from_numpy(w[None]).to(rig.device)).float().cpu().numpy() for w in case.image]
+    return _judged(case.compare(np.concatenate(logits)), precision)
 
 
 def _onnx(context: Context, name: str, precision: str) -> Result:
@@ -58,8 +58,8 @@ def _onnx(context: Context, name: str, precision: str) -> Result:
     )
     with rig.on_stream():
         run, facts = onnx_runtime(graph, rig)
-        margins = [run(torch.from_numpy(w[None]).to(rig.device)).float().cpu().numpy() for w in case.image]
-    return facts | _judged(case.compare(np.concatenate(margins)), precision)
+        logits = [run(torch.from_numpy(w[None]).to(rig.device)).float().cpu().numpy() for w in case.image]
+    return facts | _judged(case.compare(np.concatenate(logits)), precision)
 
 
 def _roi(image: NDArray[np.float32]) -> tuple[int, int, int]:
@@ -94,22 +94,20 @@ def _on_gpu(context: Context, compare: Callable[[Any, bytes], Result]) -> Result
 
 
 def blend_parity(device: Any, compiled: bytes) -> Result:
-    """Blend random margins with our kernels and with numpy on every slab axis: equal bit for bit.
+    """Blend random logits with our kernels and with numpy on every slab axis: equal bit for bit.
 
     Args:
         device: The GPU.
         compiled: Our kernels, compiled for it.
     """
     works = _works(device, compiled)
-    unequal = sum(
-        int(np.sum(work.margins() != _whole(work.array, work.plan, work.weights))) for work in works
-    )
+    unequal = sum(int(np.sum(work.logits() != _whole(work.array, work.plan, work.weights))) for work in works)
     device.close()
     return {"unequal_values": unequal, "ok": unequal == 0}
 
 
 def restore_parity(device: Any, compiled: bytes) -> Result:
-    """Label finer, coarser and sheared files from interpolated margins with our kernels and with numpy.
+    """Label finer, coarser and sheared files from interpolated logits with our kernels and with numpy.
 
     Args:
         device: As in `blend_parity`.
@@ -117,12 +115,12 @@ def restore_parity(device: Any, compiled: bytes) -> Result:
     """
     unequal = 0
     for work in _works(device, compiled):
-        margins = _whole(work.array, work.plan, work.weights)
+        logits = _whole(work.array, work.plan, work.weights)
         for scale, shear, shape in _FILES:
             matrix = np.diag([*scale, 1.0])
             matrix[1, 2] = shear
             grid = GridMap(matrix=matrix, shape_in=work.plan.shape, shape_out=shape)
-            expected = margins_to_labels(np.stack([grid.linear(m) for m in margins]), values=_VALUES)
+            expected = logits_to_labels(np.stack([grid.linear(m) for m in logits]), values=_VALUES)
             unequal += int(np.sum(work.labels(grid) != expected))
     device.close()
     return {"unequal_labels": unequal, "ok": unequal == 0}
@@ -146,11 +144,11 @@ class _Work:
     weights: NDArray[np.float32]
     array: NDArray[np.float32]
 
-    def margins(self) -> NDArray[np.float32]:
+    def logits(self) -> NDArray[np.float32]:
         """Blend on the GPU: (C, X, Y, Z) on the plan's grid."""
         from gcis_runtime.sliding.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
 
-        finish = GridFinish(self.plan, self._groups(), values=_VALUES, margins=True)
+        finish = GridFinish(self.plan, self._groups(), values=_VALUES, logits=True)
         return np.concatenate([d for _, d in self._slabs(finish)], axis=self.plan.axis + 1)
 
     def labels(self, grid: GridMap) -> NDArray[np.uint8]:
@@ -200,7 +198,7 @@ def _works(device: Any, compiled: bytes) -> Iterator[_Work]:
 
 
 def _answer(window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Map a window (X, Y, Z) to three different margins of both signs."""
+    """Map a window (X, Y, Z) to three different logits of both signs."""
     return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.float32(2) * window]).astype(
         np.float32
     )
@@ -230,7 +228,7 @@ def _plan(shape: tuple[int, int, int], axis: int) -> WindowPlan:
     along = [axis_starts(n, r, 0.5) for n, r in zip(shape, _ROI, strict=True)]
     starts = sorted(itertools.product(*along), key=lambda s: (s[axis], s))
     kept = tuple((x, y, z) for x, y, z in starts)
-    return WindowPlan(shape=shape, before=(0, 0, 0), padded=shape, roi=_ROI, axis=axis, starts=kept)
+    return WindowPlan(shape=shape, before=(0, 0, 0), padded=shape, patch_size=_ROI, axis=axis, starts=kept)
 
 
 def _whole(array: NDArray[np.float32], plan: WindowPlan, weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -238,7 +236,7 @@ def _whole(array: NDArray[np.float32], plan: WindowPlan, weights: NDArray[np.flo
     total = np.zeros((_CHANNELS, *plan.padded), np.float32)
     norm = np.zeros(plan.padded, np.float32)
     for start in plan.starts:
-        box = tuple(slice(s, s + r) for s, r in zip(start, plan.roi, strict=True))
+        box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
         total[(slice(None), *box)] += _answer(array[box]) * weights
         norm[box] += weights
     return total / norm

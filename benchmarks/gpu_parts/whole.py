@@ -65,12 +65,12 @@ def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
     """Return the windows of the network's grid, and their weights; toy windows are no `WindowSpec`."""
     roi = context.sizes.windows[0]
     if not context.rig.tiny:
-        spec = WindowSpec(roi=roi, overlap=_OVERLAP)
+        spec = WindowSpec(patch_size=roi, overlap=_OVERLAP)
         return plan_windows(context.sizes.grid, spec), window_weights(spec)
     starts = [axis_starts(n, r, _OVERLAP) for n, r in zip(context.sizes.grid, roi, strict=True)]
     places = tuple((x, y, z) for x in starts[0] for y in starts[1] for z in starts[2])
     grid = context.sizes.grid
-    plan = WindowPlan(shape=grid, before=(0, 0, 0), padded=grid, roi=roi, axis=2, starts=places)
+    plan = WindowPlan(shape=grid, before=(0, 0, 0), padded=grid, patch_size=roi, axis=2, starts=places)
     return plan, np.ones(roi, np.float32)
 
 
@@ -97,7 +97,7 @@ def _monai(context: Context) -> Result:
 
     def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
         logits: Tensor = sliding_window_inference(
-            image[None, None], plan.roi, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
+            image[None, None], plan.patch_size, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
         )
         return logits[0]
 
@@ -112,7 +112,7 @@ def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, ba
     try:
         with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
-                net(rig.inputs((batch, 1, *plan.roi))[0])  # libraries load and pick their kernels
+                net(rig.inputs((batch, 1, *plan.patch_size))[0])  # libraries load and pick their kernels
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
             stages, started = _Stages(rig), time.perf_counter()
@@ -153,7 +153,7 @@ def _blend(
     total: Tensor | None = None
     norm = torch.zeros_like(image)
     for first in range(0, len(plan.starts), batch):
-        boxes = [_box(start, plan.roi) for start in plan.starts[first : first + batch]]
+        boxes = [_box(start, plan.patch_size) for start in plan.starts[first : first + batch]]
         answers = net(torch.stack([image[box] for box in boxes])[:, None])
         if total is None:
             total = torch.zeros((answers.shape[1], *image.shape), device=image.device)

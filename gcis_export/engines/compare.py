@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcis_export.compare import Margins, describe, describe_limits
+from gcis_export.compare import Logits, describe, describe_limits
 from gcis_export.engines import onnx, openvino
 from gcis_export.parity import Gate
 from gcis_runtime.bundles.bundle import open_bundle
@@ -33,11 +33,11 @@ class Reference:
 
     Attributes:
         name: The stage's name.
-        answers: Its margins on each window.
+        answers: Its logits on each window.
     """
 
     name: str
-    answers: Sequence[Margins]
+    answers: Sequence[Logits]
 
 
 def compare_engines(
@@ -103,7 +103,7 @@ def _check(
     return engine, row
 
 
-def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Margins]]:
+def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Logits]]:
     """Open an engine as the runtime does and run every window."""
     try:
         session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gcis_export.bundle_writer import file_entry, write_manifest
-from gcis_export.compare import Margins
+from gcis_export.compare import Logits
 from gcis_export.engines import tensorrt, tensorrt_rtx
 from gcis_export.engines.options import EngineOptions
 from gcis_export.parity import Gate
@@ -38,7 +38,7 @@ def build_engines(
     precision: str,
     options: EngineOptions,
     reference: str,
-    expected: Sequence[Margins],
+    expected: Sequence[Logits],
     say: Say,
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Build an engine of every graph of a precision for every compiled backend, and run it where that can be.
@@ -51,7 +51,7 @@ def build_engines(
         precision: The graphs to build from.
         options: How.
         reference: What engines are compared with.
-        expected: Its margins on the gate's windows.
+        expected: Its logits on the gate's windows.
         say: Told of each build.
 
     Returns:
@@ -123,7 +123,7 @@ def _run(
     gate: Gate,
     *,
     reference: str,
-    expected: Sequence[Margins],
+    expected: Sequence[Logits],
 ) -> str | None:
     """Run an engine as the runtime does and compare it; return why it cannot run here."""
     driver = probe_driver()

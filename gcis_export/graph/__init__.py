@@ -1,1 +1,1 @@
-"""The exportable twin of the static network, and its way into an ONNX file."""
+"""The exportable export_model of the static network, and its way into an ONNX file."""

@@ -1,4 +1,4 @@
-"""The static network for export: one window in, one margin channel for each prompt out."""
+"""The static network for export: one window in, one logit channel for each prompt out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ExportEncoder(nn.Module):
 
 
 class ExportNet(nn.Module):
-    """The exportable twin of a `StaticGcisNet`, for windows of one size and number.
+    """The exportable export_model of a `StaticGcisNet`, for windows of one size and number.
 
     The class difference is folded into the last convolution: its weights are foreground minus background.
     Prompts that differ at the last position alone share one convolution.
@@ -58,7 +58,7 @@ class ExportNet(nn.Module):
 
     def __init__(self, source: StaticGcisNet, roi: Shape3, batch: int = 1) -> None:
         super().__init__()
-        self.roi, self.batch = roi, batch
+        self.patch_size, self.batch = roi, batch
         self.encoder = ExportEncoder(source.encoder, roi, batch)
         self.decoder = copy.deepcopy(source.decoder)
         last: nn.ModuleDict = self.decoder.positions[-1].blocks  # type: ignore[assignment]
@@ -78,10 +78,10 @@ class ExportNet(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map windows (batch, 1, X, Y, Z) to margins (batch, prompts, X, Y, Z)."""
+        """Map windows (batch, 1, X, Y, Z) to logits (batch, prompts, X, Y, Z)."""
         features = self.decoder.branch(self.encoder(image), self.pathways)
-        margins = [head(features[members[0]]) for head, members in zip(self.heads, self.members, strict=True)]
-        out = margins[0] if len(margins) == 1 else torch.cat(margins, dim=1)
+        logits = [head(features[members[0]]) for head, members in zip(self.heads, self.members, strict=True)]
+        out = logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
         if self.order != sorted(self.order):
             out = out.index_select(1, torch.tensor(self.order))
         return out

@@ -1,4 +1,4 @@
-"""A twin written as ONNX: static shapes, names `image` and `margins`, the same bytes every time."""
+"""A export_model written as ONNX: static shapes, names `image` and `margins`, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LARGE = 1024
 WeightsType = Literal["fp32", "fp16"]
 
 
-def round_weights(twin: ExportNet) -> int:
-    """Round the large weights of a twin to float16 in place; they stay float32 tensors.
+def round_weights(export_model: ExportNet) -> int:
+    """Round the large weights of a export_model to float16 in place; they stay float32 tensors.
 
     Returns:
         How many tensors were rounded. One that float16 cannot hold stays as it is.
     """
     rounded = 0
     with torch.no_grad():
-        for tensor in [*twin.parameters(), *twin.buffers()]:
+        for tensor in [*export_model.parameters(), *export_model.buffers()]:
             if tensor.dtype != torch.float32 or tensor.numel() < LARGE:
                 continue
             half = tensor.half().float()
@@ -40,20 +40,20 @@ def round_weights(twin: ExportNet) -> int:
     return rounded
 
 
-def to_onnx(twin: ExportNet) -> onnx.ModelProto:
-    """Write a twin as an ONNX model that `onnx.checker` accepts.
+def to_onnx(export_model: ExportNet) -> onnx.ModelProto:
+    """Write a export_model as an ONNX model that `onnx.checker` accepts.
 
     Args:
-        twin: The network, in evaluation mode; it says the window and the batch.
+        export_model: The network, in evaluation mode; it says the window and the batch.
 
     Returns:
         A float32 model with input `image` (batch, 1, X, Y, Z) and output `margins` (batch, prompts, X, Y, Z),
         and nothing of this machine in it.
     """
-    window = torch.zeros(twin.batch, 1, *twin.roi)
+    window = torch.zeros(export_model.batch, 1, *export_model.patch_size)
     with _quiet():
         program: Any = torch.onnx.export(
-            twin.eval(),
+            export_model.eval(),
             (window,),
             dynamo=True,
             opset_version=OPSET,
@@ -72,7 +72,7 @@ def stored_as(model: onnx.ModelProto, weights: WeightsType) -> onnx.ModelProto:
 
     Args:
         model: What `to_onnx` gave.
-        weights: `"fp16"` halves the file without changing a number when the twin went through
+        weights: `"fp16"` halves the file without changing a number when the export_model went through
             `round_weights`; a Cast gives them back as float32.
     """
     if weights == "fp32":

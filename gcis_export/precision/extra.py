@@ -10,7 +10,7 @@ import onnx
 
 from gcis_export.bundle_writer import write_graph
 from gcis_export.check_windows import Window
-from gcis_export.compare import Margins
+from gcis_export.compare import Logits
 from gcis_export.graph.write import INPUT, OUTPUT
 from gcis_export.parity import Gate
 from gcis_export.precision.emulate import emulated
@@ -63,7 +63,7 @@ def add_graph(
     *,
     gate: Gate,
     reference: str,
-    expected: Sequence[Margins],
+    expected: Sequence[Logits],
     weights_dtype: WeightsDtype | None = None,
     batch: int = 1,
 ) -> tuple[Graph, FileEntry]:
@@ -77,7 +77,7 @@ def add_graph(
         precision: Its precision.
         gate: Windows and report.
         reference: Name of the network's stage.
-        expected: The network's margins.
+        expected: The network's logits.
         weights_dtype: How weights are stored where the precision does not say it.
         batch: Windows at once.
 
@@ -105,7 +105,7 @@ def _filled(windows: Sequence[Window], start: int, batch: int) -> Window:
     return np.concatenate([windows[(start + k) % len(windows)] for k in range(batch)])
 
 
-def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
+def _runner(model: onnx.ModelProto) -> Callable[[Window], Logits]:
     """Run a graph as it stands: an optimiser may drop a rounding, or compute with the integers themselves."""
     import onnxruntime as ort  # noqa: PLC0415 (only where another graph is asked for)
 
@@ -114,8 +114,8 @@ def _runner(model: onnx.ModelProto) -> Callable[[Window], Margins]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def run(images: Window) -> Margins:
-        out: Margins = session.run([OUTPUT], {INPUT: images})[0]
+    def run(images: Window) -> Logits:
+        out: Logits = session.run([OUTPUT], {INPUT: images})[0]
         return out
 
     return run

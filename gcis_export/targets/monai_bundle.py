@@ -81,7 +81,7 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
     tensor = {
         "type": "image",
         "num_channels": 1,
-        "spatial_shape": list(m.window.roi),
+        "spatial_shape": list(m.window.patch_size),
         "dtype": "float32",
         "is_patch_data": True,
     }
@@ -120,7 +120,7 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
                     "format": "classes",
                     "num_channels": len(m.labels),
                     "value_range": [],
-                    "channel_def": {str(i): f"margin of {label.name}" for i, label in enumerate(m.labels)},
+                    "channel_def": {str(i): f"logit of {label.name}" for i, label in enumerate(m.labels)},
                 }
             },
         },
@@ -131,7 +131,7 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
 def inference(m: Manifest) -> dict[str, Any]:
     """Return `inference.json`: the manifest's pre-processing and window in MONAI's own transforms.
 
-    Margins come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
+    Logits come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
     """
     values = [label.value for label in m.labels]
     deep = max(values) > 255
@@ -140,7 +140,7 @@ def inference(m: Manifest) -> dict[str, Any]:
             "$import glob",
             "$import numpy",
             "$import torch",
-            "$from scripts.onnx_network import margins_to_labels",
+            "$from scripts.onnx_network import logits_to_labels",
         ],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
@@ -161,7 +161,7 @@ def inference(m: Manifest) -> dict[str, Any]:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": list(m.window.roi),
+            "roi_size": list(m.window.patch_size),
             "sw_batch_size": 1,
             "overlap": m.window.overlap,
             "mode": m.window.blend,
@@ -182,7 +182,7 @@ def inference(m: Manifest) -> dict[str, Any]:
                 {
                     "_target_": "Lambdad",
                     "keys": "pred",
-                    "func": f"$lambda margins: margins_to_labels(margins, {values})",
+                    "func": f"$lambda logits: logits_to_labels(logits, {values})",
                 },
                 {
                     "_target_": "SaveImaged",

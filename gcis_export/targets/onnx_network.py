@@ -26,15 +26,15 @@ class OnnxNetwork(nn.Module):
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def forward(self, window: Tensor) -> Tensor:
-        """Map windows (B, 1, X, Y, Z) to margins (B, prompts, X, Y, Z) on the same device, one by one.
+        """Map windows (B, 1, X, Y, Z) to logits (B, prompts, X, Y, Z) on the same device, one by one.
 
         Raises:
             RuntimeError: The windows are on a GPU that ONNX Runtime cannot use.
         """
         session = self._session(window.device)
-        (image,), (margins,) = session.get_inputs(), session.get_outputs()
+        (image,), (logits,) = session.get_inputs(), session.get_outputs()
         values = np.ascontiguousarray(torch.as_tensor(window).detach().cpu().numpy(), dtype=np.float32)
-        parts = [session.run([margins.name], {image.name: item[None]})[0] for item in values]
+        parts = [session.run([logits.name], {image.name: item[None]})[0] for item in values]
         return torch.from_numpy(np.concatenate(parts)).to(window.device)
 
     def _session(self, device: torch.device) -> ort.InferenceSession:
@@ -52,16 +52,16 @@ class OnnxNetwork(nn.Module):
         return self._sessions[key]
 
 
-def margins_to_labels(margins: Tensor, values: Sequence[int]) -> Tensor:
-    """Turn margins (P, X, Y, Z) into a label map (1, X, Y, Z).
+def logits_to_labels(logits: Tensor, values: Sequence[int]) -> Tensor:
+    """Turn logits (P, X, Y, Z) into a label map (1, X, Y, Z).
 
     Args:
-        margins: Foreground minus background logit of each structure.
+        logits: Foreground minus background logit of each structure.
         values: Value of each structure in the label map.
 
     Returns:
-        0 where no margin is positive, else the value of the largest one.
+        0 where no logit is positive, else the value of the largest one.
     """
-    best, channel = margins.max(dim=0, keepdim=True)
-    table = torch.as_tensor(values, dtype=margins.dtype, device=margins.device)
+    best, channel = logits.max(dim=0, keepdim=True)
+    table = torch.as_tensor(values, dtype=logits.dtype, device=logits.device)
     return torch.where(best > 0, table[torch.as_tensor(channel)], torch.zeros_like(best))

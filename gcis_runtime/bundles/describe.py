@@ -12,7 +12,7 @@ def describe(bundle: Bundle) -> str:
     m = bundle.manifest
     p = m.preprocess
     spacing = "the file's spacing" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
-    roi = " x ".join(map(str, m.window.roi))
+    roi = " x ".join(map(str, m.window.patch_size))
     low, high = p.intensity_window
     grid = f"{p.orientation or 'the file order'}, {spacing}, HU {low:g} to {high:g}"
     if p.crop is not None:

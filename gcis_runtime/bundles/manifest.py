@@ -93,8 +93,8 @@ class Manifest(Strict, frozen=True, kw_only=True):
             raise ValueError("pathways and labels do not name the same prompts in the same order")
         if self.output.shape[1] != len(self.labels):
             raise ValueError(f"{self.output.shape[1]} output channels for {len(self.labels)} labels")
-        if self.input.shape[2:] != self.window.roi or self.output.shape[2:] != self.window.roi:
-            raise ValueError(f"graph shapes do not end in the window {self.window.roi}")
+        if self.input.shape[2:] != self.window.patch_size or self.output.shape[2:] != self.window.patch_size:
+            raise ValueError(f"graph shapes do not end in the window {self.window.patch_size}")
         check_padding(self.preprocess, self.window)
         _check_files(self)
 

@@ -81,7 +81,7 @@ class Display:
         if self._summary is not None:
             self._summary.failed(job, line)
 
-    def foretold(self, job: Job, forecast: Forecast) -> None:
+    def on_forecast(self, job: Job, forecast: Forecast) -> None:
         """Say what a case will take: of the only image always, of many to people."""
         if self._talks:
             self._line(f"{self._place(job)}: forecast: {forecast.text}")

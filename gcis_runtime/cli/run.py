@@ -72,7 +72,7 @@ _engine = options_under("Engine")
     type=click.Choice(_RESTORE),
     default=_RESTORE[0],
     show_default=True,
-    help="Labels on the image's grid: from interpolated margins, or the nearest voxel's as published.",
+    help="Labels on the image's grid: from interpolated logits, or the nearest voxel's as published.",
 )
 @_output("--masks", is_flag=True, help="Write IMAGE_seg_masks/: one file a structure, overlaps kept.")
 @_output("--probability", is_flag=True, help="Write IMAGE_seg_probability/: one file a structure, 0 to 1.")
@@ -228,7 +228,7 @@ def _run(
                 options,
                 done=display.done,
                 progress=display.progress,
-                foretold=display.foretold,
+                on_forecast=display.on_forecast,
             )
         except KeyboardInterrupt:
             display.interrupted()

@@ -22,7 +22,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GridTrace:
+class GridTransform:
     """How a file's grid became the network's grid. Made by `plan_grid`.
 
     Attributes:
@@ -92,7 +92,7 @@ class GridTrace:
         return np.asfortranarray(labels)  # NIfTI's order: writing then needs no copy
 
 
-def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) -> GridTrace:
+def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) -> GridTransform:
     """Work out the trace from a file's grid to the grid that `spec` asks for.
 
     Args:
@@ -111,9 +111,11 @@ def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) 
         shape = (shape[order[0]], shape[order[1]], shape[order[2]])
     to_network = None if spec.spacing is None else _resampling(shape, affine, spec.spacing)
     if to_network is None:
-        return GridTrace(flips=flips, order=order, to_network=None, to_file=None, shape=shape, affine=affine)
+        return GridTransform(
+            flips=flips, order=order, to_network=None, to_file=None, shape=shape, affine=affine
+        )
     spaced = matrix_product(affine, to_network.matrix)
-    return GridTrace(
+    return GridTransform(
         flips=flips,
         order=order,
         to_network=to_network,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box, whole
-from gcis_runtime.grids.grid_transform import GridTrace, plan_grid
+from gcis_runtime.grids.grid_transform import GridTransform, plan_grid
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import PreprocessSpec
 
@@ -20,18 +20,18 @@ class NetworkInput:
 
     Attributes:
         source: The volume's voxels, (X, Y, Z) in file order; never changed.
-        trace: The way from the file's grid to the network's and back.
+        transform: The way from the file's grid to the network's and back.
         window: HU that become 0 and 1.
     """
 
     source: NDArray[Any]
-    trace: GridTrace
+    transform: GridTransform
     window: tuple[float, float]
 
     @property
     def array(self) -> NDArray[np.float32]:
         """The whole volume, (X, Y, Z) float32 in [0, 1] on the network's grid; computed at every access."""
-        return self.box(whole(self.trace.shape))
+        return self.box(whole(self.transform.shape))
 
     def box(self, box: Box) -> NDArray[np.float32]:
         """Compute a part of the network's grid; a voxel's value does not depend on the part.
@@ -42,7 +42,7 @@ class NetworkInput:
         Returns:
             (X, Y, Z) of the box, float32 in [0, 1], a new array.
         """
-        moved = self.trace.forward(self.source, box)
+        moved = self.transform.forward(self.source, box)
         # A resampled array is ours alone: mapping it in place saves a copy of the box.
         out = None if np.may_share_memory(moved, self.source) else moved
         return scale_intensity(moved, self.window, out=out)
@@ -53,8 +53,8 @@ def preprocess(volume: Volume, spec: PreprocessSpec) -> NetworkInput:
 
     Same as MONAI's `Orientationd`, `Spacingd(mode="bilinear")`, `ScaleIntensityRanged(clip=True)` to [0, 1].
     """
-    trace = plan_grid(volume.shape, volume.affine, spec)
-    return NetworkInput(source=volume.array, trace=trace, window=spec.intensity_window)
+    transform = plan_grid(volume.shape, volume.affine, spec)
+    return NetworkInput(source=volume.array, transform=transform, window=spec.intensity_window)
 
 
 def scale_intensity(

@@ -19,7 +19,7 @@ _BLOCK = 48
 """Edge of the blocks that the file's grid is cut into; coordinates cost 24 bytes a voxel of a block."""
 
 _PLACE_VOXELS = 1 << 22
-"""A coarse network's tile covers much of the file's grid: without a limit its margins there took 0.5 GB."""
+"""A coarse network's tile covers much of the file's grid: without a limit its logits there took 0.5 GB."""
 
 Found = tuple[Box, NDArray[Any]]
 """A box of the file's grid and its values; zero where a voxel belongs to another tile."""
@@ -45,15 +45,15 @@ class Place(Protocol):
         """
         ...
 
-    def linear(self, margins: NDArray[np.float32], start: Sequence[int]) -> Found | None:
-        """Interpolate margins.
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
+        """Interpolate logits.
 
         Args:
-            margins: The tile with one plane and row of the tiles before it.
-            start: First index of `margins`.
+            logits: The tile with one plane and row of the tiles before it.
+            start: First index of `logits`.
 
         Returns:
-            Where margins may be positive; None where none can be.
+            Where logits may be positive; None where none can be.
         """
         ...
 
@@ -107,8 +107,8 @@ class _AxisPlace:
             values = values.take(index, axis=axis)
         return box, values
 
-    def linear(self, margins: NDArray[np.float32], start: Sequence[int]) -> Found | None:
-        box = self._within(margins, start)
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
+        box = self._within(logits, start)
         if box is None:
             return None
         s, crop, positions = self._sampler, [], []
@@ -116,7 +116,7 @@ class _AxisPlace:
             low, high = int(s.low[axis][box[axis].start]), int(s.high[axis][box[axis].stop - 1])
             crop.append(slice(low - start[axis], high + 1 - start[axis]))
             positions.append(s.position[axis][box[axis]] - low)
-        values: NDArray[Any] = margins[tuple(crop)]
+        values: NDArray[Any] = logits[tuple(crop)]
         for axis in s.order:
             values = lerp_axis(values, positions[axis], axis)
         return box, values
@@ -183,9 +183,9 @@ class _BlockPlace:
         index = tuple(np.rint(c).astype(np.intp) - s for c, s in zip(self._coordinates, start, strict=True))
         return self._spread(values[index])
 
-    def linear(self, margins: NDArray[np.float32], start: Sequence[int]) -> Found | None:
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
         inside = [c - s for c, s in zip(self._coordinates, start, strict=True)]
-        return self._spread(trilinear(margins, inside))
+        return self._spread(trilinear(logits, inside))
 
     def _spread(self, values: NDArray[Any]) -> Found | None:
         if not (values > 0).any():

@@ -31,7 +31,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         key: What it was measured of.
         runs: Runs so far.
         window_seconds: Time of the network for a window that is computed.
-        blend_seconds: Time of adding up a window's margins.
+        blend_seconds: Time of adding up a window's logits.
         voxel_seconds: Time of pre-processing and restoring, by voxel of the file.
         run_bytes: Host memory that the engine's first runs took, beyond loading it; the most so far.
         device_bytes: Device memory of the loaded engine after its first runs; 0 on the CPU.

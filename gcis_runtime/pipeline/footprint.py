@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcis_runtime.bundles.manifest import Manifest
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.carry_over import STAGED_BYTES
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.sliding.schedule import Schedule, schedule
@@ -37,8 +37,8 @@ class Footprint:
     Attributes:
         labels: Label map, masks and probabilities on the file's grid.
         image: The slab that windows are cut from, and resampling it.
-        sums: Margins and weights that wait for more windows.
-        answers: Margins of single windows.
+        sums: Logits and weights that wait for more windows.
+        answers: Logits of single windows.
         restore: Bringing a tile to the file's grid.
     """
 
@@ -60,7 +60,7 @@ class Wanted:
 
     Attributes:
         values: Label values.
-        smooth: Whether margins are interpolated.
+        smooth: Whether logits are interpolated.
         masks: Masks are kept.
         probabilities: Probabilities are kept.
     """
@@ -73,7 +73,7 @@ class Wanted:
 
 def host_footprint(
     plan: WindowPlan,
-    trace: GridTrace,
+    transform: GridTransform,
     shape: Shape3,
     wanted: Wanted,
     *,
@@ -84,23 +84,23 @@ def host_footprint(
 
     Args:
         plan: Window positions.
-        trace: The way between the grids.
+        transform: The way between the grids.
         shape: The file's grid (X, Y, Z).
         wanted: What is made.
         graph_channels: Channels of a window's answer.
         on_disk: Sums that wait for more windows lie in a file.
     """
-    channels, voxels, window = len(wanted.values), _count(shape), _count(plan.roi)
+    channels, voxels, window = len(wanted.values), _count(shape), _count(plan.patch_size)
     plane = _count(plan.padded) // plan.padded[plan.axis]
     answer = graph_channels * window * _FLOAT
     order = schedule(plan)
     waiting = STAGED_BYTES if on_disk else order.waiting_bytes(channels)
     return Footprint(
         labels=_label_bytes(voxels, wanted),
-        image=(plane * plan.roi[plan.axis] + window) * _FLOAT + _resampling(plan, trace),
+        image=(plane * plan.patch_size[plan.axis] + window) * _FLOAT + _resampling(plan, transform),
         sums=order.working_bytes(channels) + waiting + (2 << 20),
         answers=3 * answer,  # the one that is added, and those of two constant windows: air and bone
-        restore=_restoring(order, trace, shape, wanted),
+        restore=_restoring(order, transform, shape, wanted),
     )
 
 
@@ -115,7 +115,7 @@ def activations(manifest: Manifest, *, weights: int, engine: str, batch: int) ->
     """
     features = _FEATURES * float(np.sqrt(weights / _WEIGHTS))
     maps = _MAPS.get(engine, max(_MAPS.values())) * max(1.0, features)
-    return int(maps * _count(manifest.window.roi) * _FLOAT * batch)
+    return int(maps * _count(manifest.window.patch_size) * _FLOAT * batch)
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -131,11 +131,11 @@ def _label_bytes(voxels: int, wanted: Wanted) -> int:
     return voxels * item + masks + probabilities
 
 
-def _resampling(plan: WindowPlan, trace: GridTrace) -> int:
+def _resampling(plan: WindowPlan, transform: GridTransform) -> int:
     """What `GridMap.linear` holds while it makes the first slab's planes."""
-    depth = min(plan.roi[plan.axis], plan.shape[plan.axis])
+    depth = min(plan.patch_size[plan.axis], plan.shape[plan.axis])
     planes = _count(plan.shape) // plan.shape[plan.axis] * depth
-    grid = trace.to_network
+    grid = transform.to_network
     if grid is None:
         return planes * _FLOAT
     if not grid.separable:
@@ -151,18 +151,18 @@ def _resampling(plan: WindowPlan, trace: GridTrace) -> int:
     return _FLOAT * max(a + b for a, b in zip(steps, [*steps[1:], 0], strict=True))
 
 
-def _restoring(order: Schedule, trace: GridTrace, shape: Shape3, wanted: Wanted) -> int:
+def _restoring(order: Schedule, transform: GridTransform, shape: Shape3, wanted: Wanted) -> int:
     """What a tile takes on its way to the file's grid, with the plane and the row that are kept."""
     plan, tile, channels = order.plan, order.tile, len(wanted.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)
-    if trace.to_file is None or not wanted.smooth:
+    if transform.to_file is None or not wanted.smooth:
         return int(_count(tile) * 8 + min(_PLACE, 6 * covered))
     kept = _count(plan.padded) // plan.padded[plan.axis] * channels * _FLOAT
     row = tile[plan.axis] * tile[plan.across[1]] * channels * _FLOAT
     extended = _count(tuple(n + 1 for n in tile)) * _FLOAT
     canvas = _FLOAT + (1 if max(wanted.values) <= 255 else 2)
     place = min(_PLACE, 24 * covered)
-    if not trace.to_file.separable:
+    if not transform.to_file.separable:
         place += 30 * covered  # coordinates of every voxel that the tile decides
     return int(kept + 2 * row + 2 * extended + canvas * covered + place)

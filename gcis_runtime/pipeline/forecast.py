@@ -13,7 +13,7 @@ import numpy as np
 
 from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.errors import MemoryLimitError
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.images.files import voxel_bytes
 from gcis_runtime.pipeline import calibration
 from gcis_runtime.pipeline.calibration import Calibration
@@ -94,12 +94,12 @@ class Sizes:
     """What a forecast is about.
 
     Attributes:
-        trace: The way between the grids.
+        transform: The way between the grids.
         shape: The file's grid.
         wanted: What is made.
     """
 
-    trace: GridTrace
+    transform: GridTransform
     shape: Shape3
     wanted: Wanted
 
@@ -110,7 +110,7 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
     Without a limit, sums of more than `_IN_MEMORY` wait in a temporary file where a disk has room for it.
     With one, steps are taken in this order: sums that wait in such a file (labels stay the same), windows in
     slabs along the axis that needs least (sums are added in another order, so that labels of voxels whose
-    margin is zero but for rounding may change), labels of the nearest voxel in place of interpolated margins.
+    logit is zero but for rounding may change), labels of the nearest voxel in place of interpolated logits.
 
     Args:
         engine: What will compute.
@@ -218,7 +218,7 @@ def _predict(
         seconds += float(np.prod(sizes.shape)) * known.voxel_seconds
     footprint = host_footprint(
         way.plan,
-        sizes.trace,
+        sizes.transform,
         sizes.shape,
         wanted,
         graph_channels=manifest.output.shape[1],
@@ -259,8 +259,10 @@ def _on_device(sizes: Sizes, way: Way, wanted: Wanted) -> tuple[int, int]:
     from gcis_runtime.sliding.cuda.slabs import group_windows  # noqa: PLC0415
     from gcis_runtime.sliding.cuda.workspace import workspace_bytes  # noqa: PLC0415
 
-    margins = wanted.masks or wanted.probabilities
-    finish = choose_finish(way.plan, sizes.trace, values=wanted.values, smooth=wanted.smooth, margins=margins)
+    logits = wanted.masks or wanted.probabilities
+    finish = choose_finish(
+        way.plan, sizes.transform, values=wanted.values, smooth=wanted.smooth, logits=logits
+    )
     return workspace_bytes(
         way.plan,
         group_windows(way.plan),

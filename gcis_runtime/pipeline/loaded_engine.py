@@ -123,19 +123,19 @@ class LoadedEngine:
         """Run the network and refuse an answer that would silently become background."""
         session = self.session
         before = resident_bytes() if self._runs < _FIRST_RUNS else None
-        margins = session.run(window)
+        logits = session.run(window)
         if self._runs < _FIRST_RUNS:
             self._runs += 1
             after = resident_bytes()
             if before is not None and after is not None:
                 self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
-        if not np.isfinite(margins).all():
+        if not np.isfinite(logits).all():
             raise EngineError(
                 f"{session.name} answered with values that are not finite",
                 received=self.info.text,
                 fix="Use --precision fp32 or another --engine.",
             )
-        return margins
+        return logits
 
     def key(self) -> dict[str, str]:
         """Return what the cost of a run depends on; see `calibration`."""

@@ -71,8 +71,8 @@ class Segmentation:
         bundle_sha256: Hash of its manifest, which covers all its files.
         notice: What the bundle says about its use.
         warnings: What is odd about the image.
-        masks: Where each structure's margin is positive, by label value; None unless asked for.
-        probabilities: Sigmoid of each structure's margin times 255, by label value; None unless asked for.
+        masks: Where each structure's logit is positive, by label value; None unless asked for.
+        probabilities: Sigmoid of each structure's logit times 255, by label value; None unless asked for.
     """
 
     labels: NDArray[Any]
@@ -117,7 +117,7 @@ class Segmentation:
         write_labels(path, self.labels, like=self.volume)
 
     def save_masks(self, folder: str | os.PathLike[str], *, suffix: str = ".nii.gz") -> dict[str, str]:
-        """Write each structure's mask: 1 where its margin is positive, even if another's is larger.
+        """Write each structure's mask: 1 where its logit is positive, even if another's is larger.
 
         Args:
             folder: Takes `NAME` + `suffix` of each structure; every file appears whole or not at all.

@@ -40,7 +40,7 @@ class Request:
         foreground: Follow the pre-processing's foreground rule, if it has one.
         max_memory: Most memory that the process may have resident, bytes; None: any.
         progress: Told of every finished window.
-        foretold: Told what the volume will take, before it starts.
+        on_forecast: Told what the volume will take, before it starts.
     """
 
     restore: Restore = DEFAULT_RESTORE
@@ -49,7 +49,7 @@ class Request:
     foreground: bool = True
     max_memory: int | None = None
     progress: Progress | None = None
-    foretold: Callable[[Forecast], None] | None = None
+    on_forecast: Callable[[Forecast], None] | None = None
 
     def __post_init__(self) -> None:
         if self.restore not in get_args(Restore):
@@ -126,19 +126,19 @@ def run_pass(
         image = preprocess(volume, spec)
         laid = lay_windows(image, spec, manifest.window, weights, crop=request.foreground)
     plan = laid.plan
-    boxes = None if region is None else oriented_boxes(region, image.trace, volume.shape)
+    boxes = None if region is None else oriented_boxes(region, image.transform, volume.shape)
     if boxes is not None:
-        plan = windows_touching(plan, image.trace, boxes)
+        plan = windows_touching(plan, image.transform, boxes)
     values = tuple(manifest.labels[channel].value for channel in channels)
     wanted = Wanted(values=values, smooth=True, masks=request.masks, probabilities=request.probabilities)
-    sizes = Sizes(trace=image.trace, shape=volume.shape, wanted=wanted)
+    sizes = Sizes(transform=image.transform, shape=volume.shape, wanted=wanted)
     way, forecast = choose_way(
         engine, sizes, Way(plan=plan, restore=request.restore), allowed=request.max_memory
     )
-    if request.foretold is not None:
-        request.foretold(forecast)
+    if request.on_forecast is not None:
+        request.on_forecast(forecast)
     sink = LabelSink(
-        trace=image.trace, shape=volume.shape, values=values, masks=request.masks,
+        transform=image.transform, shape=volume.shape, values=values, masks=request.masks,
         probabilities=request.probabilities, within=boxes,
     )  # fmt: skip
     total = len(plan.starts)
@@ -164,7 +164,7 @@ def run_pass(
         forecast=forecast,
         restore=way.restore,
         clock=clock,
-        grid=(image.trace.shape, image.trace.affine),
+        grid=(image.transform.shape, image.transform.affine),
     )
 
 

@@ -133,7 +133,7 @@ class Segmenter:
         body_crop: bool | None = None,
         max_memory: int | None = None,
         progress: Progress | None = None,
-        foretold: Callable[[Forecast], None] | None = None,
+        on_forecast: Callable[[Forecast], None] | None = None,
     ) -> Segmentation:
         """Segment one CT volume.
 
@@ -155,7 +155,7 @@ class Segmenter:
             max_memory: Most memory that the process may have resident, bytes: what is predicted to need
                 more is stepped down (`Segmentation.steps`) or refused; None: any.
             progress: Told of every finished window.
-            foretold: Told what the volume will take, before it starts, and again after every fall back.
+            on_forecast: Told what the volume will take, before it starts, and again after every fall back.
 
         Returns:
             The label map on the volume's own grid, with measures and times.
@@ -183,7 +183,7 @@ class Segmenter:
             foreground=body_crop is not False,
             max_memory=max_memory,
             progress=progress,
-            foretold=foretold,
+            on_forecast=on_forecast,
         )
         volume = as_volume(image, affine=affine)
         with self._lock:

@@ -54,7 +54,7 @@ def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowS
     codes = nib.aff2axcodes(affine, labels=(("L", "R"), ("P", "A"), ("I", "S")))
     short = [
         f"{n * s:.0f} of {r * s:.0f} mm {_DIRECTIONS[code]}"
-        for n, r, s, code in zip(shape, window.roi, spacing, codes, strict=True)
+        for n, r, s, code in zip(shape, window.patch_size, spacing, codes, strict=True)
         if n < r
     ]
     if not short:

@@ -1,7 +1,7 @@
 """Regions: boxes of the file's voxels outside which every label is background, and the windows they need.
 
-A voxel's label depends on the margins of the network's voxels around it, and those on every window that
-holds them. All windows that touch a region's margins are run, in the order of the whole plan: inside a region
+A voxel's label depends on the logits of the network's voxels around it, and those on every window that
+holds them. All windows that touch a region's logits are run, in the order of the whole plan: inside a region
 labels equal those of the whole run bit for bit.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gcis_runtime.grids.box import Box
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import Shape3
 
@@ -50,37 +50,37 @@ class Region:
         ]
 
 
-def oriented_boxes(region: Region, trace: GridTrace, shape: Shape3) -> tuple[Box, ...]:
+def oriented_boxes(region: Region, transform: GridTransform, shape: Shape3) -> tuple[Box, ...]:
     """Return a region's boxes on the re-oriented file grid (the network's axes, the file's voxels).
 
     Args:
         region: The region.
-        trace: Re-orientation of the file.
+        transform: Re-orientation of the file.
         shape: The file's grid (X, Y, Z).
     """
     found = []
     for box in region.boxes:
         turned = [
-            slice(n - part.stop, n - part.start) if axis in trace.flips else part
+            slice(n - part.stop, n - part.start) if axis in transform.flips else part
             for axis, (part, n) in enumerate(zip(box, shape, strict=True))
         ]
-        x, y, z = (turned[axis] for axis in trace.order)
+        x, y, z = (turned[axis] for axis in transform.order)
         found.append((x, y, z))
     return tuple(found)
 
 
-def windows_touching(plan: WindowPlan, trace: GridTrace, boxes: Sequence[Box]) -> WindowPlan:
+def windows_touching(plan: WindowPlan, transform: GridTransform, boxes: Sequence[Box]) -> WindowPlan:
     """Return the part of a plan whose windows decide labels of `boxes`.
 
     Args:
         plan: All windows.
-        trace: The way from the file's grid to the network's.
+        transform: The way from the file's grid to the network's.
         boxes: On the re-oriented file grid.
     """
     starts = np.array(plan.starts, dtype=np.int64).reshape(-1, 3)
     kept, before = np.zeros(len(starts), dtype=np.bool_), np.array(plan.before)
     for box in boxes:
-        first, last = trace.around([part.start for part in box], [part.stop - 1 for part in box])
-        ends = starts + np.array(plan.roi)
+        first, last = transform.around([part.start for part in box], [part.stop - 1 for part in box])
+        ends = starts + np.array(plan.patch_size)
         kept |= ((starts <= last + before) & (ends > first + before)).all(axis=1)
     return replace(plan, starts=tuple(s for s, keep in zip(plan.starts, kept, strict=True) if keep))

@@ -98,7 +98,7 @@ def segment_case(
     options: RunOptions,
     *,
     progress: Progress | None = None,
-    foretold: Callable[[Forecast], None] | None = None,
+    on_forecast: Callable[[Forecast], None] | None = None,
 ) -> Segmentation:
     """Segment an image that was read.
 
@@ -116,7 +116,7 @@ def segment_case(
         body_crop=options.body_crop,
         max_memory=options.max_memory,
         progress=progress,
-        foretold=foretold,
+        on_forecast=on_forecast,
     )
 
 

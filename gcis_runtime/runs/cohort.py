@@ -41,7 +41,7 @@ def run_cases(
     *,
     done: Callable[[Outcome], None],
     progress: Callable[[Job], Progress | None] | None = None,
-    foretold: Callable[[Job, Forecast], None] | None = None,
+    on_forecast: Callable[[Job, Forecast], None] | None = None,
 ) -> None:
     """Run cases one after another; a failing one does not stop the others.
 
@@ -55,7 +55,7 @@ def run_cases(
         options: What is wanted of each.
         done: Told how each ended, in order, in this thread.
         progress: Gives what is told of a case's windows.
-        foretold: Told what a case will take, before it starts.
+        on_forecast: Told what a case will take, before it starts.
 
     Raises:
         Exception: An error that is no image's fault, when there is only one case; of several, each may fail.
@@ -73,7 +73,7 @@ def run_cases(
                     following=jobs[number + 1] if number + 1 < len(jobs) else None,
                     catch=EXPECTED if len(jobs) == 1 else (Exception,),
                     progress=None if progress is None else progress(job),
-                    foretold=None if foretold is None else partial(foretold, job),
+                    on_forecast=None if on_forecast is None else partial(on_forecast, job),
                 )
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
@@ -109,13 +109,13 @@ class _Line:
         following: Job | None,
         catch: tuple[type[Exception], ...],
         progress: Progress | None,
-        foretold: Callable[[Forecast], None] | None,
+        on_forecast: Callable[[Forecast], None] | None,
     ) -> None:
         """Compute the case that was read, while the following one is read and the one before is written."""
         alone = self._options.max_memory is not None
         found: tuple[Case, Segmentation] | None = None
         try:
-            found = self._compute(None if alone else following, progress, foretold)
+            found = self._compute(None if alone else following, progress, on_forecast)
         except catch as error:
             if error is self._untold:
                 raise  # that is not this case's fault
@@ -133,7 +133,7 @@ class _Line:
         self,
         following: Job | None,
         progress: Progress | None,
-        foretold: Callable[[Forecast], None] | None,
+        on_forecast: Callable[[Forecast], None] | None,
     ) -> tuple[Case, Segmentation]:
         """Take the case that was read; nothing here keeps it afterwards."""
         ahead, self._ahead = self._ahead, None
@@ -144,7 +144,7 @@ class _Line:
         finally:
             self.read(following)
         step = partial(self._step, progress)
-        found = segment_case(self._segmenter, case, self._options, progress=step, foretold=foretold)
+        found = segment_case(self._segmenter, case, self._options, progress=step, on_forecast=on_forecast)
         return case, found
 
     def _step(self, progress: Progress | None, finished: int, total: int) -> None:

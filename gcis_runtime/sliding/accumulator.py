@@ -1,4 +1,4 @@
-"""Sums of weighted margins that windows add to, and the tiles that leave when no window will add any more."""
+"""Sums of weighted logits that windows add to, and the tiles that leave when no window will add any more."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ cache. A whole window of 96 (3.4 MiB) does not, which made it up to seven times 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tile:
-    """Finished margins of a box of the padded grid.
+    """Finished logits of a box of the padded grid.
 
     Attributes:
         start: First index of the box along X, Y, Z.
-        margins: (C, X, Y, Z) of the box, valid until the next tile. Zero where no window of the plan lies.
+        logits: (C, X, Y, Z) of the box, valid until the next tile. Zero where no window of the plan lies.
     """
 
     start: Shape3
-    margins: NDArray[np.float32]
+    logits: NDArray[np.float32]
 
 
 _Piece = tuple[
     NDArray[np.float32], NDArray[np.float32], list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 ]
-"""Weights, where they add up, and of each channel where its margins add up and the margins."""
+"""Weights, where they add up, and of each channel where its logits add up and the logits."""
 
 
 class Buffers:
-    """Sums of margins and weights that are not finished.
+    """Sums of logits and weights that are not finished.
 
     The strip, a ring, holds the rows of a slab that its windows are adding to, as deep as they are. Rows that
     leave it are finished in the planes that no later slab touches; their other planes wait for the next slab.
@@ -65,13 +65,17 @@ class Buffers:
     ) -> None:
         plan = self._plan = order.plan
         self._weights, self._channels, self._wait, self._workers = weights, channels, waiting, workers
-        self._axes, self._depth, self._wide = (plan.axis, *plan.across), plan.roi[plan.axis], order.wide
+        self._axes, self._depth, self._wide = (
+            (plan.axis, *plan.across),
+            plan.patch_size[plan.axis],
+            order.wide,
+        )
         self._back = np.argsort(self._axes)  # to the grid's axis order, as memory's
         strip = np.zeros((len(channels) + 1, *order.strip_shape), dtype=np.float32)
         self._strip = strip.transpose(0, *(1 + axis for axis in self._axes))
         # Rows that leave have a part of the strip's planes; what restores them wants them in long runs.
         self._room = np.empty(len(channels) * math.prod(order.tile), np.float32)
-        room = max(_CACHED_VOXELS, plan.roi[1] * plan.roi[2])
+        room = max(_CACHED_VOXELS, plan.patch_size[1] * plan.patch_size[2])
         self._scratch = [np.empty(room, dtype=np.float32) for _ in range(workers.count)]
         self._waiting = 0  # planes that wait
         self._first, self._ready = 0, 0  # the slab's
@@ -105,31 +109,31 @@ class Buffers:
                 self._wait.take(first, new[:, : self._waiting])
         self._loaded = stop
 
-    def add(self, start: Shape3, margins: NDArray[np.float32]) -> None:
-        """Add a window's weighted margins (C, X, Y, Z) to the strip."""
+    def add(self, start: Shape3, logits: NDArray[np.float32]) -> None:
+        """Add a window's weighted logits (C, X, Y, Z) to the strip."""
         _, u, v = self._axes
-        roi, pieces, part = self._plan.roi, [], slice(start[v], start[v] + self._plan.roi[v])
+        roi, pieces, part = self._plan.patch_size, [], slice(start[v], start[v] + self._plan.patch_size[v])
         for first, place in self._places(start[u], start[u] + roi[u]):
             index = [slice(None)] * 3
             index[u] = slice(first - start[u], first - start[u] + place.stop - place.start)
-            rows, answers = self._strip[:, :, place, part], margins[:, *index]
+            rows, answers = self._strip[:, :, place, part], logits[:, *index]
             pieces += self._pieces(rows, answers, self._weights[tuple(index)])
         count = len(self._scratch)
         shares = [pieces[worker::count] for worker in range(count)]
         self._workers.each(_accumulate, shares, self._scratch)
 
     def _pieces(
-        self, sums: NDArray[np.float32], margins: NDArray[np.float32], weights: NDArray[np.float32]
+        self, sums: NDArray[np.float32], logits: NDArray[np.float32], weights: NDArray[np.float32]
     ) -> list[_Piece]:
         """Cut the addition of rows of a window into pieces that a cache holds.
 
         Args:
-            sums: Where margins and weights go, (C + 1, a, u, v).
-            margins: The window's, (C, X, Y, Z).
+            sums: Where logits and weights go, (C + 1, a, u, v).
+            logits: The window's, (C, X, Y, Z).
             weights: Its weights, (X, Y, Z).
         """
         *totals, norm = [total.transpose(self._back) for total in sums]
-        answers, (deep, *face) = [margins[channel] for channel in self._channels], weights.shape
+        answers, (deep, *face) = [logits[channel] for channel in self._channels], weights.shape
         step = max(1, _CACHED_VOXELS // math.prod(face))
         cuts = [slice(first, first + step) for first in range(0, deep, step)]
         return [
@@ -158,13 +162,13 @@ class Buffers:
 
     def empty(self, first: int, stop: int) -> Iterator[Tile]:
         """Give planes where no window lies, in tiles no deeper than a window."""
-        axis, depth = self._plan.axis, self._plan.roi[self._plan.axis]
+        axis, depth = self._plan.axis, self._plan.patch_size[self._plan.axis]
         for begin in range(first, stop, depth):
             shape = list(self._plan.padded)
             shape[axis] = min(depth, stop - begin)
             start = tuple(begin if a == axis else 0 for a in range(3))
             zeros = np.broadcast_to(np.float32(0), (len(self._channels), *shape))
-            yield Tile(start=(start[0], start[1], start[2]), margins=zeros)
+            yield Tile(start=(start[0], start[1], start[2]), logits=zeros)
 
     def _tile(self, first: int, row: int, rows: NDArray[np.float32]) -> Tile:
         """Divide sums by their weights; zero where there are none.
@@ -172,30 +176,30 @@ class Buffers:
         Args:
             first: Their first plane.
             row: Their first row.
-            rows: Sums of margins and weights, (C + 1, a, u, v).
+            rows: Sums of logits and weights, (C + 1, a, u, v).
         """
         sums, norm = rows[:-1], rows[-1]
         shape = tuple(sums.shape[1 + axis] for axis in self._back)
         tile = self._room[: len(sums) * math.prod(shape)].reshape(len(sums), *shape)
         covered = None if norm.min(initial=1) > 0 else norm > 0
 
-        def divide(total: NDArray[np.float32], margins: NDArray[np.float32]) -> None:
+        def divide(total: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
             if covered is None:
-                np.divide(total, norm, out=margins)
+                np.divide(total, norm, out=logits)
             else:
-                margins[~covered] = 0
-                np.divide(total, norm, out=margins, where=covered)
+                logits[~covered] = 0
+                np.divide(total, norm, out=logits, where=covered)
 
         self._workers.each(divide, sums, tile.transpose(0, *(1 + axis for axis in self._axes)))
         x, y, z = (i for _, i in sorted(zip(self._axes, (first, row, 0), strict=True)))
-        return Tile(start=(x, y, z), margins=tile)
+        return Tile(start=(x, y, z), logits=tile)
 
 
 def _accumulate(pieces: Sequence[_Piece], scratch: NDArray[np.float32]) -> None:
-    """Add weighted margins and weights, piece by piece; `scratch` holds one piece."""
+    """Add weighted logits and weights, piece by piece; `scratch` holds one piece."""
     for weights, norm, pairs in pieces:
         product = scratch[: weights.size].reshape(weights.shape)
-        for total, margin in pairs:
-            np.multiply(margin, weights, out=product)
+        for total, logit in pairs:
+            np.multiply(logit, weights, out=product)
             np.add(total, product, out=total)
         np.add(norm, weights, out=norm)

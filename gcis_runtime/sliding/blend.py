@@ -24,7 +24,7 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.worker_threads import Workers
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From a window (1, 1, X, Y, Z) to margins (1, C, X, Y, Z), foreground minus background logits."""
+"""From a window (1, 1, X, Y, Z) to logits (1, C, X, Y, Z), foreground minus background logits."""
 
 WindowSource = Callable[[Shape3], NDArray[np.float32]]
 """From a window's start on the padded grid to its content (1, 1, X, Y, Z), contiguous; in plan order."""
@@ -73,7 +73,7 @@ def blend_tiles(
     workers: Workers,
     on_disk: bool = False,
 ) -> Iterator[Tile]:
-    """Run every window of a plan and give finished tiles of blended margins.
+    """Run every window of a plan and give finished tiles of blended logits.
 
     Args:
         order: How the plan's windows run.
@@ -103,7 +103,7 @@ def blend_tiles(
 def _tiles(buffers: Buffers, order: Schedule, windows: WindowSource, predict: Predictor) -> Iterator[Tile]:
     """See `blend_tiles`."""
     plan, edge = order.plan, 0  # every plane before `edge` is finished
-    width = plan.roi[plan.across[0]]
+    width = plan.patch_size[plan.across[0]]
     for slab in order.slabs:
         yield from buffers.empty(edge, slab.first)
         buffers.begin(slab)
@@ -118,22 +118,22 @@ def _tiles(buffers: Buffers, order: Schedule, windows: WindowSource, predict: Pr
     yield from buffers.empty(edge, plan.padded[plan.axis])
 
 
-def margins_to_labels(
-    margins: NDArray[np.float32], *, values: tuple[int, ...], dtype: type[np.unsignedinteger] = np.uint16
+def logits_to_labels(
+    logits: NDArray[np.float32], *, values: tuple[int, ...], dtype: type[np.unsignedinteger] = np.uint16
 ) -> NDArray[np.unsignedinteger]:
-    """Give each voxel the structure with the largest positive margin, else 0; the first wins a tie.
+    """Give each voxel the structure with the largest positive logit, else 0; the first wins a tie.
 
     Args:
-        margins: (C, ...) foreground minus background logits.
+        logits: (C, ...) foreground minus background logits.
         values: Label value of each channel.
         dtype: Type of the labels.
     """
-    labels = np.zeros(margins.shape[1:], dtype=dtype)
-    best = np.zeros(margins.shape[1:], dtype=np.float32)
-    for margin, value in zip(margins, values, strict=True):
-        if margin.max() <= 0:  # most structures are nowhere near
+    labels = np.zeros(logits.shape[1:], dtype=dtype)
+    best = np.zeros(logits.shape[1:], dtype=np.float32)
+    for logit, value in zip(logits, values, strict=True):
+        if logit.max() <= 0:  # most structures are nowhere near
             continue
-        wins = margin > best
+        wins = logit > best
         labels[wins] = value
-        np.maximum(best, margin, out=best)
+        np.maximum(best, logit, out=best)
     return labels

@@ -60,7 +60,7 @@ def lay_windows(
         weights: Blending weight of each voxel of a window, (X, Y, Z).
         crop: Follow the rule; else windows are laid otherwise than in training, which a warning says.
     """
-    everything = plan_windows(image.trace.shape, window)
+    everything = plan_windows(image.transform.shape, window)
     rule = spec.crop
     if rule is None:
         return Layout(plan=everything, weights=weights)
@@ -68,13 +68,13 @@ def lay_windows(
         warning = "windows lie on the whole image: the network was trained on images without the air around"
         return Layout(plan=everything, weights=weights, warnings=(warning,))
     box = foreground_box(image, rule)
-    report: dict[str, Any] = {"margin": rule.margin, "grid": list(image.trace.shape)}
+    report: dict[str, Any] = {"margin": rule.margin, "grid": list(image.transform.shape)}
     warnings: tuple[str, ...] = ()
     if box is None:
         plan = replace(everything, starts=())
         warnings = (f"nothing lies above {spec.intensity_window[0]:g} HU: all is background",)
     else:
-        plan = plan_windows(image.trace.shape, window, within=box)
+        plan = plan_windows(image.transform.shape, window, within=box)
         weights = weights_within(weights, plan, box)
     report["box"] = None if box is None else [[part.start, part.stop] for part in box]
     report["windows_of_whole_grid"] = len(everything.starts)
@@ -88,7 +88,7 @@ def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
     The box of MONAI's `CropForeground(margin=rule.margin, allow_smaller=True)`; None where nothing is above
     0, of which MONAI makes an empty one. Only planes outside the box and six of its own are computed.
     """
-    grid, (low, high) = image.trace.to_network, image.window
+    grid, (low, high) = image.transform.to_network, image.window
     least = 0.0 if grid is None or grid.separable else _NOISE / (high - low)
     box = _reach(image)
     for axis in (2, 1, 0):  # planes that lie together in a file's memory first
@@ -97,7 +97,7 @@ def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
         return None
     x, y, z = (
         slice(max(part.start - rule.margin, 0), min(part.stop + rule.margin, n))
-        for part, n in zip(box, image.trace.shape, strict=True)
+        for part, n in zip(box, image.transform.shape, strict=True)
     )
     return x, y, z
 
@@ -107,14 +107,14 @@ def _reach(image: NetworkInput) -> Box | None:
 
     What is interpolated between values that become 0 becomes 0.
     """
-    source = image.trace.oriented(image.source)
+    source = image.transform.oriented(image.source)
     box = _box_above(source, np.float32(image.window[0]))
     if box is None:
         return None
     # Beyond the file's border its last voxels go on.
     low = [part.start - 1.0 if part.start else -_FAR for part in box]
     high = [float(part.stop) if part.stop < n else _FAR for part, n in zip(box, source.shape, strict=True)]
-    first, last = image.trace.around(low, high)
+    first, last = image.transform.around(low, high)
     x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
     return x, y, z
 

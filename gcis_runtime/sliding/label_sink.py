@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.spec import Shape3
 
 _Piece = tuple[Box, bytes]
@@ -21,7 +21,7 @@ class LabelSink:
     """Collects boxes of labels given on the re-oriented file grid (the network's axes, the file's voxels).
 
     Args:
-        trace: Re-orientation of the file.
+        transform: Re-orientation of the file.
         shape: The file's grid (X, Y, Z).
         values: Label value of each structure.
         masks: Keep a mask of each structure too: structures may overlap, a label map has room for one.
@@ -35,17 +35,17 @@ class LabelSink:
     def __init__(
         self,
         *,
-        trace: GridTrace,
+        transform: GridTransform,
         shape: Shape3,
         values: Sequence[int],
         masks: bool,
         probabilities: bool = False,
         within: Sequence[Box] | None = None,
     ) -> None:
-        self._trace, self._shape, self._values = trace, shape, tuple(values)
+        self._transform, self._shape, self._values = transform, shape, tuple(values)
         self._within = within
         self.labels = np.zeros(shape, dtype=np.uint8 if max(values) <= 255 else np.uint16, order="F")
-        self._target = trace.oriented(self.labels)
+        self._target = transform.oriented(self.labels)
         self._counts = np.zeros(max(values) + 1, dtype=np.int64)
         self._masks: _Pieces | None = [[] for _ in values] if masks else None
         self._probabilities: _Pieces | None = [[] for _ in values] if probabilities else None
@@ -61,7 +61,7 @@ class LabelSink:
         return self._probabilities is not None
 
     @property
-    def wants_margins(self) -> bool:
+    def wants_logits(self) -> bool:
         """Whether labels alone are not enough."""
         return self.wants_masks or self.wants_probabilities
 
@@ -72,7 +72,7 @@ class LabelSink:
         self._counts += np.bincount(labels.ravel(), minlength=len(self._counts))
 
     def put_mask(self, index: int, box: Box, inside: NDArray[np.bool_]) -> None:
-        """Store where structure `index` has a positive margin, one bit a voxel."""
+        """Store where structure `index` has a positive logit, one bit a voxel."""
         inside = self._inside(box, inside)
         if self._masks is not None and inside.any():
             self._masks[index].append((box, np.packbits(inside).tobytes()))
@@ -115,7 +115,7 @@ class LabelSink:
         if pieces is None:
             return None
         return StructureMaps(
-            trace=self._trace,
+            transform=self._transform,
             shape=self._shape,
             pieces=dict(zip(self._values, map(tuple, pieces), strict=True)),
             unpack=unpack,
@@ -128,12 +128,12 @@ class StructureMaps:
     def __init__(
         self,
         *,
-        trace: GridTrace,
+        transform: GridTransform,
         shape: Shape3,
         pieces: dict[int, tuple[_Piece, ...]],
         unpack: Callable[[bytes, int], NDArray[np.uint8]],
     ) -> None:
-        self._trace, self._shape, self._pieces, self._unpack = trace, shape, pieces, unpack
+        self._transform, self._shape, self._pieces, self._unpack = transform, shape, pieces, unpack
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the label values."""
@@ -142,7 +142,7 @@ class StructureMaps:
     def __getitem__(self, value: int) -> NDArray[np.uint8]:
         """Return the map of the structure with label `value`, (X, Y, Z) on the file's grid."""
         out = np.zeros(self._shape, dtype=np.uint8, order="F")
-        target = self._trace.oriented(out)
+        target = self._transform.oriented(out)
         for box, packed in self._pieces[value]:
             shape = tuple(part.stop - part.start for part in box)
             part = target[box]

@@ -24,7 +24,7 @@ from gcis_runtime.system.stage_clock import StageClock
 from gcis_runtime.system.worker_threads import workers
 
 Restore = Literal["smooth", "nearest"]
-"""`"smooth"` interpolates the blended margins at the file's voxels, then compares them; `"nearest"` takes the
+"""`"smooth"` interpolates the blended logits at the file's voxels, then compares them; `"nearest"` takes the
 label of the network's nearest voxel, as the published pipeline does."""
 
 DEFAULT_RESTORE: Restore = "smooth"
@@ -40,7 +40,7 @@ class LabelTask:
     Attributes:
         image: The image on the network's grid, computed a box at a time.
         plan: Window positions on that grid; what no window of it decides is background.
-        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where margins do not count.
+        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where logits do not count.
         padding_value: What lies around an image that is smaller than a window.
         channels: Graph channels that take part.
         values: Label value of each of them.
@@ -106,7 +106,7 @@ class CpuLabeller:
         with workers(self._threads) as threads, clock.stage("blend"):
             restorer = Restorer(
                 plan=task.plan,
-                trace=task.image.trace,
+                transform=task.image.transform,
                 values=task.values,
                 smooth=task.restore == "smooth",
                 sink=sink,

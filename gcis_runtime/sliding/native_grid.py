@@ -1,8 +1,8 @@
-"""Finished tiles of margins become labels on the file's grid, tile by tile.
+"""Finished tiles of logits become labels on the file's grid, tile by tile.
 
 A file voxel belongs to the tile that completes what it depends on: with linear interpolation that is the tile
 that holds its upper neighbours, so that of earlier tiles only the last plane and the last row are kept.
-Nothing is computed where no margin is positive: between margins of at most zero, interpolation gives none
+Nothing is computed where no logit is positive: between logits of at most zero, interpolation gives none
 above (also as rounded). A voxel's label does not depend on how the grid was cut into tiles.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.grids.samplers import AxisSampler, BlockSampler, Place
 from gcis_runtime.sliding.accumulator import Tile
-from gcis_runtime.sliding.blend import margins_to_labels
+from gcis_runtime.sliding.blend import logits_to_labels
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.sliding.probability import scaled, shifted
@@ -31,19 +31,19 @@ class Restorer:
 
     Args:
         plan: How the tiles lie.
-        trace: The way to the file's grid.
+        transform: The way to the file's grid.
         values: Label value of each channel of the tiles.
-        smooth: Interpolate margins, then compare them (smooth boundaries); else take the label of the
+        smooth: Interpolate logits, then compare them (smooth boundaries); else take the label of the
             network's nearest voxel. The same where nothing was resampled.
         sink: Takes the labels.
-        workers: Compare margins.
+        workers: Compare logits.
     """
 
     def __init__(
         self,
         *,
         plan: WindowPlan,
-        trace: GridTrace,
+        transform: GridTransform,
         values: tuple[int, ...],
         smooth: bool,
         sink: LabelSink,
@@ -51,9 +51,9 @@ class Restorer:
     ) -> None:
         self._workers = workers
         self._plan, self._values, self._sink = plan, values, sink
-        smooth = smooth and trace.to_file is not None
+        smooth = smooth and transform.to_file is not None
         same = GridMap(matrix=np.eye(4), shape_in=plan.shape, shape_out=plan.shape)
-        grid = trace.to_file or same
+        grid = transform.to_file or same
         by_axis = grid.separable and (smooth or not grid.noise_breaks_ties())
         self._sampler = (AxisSampler if by_axis else BlockSampler)(grid, smooth=smooth)
         self._border = _Border(plan, len(values)) if smooth else None
@@ -70,7 +70,7 @@ class Restorer:
             self._border.keep(inner)
 
     def add_labels(self, start: Shape3, labels: NDArray[np.unsignedinteger]) -> None:
-        """Take labels that were compared elsewhere in place of a tile; not where margins are needed.
+        """Take labels that were compared elsewhere in place of a tile; not where logits are needed.
 
         Args:
             start: First index on the padded grid.
@@ -82,28 +82,28 @@ class Restorer:
             self._put(start, labels[index], self._sampler.places(start, labels[index].shape))
 
     def _nearest(self, tile: Tile) -> None:
-        places = self._sampler.places(tile.start, tile.margins.shape[1:])
+        places = self._sampler.places(tile.start, tile.logits.shape[1:])
         if self._sink.wants_masks:
-            for index, margin in enumerate(tile.margins):
+            for index, logit in enumerate(tile.logits):
                 for place in places:
-                    found = place.nearest(margin > 0, tile.start)
+                    found = place.nearest(logit > 0, tile.start)
                     if found is not None:
                         self._sink.put_mask(index, *found)
         if self._sink.wants_probabilities:
-            for index, margin in enumerate(tile.margins):
-                probability = scaled(shifted(margin))
+            for index, logit in enumerate(tile.logits):
+                probability = scaled(shifted(logit))
                 for place in places:
                     found = place.nearest(probability, tile.start)
                     if found is not None:
                         self._sink.put_probability(index, *found)
-        self._put(tile.start, self._labels(tile.margins), places)
+        self._put(tile.start, self._labels(tile.logits), places)
 
-    def _labels(self, margins: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
-        """Compare margins (C, X, Y, Z), parts of X side by side."""
-        labels = np.empty(margins.shape[1:], dtype=self._sink.labels.dtype)
+    def _labels(self, logits: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+        """Compare logits (C, X, Y, Z), parts of X side by side."""
+        labels = np.empty(logits.shape[1:], dtype=self._sink.labels.dtype)
 
         def compare(part: slice) -> None:
-            labels[part] = margins_to_labels(margins[:, part], values=self._values, dtype=labels.dtype.type)
+            labels[part] = logits_to_labels(logits[:, part], values=self._values, dtype=labels.dtype.type)
 
         self._workers.share(len(labels), compare)
         return labels
@@ -115,7 +115,7 @@ class Restorer:
                 self._sink.put(*found)
 
     def _smooth(self, tile: Tile, border: _Border) -> None:
-        places = self._sampler.places(tile.start, tile.margins.shape[1:])
+        places = self._sampler.places(tile.start, tile.logits.shape[1:])
         canvases = [_Canvas(place.box, self._sink.labels.dtype) for place in places]
         for index, value in enumerate(self._values):
             if not places:
@@ -124,9 +124,9 @@ class Restorer:
                 self._smooth_probability(tile, border, index, places)
             if not border.any_positive(tile, index):
                 continue
-            margins, start = border.extended(tile, index)
+            logits, start = border.extended(tile, index)
             for place, canvas in zip(places, canvases, strict=True):
-                found = place.linear(margins, start)
+                found = place.linear(logits, start)
                 if found is None:
                     continue
                 canvas.compare(*found, value)
@@ -137,8 +137,8 @@ class Restorer:
                 self._sink.put(canvas.box, canvas.labels)
 
     def _smooth_probability(self, tile: Tile, border: _Border, index: int, places: Iterable[Place]) -> None:
-        margins, start = border.extended(tile, index)
-        values = shifted(margins)
+        logits, start = border.extended(tile, index)
+        values = shifted(logits)
         for place in places:
             found = place.linear(values, start)
             if found is not None:
@@ -154,17 +154,17 @@ class _Canvas:
         self.labels = np.zeros(shape, dtype=dtype)
         self._best = np.zeros(shape, dtype=np.float32)
 
-    def compare(self, box: Box, margins: NDArray[np.float32], value: int) -> None:
-        """Give `value` to the voxels of `box` whose margin is the largest so far and positive."""
+    def compare(self, box: Box, logits: NDArray[np.float32], value: int) -> None:
+        """Give `value` to the voxels of `box` whose logit is the largest so far and positive."""
         inner = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(box, self.box, strict=True))
         best = self._best[inner]
-        self.labels[inner][margins > best] = value
-        np.maximum(best, margins, out=best)
+        self.labels[inner][logits > best] = value
+        np.maximum(best, logits, out=best)
         self.touched = True
 
 
 class _Border:
-    """The margins around a tile that earlier tiles have had: a plane before it, and a row.
+    """The logits around a tile that earlier tiles have had: a plane before it, and a row.
 
     Arrays are views ordered (channel, a, u, v) as in `blend`.
     """
@@ -180,7 +180,7 @@ class _Border:
         """Tell whether channel `index` is positive in the tile or the border before it."""
         rows = self._rows(tile)
         return bool(
-            tile.margins[index].max() > 0
+            tile.logits[index].max() > 0
             or self._plane[index, rows].max() > 0
             or self._row[index].max(initial=0) > 0
             or self._corner[index].max() > 0
@@ -191,11 +191,11 @@ class _Border:
         a, u, _ = self._order
         before = [0, 0, 0]
         before[a], before[u] = int(tile.start[a] > 0), int(tile.start[u] > 0)
-        shape = tuple(n + b for n, b in zip(tile.margins.shape[1:], before, strict=True))
+        shape = tuple(n + b for n, b in zip(tile.logits.shape[1:], before, strict=True))
         out = np.empty(shape, dtype=np.float32)
         view = out.transpose(self._order)
         plane, row = before[a], before[u]
-        view[plane:, row:] = tile.margins[index].transpose(self._order)
+        view[plane:, row:] = tile.logits[index].transpose(self._order)
         if plane:
             view[0, row:] = self._plane[index, self._rows(tile)]
         if row:
@@ -207,7 +207,7 @@ class _Border:
     def keep(self, tile: Tile) -> None:
         """Remember the tile's last plane and last row."""
         rows = self._rows(tile)
-        view = tile.margins.transpose(0, *(axis + 1 for axis in self._order))
+        view = tile.logits.transpose(0, *(axis + 1 for axis in self._order))
         self._corner = self._plane[:, rows.stop - 1].copy()  # what lay before the plane that is stored now
         if self._row.shape[1] != view.shape[1]:
             self._row = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
@@ -216,13 +216,13 @@ class _Border:
 
     def _rows(self, tile: Tile) -> slice:
         u = self._order[1]
-        return slice(tile.start[u], tile.start[u] + tile.margins.shape[1 + u])
+        return slice(tile.start[u], tile.start[u] + tile.logits.shape[1 + u])
 
 
 def _unpadded(tile: Tile, plan: WindowPlan) -> Tile | None:
     """Return the part of a tile that lies on the unpadded grid, in its indices; None when nothing does."""
-    part = _inside(tile.start, tile.margins.shape[1:], plan)
-    return None if part is None else Tile(start=part[0], margins=tile.margins[:, *part[1]])
+    part = _inside(tile.start, tile.logits.shape[1:], plan)
+    return None if part is None else Tile(start=part[0], logits=tile.logits[:, *part[1]])
 
 
 def _inside(start: Shape3, shape: Sequence[int], plan: WindowPlan) -> tuple[Shape3, Box] | None:

@@ -30,7 +30,7 @@ class WindowPlan:
         shape: The unpadded grid (X, Y, Z).
         before: Voxels of padding before each axis.
         padded: The padded grid.
-        roi: Window size.
+        patch_size: Window size.
         axis: Slab axis: windows are ordered by their start along it, then along the others.
         starts: First index of each window on the padded grid. To leave windows out,
             `dataclasses.replace` this tuple by a part of it in the same order.
@@ -39,7 +39,7 @@ class WindowPlan:
     shape: Shape3
     before: Shape3
     padded: Shape3
-    roi: Shape3
+    patch_size: Shape3
     axis: int
     starts: tuple[Shape3, ...]
 
@@ -57,7 +57,9 @@ class WindowPlan:
         firsts, lasts = np.min(self.starts, axis=0), np.max(self.starts, axis=0)
         x, y, z = (
             slice(max(int(first) - b, 0), min(int(last) + r - b, n))
-            for first, last, r, b, n in zip(firsts, lasts, self.roi, self.before, self.shape, strict=True)
+            for first, last, r, b, n in zip(
+                firsts, lasts, self.patch_size, self.before, self.shape, strict=True
+            )
         )
         return x, y, z
 
@@ -80,7 +82,7 @@ def plan_windows(
     """
     part = whole(shape) if within is None else within
     sizes = [p.stop - p.start for p in part]
-    laid = [max(n, r) for n, r in zip(sizes, spec.roi, strict=True)]
+    laid = [max(n, r) for n, r in zip(sizes, spec.patch_size, strict=True)]
     firsts = [p.start - (m - n) // 2 for p, m, n in zip(part, laid, sizes, strict=True)]
     before = tuple(max(0, -first) for first in firsts)
     padded = tuple(max(n, first + m) + b for n, first, m, b in zip(shape, firsts, laid, before, strict=True))
@@ -88,13 +90,13 @@ def plan_windows(
         axis = 2 if padded[2] * _PREFER_Z >= max(padded) else int(np.argmax(padded))
     along = [
         [first + b + start for start in axis_starts(m, r, spec.overlap)]
-        for first, b, m, r in zip(firsts, before, laid, spec.roi, strict=True)
+        for first, b, m, r in zip(firsts, before, laid, spec.patch_size, strict=True)
     ]
     count = math.prod(map(len, along))
     if count > MAX_WINDOWS:
         raise ImageError(
             "the image would take too many windows",
-            received=f"{count} windows of {spec.roi} voxels at overlap {spec.overlap:g} in {shape}",
+            received=f"{count} windows of {spec.patch_size} voxels at overlap {spec.overlap:g} in {shape}",
             expected=f"at most {MAX_WINDOWS}",
             fix="Use a bundle with less overlap or a larger voxel size.",
         )
@@ -102,7 +104,7 @@ def plan_windows(
         shape=shape,
         before=(before[0], before[1], before[2]),
         padded=(padded[0], padded[1], padded[2]),
-        roi=spec.roi,
+        patch_size=spec.patch_size,
         axis=axis,
         starts=tuple((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
     )
@@ -129,9 +131,9 @@ def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
     Gaussian weights are clamped from below at their minimum or 0.001, whichever is larger.
     """
     if spec.blend == "constant":
-        return np.ones(spec.roi, dtype=np.float32)
+        return np.ones(spec.patch_size, dtype=np.float32)
     profiles = []
-    for size in spec.roi:
+    for size in spec.patch_size:
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         profiles.append(np.exp(x**2 / np.float32(-2 * (size * spec.sigma_scale) ** 2)))
     weights = profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
@@ -142,7 +144,7 @@ def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
 def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) -> NDArray[np.float32]:
     """Return the blending weights of windows that were laid on a part of the grid: zero outside the part.
 
-    Where the part is smaller than a window, every window reaches over it by the same voxels, whose margins
+    Where the part is smaller than a window, every window reaches over it by the same voxels, whose logits
     count for nothing. Returned as they are where none does.
 
     Args:
@@ -151,7 +153,7 @@ def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) 
         within: The part.
     """
     inside: list[slice] = []
-    for axis, (part, roi) in enumerate(zip(within, plan.roi, strict=True)):
+    for axis, (part, roi) in enumerate(zip(within, plan.patch_size, strict=True)):
         first = part.start + plan.before[axis] - plan.starts[0][axis]
         size = part.stop - part.start
         inside.append(slice(first, first + size) if size < roi else slice(0, roi))
@@ -191,10 +193,12 @@ class WindowReader:
         workers: Workers = ALONE,
     ) -> None:
         self._box, self._plan, self._workers = box, plan, workers
-        shape = tuple(plan.roi[a] if a == plan.axis else plan.padded[a] for a in range(3))
+        shape = tuple(plan.patch_size[a] if a == plan.axis else plan.padded[a] for a in range(3))
         self._slab = np.full(shape, padding_value, dtype=np.float32)
         self._padding = padding_value
-        self._window = np.empty(plan.roi, dtype=np.float32)  # one for all: fresh memory costs page faults
+        self._window = np.empty(
+            plan.patch_size, dtype=np.float32
+        )  # one for all: fresh memory costs page faults
         self._first: int | None = None
 
     def __call__(self, start: Shape3) -> NDArray[np.float32]:
@@ -206,7 +210,7 @@ class WindowReader:
         if start[self._plan.axis] != self._first:
             self._move(start[self._plan.axis])
         index = tuple(
-            slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.roi[a])
+            slice(None) if a == self._plan.axis else slice(start[a], start[a] + self._plan.patch_size[a])
             for a in range(3)
         )
         source, target = self._slab[index], self._window
@@ -216,7 +220,7 @@ class WindowReader:
     def _move(self, first: int) -> None:
         """Advance the slab and compute only its new planes."""
         plan, axis = self._plan, self._plan.axis
-        depth = plan.roi[axis]
+        depth = plan.patch_size[axis]
         step = depth if self._first is None else first - self._first
         kept = max(0, depth - step) if step > 0 else 0
         advance(self._slab, axis, step, kept)

@@ -1,6 +1,6 @@
-"""Foreground probabilities in 8 bits a voxel: the sigmoid of the blended margin.
+"""Foreground probabilities in 8 bits a voxel: the sigmoid of the blended logit.
 
-Restoring works on boxes where values are positive. So margins are shifted first, by so much that whatever is
+Restoring works on boxes where values are positive. So logits are shifted first, by so much that whatever is
 at most zero afterwards has a probability that rounds to 0 of 255.
 """
 
@@ -16,17 +16,17 @@ _SHIFT = np.float32(6.3)
 """255 / (1 + exp(6.3)) is 0.47, which rounds to 0."""
 
 
-def shifted(margins: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return margins moved up so that every probability above zero is positive.
+def shifted(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return logits moved up so that every probability above zero is positive.
 
     Args:
-        margins: Blended margins; exactly 0 where no window lay, which then has probability 0.
+        logits: Blended logits; exactly 0 where no window lay, which then has probability 0.
     """
-    return np.where(margins == 0, np.float32(0), margins + _SHIFT)
+    return np.where(logits == 0, np.float32(0), logits + _SHIFT)
 
 
 def scaled(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return 255 times the sigmoid of margins that `shifted` moved, rounded; 0 for values of at most 0."""
+    """Return 255 times the sigmoid of logits that `shifted` moved, rounded; 0 for values of at most 0."""
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and the probability 0
         out: NDArray[np.uint8] = np.rint(FULL / (1 + np.exp(_SHIFT - values))).astype(np.uint8)
     return out

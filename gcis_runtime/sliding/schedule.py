@@ -67,7 +67,9 @@ class Schedule:
     @property
     def strip_shape(self) -> Shape3:
         """Return the size of a row of windows in the grid's axis order."""
-        return self._shape(planes=self.plan.roi[self.plan.axis], rows=self.plan.roi[self.plan.across[0]])
+        return self._shape(
+            planes=self.plan.patch_size[self.plan.axis], rows=self.plan.patch_size[self.plan.across[0]]
+        )
 
     @property
     def waiting_shape(self) -> Shape3:
@@ -80,7 +82,7 @@ class Schedule:
         return size[0], size[1], size[2]
 
     def waiting_bytes(self, channels: int) -> int:
-        """Return the bytes of sums of margins and weights that wait."""
+        """Return the bytes of sums of logits and weights that wait."""
         return 4 * (channels + 1) * math.prod(self.waiting_shape)
 
     def working_bytes(self, channels: int) -> int:
@@ -90,7 +92,7 @@ class Schedule:
 
 def schedule(plan: WindowPlan) -> Schedule:
     """Return how a plan's windows run."""
-    depth, (u, _) = plan.roi[plan.axis], plan.across
+    depth, (u, _) = plan.patch_size[plan.axis], plan.across
     groups = [(first, tuple(windows)) for first, windows in groupby(plan.starts, key=lambda s: s[plan.axis])]
     ends = [first for first, _ in groups[1:]] + [plan.padded[plan.axis] + depth]
     slabs = tuple(
@@ -102,7 +104,7 @@ def schedule(plan: WindowPlan) -> Schedule:
         plan=plan,
         slabs=slabs,
         waiting=max((depth - slab.ready for slab in slabs), default=0),
-        wide=min(plan.roi[u], max(finished, default=plan.roi[u])),
+        wide=min(plan.patch_size[u], max(finished, default=plan.patch_size[u])),
     )
 
 

@@ -72,7 +72,7 @@ def draw_window(
     chosen = _choose_targets(known, options.max_prompts, rng)
     labelled = rng.random() < options.labelled_share
     if options.crop == "inside":
-        centre = _centre_inside(case, chosen, options.window.roi, labelled=labelled, rng=rng)
+        centre = _centre_inside(case, chosen, options.window.patch_size, labelled=labelled, rng=rng)
     else:
         centre = _centre(case, chosen, labelled=labelled, rng=rng)
     wish = rng.random(3) < np.asarray(a.flip)
@@ -84,7 +84,7 @@ def draw_window(
             flip[case.left_right], names = False, [case.prompts[i] for i in chosen]
     warp = rng.random() < a.affine
     turns = int(rng.integers(1, 4)) if rng.random() < a.rotate90 else 0
-    if options.window.roi[0] != options.window.roi[1]:
+    if options.window.patch_size[0] != options.window.patch_size[1]:
         turns = 2 if turns else 0  # a quarter turn would change the window's shape
     return WindowDraw(
         centre=centre,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gcis_runtime.grids.grid_transform import GridTrace, plan_grid
+from gcis_runtime.grids.grid_transform import GridTransform, plan_grid
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import Case
 from gcis_train.data.images import read_grid, read_mask
@@ -22,7 +22,7 @@ from gcis_train.metrics import dice
 WAYS = {
     "nearest": "labels to the grid by nearest voxel, as training does, and back the same way, as "
     "gcis-run --restore nearest does",
-    "smooth": "partial volumes to the grid and back by linear interpolation, cut at one half: what margins "
+    "smooth": "partial volumes to the grid and back by linear interpolation, cut at one half: what logits "
     "hold that gcis-run interpolates before it decides, its default",
 }
 
@@ -61,24 +61,24 @@ def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float
     spec = msgspec.structs.replace(spec, foreground=msgspec.UNSET)
     grid = read_grid(case.image)
     x, y, z = grid.shape
-    trace = plan_grid((x, y, z), grid.affine, spec)
+    transform = plan_grid((x, y, z), grid.affine, spec)
     learned = load_case(case, spec)  # the very masks that training sees
     found = []
     for index, target in enumerate(case.targets):
         truth = read_mask(target)
-        nearest = trace.restore(learned.mask(index).astype(np.uint8)) > 0
-        smooth = _smooth(truth, trace)
+        nearest = transform.restore(learned.mask(index).astype(np.uint8)) > 0
+        smooth = _smooth(truth, transform)
         found.append(("nearest", target.prompt, dice(nearest, truth)))
         found.append(("smooth", target.prompt, dice(smooth, truth)))
     return found
 
 
-def _smooth(truth: npt.NDArray[np.bool_], trace: GridTrace) -> npt.NDArray[np.bool_]:
+def _smooth(truth: npt.NDArray[np.bool_], transform: GridTransform) -> npt.NDArray[np.bool_]:
     """Bring a mask's partial volumes to the network's grid and back, linearly, and cut at one half."""
-    share = trace.forward(truth.astype(np.float32))
-    if trace.to_file is not None:
-        share = trace.to_file.linear(share)
-    back = np.flip(share.transpose(np.argsort(trace.order)), trace.flips)
+    share = transform.forward(truth.astype(np.float32))
+    if transform.to_file is not None:
+        share = transform.to_file.linear(share)
+    back = np.flip(share.transpose(np.argsort(transform.order)), transform.flips)
     return np.asarray(back > 0.5)
 
 

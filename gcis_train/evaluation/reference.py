@@ -43,15 +43,15 @@ def reference_labels(
 
     Args:
         image: CT file.
-        predictor: Windows (B, 1, *roi) to margins (B, P, *roi), foreground minus background.
+        predictor: Windows (B, 1, *roi) to logits (B, P, *roi), foreground minus background.
         preprocess: What the network expects.
         window: How windows lie and are blended.
         restore: `"nearest"` as the published code: labels, then back to the file's grid; `"smooth"` takes the
-            margins back by linear interpolation and compares them there.
+            logits back by linear interpolation and compares them there.
         device: Where the network runs; the CPU when None.
 
     Returns:
-        (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where margin `p` is the largest and positive.
+        (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where logit `p` is the largest and positive.
     """
     geometry = geometry_of(preprocess)
     loaded = EnsureChannelFirst(channel_dim="no_channel")(load_tensor(image))
@@ -61,9 +61,9 @@ def reference_labels(
     crop = None if preprocess.crop is None else cropper(preprocess.crop)
     content = scaled if crop is None else crop(scaled)
     with torch.no_grad():
-        margins = sliding_window_inference(
+        logits = sliding_window_inference(
             content.as_tensor()[None].float().to(device or "cpu"),
-            roi_size=window.roi,
+            roi_size=window.patch_size,
             sw_batch_size=1,
             predictor=predictor,
             overlap=window.overlap,
@@ -72,10 +72,10 @@ def reference_labels(
             cval=window.padding_value,
         )
     if crop is not None:
-        margins = undo_crop(margins[0].cpu(), content, crop)[None]
+        logits = undo_crop(logits[0].cpu(), content, crop)[None]
     if restore == "smooth":
-        margins = undo_geometry(margins[0].cpu(), moved, geometry, mode="bilinear")[None]
-    best, channel = margins[0].max(0)
+        logits = undo_geometry(logits[0].cpu(), moved, geometry, mode="bilinear")[None]
+    best, channel = logits[0].max(0)
     labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().float()
     if restore == "nearest":
         labels = undo_geometry(labels[None], moved, geometry, mode="nearest")[0]
@@ -93,7 +93,7 @@ def geometry_of(spec: PreprocessSpec) -> Compose:
 
 
 def undo_crop(values: Tensor, content: MetaTensor, crop: CropForeground) -> Tensor:
-    """Bring values on the cropped grid back to the network's, with zeros outside: margins of background.
+    """Bring values on the cropped grid back to the network's, with zeros outside: logits of background.
 
     Args:
         values: (C, X, Y, Z) on the grid of `content`.

@@ -106,6 +106,6 @@ def _skip(features: tuple[Tensor, ...], index: int) -> Tensor | None:
     return features[5 - index] if 1 <= index <= 5 else None
 
 
-def margin(logits: Tensor) -> Tensor:
+def foreground_logit(logits: Tensor) -> Tensor:
     """Foreground minus background: (B, 2, X, Y, Z) -> (B, 1, X, Y, Z)."""
     return torch.sub(logits[:, 1:2], logits[:, 0:1])

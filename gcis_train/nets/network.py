@@ -1,4 +1,4 @@
-"""The routed network and its static twin."""
+"""The routed network and its static static."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.decoder import Decoder, margin
+from gcis_train.nets.decoder import Decoder, foreground_logit
 from gcis_train.nets.encoder import Encoder
 from gcis_train.nets.pathway import Pathway
 
@@ -81,27 +81,27 @@ class StaticGcisNet(nn.Module):
 
     @classmethod
     def resolved(cls, net: GcisNet | StaticGcisNet, pathways: Sequence[Pathway]) -> StaticGcisNet:
-        """Return the static twin of a routed network, or part of a static one, with copies of its weights.
+        """Return the static network of a routed network, or part of a static one, with copies of its weights.
 
         Raises:
             CheckpointError: The network lacks a block of a pathway.
         """
-        twin = cls(net.config, pathways)
+        static = cls(net.config, pathways)
         state = net.state_dict()
-        missing = [name for name in twin.state_dict() if name not in state]
+        missing = [name for name in static.state_dict() if name not in state]
         if missing:
             raise CheckpointError(
                 "the network lacks blocks of the pathway",
                 received=", ".join(missing[:3]),
                 expected=f"indices below {net.config.pathways}",
             )
-        twin.load_state_dict({name: state[name] for name in twin.state_dict()})
-        return twin.train(net.training)
+        static.load_state_dict({name: state[name] for name in static.state_dict()})
+        return static.train(net.training)
 
     def logits(self, image: Tensor) -> list[Tensor]:
         """Return each prompt's logits (B, 2, X, Y, Z)."""
         return self.decoder.branch(self.encoder(image), self.pathways)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return each prompt's margin, foreground minus background: (B, prompts, X, Y, Z)."""
-        return torch.cat([margin(x) for x in self.logits(image)], dim=1)
+        """Return each prompt's logit, foreground minus background: (B, prompts, X, Y, Z)."""
+        return torch.cat([foreground_logit(x) for x in self.logits(image)], dim=1)

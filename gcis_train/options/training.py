@@ -86,7 +86,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     network: NetworkConfig = NetworkConfig()
     preprocess: PreprocessSpec = PreprocessSpec()
-    window: WindowSpec = WindowSpec(roi=(128, 128, 128))
+    window: WindowSpec = WindowSpec(patch_size=(128, 128, 128))
     augment: AugmentSpec = AugmentSpec()
     seed: int = 0
     batch_size: int = 1

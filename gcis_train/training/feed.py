@@ -130,7 +130,7 @@ class Feed:
             volume = self._volume(index, epoch)
             rng = np.random.default_rng([o.seed, epoch, item, window])
             draw = draw_window(volume, o, prompts=self._prompts, only=only, rng=rng)
-            image, mask = cut_window(volume, draw, o.window.roi, clip=o.augment.intensity_clip)
+            image, mask = cut_window(volume, draw, o.window.patch_size, clip=o.augment.intensity_clip)
             names.append(volume.name)
             images.append(image)
             masks.append(mask)
@@ -138,7 +138,7 @@ class Feed:
             seeds.append(int(rng.integers(2**62)))
         return Batch(
             names=tuple(names),
-            images=torch.stack(images) if images else torch.zeros((0, 1, *o.window.roi)),
+            images=torch.stack(images) if images else torch.zeros((0, 1, *o.window.patch_size)),
             masks=tuple(masks),
             prompts=tuple(prompts),
             seeds=tuple(seeds),

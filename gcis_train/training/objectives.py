@@ -90,7 +90,7 @@ class Objective(Protocol):
         """
 
     def evaluator(self) -> StaticGcisNet:
-        """Return a static network that gives every prompt's margin."""
+        """Return a static network that gives every prompt's logit."""
 
 
 class RoutedObjective:
@@ -169,7 +169,7 @@ class RoutedObjective:
             return {p: self.net.resolve(e.to(device)) for p, e in self._embeddings.items()}
 
     def evaluator(self) -> StaticGcisNet:
-        """Return the static twin of the prompts' pathways."""
+        """Return the static network of the prompts' pathways."""
         device = next(self.net.parameters()).device
         return StaticGcisNet.resolved(self.net, list(self.pathways().values())).to(device).eval()
 

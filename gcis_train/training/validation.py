@@ -21,7 +21,7 @@ def validate(
     """Return the Dice of every labelled structure, by prompt; a prompt without a case has no entry.
 
     Args:
-        net: Gives the margins of `prompts`, in this order.
+        net: Gives the logits of `prompts`, in this order.
         prompts: Channels of the network.
         volumes: Pre-processed cases.
         options: Window and overlap.
@@ -31,9 +31,9 @@ def validate(
     for volume in volumes:
         image = torch.from_numpy(volume.image.astype(np.float32))[None, None].to(device)
         with torch.no_grad():
-            margins = sliding_window_inference(
+            logits = sliding_window_inference(
                 image,
-                roi_size=options.window.roi,
+                roi_size=options.window.patch_size,
                 sw_batch_size=1,
                 predictor=net,
                 overlap=options.validation_overlap,
@@ -41,7 +41,7 @@ def validate(
                 sigma_scale=options.window.sigma_scale,
                 cval=options.window.padding_value,
             )
-        best, channel = margins[0].max(0)
+        best, channel = logits[0].max(0)
         labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().numpy()
         for index, prompt in enumerate(volume.prompts):
             if prompt not in prompts:
@@ -63,7 +63,7 @@ def validate_share(
     """Validate with every process taking its share of the cases; every one returns all scores.
 
     Args:
-        net: Gives the margins of `prompts`, in this order.
+        net: Gives the logits of `prompts`, in this order.
         prompts: Channels of the network.
         volumes: Pre-processed cases; each process reads only its own.
         options: Window and overlap.

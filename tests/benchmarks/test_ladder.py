@@ -39,7 +39,7 @@ def _network() -> Network:
         net=net,
         prompts=PROMPTS,
         preprocess=PreprocessSpec(orientation="RAS", spacing=(6.0, 6.0, 6.0)),
-        window=WindowSpec(roi=(64, 64, 64)),
+        window=WindowSpec(patch_size=(64, 64, 64)),
     )
 
 

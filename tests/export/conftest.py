@@ -17,11 +17,11 @@ from tests.support.export_cases import ROI, Case, load_case, write_checkpoint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Built:
-    """A conformance case with its exportable twin, its margins (B, prompts, ...) and its ONNX file."""
+    """A conformance case with its exportable export_model, its logits (B, prompts, ...) and its ONNX file."""
 
     case: Case
-    twin: ExportNet
-    margins: torch.Tensor
+    export_model: ExportNet
+    logits: torch.Tensor
     model: onnx.ModelProto
     file: Path
 
@@ -30,13 +30,13 @@ class Built:
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Each conformance case, exported."""
     case = load_case(request.param)
-    twin = ExportNet(case.static, ROI)
+    export_model = ExportNet(case.static, ROI)
     with torch.no_grad():
-        margins = torch.cat([twin(window[None]) for window in case.image])
-    model = to_onnx(twin)
+        logits = torch.cat([export_model(window[None]) for window in case.image])
+    model = to_onnx(export_model)
     file = tmp_path_factory.mktemp("graph") / f"{request.param}.onnx"
     file.write_bytes(model.SerializeToString(deterministic=True))
-    return Built(case=case, twin=twin, margins=margins, model=model, file=file)
+    return Built(case=case, export_model=export_model, logits=logits, model=model, file=file)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def write_bundle_of(built, folder, **preprocess):
     manifest = Manifest(
         name="agreement", created="2026-01-01T00:00:00Z", notice="",
         preprocess=PreprocessSpec(orientation="RAS", spacing=(7.5, 7.5, 7.5), **preprocess),
-        window=WindowSpec(roi=roi), labels=make_labels(prompts, [i + 3 for i in range(len(prompts))]),
+        window=WindowSpec(patch_size=roi), labels=make_labels(prompts, [i + 3 for i in range(len(prompts))]),
         pathways=tuple(
             PromptPathway(prompt=p, path_selection=c.one_based, margins=None)
             for p, c in zip(prompts, built.case.static.pathways, strict=True)

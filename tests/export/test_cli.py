@@ -108,17 +108,17 @@ def test_a_failing_gate_writes_no_bundle(checkpoint, tmp_path, monkeypatch):
     real = pipeline.to_onnx
     windows = [np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)]
 
-    def broken(twin, **options):
-        model = real(twin, **options)
+    def broken(export_model, **options):
+        model = real(export_model, **options)
         tensor = next(t for t in model.graph.initializer if t.name.startswith("heads.0.weight"))
         tensor.raw_data = (1.2 * np.frombuffer(tensor.raw_data, np.float32)).astype(np.float32).tobytes()
         return model
 
-    def networks(gate, resolution, twin):
+    def networks(gate, resolution, export_model):
         import torch
 
         with torch.no_grad():
-            return gate.answers(lambda w: twin(torch.from_numpy(w)).numpy())
+            return gate.answers(lambda w: export_model(torch.from_numpy(w)).numpy())
 
     monkeypatch.setattr(pipeline, "to_onnx", broken)
     monkeypatch.setattr(pipeline, "check_networks", networks)

@@ -34,10 +34,10 @@ def measured(ours, theirs, precision="fp32", tolerance=None):
     )
 
 
-def window(foreground=100, margin=1.0):
-    """Return margins -1, and `margin` in the first `foreground` voxels."""
+def window(foreground=100, logit=1.0):
+    """Return logits -1, and `logit` in the first `foreground` voxels."""
     out = np.full(1000, -1.0, np.float32)
-    out[:foreground] = margin
+    out[:foreground] = logit
     return out.reshape(SHAPE)
 
 
@@ -65,7 +65,7 @@ def test_a_window_of_small_values_is_judged_by_its_own_scale():
 
 
 def test_labels_that_were_decided_may_not_change_but_a_toss_up_may():
-    toss_up, decided = window(margin=0.0008), window(margin=0.003)
+    toss_up, decided = window(logit=0.0008), window(logit=0.003)
     change = np.where(window() > 0, np.float32(0.0035), np.float32(0.0))
     row = measured(toss_up - change, toss_up, tolerance=Tolerance(relative=5e-3, band=1e-3, labels=0, dice=0))
     assert (row.labels_changed, row.labels_decided, row.undecided) == (0.1, 0.0, 0.1) and row.passed
@@ -75,7 +75,7 @@ def test_labels_that_were_decided_may_not_change_but_a_toss_up_may():
 
 
 def test_a_structure_that_is_lost_fails_by_its_dice_alone():
-    theirs = window(foreground=100, margin=0.02)
+    theirs = window(foreground=100, logit=0.02)
     ours = np.where(theirs > 0, np.float32(-0.02), theirs)
     rest = [np.full(SHAPE, -1.0, np.float32)] * 99
     row = measured([ours, *rest], [theirs, *rest], precision="fp16")
@@ -106,18 +106,18 @@ def test_nan_and_another_shape_never_pass():
         measured(window()[..., :9], window())
 
 
-def test_labels_are_background_or_the_largest_positive_margin():
-    margins = np.array([[-1.0, 2.0, -0.5, 0.0], [-2.0, 1.0, 3.0, -1.0]], np.float32).reshape(1, 2, 4, 1, 1)
-    assert label_map(margins).ravel().tolist() == [0, 1, 2, 0]
-    assert lead(margins).ravel().tolist() == [1.0, 1.0, 3.0, 0.0]
+def test_labels_are_background_or_the_largest_positive_logit():
+    logits = np.array([[-1.0, 2.0, -0.5, 0.0], [-2.0, 1.0, 3.0, -1.0]], np.float32).reshape(1, 2, 4, 1, 1)
+    assert label_map(logits).ravel().tolist() == [0, 1, 2, 0]
+    assert lead(logits).ravel().tolist() == [1.0, 1.0, 3.0, 0.0]
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_no_change_below_half_the_lead_turns_a_label(prompts):
     rng = np.random.default_rng(0)
-    margins = rng.normal(size=(1, prompts, 8, 8, 8)).astype(np.float32)
-    change = rng.uniform(-0.499, 0.499, margins.shape).astype(np.float32) * lead(margins)[:, None]
-    assert (label_map(margins + change) == label_map(margins)).all()
+    logits = rng.normal(size=(1, prompts, 8, 8, 8)).astype(np.float32)
+    change = rng.uniform(-0.499, 0.499, logits.shape).astype(np.float32) * lead(logits)[:, None]
+    assert (label_map(logits + change) == label_map(logits)).all()
 
 
 def test_the_limits_are_those_of_the_decision():

@@ -35,7 +35,7 @@ def test_the_checkpoint_of_a_single_task_exports_by_prompt_without_clip(
     options = TrainOptions(
         network=config.network,
         preprocess=config.preprocess,
-        window=WindowSpec(roi=ROI),
+        window=WindowSpec(patch_size=ROI),
         windows_per_case=1,
         max_epochs=1,
         warmup_epochs=0,

@@ -11,7 +11,7 @@ from gcis_export.check_windows import gather_windows
 from gcis_export.compare import LIMITS
 from gcis_export.engines.compare import Reference, compare_engines
 from gcis_export.graph.network import ExportNet
-from gcis_export.parity import ROUNDED, ROUTED, STATIC, TWIN, Gate, check_networks, check_rounding
+from gcis_export.parity import EXPORT_MODEL, ROUNDED, ROUTED, STATIC, Gate, check_networks, check_rounding
 from gcis_export.resolve import resolve
 from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import BundleError, EngineError, ParityError
@@ -45,12 +45,12 @@ def test_a_changed_static_network_is_caught(checkpoint, gate):
 
 def test_a_changed_twin_is_caught(checkpoint, gate, monkeypatch):
     resolution = resolve(checkpoint, ["larynx"])
-    twin = ExportNet(resolution.network, ROI)
+    export_model = ExportNet(resolution.network, ROI)
     with torch.no_grad():
-        twin.encoder.swin.stages[0].blocks[1].attention.table.mul_(1.5)
+        export_model.encoder.swin.stages[0].blocks[1].attention.table.mul_(1.5)
     monkeypatch.setattr("gcis_export.parity._routed", _static)
-    with pytest.raises(ParityError, match=f"^{TWIN} does not give the answers of {STATIC}"):
-        check_networks(gate, resolution, twin)
+    with pytest.raises(ParityError, match=f"^{EXPORT_MODEL} does not give the answers of {STATIC}"):
+        check_networks(gate, resolution, export_model)
     assert [row.passed for row in gate.rows] == [True, False]
 
 
@@ -191,7 +191,7 @@ def test_what_the_windows_could_not_show_is_said(gate):
 
 def test_windows_cover_the_phantoms_structures_and_a_constant_one():
     spec = PreprocessSpec(orientation="LPS", spacing=(4.0, 4.0, 4.0))
-    windows, source = gather_windows((), spec=spec, window=WindowSpec(roi=ROI))
+    windows, source = gather_windows((), spec=spec, window=WindowSpec(patch_size=ROI))
     assert [w.shape for w in windows] == [(1, 1, *ROI)] * 3
     assert windows[0].std() > 0.1 and not windows[-1].any()
     assert "phantom" in source
@@ -200,7 +200,7 @@ def test_windows_cover_the_phantoms_structures_and_a_constant_one():
 def test_the_constant_window_is_what_surrounds_a_volume(tmp_path):
     values = np.random.default_rng(0).integers(-200, 300, (70, 70, 70)).astype(np.int16)
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
-    window = WindowSpec(roi=ROI, padding_value=0.25)
+    window = WindowSpec(patch_size=ROI, padding_value=0.25)
     windows, source = gather_windows(
         (tmp_path / "ct.nii.gz",), spec=PreprocessSpec(spacing=None), window=window, each=1
     )
@@ -216,7 +216,9 @@ def test_windows_lie_on_what_is_not_air_where_the_rule_says_so(tmp_path):
     found = {}
     for rule in ({}, {"foreground": Foreground()}):
         spec = PreprocessSpec(spacing=None, **rule)
-        windows, _ = gather_windows((tmp_path / "ct.nii.gz",), spec=spec, window=WindowSpec(roi=ROI), each=1)
+        windows, _ = gather_windows(
+            (tmp_path / "ct.nii.gz",), spec=spec, window=WindowSpec(patch_size=ROI), each=1
+        )
         found[bool(rule)] = windows[0][0, 0]
     middle = np.zeros(ROI, bool)
     middle[17:47, 17:47, 17:47] = True

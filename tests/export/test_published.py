@@ -59,7 +59,7 @@ def test_what_they_do_not_say_is_asked_for_or_assumed_and_said(imported):
     for found in imported:
         with pytest.raises(CheckpointError, match=r"does not say its window.*published gCIS 128, BTCV 96"):
             choose_settings(found.config, Overrides())
-        settings = choose_settings(found.config, Overrides(roi=(64, 64, 64)))
+        settings = choose_settings(found.config, Overrides(patch_size=(64, 64, 64)))
         assert settings.preprocess == PreprocessSpec(
             spacing=(1.0, 1.0, 1.0), intensity_window=(-175.0, 250.0), orientation=None
         )

@@ -21,16 +21,16 @@ def _config(**fields):
 
 
 def test_the_checkpoints_settings_are_taken_as_they_are():
-    preprocess, window = PreprocessSpec(spacing=(3.0, 3.0, 3.0)), WindowSpec(roi=(64, 96, 64))
+    preprocess, window = PreprocessSpec(spacing=(3.0, 3.0, 3.0)), WindowSpec(patch_size=(64, 96, 64))
     settings = choose_settings(_config(preprocess=preprocess, window=window), Overrides())
     assert (settings.preprocess, settings.window, settings.notes) == (preprocess, window, ())
 
 
 def test_overrides_win_and_are_said():
     config = _config(preprocess=PreprocessSpec(), window=WindowSpec())
-    wanted = Overrides(roi=(64, 64, 64), overlap=0.25, spacing=(2.0, 2.0, 3.0), orientation="LPS")
+    wanted = Overrides(patch_size=(64, 64, 64), overlap=0.25, spacing=(2.0, 2.0, 3.0), orientation="LPS")
     settings = choose_settings(config, wanted)
-    assert settings.window == WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    assert settings.window == WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
     assert settings.preprocess == PreprocessSpec(spacing=(2.0, 2.0, 3.0), orientation="LPS")
     assert "spacing 2 x 2 x 3 mm, orientation LPS" in settings.notes[0]
     assert "(96, 96, 96)" in settings.notes[1]
@@ -39,7 +39,7 @@ def test_overrides_win_and_are_said():
 def test_imported_weights_need_a_window_and_get_the_published_defaults():
     with pytest.raises(CheckpointError, match="--roi"):
         choose_settings(_config(), Overrides())
-    settings = choose_settings(_config(), Overrides(roi=(96, 96, 96), orientation="file"))
+    settings = choose_settings(_config(), Overrides(patch_size=(96, 96, 96), orientation="file"))
     assert settings.preprocess == PreprocessSpec()
     assert "spacing 1 x 1 x 1 mm" in settings.notes[0] and "(-175.0, 250.0) HU" in settings.notes[0]
     assert "orientation" not in settings.notes[0]
@@ -71,7 +71,7 @@ def test_the_command_reads_a_foreground_rule(text, found):
             _foreground(None, None, wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"roi": (50, 64, 64)}, {"overlap": 1.0}, {"orientation": "XYZ"}])
+@pytest.mark.parametrize("wrong", [{"patch_size": (50, 64, 64)}, {"overlap": 1.0}, {"orientation": "XYZ"}])
 def test_impossible_settings_are_one_clear_error(wrong):
     with pytest.raises(CheckpointError, match="the settings cannot be used; received"):
         choose_settings(_config(window=WindowSpec()), Overrides(**wrong))

@@ -34,7 +34,7 @@ ROI = (64, 64, 64)
 NAMES = ("bone", "liver")
 GAIN = (30.0, 8.0)
 THRESHOLD = (0.7, 0.45)
-"""Each structure's margin is GAIN * (3 x 3 x 3 mean of the pre-processed image - THRESHOLD)."""
+"""Each structure's logit is GAIN * (3 x 3 x 3 mean of the pre-processed image - THRESHOLD)."""
 
 
 def conv_weights() -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ def write_bundle(
         created="2026-01-01T00:00:00Z",
         notice="test bundle, not a medical device",
         preprocess=preprocess or PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0)),
-        window=window or WindowSpec(roi=ROI),
+        window=window or WindowSpec(patch_size=ROI),
         labels=tuple(
             Label(value=v, name=p, prompt=p, color=c)
             for v, p, c in zip(values, prompts, ((250, 240, 200), (200, 60, 40)), strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, load, prompt_table, save
 from gcis_train.weights.published import published_name
+from tests.support import recipe
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
 PROMPTS = ("brainstem", "larynx", "mandible")
@@ -43,7 +43,7 @@ class Case:
     def prompts(self) -> int:
         return len(self.static.pathways)
 
-    def golden_margins(self) -> NDArray[np.float32]:
+    def golden_logits(self) -> NDArray[np.float32]:
         """(B, prompts, 16, 16, 16): foreground minus background at every fourth voxel."""
         logits = [self.golden[f"logits_{i}"] for i in range(self.prompts)]
         return np.stack([x[:, 1] - x[:, 0] for x in logits], axis=1)
@@ -58,9 +58,6 @@ class Case:
 
 def load_case(name: str) -> Case:
     """Build the networks of a conformance case."""
-    spec = importlib.util.spec_from_file_location("recipe", DATA / "recipe.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
     info = json.loads((DATA / f"case_{name}.json").read_text())
     net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"])).eval()
     weights = recipe.state_dict(info["routed_shapes"], info["seed"])
@@ -98,7 +95,7 @@ def write_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
         "kind": "routed",
         "network": config,
         "preprocess": PreprocessSpec(orientation="RAS", spacing=(4.0, 4.0, 4.0)),
-        "window": WindowSpec(roi=ROI),
+        "window": WindowSpec(patch_size=ROI),
         "prompts": prompt_table(PROMPTS, torch.randn(3, TEXT_DIM)),
         "text_weights": "random (seed 0)",
         "provenance": {"data": "none: random weights"},

@@ -145,10 +145,10 @@ def _crop(_blocks: int, _threads: int, pointers: int) -> None:
 
 def _accumulate(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
-    margins, weights, channels, total, norm, bad = a.addresses(6)
+    logits, weights, channels, total, norm, bad = a.addresses(6)
     buffer, start, box, count = a.shape(), a.shape(), a.shape(), a.number()
     used = _at(channels, (count,), np.int32)
-    answers = _at(margins, (int(used.max()) + 1, *box), np.float32)
+    answers = _at(logits, (int(used.max()) + 1, *box), np.float32)
     weight, place = _at(weights, box, np.float32), _place(start, box, buffer)
     for channel, sums in zip(used, _at(total, (count, *buffer), np.float32), strict=True):
         if not np.isfinite(answers[channel]).all():
@@ -157,46 +157,46 @@ def _accumulate(_blocks: int, _threads: int, pointers: int) -> None:
     _at(norm, buffer, np.float32)[place] += weight
 
 
-def _finished_margins(total: int, norm: int, where: tuple[Any, Any, Any], count: int) -> np.ndarray:
+def _finished_logits(total: int, norm: int, where: tuple[Any, Any, Any], count: int) -> np.ndarray:
     buffer, start, box = where
     place, sums = _place(start, box, buffer), _at(total, (count, *buffer), np.float32)
     weight = _at(norm, buffer, np.float32)
     part, covered = np.stack([channel[place] for channel in sums]), weight[place] > 0
-    margins = np.divide(part, weight[place], out=np.zeros_like(part), where=covered)
+    logits = np.divide(part, weight[place], out=np.zeros_like(part), where=covered)
     for channel in sums:
         channel[place] = 0
     weight[place] = 0
-    return margins
+    return logits
 
 
 def _finish_labels(dtype: Any, _blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     total, norm, values, labels = a.addresses(4)
     buffer, start, box, count = a.shape(), a.shape(), a.shape(), a.number()
-    margins = _finished_margins(total, norm, (buffer, start, box), count)
-    table = _at(values, (len(margins),), np.int32)
-    best = margins.argmax(axis=0)
-    _at(labels, box, dtype)[...] = np.where(margins.max(axis=0) > 0, table[best], 0)
+    logits = _finished_logits(total, norm, (buffer, start, box), count)
+    table = _at(values, (len(logits),), np.int32)
+    best = logits.argmax(axis=0)
+    _at(labels, box, dtype)[...] = np.where(logits.max(axis=0) > 0, table[best], 0)
 
 
-def _finish_margins(_blocks: int, _threads: int, pointers: int) -> None:
+def _finish_logits(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     total, norm, out = a.addresses(3)
     buffer, start, box, room, target, count = *(a.shape() for _ in range(5)), a.number()
-    margins = _finished_margins(total, norm, (buffer, start, box), count)
-    for channel, ring in zip(margins, _at(out, (count, *room), np.float32), strict=True):
+    logits = _finished_logits(total, norm, (buffer, start, box), count)
+    for channel, ring in zip(logits, _at(out, (count, *room), np.float32), strict=True):
         ring[_place(target, box, room)] = channel
 
 
 def _best(channels: Iterator[np.ndarray], values: int, count: int) -> np.ndarray:
-    """Label of the largest positive margin, the first of equals."""
-    margins = np.stack([np.zeros_like(first := next(channels)), first, *channels])
-    return np.append(0, _at(values, (count,), np.int32))[margins.argmax(axis=0)]
+    """Label of the largest positive logit, the first of equals."""
+    logits = np.stack([np.zeros_like(first := next(channels)), first, *channels])
+    return np.append(0, _at(values, (count,), np.int32))[logits.argmax(axis=0)]
 
 
 def _restore_axes(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
-    margins, low, high, share, values, labels = a.addresses(6)
+    logits, low, high, share, values, labels = a.addresses(6)
     ring, start, box, file, order = (a.shape() for _ in range(5))
     count, wide, first = a.number(), a.number(), np.cumsum([0, *file])
     rows = [slice(f + s, f + s + n) for f, s, n in zip(first, start, box, strict=False)]
@@ -206,22 +206,22 @@ def _restore_axes(_blocks: int, _threads: int, pointers: int) -> None:
     )
     shares = np.ix_(*(_at(share, (sum(file),), np.float32)[r] for r in rows))
 
-    def margin(flat: np.ndarray, axes: tuple[int, ...], offset: Any) -> np.ndarray:
+    def logit(flat: np.ndarray, axes: tuple[int, ...], offset: Any) -> np.ndarray:
         if not axes:
             return flat[offset]
         *rest, last = axes
-        before, after = (margin(flat, tuple(rest), offset + side[last]) for side in (below, above))
+        before, after = (logit(flat, tuple(rest), offset + side[last]) for side in (below, above))
         return (after - before) * shares[last] + before
 
-    flat = _at(margins, (count, int(np.prod(ring))), np.float32)
+    flat = _at(logits, (count, int(np.prod(ring))), np.float32)
     _at(labels, box, np.uint16 if wide else np.uint8)[...] = _best(
-        (margin(f, order, 0) for f in flat), values, count
+        (logit(f, order, 0) for f in flat), values, count
     )
 
 
 def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
-    margins, unit, matrix, values, labels = a.addresses(5)
+    logits, unit, matrix, values, labels = a.addresses(5)
     ring, start, box, file, grid, pad = (a.shape() for _ in range(6))
     axis, first, rows, count, wide = (a.number() for _ in range(5))
     places = np.split(_at(unit, (sum(file),), np.float64), np.cumsum(file)[:2])
@@ -235,7 +235,7 @@ def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
     high = [np.minimum(i + 1, n - 1) for i, n in zip(low, grid, strict=True)]
     mine = (high[axis] + pad[axis] >= first) & (high[axis] + pad[axis] < first + rows)
 
-    def margin(values: np.ndarray) -> np.ndarray:
+    def logit(values: np.ndarray) -> np.ndarray:
         total = np.zeros(box, np.float32)
         for corner in np.ndindex(2, 2, 2):
             part = np.ones(box, np.float32)
@@ -246,8 +246,8 @@ def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
             total += part * values[tuple(where)]
         return np.where(mine, total, 0)
 
-    flat = _at(margins, (count, *ring), np.float32)
-    _at(labels, box, np.uint16 if wide else np.uint8)[...] = _best((margin(f) for f in flat), values, count)
+    flat = _at(logits, (count, *ring), np.float32)
+    _at(labels, box, np.uint16 if wide else np.uint8)[...] = _best((logit(f) for f in flat), values, count)
 
 
 IN_NUMPY: dict[str, Kernel] = {
@@ -257,14 +257,14 @@ IN_NUMPY: dict[str, Kernel] = {
     "accumulate": _accumulate,
     "finish_labels8": functools.partial(_finish_labels, np.uint8),
     "finish_labels16": functools.partial(_finish_labels, np.uint16),
-    "finish_margins": _finish_margins,
+    "finish_logits": _finish_logits,
     "restore_axes": _restore_axes,
     "restore_sheared": _restore_sheared,
 }
 
 LAYOUT = {"spread": (2, 3, 0), "extent": (4, 2, 0), "crop": (2, 3, 0), "accumulate": (6, 3, 1)}
 """Pointers, shapes and numbers that each kernel takes, in this order."""
-LAYOUT |= {"finish_labels8": (4, 3, 1), "finish_labels16": (4, 3, 1), "finish_margins": (3, 5, 1)}
+LAYOUT |= {"finish_labels8": (4, 3, 1), "finish_labels16": (4, 3, 1), "finish_logits": (3, 5, 1)}
 LAYOUT |= {"restore_axes": (6, 5, 2), "restore_sheared": (5, 6, 5)}
 
 

@@ -32,7 +32,7 @@ RUN = options(
 
 
 class DropoutNet(nn.Module):
-    """Two margins, with dropout: torch's own random state matters."""
+    """Two logits, with dropout: torch's own random state matters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class DropoutNet(nn.Module):
         self.dropout = 0.3
 
     def forward(self, image: Tensor) -> Tensor:
-        margins: Tensor = self.conv(image)
-        return nn.functional.dropout(margins, self.dropout, training=self.training)
+        logits: Tensor = self.conv(image)
+        return nn.functional.dropout(logits, self.dropout, training=self.training)
 
 
 class StubObjective:
@@ -58,12 +58,12 @@ class StubObjective:
         rows = sum(len(p) for p in batch.prompts)
         if not rows:
             return (nothing(batch),)
-        margins = self.net(batch.images[..., ::8, ::8, ::8])
+        logits = self.net(batch.images[..., ::8, ::8, ::8])
         total = torch.zeros(())
         for index, (masks, seed) in enumerate(zip(batch.masks, batch.seeds, strict=True)):
             noise = torch.rand(2, generator=torch.Generator().manual_seed(seed))
             for channel, mask in enumerate(masks):
-                error = (margins[index, channel] - mask[::8, ::8, ::8]) ** 2
+                error = (logits[index, channel] - mask[::8, ::8, ::8]) ** 2
                 total = total + noise[channel] * error.mean()
                 if batch.names[index] == "ct0":  # a parameter that only some windows reach, as a block
                     total = total + self.net.idle[0](torch.ones(2)).square().sum()  # type: ignore[index]

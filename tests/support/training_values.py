@@ -45,7 +45,7 @@ def options(**changes: Any) -> TrainOptions:
     settings: dict[str, Any] = {
         "network": NetworkConfig(feature_size=12, pathways=2),
         "preprocess": PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0)),
-        "window": WindowSpec(roi=ROI, overlap=0.25),
+        "window": WindowSpec(patch_size=ROI, overlap=0.25),
         "augment": still,
         "windows_per_case": 1,
         "max_epochs": 2,

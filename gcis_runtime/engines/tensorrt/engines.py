@@ -162,7 +162,7 @@ def _key(bundle: Bundle, family: Family, graph: Graph, *, version: str, gpu: Gpu
     digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
     return {
         "graph": digest,
-        "window": "x".join(map(str, bundle.manifest.window.roi)),
+        "window": "x".join(map(str, bundle.manifest.window.patch_size)),
         "batch": str(graph.batch),
         "precision": graph.precision,
         "backend": family.backend,

@@ -1,6 +1,6 @@
 """Blending on the GPU: windows are cut, run and added up there; what comes back, a `Finish` decides.
 
-The counterpart of `sliding.blend` for a session on a GPU, and equal to it bit for bit for equal margins:
+The counterpart of `sliding.blend` for a session on a GPU, and equal to it bit for bit for equal logits:
 windows add in the order of the plan. Two streams work side by side: *compute* cuts windows, runs the network
 and adds up; *copy* brings the rows of the next windows in and finished slabs out. Events order them where
 they touch the same memory:
@@ -62,7 +62,7 @@ class GpuBlender:
         session: The network on the GPU.
         kernels: Our kernels on its device.
         plan: Window positions, in slab order; some of `plan_windows`' may be left out.
-        weights: (X, Y, Z) of `plan.roi`, positive, or zero where margins count for nothing.
+        weights: (X, Y, Z) of `plan.patch_size`, positive, or zero where logits count for nothing.
         channels: Graph channels to blend.
         finish: What becomes of finished sums; made for this plan.
 
@@ -153,7 +153,7 @@ class GpuBlender:
         and on the copying stream the first piece of the group before the last, whose windows were the last to
         read these slots of the ring, comes first.
         """
-        gpu, work, group, roi = self._session.gpu, self._work, self._groups[number], self._plan.roi
+        gpu, work, group, roi = self._session.gpu, self._work, self._groups[number], self._plan.patch_size
         shape = with_axis(self._plan.padded, self._plan.axis, group.new_rows)
         staged = work.staged[number % 2]
         size = int(np.prod(shape, dtype=np.int64)) * _FLOAT
@@ -204,12 +204,12 @@ class GpuBlender:
         self._compute(group, pending)
 
     def _compute(self, group: Group, starts: list[Shape3]) -> None:
-        """Run up to a batch of windows and add up their margins."""
+        """Run up to a batch of windows and add up their logits."""
         if not starts:
             return
         stream, window = self._session.stream, self._session.input.bytes // self._session.batch
         for slot, start in enumerate(starts):
-            box = Box(buffer=self._work.ring, start=self._in_ring(group, start), shape=self._plan.roi)
+            box = Box(buffer=self._work.ring, start=self._in_ring(group, start), shape=self._plan.patch_size)
             self._kernels.crop(
                 self._work.image, self._session.input, box, offset=slot * window, stream=stream
             )
@@ -219,15 +219,15 @@ class GpuBlender:
 
     @property
     def _answer(self) -> int:
-        """Bytes of one window's margins."""
+        """Bytes of one window's logits."""
         return self._session.output.bytes // self._session.batch
 
-    def _add(self, margins: Buffer, offset: int, start: Shape3) -> None:
+    def _add(self, logits: Buffer, offset: int, start: Shape3) -> None:
         axis, work = self._plan.axis, self._work
         place = with_axis(start, axis, start[axis] % work.sums[axis])
         self._kernels.accumulate(
-            margins,
-            Box(buffer=work.sums, start=place, shape=self._plan.roi),
+            logits,
+            Box(buffer=work.sums, start=place, shape=self._plan.patch_size),
             offset=offset,
             weights=self._weights,
             channels=self._channels,
@@ -256,7 +256,7 @@ class GpuBlender:
         self._session.gpu.record(self._work.ready[sent.slot], self._session.stream)
 
     def _send_back(self, sent: _Sent) -> None:
-        """Copy a piece, and whether any margin was not finite, to the host."""
+        """Copy a piece, and whether any logit was not finite, to the host."""
         gpu, work, slot = self._session.gpu, self._work, sent.slot
         gpu.wait(work.copy, work.ready[slot])
         if sent.piece.bytes:

@@ -1,4 +1,4 @@
-"""How each voxel of the file's grid finds its margins on the GPU: tables that the kernels read.
+"""How each voxel of the file's grid finds its logits on the GPU: tables that the kernels read.
 
 The counterpart of `gcis_runtime.grids.samplers`, whose arithmetic both follow step by step.
 """
@@ -47,7 +47,7 @@ class FileGrid(Protocol):
 
         Args:
             kernels: Our kernels.
-            work: Where finished margins lie: those of the rows, and of the one before.
+            work: Where finished logits lie: those of the rows, and of the one before.
             out: Labels of the part.
             part: Which part of the file's grid.
             decided: First and end of the rows, on the padded network grid.

@@ -1,4 +1,4 @@
-"""What becomes of finished rows on the GPU: labels or margins on the network's grid, or labels on the file's.
+"""What becomes of finished rows on the GPU: labels or logits on the network's grid, or labels on the file's.
 
 Labels on the file's grid are those of `sliding.native_grid` bit for bit. A file voxel belongs to the rows
 that hold its upper neighbour along the slab axis, so that of earlier rows only the last stays on the device.
@@ -50,7 +50,7 @@ class Slab:
 
     Attributes:
         box: Where they lie: on the padded network grid, or on the re-oriented file grid.
-        data: Labels (X, Y, Z), or margins (C, X, Y, Z); valid until the next slab.
+        data: Labels (X, Y, Z), or logits (C, X, Y, Z); valid until the next slab.
     """
 
     box: GridBox
@@ -62,7 +62,7 @@ class Finish(Protocol):
 
     Attributes:
         count: Channels that are blended.
-        kept: Rows of margins that stay among the sums after they were finished.
+        kept: Rows of logits that stay among the sums after they were finished.
         piece_bytes: Size of the largest piece.
         dtype: Type of a value that comes back.
     """
@@ -86,22 +86,22 @@ class Finish(Protocol):
 
 
 class GridFinish:
-    """Labels or margins on the padded network grid; slabs cover it once, in order. See `Finish`.
+    """Labels or logits on the padded network grid; slabs cover it once, in order. See `Finish`.
 
     Args:
         plan: Window positions.
         groups: The plan's windows by first row.
         values: Label value of each channel.
-        margins: Give margins instead of labels.
+        logits: Give logits instead of labels.
     """
 
     kept = 0
 
     def __init__(
-        self, plan: WindowPlan, groups: Sequence[Group], *, values: tuple[int, ...], margins: bool
+        self, plan: WindowPlan, groups: Sequence[Group], *, values: tuple[int, ...], logits: bool
     ) -> None:
-        self._plan, self._values, self._margins, self.count = plan, values, margins, len(values)
-        self.dtype = np.dtype(np.float32) if margins else _label_type(values)
+        self._plan, self._values, self._logits, self.count = plan, values, logits, len(values)
+        self.dtype = np.dtype(np.float32) if logits else _label_type(values)
         ready = max((group.ready for group in groups), default=0)
         self.piece_bytes = self._bytes(self._shape(ready))
 
@@ -126,9 +126,9 @@ class GridFinish:
     def _launch(self, group: Group, out: Buffer) -> None:
         work, shape = self._work, with_axis(self._plan.padded, self._plan.axis, group.ready)
         box = _in_sums(work, self._plan, group.first, group.ready)
-        if self._margins:
+        if self._logits:
             target = Box(buffer=shape, start=(0, 0, 0), shape=shape)
-            self._kernels.finish_margins(
+            self._kernels.finish_logits(
                 work.total, work.norm, out, box, target, count=self.count, stream=self._stream
             )
         else:
@@ -146,16 +146,16 @@ class GridFinish:
 
     def _shape(self, rows: int) -> tuple[int, ...]:
         shape = with_axis(self._plan.padded, self._plan.axis, rows)
-        return (self.count, *shape) if self._margins else shape
+        return (self.count, *shape) if self._logits else shape
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
         return int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 class FileFinish:
-    """Labels on the file's grid from interpolated margins; what no slab covers is background. See `Finish`.
+    """Labels on the file's grid from interpolated logits; what no slab covers is background. See `Finish`.
 
-    Finished sums become margins where they are, and are cleared when the labels that need them are queued.
+    Finished sums become logits where they are, and are cleared when the labels that need them are queued.
 
     Args:
         plan: Window positions.
@@ -202,7 +202,7 @@ class FileFinish:
     def _settle(self, first: int, rows: int) -> None:
         """Divide rows of sums by their weights, in place."""
         work, box = self._work, _in_sums(self._work, self._plan, first, rows)
-        self._kernels.finish_margins(
+        self._kernels.finish_logits(
             work.total, work.norm, work.total, box, box, count=self.count, stream=self._stream
         )
 
@@ -227,7 +227,7 @@ class FileFinish:
 def _decided(group: Group) -> list[tuple[int, int]]:
     """Return the rows whose file voxels a group decides: its own, and the first of a gap that follows.
 
-    Voxels before the gap's first row lie between margins and zero; those behind it, in nothing.
+    Voxels before the gap's first row lie between logits and zero; those behind it, in nothing.
     """
     stop = group.first + group.ready
     return [(group.first, stop), *([(stop, stop + 1)] if stop < group.end else [])]

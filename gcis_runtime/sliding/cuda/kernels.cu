@@ -1,10 +1,10 @@
-// Sliding windows on the GPU: cut a window, add its weighted margins, finish a slab, restore it to the file's grid.
+// Sliding windows on the GPU: cut a window, add its weighted logits, finish a slab, restore it to the file's grid.
 //
 // Arrays are in file order (X, Y, Z), Z fastest, as in numpy. Buffers that hold only a part of the volume are rings
 // along the slab axis: row r lies at r modulo the ring's length, which is what `wrap` does.
 //
 // Every operation is written as numpy does it (no fused multiply-add: compiled with --fmad=false), and windows of a slab
-// arrive one after the other, so that sums, margins and labels equal those of the CPU bit for bit.
+// arrive one after the other, so that sums, logits and labels equal those of the CPU bit for bit.
 
 struct Shape { int x, y, z; };  // three int32 beside each other, as numpy passes them
 
@@ -56,8 +56,8 @@ extern "C" __global__ void crop(const float *image, float *window, Shape buffer,
     if (i < volume(box)) window[i] = image[place(i, box, start, buffer)];
 }
 
-// total[c] += margins[channels[c]] * weight and norm += weight, over one window. A margin that is not finite sets *bad.
-extern "C" __global__ void accumulate(const float *margins, const float *weights, const int *channels, float *total,
+// total[c] += logits[channels[c]] * weight and norm += weight, over one window. A logit that is not finite sets *bad.
+extern "C" __global__ void accumulate(const float *logits, const float *weights, const int *channels, float *total,
                                       float *norm, int *bad, Shape buffer, Shape start, Shape box, int count)
 {
     long long i = thread();
@@ -65,14 +65,14 @@ extern "C" __global__ void accumulate(const float *margins, const float *weights
     long long target = place(i, box, start, buffer);
     float weight = weights[i];
     for (int c = 0; c < count; ++c) {
-        float margin = margins[channels[c] * volume(box) + i];
-        if (!(fabsf(margin) <= 3.402823466e+38f)) *bad = 1;
-        total[c * volume(buffer) + target] += margin * weight;
+        float logit = logits[channels[c] * volume(box) + i];
+        if (!(fabsf(logit) <= 3.402823466e+38f)) *bad = 1;
+        total[c * volume(buffer) + target] += logit * weight;
     }
     norm[target] += weight;
 }
 
-// Label of the largest positive margin, 0 where none is positive, the first of equals; clears what it read.
+// Label of the largest positive logit, 0 where none is positive, the first of equals; clears what it read.
 template <typename Label>
 __device__ inline void finish(float *total, float *norm, const int *values, Label *labels, Shape buffer, Shape start,
                               Shape box, int count)
@@ -84,9 +84,9 @@ __device__ inline void finish(float *total, float *norm, const int *values, Labe
     int label = 0;
     for (int c = 0; c < count; ++c) {
         float *sum = total + c * volume(buffer) + source;
-        float margin = *sum / norm[source];  // 0 / 0, where no window lies, is not larger than anything
-        if (margin > best) {
-            best = margin;
+        float logit = *sum / norm[source];  // 0 / 0, where no window lies, is not larger than anything
+        if (logit > best) {
+            best = logit;
             label = values[c];
         }
         *sum = 0.0f;
@@ -107,10 +107,10 @@ extern "C" __global__ void finish_labels16(float *total, float *norm, const int 
     finish(total, norm, values, labels, buffer, start, box, count);
 }
 
-// margins[c] = total[c] / norm over finished rows, zero where no window lies; clears what it read. `margins` is a ring too,
-// `room`, in which the rows begin at `target`. It may be `total` itself: sums then become margins where they are, and those
+// logits[c] = total[c] / norm over finished rows, zero where no window lies; clears what it read. `logits` is a ring too,
+// `room`, in which the rows begin at `target`. It may be `total` itself: sums then become logits where they are, and those
 // become zero when this runs over them again, since their weights are zero by then.
-extern "C" __global__ void finish_margins(float *total, float *norm, float *margins, Shape buffer, Shape start,
+extern "C" __global__ void finish_logits(float *total, float *norm, float *logits, Shape buffer, Shape start,
                                           Shape box, Shape room, Shape target, int count)
 {
     long long i = thread();
@@ -121,13 +121,13 @@ extern "C" __global__ void finish_margins(float *total, float *norm, float *marg
     norm[source] = 0.0f;
     for (int c = 0; c < count; ++c) {
         float *sum = total + c * volume(buffer) + source;
-        float margin = weight > 0.0f ? *sum / weight : 0.0f;
+        float logit = weight > 0.0f ? *sum / weight : 0.0f;
         *sum = 0.0f;
-        margins[c * volume(room) + goal] = margin;
+        logits[c * volume(room) + goal] = logit;
     }
 }
 
-// Restoring: labels of a box of the file's grid from margins that are interpolated at each of its voxels and then compared.
+// Restoring: labels of a box of the file's grid from logits that are interpolated at each of its voxels and then compared.
 
 __device__ inline int pick(int axis, int x, int y, int z) { return axis == 0 ? x : axis == 1 ? y : z; }
 
@@ -139,10 +139,10 @@ __device__ inline void store(void *labels, long long i, int label, int wide)
     else ((unsigned char *)labels)[i] = (unsigned char)label;
 }
 
-// Grids of the same directions. Each voxel of each axis has the offsets of the two margins that it lies between, and its
+// Grids of the same directions. Each voxel of each axis has the offsets of the two logits that it lies between, and its
 // distance from the first; the tables of x, y and z follow each other, each as long as that axis of the file's grid.
 // Interpolates along the axes `order.x`, `order.y`, `order.z`, one after the other, rounding after every step.
-extern "C" __global__ void restore_axes(const float *margins, const long long *low, const long long *high,
+extern "C" __global__ void restore_axes(const float *logits, const long long *low, const long long *high,
                                         const float *share, const int *values, void *labels, Shape buffer, Shape start,
                                         Shape box, Shape file, Shape order, int count, int wide)
 {
@@ -157,15 +157,15 @@ extern "C" __global__ void restore_axes(const float *margins, const long long *l
     float best = 0.0f;
     int label = 0;
     for (int channel = 0; channel < count; ++channel) {
-        const float *lower = margins + channel * volume(buffer) + low[a];
-        const float *upper = margins + channel * volume(buffer) + high[a];
+        const float *lower = logits + channel * volume(buffer) + low[a];
+        const float *upper = logits + channel * volume(buffer) + high[a];
         float first = between(between(lower[corner00], upper[corner00], share[a]),
                               between(lower[corner10], upper[corner10], share[a]), share[b]);
         float second = between(between(lower[corner01], upper[corner01], share[a]),
                                between(lower[corner11], upper[corner11], share[a]), share[b]);
-        float margin = between(first, second, share[c]);
-        if (margin > best) {
-            best = margin;
+        float logit = between(first, second, share[c]);
+        if (logit > best) {
+            best = logit;
             label = values[channel];
         }
     }
@@ -182,7 +182,7 @@ __device__ inline double voxel(double unit, int size)
 // Grids of different directions: each voxel has coordinates of its own. `unit` holds the voxels' places on x, y and z of the
 // file's grid, from -1 to 1; `matrix` (3, 4) leads to those on the network's `grid`, which begins at `pad` on the padded one.
 // A voxel whose upper neighbour along `axis` is not one of `rows` rows from `first` on belongs to other rows: 0.
-extern "C" __global__ void restore_sheared(const float *margins, const double *unit, const double *matrix,
+extern "C" __global__ void restore_sheared(const float *logits, const double *unit, const double *matrix,
                                            const int *values, void *labels, Shape buffer, Shape start, Shape box,
                                            Shape file, Shape grid, Shape pad, int axis, int first, int rows, int count,
                                            int wide)
@@ -209,16 +209,16 @@ extern "C" __global__ void restore_sheared(const float *margins, const double *u
     float best = 0.0f;
     int label = 0;
     for (int channel = 0; mine && channel < count; ++channel) {
-        float margin = 0.0f;
+        float logit = 0.0f;
         for (int corner = 0; corner < 8; ++corner) {
             int p = corner >> 2, q = corner >> 1 & 1, r = corner & 1;
             float part = p ? share[0] : 1.0f - share[0];
             part *= q ? share[1] : 1.0f - share[1];
             part *= r ? share[2] : 1.0f - share[2];
-            margin += part * margins[channel * volume(buffer) + offset[0][p] + offset[1][q] + offset[2][r]];
+            logit += part * logits[channel * volume(buffer) + offset[0][p] + offset[1][q] + offset[2][r]];
         }
-        if (margin > best) {
-            best = margin;
+        if (logit > best) {
+            best = logit;
             label = values[channel];
         }
     }

@@ -18,11 +18,11 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.private_cache import PrivateCache
 
 NAMES = (
-    "spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_margins",
+    "spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_logits",
     "restore_axes", "restore_sheared",
 )  # fmt: skip
 OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
-"""No fused multiply-add: sums and interpolated margins have to equal numpy's."""
+"""No fused multiply-add: sums and interpolated logits have to equal numpy's."""
 
 
 def source() -> str:
@@ -176,7 +176,7 @@ class Kernels:
 
     def accumulate(
         self,
-        margins: Buffer,
+        logits: Buffer,
         box: Box,
         *,
         offset: int,
@@ -188,9 +188,9 @@ class Kernels:
         bad: Buffer,
         stream: Any,
     ) -> None:
-        """Add one window's weighted margins, which begin at `offset` bytes, to `box` of the sums."""
+        """Add one window's weighted logits, which begin at `offset` bytes, to `box` of the sums."""
         pointers = [
-            _address(margins, offset), *(_address(b) for b in (weights, channels, total, norm, bad))
+            _address(logits, offset), *(_address(b) for b in (weights, channels, total, norm, bad))
         ]  # fmt: skip
         self._launch("accumulate", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
@@ -211,60 +211,60 @@ class Kernels:
         name = "finish_labels16" if wide else "finish_labels8"
         self._launch(name, box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
-    def finish_margins(
-        self, total: Buffer, norm: Buffer, margins: Buffer, box: Box, target: Box, *, count: int, stream: Any
+    def finish_logits(
+        self, total: Buffer, norm: Buffer, logits: Buffer, box: Box, target: Box, *, count: int, stream: Any
     ) -> None:
         """Divide `box` of the sums by the weights and clear both.
 
         Args:
             total: The sums.
             norm: The weights.
-            margins: Where margins go, `count` rings; may be `total`: sums become margins where they are.
+            logits: Where logits go, `count` rings; may be `total`: sums become logits where they are.
             box: Part of the sums.
-            target: The same part of `margins`.
+            target: The same part of `logits`.
             count: Channels.
             stream: Where it is queued.
         """
-        pointers = [_address(b) for b in (total, norm, margins)]
+        pointers = [_address(b) for b in (total, norm, logits)]
         where = [*box.arguments(), *target.arguments()[:2]]
-        self._launch("finish_margins", box.voxels, [*pointers, *where, _one(count, np.int32)], stream)
+        self._launch("finish_logits", box.voxels, [*pointers, *where, _one(count, np.int32)], stream)
 
     def restore_axes(
-        self, margins: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
+        self, logits: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
         order: Sequence[int], wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
         """Label part of a file's grid that shares its directions with the network's.
 
         Args:
-            margins: `count` rings of finished margins.
+            logits: `count` rings of finished logits.
             labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
             part: Which part of the file's grid.
-            tables: Offset of the lower and upper margin (int64) and distance from the lower (float32) of each
+            tables: Offset of the lower and upper logit (int64) and distance from the lower (float32) of each
                 voxel along x, then y, then z; label value of each channel (int32).
-            ring: Shape of a ring of margins.
+            ring: Shape of a ring of logits.
             order: Axes in the order in which they are interpolated.
             wide: Labels above 255.
             count: Channels.
             stream: Where it is queued.
         """
         shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, order)]
-        pointers = [_address(b) for b in (margins, *tables, labels)]
+        pointers = [_address(b) for b in (logits, *tables, labels)]
         numbers = [_one(n, np.int32) for n in (count, wide)]
         self._launch("restore_axes", part.voxels, [*pointers, *shapes, *numbers], stream)
 
     def restore_sheared(
-        self, margins: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
+        self, logits: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
         grid: Shape3, pad: Shape3, axis: int, first: int, rows: int, wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
         """Label part of a file's grid of other directions: voxels whose upper neighbour is one of some rows.
 
         Args:
-            margins: `count` rings of finished margins.
+            logits: `count` rings of finished logits.
             labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
             part: Which part of the file's grid.
             tables: Places along x, then y, then z of the file's grid, whose edges are -1 and 1 (float64); the
                 way from there to the network's, (3, 4) float64; label value of each channel (int32).
-            ring: Shape of a ring of margins.
+            ring: Shape of a ring of logits.
             grid: Shape of the network's grid.
             pad: Voxels of padding before it.
             axis: Slab axis.
@@ -275,7 +275,7 @@ class Kernels:
             stream: Where it is queued.
         """
         shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, grid, pad)]
-        pointers = [_address(b) for b in (margins, *tables, labels)]
+        pointers = [_address(b) for b in (logits, *tables, labels)]
         numbers = [_one(n, np.int32) for n in (axis, first, rows, count, wide)]
         self._launch("restore_sheared", part.voxels, [*pointers, *shapes, *numbers], stream)
 

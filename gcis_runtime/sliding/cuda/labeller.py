@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.grids.box import positive_box
-from gcis_runtime.grids.grid_transform import GridTrace
+from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.accumulator import Tile
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
@@ -25,28 +25,28 @@ from gcis_runtime.system.stage_clock import StageClock
 
 
 def choose_finish(
-    plan: WindowPlan, trace: GridTrace, *, values: tuple[int, ...], smooth: bool, margins: bool
+    plan: WindowPlan, transform: GridTransform, *, values: tuple[int, ...], smooth: bool, logits: bool
 ) -> Finish:
     """Return what becomes of finished sums on the GPU.
 
     Args:
         plan: Window positions.
-        trace: The way to the file's grid.
+        transform: The way to the file's grid.
         values: Label value of each channel.
-        smooth: Interpolate margins at the file's voxels.
-        margins: Masks or probabilities are wanted, which the host makes of margins.
+        smooth: Interpolate logits at the file's voxels.
+        logits: Masks or probabilities are wanted, which the host makes of logits.
     """
     groups = group_windows(plan)
-    if smooth and not margins and trace.to_file is not None:
-        return FileFinish(plan, groups, grid=trace.to_file, values=values)
-    return GridFinish(plan, groups, values=values, margins=margins)
+    if smooth and not logits and transform.to_file is not None:
+        return FileFinish(plan, groups, grid=transform.to_file, values=values)
+    return GridFinish(plan, groups, values=values, logits=logits)
 
 
 class GpuLabeller:
     """Blends and restores on the session's GPU; see `Labeller`.
 
     Only labels come back: on the file's grid where boundaries are smooth, else on the network's, of which
-    the host takes the nearest. Masks and probabilities need the margins on the host.
+    the host takes the nearest. Masks and probabilities need the logits on the host.
     The time that the CPU waits for the GPU counts as `network`: blending and restoring run there among the
     windows.
 
@@ -79,10 +79,10 @@ class GpuLabeller:
 
         finish = choose_finish(
             plan,
-            task.image.trace,
+            task.image.transform,
             values=task.values,
             smooth=task.restore == "smooth",
-            margins=sink.wants_margins,
+            logits=sink.wants_logits,
         )
         take = _taker(finish, task, sink)
         blender = GpuBlender(
@@ -113,12 +113,14 @@ def _taker(finish: Finish, task: LabelTask, sink: LabelSink) -> Callable[[Slab],
     if isinstance(finish, FileFinish):
         return file_labels
     smooth = task.restore == "smooth"
-    restorer = Restorer(plan=task.plan, trace=task.image.trace, values=task.values, smooth=smooth, sink=sink)
+    restorer = Restorer(
+        plan=task.plan, transform=task.image.transform, values=task.values, smooth=smooth, sink=sink
+    )
 
     def grid_values(slab: Slab) -> None:
         x, y, z = (part.start for part in slab.box)
-        if sink.wants_margins:
-            restorer.add(Tile(start=(x, y, z), margins=slab.data))
+        if sink.wants_logits:
+            restorer.add(Tile(start=(x, y, z), logits=slab.data))
         else:
             restorer.add_labels((x, y, z), slab.data)
 

@@ -38,7 +38,7 @@ class Group:
 
 def group_windows(plan: WindowPlan) -> tuple[Group, ...]:
     """Split a plan by its windows' first row along the slab axis; a plan without windows has no groups."""
-    depth = plan.roi[plan.axis]
+    depth = plan.patch_size[plan.axis]
     parts = [(first, tuple(starts)) for first, starts in groupby(plan.starts, key=lambda s: s[plan.axis])]
     ends = [*(first for first, _ in parts[1:]), plan.padded[plan.axis]][: len(parts)]
     groups: list[Group] = []

@@ -29,7 +29,7 @@ def workspace_bytes(
         kept: Finished rows that stay among the sums.
         piece_bytes: Size of the largest piece that comes back.
     """
-    depth = plan.roi[plan.axis]
+    depth = plan.patch_size[plan.axis]
     later = max((group.new_rows for group in groups[1:]), default=0)
     windows = max((len(group.starts) for group in groups), default=0)
     plane = int(np.prod(with_axis(plan.padded, plan.axis, 1), dtype=np.int64))
@@ -62,7 +62,7 @@ class Workspace:
         extents: Smallest and largest value of each of them.
         total: (count, sums) float32.
         norm: Sum of weights.
-        bad: int32, 1 when a margin was not finite.
+        bad: int32, 1 when a logit was not finite.
         finished: Pair of finished pieces.
         staged: Pair of rows on the host.
         starts: Pair, host side of `places`.
@@ -85,7 +85,7 @@ class Workspace:
         kept: int,
         piece_bytes: int,
     ) -> None:
-        axis, depth = plan.axis, plan.roi[plan.axis]
+        axis, depth = plan.axis, plan.patch_size[plan.axis]
         self._device = device
         self._made: list[Any] = []
         later = max((group.new_rows for group in groups[1:]), default=0)

@@ -1,4 +1,4 @@
-"""The exportable twin equals the network that it was made from."""
+"""The exportable export_model equals the network that it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.swin import Swin
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.decoder import margin
+from gcis_train.nets.decoder import foreground_logit
 from gcis_train.nets.encoder import Encoder
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
@@ -44,15 +44,15 @@ def test_swin_equals_monai(roi, batch):
 
 def test_twin_equals_static_and_routed_network(built):
     """In double precision, where rounding does not blur what is computed: in float32 the static network
-    itself lies 2e-4 from its own double on these weights (margins up to 12)."""
+    itself lies 2e-4 from its own double on these weights (logits up to 12)."""
     case = built.case
     window = case.image[:1].double()
-    static, twin = copy.deepcopy(case.static).double(), copy.deepcopy(built.twin).double()
+    static, export_model = copy.deepcopy(case.static).double(), copy.deepcopy(built.export_model).double()
     net = copy.deepcopy(case.net).double()
     with torch.no_grad():
-        expected, answer = static(window), twin(window)
+        expected, answer = static(window), export_model(window)
         features = net.encoder(window)
-        routed = [margin(net.decoder(features, p)) for p in static.pathways]
+        routed = [foreground_logit(net.decoder(features, p)) for p in static.pathways]
     assert (expected - torch.cat(routed, dim=1)).abs().max() <= 1e-12
     assert (answer - expected).abs().max() <= 1e-5
 
@@ -60,7 +60,7 @@ def test_twin_equals_static_and_routed_network(built):
 def test_twin_equals_static_network_in_float32(built):
     with torch.no_grad():
         static = built.case.static(built.case.image)
-    assert (built.margins - static).abs().max() <= 1e-4 * static.abs().max()
+    assert (built.logits - static).abs().max() <= 1e-4 * static.abs().max()
 
 
 def test_many_prompts_equal_single_ones(built):
@@ -69,8 +69,8 @@ def test_many_prompts_equal_single_ones(built):
     for channel, pathway in enumerate(case.static.pathways):
         single = StaticGcisNet.resolved(case.net, [pathway]).eval()
         with torch.no_grad():
-            margins = ExportNet(single, ROI)(window)
-        assert (margins[0, 0] - built.margins[0, channel]).abs().max() <= 1e-5
+            logits = ExportNet(single, ROI)(window)
+        assert (logits[0, 0] - built.logits[0, channel]).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,11 +102,11 @@ def test_heads_share_a_convolution_and_keep_the_prompts_order():
     pathways = [a, b, Pathway((0, 0, 0, 0, 0, 0, 1))]
     static = StaticGcisNet(NetworkConfig(feature_size=12, pathways=2), pathways).eval()
     randomise(static)
-    twin = ExportNet(static, ROI)
-    assert [head.out_channels for head in twin.heads] == [2, 1]
+    export_model = ExportNet(static, ROI)
+    assert [head.out_channels for head in export_model.heads] == [2, 1]
     window = torch.rand(1, 1, *ROI)
     with torch.no_grad():
-        assert (twin(window) - static(window)).abs().max() <= 1e-4
+        assert (export_model(window) - static(window)).abs().max() <= 1e-4
 
 
 def test_the_twin_leaves_the_network_as_it_was(built):

@@ -48,9 +48,9 @@ def _openvino_bf16(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 )
 def test_engines_give_the_published_numbers(built, engine, values, labels):
     run, case = engine(built.file), built.case
-    margins = np.concatenate([run(window[None].numpy()) for window in case.image])
-    assert np.abs(margins[..., ::4, ::4, ::4] - case.golden_margins()).max() <= values
-    assert np.mean((margins > 0) != case.golden_foreground()) <= labels
+    logits = np.concatenate([run(window[None].numpy()) for window in case.image])
+    assert np.abs(logits[..., ::4, ::4, ::4] - case.golden_logits()).max() <= values
+    assert np.mean((logits > 0) != case.golden_foreground()) <= labels
 
 
 def test_an_export_is_no_more_work_than_in_the_last_record(built):
@@ -65,10 +65,10 @@ def test_an_export_is_no_more_work_than_in_the_last_record(built):
 
 def test_checker_accepts_static_shapes_and_names(built):
     onnx.checker.check_model(built.model, full_check=True)
-    (image,), (margins,) = built.model.graph.input, built.model.graph.output
+    (image,), (logits,) = built.model.graph.input, built.model.graph.output
     shape = lambda value: [d.dim_value for d in value.type.tensor_type.shape.dim]  # noqa: E731
     assert (image.name, shape(image)) == ("image", [1, 1, *ROI])
-    assert (margins.name, shape(margins)) == ("margins", [1, built.case.prompts, *ROI])
+    assert (logits.name, shape(logits)) == ("margins", [1, built.case.prompts, *ROI])
 
 
 def test_operators_are_few_and_plain(built):
@@ -85,9 +85,9 @@ def test_operators_are_few_and_plain(built):
 
 
 def test_file_is_hardly_larger_than_its_weights(built):
-    weights = sum(p.numel() for p in built.twin.parameters())
-    weights += sum(b.numel() for name, b in built.twin.named_buffers() if name.endswith("table"))
-    buffers = [b for _, b in built.twin.named_buffers()]
+    weights = sum(p.numel() for p in built.export_model.parameters())
+    weights += sum(b.numel() for name, b in built.export_model.named_buffers() if name.endswith("table"))
+    buffers = [b for _, b in built.export_model.named_buffers()]
     places = sum(b.numel() for b in buffers if b.dtype == torch.int32 and b.dim() == 1)
     # Where windows lie is 5 % of the weights at feature size 12, 1 % at 48: see the slow test.
     assert built.file.stat().st_size <= 1.05 * 4 * weights + 4 * places
@@ -111,7 +111,7 @@ def test_file_tells_nothing_of_this_machine(built):
 def test_exporting_again_gives_the_same_bytes(built):
     if built.case.prompts != 2:
         pytest.skip("one case is enough")
-    again = to_onnx(built.twin)
+    again = to_onnx(built.export_model)
     assert again.SerializeToString(deterministic=True) == built.file.read_bytes()
 
 
@@ -135,14 +135,14 @@ def test_half_is_stored_only_where_nothing_is_lost():
 def test_graph_of_the_published_size_is_small(roi, operators):
     """Feature size 48: under 450 operators and within 5 % of the weights at 96 voxels."""
     static = StaticGcisNet(NetworkConfig(feature_size=48), [Pathway((0,) * 7)]).eval()
-    twin = ExportNet(static, roi)
-    model = to_onnx(twin)  # checks the model, with strict shape inference
+    export_model = ExportNet(static, roi)
+    model = to_onnx(export_model)  # checks the model, with strict shape inference
     types = node_types(model)
     assert sum(types.values()) < operators
     assert not FORBIDDEN & set(types)
     if roi == (96, 96, 96):
-        weights = sum(p.numel() for p in twin.parameters())
-        weights += sum(b.numel() for name, b in twin.named_buffers() if name.endswith("table"))
+        weights = sum(p.numel() for p in export_model.parameters())
+        weights += sum(b.numel() for name, b in export_model.named_buffers() if name.endswith("table"))
         assert model.ByteSize() <= 1.05 * 4 * weights
 
 
@@ -180,8 +180,8 @@ def test_a_graph_of_n_prompts_equals_n_graphs(kind, tmp_path):
 
     def answer(chosen: list[Pathway]) -> np.ndarray:
         file = tmp_path / "model.onnx"
-        twin = ExportNet(StaticGcisNet.resolved(net, chosen).eval(), ROI)
-        file.write_bytes(to_onnx(twin).SerializeToString())
+        export_model = ExportNet(StaticGcisNet.resolved(net, chosen).eval(), ROI)
+        file.write_bytes(to_onnx(export_model).SerializeToString())
         return _onnxruntime(file)(window)
 
     together = answer(pathways)

@@ -30,7 +30,7 @@ def run(model: onnx.ModelProto, window: np.ndarray) -> np.ndarray:
 
 
 def make(nodes: list, weights: dict[str, np.ndarray], shape: list[int]) -> onnx.ModelProto:
-    """A graph from `image` to `margins`, both of one shape."""
+    """A graph from `image` to `logits`, both of one shape."""
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("image", "margins")]
     initializers = [numpy_helper.from_array(v, name=n) for n, v in weights.items()]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=initializers)
@@ -64,7 +64,7 @@ def test_products_are_16_bit_norms_and_ends_float32(network, precision):
 
 def test_a_typed_network_gives_its_numbers_rounded(network):
     window = network.case.image[:1].numpy()
-    expected = network.margins[:1].numpy()
+    expected = network.logits[:1].numpy()
     gaps = {}
     for precision in ("fp16", "bf16"):
         answer = run(emulated(typed_graph(network.model, precision)), window)
@@ -145,11 +145,11 @@ def test_int8_quantises_large_convolutions_alone(network, tmp_path):
     assert found == set(quantised_nodes(network.model))
     zeros = [makers[n].input[2] for n in makers if makers[n].op_type == "QuantizeLinear"]
     assert all(not numpy_helper.to_array(weights[z]).any() for z in zeros)  # symmetric, as TensorRT wants it
-    expected = network.margins[:1].numpy()
+    expected = network.logits[:1].numpy()
     answer = run(quantised, windows[0])
     gap = np.abs(answer - expected).max() / np.abs(expected).max()
     assert 1e-4 < gap < 0.3
-    assert np.mean((answer > 0) != (expected > 0)) < 0.1  # random weights: margins lie around zero everywhere
+    assert np.mean((answer > 0) != (expected > 0)) < 0.1  # random weights: logits lie around zero everywhere
     _check_openvino(quantised, len(found), windows[0], expected)
     file = tmp_path / "model.onnx"
     file.write_bytes(quantised.SerializeToString())

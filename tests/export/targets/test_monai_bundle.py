@@ -27,7 +27,7 @@ SCHEMA = Path(__file__).parents[2] / "data" / "monai_metadata.schema.json"
 def made(tmp_path_factory):
     """A bundle and the MONAI bundle written from it."""
     home = tmp_path_factory.mktemp("monai")
-    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    window = WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
     bundle = open_bundle(cheap_bundle(home / "b.gcis", name="organs", values=(3, 300), window=window))
     return bundle, write_monai_bundle(bundle, home / "organs")
 
@@ -127,7 +127,7 @@ def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
 def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
     """Blocks off centre in air: the workflow finds what gcis-run finds, and windows do lie on the crop."""
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0), foreground=Foreground(margin=2))
-    window = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+    window = WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
     bundle = open_bundle(cheap_bundle(tmp_path / "b.gcis", preprocess=spec, window=window))
     folder = write_monai_bundle(bundle, tmp_path / "cropped")
     image = np.full((70, 60, 50), -1000, np.int16)

@@ -166,12 +166,12 @@ def check_labels(
     """Compare with the image's own HU; what may differ is said in HU, 20 to 60 of which are a voxel."""
     index = np.indices(case.shape).reshape(3, -1).astype(np.float64)
     hu = case.hu(index)
-    trace = plan_grid(case.shape, affine, spec)
-    to_network = np.linalg.solve(trace.affine, affine)
+    transform = plan_grid(case.shape, affine, spec)
+    to_network = np.linalg.solve(transform.affine, affine)
     where = to_network[:3, :3] @ index + to_network[:3, 3:]
     step = np.abs(np.array(case.slopes) @ np.linalg.inv(to_network)[:3, :3])  # HU a network voxel
     allowed = np.full(hu.shape, case.rounding + 0.1)
-    for axis, n in enumerate(trace.shape if trace.to_network is not None else ()):
+    for axis, n in enumerate(transform.shape if transform.to_network is not None else ()):
         outside = beyond(where[axis], 0, n - 1)
         check_border(outside.max(), where[axis].min(), step_ratio=np.linalg.norm(to_network[axis, :3]))
         ends = where[axis].min(), where[axis].max()
@@ -202,14 +202,14 @@ def check_border(outside: float, first: float, *, step_ratio: float) -> None:
 def check_network_grid(case: Case, volume, spec: PreprocessSpec) -> None:
     """The network sees the patient in the orientation and spacing that it was trained with."""
     image = preprocess(volume, spec)
-    trace = image.trace
+    transform = image.transform
     if spec.orientation is not None:
-        assert "".join(nib.aff2axcodes(trace.affine)) == spec.orientation
+        assert "".join(nib.aff2axcodes(transform.affine)) == spec.orientation
     if spec.spacing is not None:
-        spacing = np.linalg.norm(trace.affine[:3, :3], axis=0)
+        spacing = np.linalg.norm(transform.affine[:3, :3], axis=0)
         np.testing.assert_allclose(spacing, spec.spacing, atol=2e-3)
-    index = np.indices(trace.shape).reshape(3, -1).astype(np.float64)
-    to_file = np.linalg.solve(volume.affine, trace.affine)
+    index = np.indices(transform.shape).reshape(3, -1).astype(np.float64)
+    to_file = np.linalg.solve(volume.affine, transform.affine)
     where = to_file[:3, :3] @ index + to_file[:3, 3:]
     inside = np.all((where >= -1e-3) & (where <= np.array(case.shape)[:, None] - 1 + 1e-3), axis=0)
     low, high = spec.intensity_window

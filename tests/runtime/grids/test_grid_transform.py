@@ -71,17 +71,17 @@ def test_forward_and_undo_agree_with_monai(case, shape):
     reference = data["image"][0].numpy()
 
     ours = preprocess(Volume(array=array, affine=affine), spec)
-    assert ours.array.shape == reference.shape == ours.trace.shape
+    assert ours.array.shape == reference.shape == ours.transform.shape
     assert ours.array.dtype == np.float32
     assert np.abs(ours.array - reference).max() < 1e-5
-    np.testing.assert_allclose(ours.trace.affine, data["image"].affine.numpy(), atol=1e-9)
+    np.testing.assert_allclose(ours.transform.affine, data["image"].affine.numpy(), atol=1e-9)
 
     labels = rng.integers(0, 8, reference.shape).astype(np.uint8)  # salt: every voxel is a boundary
     data["label"] = data["image"].clone()
     data["label"][0] = torch.from_numpy(labels).float()
     undo = Invertd("label", transform, orig_keys="image", nearest_interp=True, to_tensor=True)
     expected = undo(data)["label"][0].numpy()
-    restored = ours.trace.restore(labels)
+    restored = ours.transform.restore(labels)
     assert restored.shape == shape
     assert restored.dtype == np.uint8
     assert np.mean(restored != expected) <= 1e-4
@@ -100,21 +100,21 @@ def test_a_point_keeps_its_place_in_the_patient():
     affine = grid((1, 1, 3), rotation=OBLIQUE, order=(1, 2, 0), flips=(1, -1, -1))
     array = np.zeros((60, 50, 40), dtype=np.float32)
     array[28:33, 22:27, 18:23] = 1000
-    trace = plan_grid((60, 50, 40), affine, PreprocessSpec(orientation="RAS", spacing=(2, 2, 2)))
-    moved = trace.forward(array)
+    transform = plan_grid((60, 50, 40), affine, PreprocessSpec(orientation="RAS", spacing=(2, 2, 2)))
+    moved = transform.forward(array)
 
     def centre(image, to_mm):
         index = np.array(np.nonzero(image > 500)).mean(axis=1)
         return to_mm[:3, :3] @ index + to_mm[:3, 3]
 
-    assert np.linalg.norm(centre(array, affine) - centre(moved, trace.affine)) < 1.0
+    assert np.linalg.norm(centre(array, affine) - centre(moved, transform.affine)) < 1.0
 
 
 def test_restoring_an_identity_grid_changes_nothing():
-    trace = plan_grid((5, 6, 7), np.eye(4), PreprocessSpec(orientation="RAS", spacing=(1, 1, 1)))
+    transform = plan_grid((5, 6, 7), np.eye(4), PreprocessSpec(orientation="RAS", spacing=(1, 1, 1)))
     labels = np.random.default_rng(2).integers(0, 9, (5, 6, 7)).astype(np.uint8)
-    np.testing.assert_array_equal(trace.restore(labels), labels)
-    assert trace.to_network is None
+    np.testing.assert_array_equal(transform.restore(labels), labels)
+    assert transform.to_network is None
 
 
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0), (2.0, 2.0, 2.0)])

@@ -159,9 +159,9 @@ def test_people_and_programs_see_the_forecast(make_bundle, ct, tmp_path):
 
 def engine_and_sizes(*, shape=(120, 64, 90), spacing=None):
     bundle = threshold_bundle(orientation=None, spacing=spacing)
-    trace = plan_grid(shape, np.eye(4), bundle.manifest.preprocess)
-    plan = plan_windows(trace.shape, bundle.manifest.window)
-    sizes = Sizes(trace=trace, shape=shape, wanted=Wanted(values=(1, 2), smooth=True))
+    transform = plan_grid(shape, np.eye(4), bundle.manifest.preprocess)
+    plan = plan_windows(transform.shape, bundle.manifest.window)
+    sizes = Sizes(transform=transform, shape=shape, wanted=Wanted(values=(1, 2), smooth=True))
     return LoadedEngine(bundle, ThresholdSession()), sizes, Way(plan=plan, restore="smooth")
 
 
@@ -351,7 +351,7 @@ def test_time_is_that_of_windows_and_of_voxels():
 @pytest.mark.parametrize(("shape", "axis"), [((150, 100, 70), 2), ((64, 64, 200), 0), ((20, 20, 20), 1)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 def test_sums_are_as_large_as_predicted(shape, axis, overlap):
-    plan = plan_windows(shape, WindowSpec(roi=(64, 64, 64), overlap=overlap), axis=axis)
+    plan = plan_windows(shape, WindowSpec(patch_size=(64, 64, 64), overlap=overlap), axis=axis)
     order = schedule(plan)
     wait = waiting.MemoryWaiting((4, *order.waiting_shape), (plan.axis, *plan.across), ALONE)
     buffers = Buffers(order, np.ones((64, 64, 64), np.float32), (0, 1, 2), waiting=wait, workers=ALONE)
@@ -380,7 +380,7 @@ def test_more_of_anything_needs_more():
     _, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))
 
     def total(wanted, shape=sizes.shape):
-        return host_footprint(way.plan, sizes.trace, shape, wanted, graph_channels=2).total
+        return host_footprint(way.plan, sizes.transform, shape, wanted, graph_channels=2).total
 
     least = total(Wanted(values=(1,), smooth=False))
     for more in (

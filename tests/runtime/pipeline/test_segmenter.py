@@ -52,7 +52,7 @@ def reference(array, affine, spec, window, restore):
     )
     kernel, bias = (torch.from_numpy(a) for a in conv_weights())
     margins = sliding_window_inference(
-        data["image"].as_tensor()[None], window.roi, 1,
+        data["image"].as_tensor()[None], window.patch_size, 1,
         lambda w: torch.nn.functional.conv3d(w, kernel, bias, padding=1),
         overlap=window.overlap, mode=window.blend, sigma_scale=window.sigma_scale, cval=window.padding_value,
     )  # fmt: skip
@@ -71,7 +71,7 @@ def reference(array, affine, spec, window, restore):
 def test_labels_are_those_of_the_reference_pipeline(make_bundle, case, engine, restore):
     shape, affine = GRIDS[case]
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0))
-    window = WindowSpec(roi=(64, 64, 64), overlap=0.5)
+    window = WindowSpec(patch_size=(64, 64, 64), overlap=0.5)
     array = smooth_ct(shape, seed=3)
     expected = reference(array, affine, spec, window, restore)
     with Segmenter.open(make_bundle(preprocess=spec, window=window), engine=engine) as segmenter:

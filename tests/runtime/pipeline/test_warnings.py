@@ -84,7 +84,7 @@ def test_extensions_are_skipped_whatever_they_claim(tmp_path):
 
 
 def test_a_field_of_view_below_the_trained_window_is_said_by_direction():
-    window = WindowSpec(roi=(64, 96, 64))
+    window = WindowSpec(patch_size=(64, 96, 64))
     assert context_warnings((64, 96, 64), np.diag([2.0, 2, 3, 1]), window) == ()
     assert context_warnings((63, 96, 40), np.diag([2.0, 2, 3, 1]), window) == (
         "the field of view is smaller than the window that was trained: "

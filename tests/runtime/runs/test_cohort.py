@@ -190,7 +190,8 @@ def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeyp
 
 KILLED = """
 import os, sys
-from gcis_runtime import cli, nifti
+from gcis_runtime.cli import run
+from gcis_runtime.images import nifti
 real, calls = nifti._write_stream, []
 def dying(stream, image, array):
     calls.append(1)
@@ -199,7 +200,7 @@ def dying(stream, image, array):
         os.kill(os.getpid(), 9)
     real(stream, image, array)
 nifti._write_stream = dying
-cli.main(sys.argv[1:])
+run.main(sys.argv[1:])
 """
 
 
@@ -380,7 +381,7 @@ def test_a_case_that_is_written_is_told_while_the_next_one_is_computed(monkeypat
     outcomes: list[Outcome] = []
     written = [threading.Event() for _ in range(6)]
 
-    def compute(_segmenter, case, _options, *, progress, foretold):
+    def compute(_segmenter, case, _options, *, progress, on_forecast):
         if case.number:
             assert written[case.number - 1].wait(10)
             for window in range(1, 200):  # the writer's thread ends a moment after it says so
@@ -412,7 +413,7 @@ def test_an_error_while_a_case_is_told_during_the_next_ends_the_run(monkeypatch)
     jobs = line(monkeypatch, read=lambda job: job, compute=None, write=lambda case: {})
     told = []
 
-    def compute(_segmenter, case, _options, *, progress, foretold):
+    def compute(_segmenter, case, _options, *, progress, on_forecast):
         for window in range(1, 200 if case.number else 1):
             progress(window, 200)
             time.sleep(0.02)

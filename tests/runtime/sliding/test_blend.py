@@ -15,7 +15,7 @@ from monai.inferers import sliding_window_inference
 
 from gcis_runtime.sliding import accumulator as sums
 from gcis_runtime.sliding import carry_over as waiting
-from gcis_runtime.sliding.blend import WindowCount, blend_tiles, margins_to_labels, reuse_constant
+from gcis_runtime.sliding.blend import WindowCount, blend_tiles, logits_to_labels, reuse_constant
 from gcis_runtime.sliding.plan import WindowReader, pad_to_plan, plan_windows, window_weights
 from gcis_runtime.sliding.schedule import schedule
 from gcis_runtime.spec import WindowSpec
@@ -27,7 +27,7 @@ ROI = (8, 10, 6)
 
 @dataclasses.dataclass
 class _Spec:
-    roi: tuple[int, int, int]
+    patch_size: tuple[int, int, int]
     overlap: float
     blend: str = "gaussian"
     sigma_scale: float = 0.125
@@ -48,17 +48,17 @@ def whole_blend(padded, plan, weights, predict, channels):
     total = np.zeros((channels, *plan.padded), dtype=np.float32)
     norm = np.zeros(plan.padded, dtype=np.float32)
     for start in plan.starts:
-        index = tuple(slice(s, s + r) for s, r in zip(start, plan.roi, strict=True))
-        margins = predict(np.ascontiguousarray(padded[index])[None, None])[0]
+        index = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
+        logits = predict(np.ascontiguousarray(padded[index])[None, None])[0]
         for c in range(channels):
-            total[(c, *index)] += margins[c] * weights
+            total[(c, *index)] += logits[c] * weights
         norm[index] += weights
     np.divide(total, norm, out=total, where=norm > 0)
     return total
 
 
 def no_window(tile):
-    return tile.margins.strides == (0, 0, 0, 0)
+    return tile.logits.strides == (0, 0, 0, 0)
 
 
 @functools.cache
@@ -80,10 +80,10 @@ def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, thre
         at = tile.start[plan.axis], tile.start[plan.across[0]]
         assert at > last
         last = at
-        index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.margins.shape[1:], strict=True))
-        assert all(n <= m for n, m in zip(tile.margins.shape[1:], order.tile, strict=True)) or no_window(tile)
+        index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.logits.shape[1:], strict=True))
+        assert all(n <= m for n, m in zip(tile.logits.shape[1:], order.tile, strict=True)) or no_window(tile)
         assert np.isnan(out[(slice(None), *index)]).all()
-        out[(slice(None), *index)] = tile.margins
+        out[(slice(None), *index)] = tile.logits
     assert not np.isnan(out).any()
     return out
 
@@ -147,12 +147,12 @@ def test_channels_may_be_left_out_and_reordered():
     expected = whole_blend(array, plan, weights, predict, 4)
     reader = WindowReader(lambda box: array[box], plan, padding_value=0.0)
     for tile in blend_tiles(schedule(plan), reader, weights, predict, channels=(3, 1), workers=shared_by(1)):
-        index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.margins.shape[1:], strict=True))
-        np.testing.assert_array_equal(tile.margins, expected[[3, 1]][(slice(None), *index)])
+        index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.logits.shape[1:], strict=True))
+        np.testing.assert_array_equal(tile.logits, expected[[3, 1]][(slice(None), *index)])
 
 
 def test_constant_in_constant_out():
-    spec = WindowSpec(roi=(64, 64, 64), overlap=0.6)
+    spec = WindowSpec(patch_size=(64, 64, 64), overlap=0.6)
     plan = plan_windows((130, 70, 64), spec)
     answer = np.full((1, 1, 64, 64, 64), 0.7, dtype=np.float32)
     reader = WindowReader(np.zeros(plan.padded, np.float32).__getitem__, plan, padding_value=0.0)
@@ -160,14 +160,14 @@ def test_constant_in_constant_out():
         schedule(plan), reader, window_weights(spec), lambda _: answer, channels=(0,), workers=shared_by(1)
     )
     for tile in tiles:
-        np.testing.assert_allclose(tile.margins, 0.7, rtol=1e-6)
+        np.testing.assert_allclose(tile.logits, 0.7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(100, 70, 64), (30, 90, 50)])
 def test_blend_is_that_of_monai(shape):
-    spec = WindowSpec(roi=(64, 64, 64), overlap=0.5)
+    spec = WindowSpec(patch_size=(64, 64, 64), overlap=0.5)
     array = np.random.default_rng(1).random(shape, dtype=np.float32)
-    predict = network(2, spec.roi)
+    predict = network(2, spec.patch_size)
     expected = sliding_window_inference(
         torch.from_numpy(array)[None, None], (64, 64, 64), 1, lambda w: torch.from_numpy(predict(w.numpy())),
         overlap=0.5, mode="gaussian", sigma_scale=0.125,
@@ -196,7 +196,7 @@ def test_a_constant_window_is_computed_once_and_a_nearly_constant_one_is_not():
     assert (count.total, count.reused) == (6, 2)
 
 
-def test_the_largest_positive_margin_wins_and_zero_is_background():
-    margins = np.array([[-1.0, 0.0, 0.5, 2.0, 1.0], [-2.0, -1.0, 0.7, 1.0, 1.0]], dtype=np.float32)
-    assert margins_to_labels(margins, values=(5, 9)).tolist() == [0, 0, 9, 5, 5]
-    assert margins_to_labels(margins[1:], values=(300,)).tolist() == [0, 0, 300, 300, 300]
+def test_the_largest_positive_logit_wins_and_zero_is_background():
+    logits = np.array([[-1.0, 0.0, 0.5, 2.0, 1.0], [-2.0, -1.0, 0.7, 1.0, 1.0]], dtype=np.float32)
+    assert logits_to_labels(logits, values=(5, 9)).tolist() == [0, 0, 9, 5, 5]
+    assert logits_to_labels(logits[1:], values=(300,)).tolist() == [0, 0, 300, 300, 300]

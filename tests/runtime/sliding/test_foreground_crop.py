@@ -74,7 +74,7 @@ def bundle_of(rule, *, overlap=0.25, **preprocess):
     fields = {"orientation": "RAS", "spacing": (2.0, 2.0, 2.0), "intensity_window": (LOW, HIGH), **preprocess}
     if rule is not None:
         fields["foreground"] = Foreground(margin=rule)
-    window = WindowSpec(roi=ROI, overlap=overlap)
+    window = WindowSpec(patch_size=ROI, overlap=overlap)
     manifest = msgspec.structs.replace(bundle.manifest, preprocess=PreprocessSpec(**fields), window=window)
     return replace(bundle, manifest=manifest)
 
@@ -148,7 +148,8 @@ def reference(volume, spec, window, restore):
     data = transform({"image": image})
     session = AirSession()
     margins = sliding_window_inference(
-        data["image"].as_tensor()[None], window.roi, 1, lambda w: torch.from_numpy(session.run(w.numpy())),
+        data["image"].as_tensor()[None],
+        window.patch_size, 1, lambda w: torch.from_numpy(session.run(w.numpy())),
         overlap=window.overlap, mode=window.blend, sigma_scale=window.sigma_scale, cval=window.padding_value,
     )  # fmt: skip
     smooth = restore == "smooth"
@@ -265,7 +266,7 @@ def test_only_what_is_not_known_is_computed(monkeypatch):
     monkeypatch.setattr(type(image), "box", box)
     monkeypatch.setattr(foreground, "_CHUNK_VOXELS", 120 * 120 * 7)
     found = foreground_box(image, Foreground())
-    assert found is not None and sum(computed) < 0.05 * np.prod(image.trace.shape)
+    assert found is not None and sum(computed) < 0.05 * np.prod(image.transform.shape)
 
 
 # Windows
@@ -287,7 +288,7 @@ def test_windows_lie_as_monai_lays_them_on_the_cropped_grid(data, overlap, axis)
         tuple(s.start + o for s, o in zip(part, offset, strict=True))
         for part in dense_patch_slices(padded, ROI, step)
     }
-    plan = plan_windows(shape, WindowSpec(roi=ROI, overlap=overlap), axis=axis, within=box)
+    plan = plan_windows(shape, WindowSpec(patch_size=ROI, overlap=overlap), axis=axis, within=box)
     found = [tuple(s - b for s, b in zip(start, plan.before, strict=True)) for start in plan.starts]
     assert set(found) == expected and len(found) == len(expected)
     assert all(
@@ -304,7 +305,7 @@ def test_windows_lie_as_monai_lays_them_on_the_cropped_grid(data, overlap, axis)
 
 
 def test_without_a_part_windows_and_weights_are_as_ever():
-    spec = WindowSpec(roi=ROI)
+    spec = WindowSpec(patch_size=ROI)
     whole = (slice(0, 90), slice(0, 40), slice(0, 200))
     assert plan_windows((90, 40, 200), spec, within=whole) == plan_windows((90, 40, 200), spec)
     weights = window_weights(spec)
@@ -316,7 +317,7 @@ def test_only_what_windows_read_is_computed():
     """Of planes that are 200 x 180 voxels, those of the box; windows hold what they hold otherwise."""
     array = np.random.default_rng(0).random((200, 180, 90), np.float32)
     box = (slice(100, 180), slice(20, 50), slice(5, 85))
-    spec = WindowSpec(roi=ROI, overlap=0.25)
+    spec = WindowSpec(patch_size=ROI, overlap=0.25)
     plan = plan_windows(array.shape, spec, axis=2, within=box)
     asked = []
 
@@ -339,14 +340,14 @@ def test_gpu_and_cpu_agree(restore, masks):
     array = body_in_air((70, 60, 110), ((30, 60), (10, 50), (5, 90)))
     volume = Volume(array=array, affine=np.diag([-2.0, -2.0, 3.0, 1.0]))
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.5, 2.0), foreground=Foreground(margin=1))
-    window, image = WindowSpec(roi=ROI, overlap=0.25), preprocess(volume, spec)
+    window, image = WindowSpec(patch_size=ROI, overlap=0.25), preprocess(volume, spec)
     session, values = AirSession(), (1, 2)
     session.count = 3  # as the simulated device's network has
     laid = lay_windows(image, spec, window, window_weights(window))
     assert np.count_nonzero(laid.weights == 0) and any(np.array(laid.plan.shape) > 64)
 
     def label(labeller):
-        sink = LabelSink(trace=image.trace, shape=volume.shape, values=values, masks=masks)
+        sink = LabelSink(transform=image.transform, shape=volume.shape, values=values, masks=masks)
         task = LabelTask(
             image=image, plan=laid.plan, weights=laid.weights, padding_value=0.0, channels=(0, 1),
             values=values, restore=restore,
@@ -431,7 +432,7 @@ def test_a_coarse_pass_follows_the_rule_too(monkeypatch):
 
 def test_slabs_along_another_axis_keep_the_crop():
     plan = plan_windows(
-        (220, 100, 90), WindowSpec(roi=ROI), within=(slice(50, 190), slice(60, 80), slice(0, 70))
+        (220, 100, 90), WindowSpec(patch_size=ROI), within=(slice(50, 190), slice(60, 80), slice(0, 70))
     )
     for axis in range(3):
         other = turned(plan, axis)

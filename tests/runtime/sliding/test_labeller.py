@@ -17,7 +17,7 @@ from gcis_runtime.system.stage_clock import StageClock
 
 CHANNELS = 12
 SPEC = PreprocessSpec(orientation="RAS", spacing=(1.0, 1.0, 1.0))
-WINDOW = WindowSpec(roi=(64, 64, 64), overlap=0.25)
+WINDOW = WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
 
 
 def label(volume, restore="smooth", masks=False):
@@ -31,10 +31,10 @@ def label(volume, restore="smooth", masks=False):
         return answer
 
     task = LabelTask(
-        image=image, plan=plan_windows(image.trace.shape, WINDOW), weights=window_weights(WINDOW),
+        image=image, plan=plan_windows(image.transform.shape, WINDOW), weights=window_weights(WINDOW),
         padding_value=0.0, channels=tuple(range(CHANNELS)), values=values, restore=restore,
     )  # fmt: skip
-    sink = LabelSink(trace=image.trace, shape=volume.shape, values=values, masks=masks)
+    sink = LabelSink(transform=image.transform, shape=volume.shape, values=values, masks=masks)
     clock = StageClock(*STAGES)
     return sink, CpuLabeller(predict).label(task, sink, clock), clock
 
@@ -58,7 +58,7 @@ def peak_of(length, restore):
 def test_memory_grows_with_a_slab_and_not_with_the_volume(restore):
     short, few = peak_of(150, restore)
     long, many = peak_of(450, restore)
-    whole = CHANNELS * 64 * 64 * 300 * 1.5 * 4  # what the other 300 file planes would hold as margins
+    whole = CHANNELS * 64 * 64 * 300 * 1.5 * 4  # what the other 300 file planes would hold as logits
     assert long - short < (many - few) + 0.02 * whole
     assert short > 0.1 * whole  # the measure sees the buffers
 
@@ -80,6 +80,8 @@ def test_stages_exclude_what_runs_inside_them():
 
 def test_every_stage_is_timed_and_windows_counted():
     _, count, clock = label(volume_of(150))
-    assert count.total == len(plan_windows(preprocess(volume_of(150), SPEC).trace.shape, WINDOW).starts) > 1
+    assert (
+        count.total == len(plan_windows(preprocess(volume_of(150), SPEC).transform.shape, WINDOW).starts) > 1
+    )
     assert list(clock.seconds) == list(STAGES)
     assert all(seconds > 0 for seconds in clock.seconds.values())

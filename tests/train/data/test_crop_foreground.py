@@ -140,7 +140,7 @@ def test_the_reference_pipeline_labels_nothing_outside_the_box(tmp_path: Path, r
         seen.append(window.clone())
         return torch.ones_like(window)
 
-    window = WindowSpec(roi=(64, 64, 64))
+    window = WindowSpec(patch_size=(64, 64, 64))
     found = {}
     for spec in (PLAIN, _with(1)):
         labels = reference_labels(case.image, everywhere, preprocess=spec, window=window, restore=restore)
@@ -159,7 +159,11 @@ def test_the_reference_pipeline_finds_nothing_in_air(tmp_path: Path) -> None:
     image = write_nifti(tmp_path / "air.nii.gz", np.full((20, 20, 20), -1000, np.int16))
     for restore in ("nearest", "smooth"):
         labels = reference_labels(
-            image, torch.ones_like, preprocess=_with(0), window=WindowSpec(roi=(64, 64, 64)), restore=restore
+            image,
+            torch.ones_like,
+            preprocess=_with(0),
+            window=WindowSpec(patch_size=(64, 64, 64)),
+            restore=restore,
         )
         assert labels.shape == (20, 20, 20) and not labels.any()
 
@@ -209,7 +213,7 @@ def test_what_it_cannot_be_is_one_clear_error(flags: dict[str, Any], message: st
 
 
 def test_zeros_must_lie_around_what_is_cropped() -> None:
-    window = WindowSpec(roi=(64, 64, 64), padding_value=0.5)
+    window = WindowSpec(patch_size=(64, 64, 64), padding_value=0.5)
     with pytest.raises(ValueError, match=r"padding value 0.5 with a foreground rule"):
         options(preprocess=_with(0), window=window)
     with pytest.raises(ValueError, match=r"padding value 0.5 with a foreground rule"):

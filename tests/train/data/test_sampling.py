@@ -240,7 +240,7 @@ def test_quarter_turns_keep_the_window_shape() -> None:
         draw = draw_window(_left_case(), run, prompts={"left kidney"}, rng=np.random.default_rng(seed))
         turns.add(draw.turns)
     assert turns == {1, 2, 3}
-    wide = options(augment=_augment(rotate90=1.0), window=type(run.window)(roi=(96, 64, 64)))
+    wide = options(augment=_augment(rotate90=1.0), window=type(run.window)(patch_size=(96, 64, 64)))
     draw = draw_window(_left_case(), wide, prompts={"left kidney"}, rng=np.random.default_rng(0))
     assert draw.turns == 2
     assert cut_window(_left_case(), draw, (96, 64, 64))[0].shape == (1, 96, 64, 64)

@@ -45,7 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind="routed",
         network=config,
         preprocess=PreprocessSpec(orientation="RAS", spacing=(8.0, 8.0, 8.0)),
-        window=WindowSpec(roi=(64, 64, 64), overlap=0.0),
+        window=WindowSpec(patch_size=(64, 64, 64), overlap=0.0),
         prompts=checkpoint.prompt_table(PROMPTS, torch.randn(2, 8)),
         text_weights="random (seed 0)",
     )

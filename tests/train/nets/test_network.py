@@ -8,7 +8,7 @@ import torch
 
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.decoder import margin
+from gcis_train.nets.decoder import foreground_logit
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights.published import published_name
@@ -48,7 +48,7 @@ def test_forward_is_encoder_decoder_and_the_static_margin(tiny_net: GcisNet) -> 
     with torch.no_grad():
         logits = tiny_net(image, embedding)
         assert torch.equal(logits, tiny_net.decoder(tiny_net.encoder(image), pathway))
-        assert (static(image) - margin(logits)).abs().max() <= 1e-5
+        assert (static(image) - foreground_logit(logits)).abs().max() <= 1e-5
 
 
 def test_parameter_names_map_one_to_one(conformance: ConformanceCase) -> None:

@@ -25,7 +25,7 @@ def _resolve(**flags: Any) -> TrainOptions:
 def test_the_recipe_is_the_default() -> None:
     options = _resolve(config=None, roi=None, no_amp=False)
     assert options == TrainOptions(amp="none")
-    assert options.network.feature_size == 48 and options.window.roi == (128, 128, 128)
+    assert options.network.feature_size == 48 and options.window.patch_size == (128, 128, 128)
 
 
 def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> N
         config=config, feature_size=12, roi="64,96,64", spacing="3", orientation="ras", mirror="plain"
     )
     assert (options.network.feature_size, options.network.pathways, options.seed) == (12, 3, 5)
-    assert options.window.roi == (64, 96, 64) and options.preprocess.spacing == (3.0, 3.0, 3.0)
+    assert options.window.patch_size == (64, 96, 64) and options.preprocess.spacing == (3.0, 3.0, 3.0)
     assert options.preprocess.orientation == "RAS" and options.augment.mirror == "plain"
     assert options.amp == "bf16" and _resolve(config=config, no_amp=True).amp == "none"
     assert _resolve(orientation="file").preprocess.orientation is None

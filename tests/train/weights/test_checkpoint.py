@@ -29,7 +29,7 @@ def _config(net: GcisNet, **changes: Any) -> CheckpointConfig:
         "kind": "routed",
         "network": net.config,
         "preprocess": PreprocessSpec(orientation="RAS"),
-        "window": WindowSpec(roi=(64, 64, 64)),
+        "window": WindowSpec(patch_size=(64, 64, 64)),
         "prompts": prompt_table(PROMPTS, torch.randn(2, 16)),
         "text_weights": "random (seed 0)",
         "provenance": {"epoch": 3},
@@ -194,16 +194,16 @@ def test_optimiser_state_survives_exactly() -> None:
     net[0](x).square().mean().backward()  # the second layer has no state, as an unsampled block
     optimizer.step()
     data = state.pack(optimizer, scaler, {"epoch": 2, "best": 0.1 + 0.2})
-    twin, other, fresh = model()
-    twin.load_state_dict(net.state_dict())
+    export_model, other, fresh = model()
+    export_model.load_state_dict(net.state_dict())
     counters = state.unpack(data, other, fresh)
     assert counters == {"epoch": 2, "best": 0.1 + 0.2}
     assert fresh.state_dict() == scaler.state_dict()
-    for module, opt in ((net, optimizer), (twin, other)):
+    for module, opt in ((net, optimizer), (export_model, other)):
         opt.zero_grad()
         module(x).square().mean().backward()
         opt.step()
-    assert equal_states(net, twin)
+    assert equal_states(net, export_model)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!", b"x" * 4])

@@ -7,7 +7,7 @@ import torch
 
 from gcis_runtime.errors import PromptError
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.decoder import margin
+from gcis_train.nets.decoder import foreground_logit
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway, spread
 from gcis_train.weights.upcycle import ROUTER_MARGIN, fit_routers, upcycle
@@ -29,9 +29,11 @@ def test_the_routed_network_gives_the_static_answers(prompts: int) -> None:
         margins = static(image)
         features = routed.encoder(image)
         for index, pathway in enumerate(pathways):
-            assert torch.equal(margin(routed.decoder(features, pathway)), margins[:, index : index + 1])
-    twin = StaticGcisNet.resolved(routed, pathways)
-    assert equal_states(twin, static)
+            assert torch.equal(
+                foreground_logit(routed.decoder(features, pathway)), margins[:, index : index + 1]
+            )
+    export_model = StaticGcisNet.resolved(routed, pathways)
+    assert equal_states(export_model, static)
 
 
 def test_unused_blocks_are_copies_of_used_ones() -> None:

@@ -60,10 +60,10 @@ def image(shape, seed=0):
 
 
 def whole_volume_blend(array, plan, channels):
-    """Margins of a blend that holds everything: the truth. Zero where no window lies."""
+    """Logits of a blend that holds everything: the truth. Zero where no window lies."""
     total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
     for start in plan.starts:
-        box = tuple(slice(s, s + r) for s, r in zip(start, plan.roi, strict=True))
+        box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
         answer = network(np.ascontiguousarray(array[box]))
         for sums, channel in zip(total, channels, strict=True):
             sums[box] += answer[channel] * WEIGHTS
@@ -76,7 +76,7 @@ def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
     along = [axis_starts(n, r, overlap) for n, r in zip(padded, ROI, strict=True)]
     starts = sorted(itertools.product(*along), key=lambda s: (s[axis], s))
     kept = tuple(start for i, start in enumerate(starts) if i not in drop)
-    return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, roi=ROI, axis=axis, starts=kept)
+    return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
 
 
 def row_source(array, plan):
@@ -88,14 +88,14 @@ def row_source(array, plan):
 
 
 def finish(plan, channels, values):
-    """Return labels on the network's grid, or margins where no values are given."""
+    """Return labels on the network's grid, or logits where no values are given."""
     groups = group_windows(plan)
     given = values or tuple(range(1, 1 + len(channels)))
-    return GridFinish(plan, groups, values=given, margins=values is None)
+    return GridFinish(plan, groups, values=given, logits=values is None)
 
 
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
-    session = Session(driver, plan.roi, batch=batch, run=network)
+    session = Session(driver, plan.patch_size, batch=batch, run=network)
     kernels = Kernels(session.gpu, b"compiled")
     blender = GpuBlender(
         session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
@@ -112,8 +112,8 @@ def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, c
     return np.concatenate([part for _, part in parts], axis=axis), session.runs
 
 
-def labels_of(margins, values):
-    return np.where(margins.max(axis=0) > 0, np.array(values)[margins.argmax(axis=0)], 0)
+def labels_of(logits, values):
+    return np.where(logits.max(axis=0) > 0, np.array(values)[logits.argmax(axis=0)], 0)
 
 
 ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
@@ -123,21 +123,21 @@ ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
 def test_labels_equal_the_whole_volume_blend(axis, order, host_kernels):
     plan = make_plan((20, 31, 27), axis=axis)
     array = image(plan.padded)
-    margins = whole_volume_blend(array, plan, (0, 2, 1))
+    logits = whole_volume_blend(array, plan, (0, 2, 1))
     driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=axis)
     labels, _ = run(driver, plan, array)
-    np.testing.assert_array_equal(labels, labels_of(margins, (5, 9, 2)))
+    np.testing.assert_array_equal(labels, labels_of(logits, (5, 9, 2)))
     assert set(np.unique(labels)) == {0, 2, 5, 9} or set(np.unique(labels)) == {2, 5, 9}
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
-def test_margins_equal_bit_for_bit(overlap, host_kernels):
+def test_logits_equal_bit_for_bit(overlap, host_kernels):
     plan = make_plan((17, 12, 33), overlap=overlap)
     array = image(plan.padded)
     expected = whole_volume_blend(array, plan, (1, 0))
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=3)
-    margins, _ = run(driver, plan, array, channels=(1, 0), values=None)
-    np.testing.assert_array_equal(margins, expected)
+    logits, _ = run(driver, plan, array, channels=(1, 0), values=None)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_windows_may_be_left_out(host_kernels):
@@ -162,8 +162,8 @@ def test_batches_and_constant_windows(batch, host_kernels):
     expected = whole_volume_blend(array, plan, (0, 2, 1))
     count = WindowCount()
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=batch)
-    margins, runs = run(driver, plan, array, batch=batch, values=None, count=count)
-    np.testing.assert_array_equal(margins, expected)
+    logits, runs = run(driver, plan, array, batch=batch, values=None, count=count)
+    np.testing.assert_array_equal(logits, expected)
     boxes = (tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True)) for start in plan.starts)
     constant = sum(np.ptp(array[box]) == 0 for box in boxes)
     assert constant > 10
@@ -176,11 +176,11 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
     plan = make_plan((8, 12, 25))
     array = -image(plan.padded)
     count = WindowCount()
-    margins, _ = run(
+    logits, _ = run(
         fake_cuda.FakeDriver(kernels=host_kernels), plan, array, channels=(0,), values=None, count=count
     )
     expected = whole_volume_blend(array, plan, (0,))
-    np.testing.assert_array_equal(margins, expected)
+    np.testing.assert_array_equal(logits, expected)
     assert count.reused == 0
 
 
@@ -201,10 +201,10 @@ def test_copies_overlap_the_network(host_kernels):
     back = [i for i, (name, _) in enumerate(driver.calls) if name == "cuMemcpyDtoHAsync"]
     assert back
     labels = sum(a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync")
-    assert labels < 2 * np.prod(plan.padded)  # labels, and not margins of four bytes and channels
+    assert labels < 2 * np.prod(plan.padded)  # labels, and not logits of four bytes and channels
 
 
-def test_a_margin_that_is_not_finite_is_an_error(host_kernels):
+def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
     plan = make_plan((8, 12, 25))
     session = Session(
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)

@@ -24,10 +24,10 @@ def label(labeller, *, shape, restore, masks, spacing=(3.0, 2.5, 4.0)):
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     volume = Volume(array=rng.integers(-200, 300, shape).astype(np.int16), affine=affine)
     image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
-    plan = make_plan(image.trace.shape, axis=1)
+    plan = make_plan(image.transform.shape, axis=1)
     before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
     plan = type(plan)(**{**{f: getattr(plan, f) for f in plan.__dataclass_fields__}, "before": before})
-    sink = LabelSink(trace=image.trace, shape=volume.shape, values=VALUES, masks=masks)
+    sink = LabelSink(transform=image.transform, shape=volume.shape, values=VALUES, masks=masks)
     finished = []
     task = LabelTask(
         image=image, plan=plan, weights=WEIGHTS, padding_value=0.0, channels=CHANNELS, values=VALUES,
@@ -41,7 +41,7 @@ def label(labeller, *, shape, restore, masks, spacing=(3.0, 2.5, 4.0)):
     return sink.labels, None if found is None else {value: found[value] for value in found}, count
 
 
-def test_margins_stay_on_the_gpu_where_nothing_was_resampled():
+def test_logits_stay_on_the_gpu_where_nothing_was_resampled():
     """Smooth boundaries are the default; on the network's own grid they are the labels."""
     driver = fake_cuda.FakeDriver()
     session = Session(driver, ROI)
@@ -53,7 +53,7 @@ def test_margins_stay_on_the_gpu_where_nothing_was_resampled():
     expected, _, _ = label(cpu, shape=(31, 44, 20), restore="smooth", masks=False, spacing=None)
     np.testing.assert_array_equal(labels, expected)
     kernels = {a[0] for name, a in driver.calls if name == "cuLaunchKernel"}
-    assert "finish_labels8" in kernels and "finish_margins" not in kernels
+    assert "finish_labels8" in kernels and "finish_logits" not in kernels
 
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])  # the second is smaller than a window

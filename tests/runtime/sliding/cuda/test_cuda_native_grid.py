@@ -51,7 +51,7 @@ def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, see
     array[shape[0] // 3 : shape[0] * 2 // 3, :, shape[2] // 2 :] = 40
     volume = Volume(array=array, affine=affine)
     image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
-    plan = make_plan(image.trace.shape, axis=axis, overlap=overlap, drop=drop)
+    plan = make_plan(image.transform.shape, axis=axis, overlap=overlap, drop=drop)
     before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
     return volume.shape, LabelTask(
         image=image, plan=replace(plan, before=before), weights=WEIGHTS, padding_value=0.0,
@@ -60,7 +60,9 @@ def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, see
 
 
 def labels_of(labeller, shape, task, **wanted):
-    sink = LabelSink(trace=task.image.trace, shape=shape, values=task.values, **{"masks": False} | wanted)
+    sink = LabelSink(
+        transform=task.image.transform, shape=shape, values=task.values, **{"masks": False} | wanted
+    )
     labeller.label(task, sink, StageClock(*STAGES))
     return sink
 
@@ -152,7 +154,7 @@ def test_labels_above_255(host_kernels):
         assert {"restore_axes", "restore_sheared"} & names(driver)
 
 
-def test_the_first_of_equal_margins_wins(host_kernels):
+def test_the_first_of_equal_logits_wins(host_kernels):
     """Two channels that are the same everywhere."""
     shape, task = make_task(LINEAR["finer"], (20, 22, 12))
     task = replace(task, channels=(0, 0, 1))
@@ -176,7 +178,7 @@ def test_only_labels_come_back(host_kernels):
 
 
 @pytest.mark.parametrize("wanted", [{"masks": True}, {"masks": False, "probabilities": True}])
-def test_masks_and_probabilities_take_margins(wanted):
+def test_masks_and_probabilities_take_logits(wanted):
     shape, task = make_task(LINEAR["finer"], (15, 22, 12))
     session = Session(fake_cuda.FakeDriver("mixed"), ROI)
     ours = labels_of(GpuLabeller(session, Kernels(session.gpu, b"")), shape, task, **wanted)
@@ -195,11 +197,11 @@ def test_memory_does_not_grow_with_the_volume(case, monkeypatch):
     monkeypatch.setattr(finish, "_PIECE_VOXELS", 1 << 25)
     for length in (60, 240):
         _, task = make_task(LINEAR[case], (16, 16, length))
-        found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+        found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
         sizes.append(found.piece_bytes)
     assert abs(sizes[0] - sizes[1]) <= 16 * 16
     monkeypatch.setattr(finish, "_PIECE_VOXELS", 100)  # less than one row across the file: cut twice
-    found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+    found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
     assert 0 < found.piece_bytes <= 100
 
 
@@ -212,7 +214,7 @@ def test_too_little_memory_at_any_point_frees_what_was_taken(case):
     kernels, before = Kernels(session.gpu, b""), set(driver.alive)
 
     def blender():
-        found = choose_finish(task.plan, task.image.trace, values=VALUES, smooth=True, margins=False)
+        found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
         return GpuBlender(session, kernels, task.plan, WEIGHTS, channels=(0, 1, 2), finish=found)
 
     start = len(driver.calls)
