@@ -14,8 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from gcis_runtime import Segmenter, Volume
 from gcis_runtime.errors import EngineError, OutputError, PromptError
+from gcis_runtime.grids.grid_transform import plan_grid
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from tests.support.bundles_and_images import GAIN, THRESHOLD, conv_weights, smooth_ct
+from tests.support.ties import decided_voxels
 
 OBLIQUE = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
 
@@ -78,7 +80,9 @@ def test_labels_are_those_of_the_reference_pipeline(make_bundle, case, engine, r
         result = segmenter.segment(Volume(array=array, affine=affine), restore=restore)
     assert result.labels.shape == shape
     assert result.restore == restore
-    assert np.mean(result.labels == expected) >= 0.9999
+    decided = decided_voxels(shape, affine, plan_grid(shape, affine, spec))
+    assert np.mean((result.labels == expected)[decided]) >= 0.9999
+    assert np.mean(result.labels == expected) >= 0.999
     assert min(np.mean(expected == value) for value in (0, 1, 2)) > 0.02  # all labels occur: the test can see
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -31,13 +33,27 @@ def test_routed_and_static_networks_equal_the_published_one(conformance: Conform
             assert list(pathway.one_based) == selection
             routed = conformance.net.decoder(features, pathway)
             answer = conformance.answers[f"logits_{index}"]
-            assert np.abs(routed[..., ::4, ::4, ::4].numpy() - answer).max() <= 1e-4
+            assert np.abs(routed[..., ::4, ::4, ::4].numpy() - answer).max() <= 3e-4
             bits = np.unpackbits(conformance.answers[f"foreground_{index}"], count=routed[:, 0].numel())
             agree = (routed.argmax(1).numpy().ravel() == bits).mean()
             assert agree > 0.9999
             static = StaticGcisNet.resolved(conformance.net, [pathway])
             assert equal_states(static.encoder, conformance.net.encoder)
             assert (static.decoder(features, pathway) - routed).abs().max() <= 1e-5
+
+
+def test_the_published_logits_hold_in_double_precision(conformance: ConformanceCase) -> None:
+    """Float32 logits of up to 11 differ by 1e-4 between processors; these differences do not.
+
+    What is left is the rounding of the golden float32 logits: 1.9e-4 and 1.4e-4 in the two cases.
+    """
+    net, image = copy.deepcopy(conformance.net).double(), conformance.image.double()
+    with torch.no_grad():
+        features = net.encoder(image)
+        for index in range(len(conformance.info["path_selection_one_based"])):
+            pathway = net.resolve(conformance.embedding(index).double())
+            logits = net.decoder(features, pathway)[..., ::4, ::4, ::4].numpy()
+            assert np.abs(logits - conformance.answers[f"logits_{index}"]).max() <= 2e-4
 
 
 def test_forward_is_encoder_decoder_and_the_static_margin(tiny_net: GcisNet) -> None:
