@@ -50,10 +50,10 @@ def _pathways(m: Manifest) -> str:
     rows = [["value", "structure", "prompt", *POSITIONS]]
     for label, pathway in zip(m.labels, m.pathways, strict=True):
         rows.append([str(label.value), label.name, label.prompt, *map(str, pathway.path_selection)])
-        if pathway.margins is None:
+        if pathway.router_gaps is None:
             rows.append(["", "", "  given by hand", *[""] * len(POSITIONS)])
         else:
-            rows.append(["", "", "  margin", *(f"{x:.2f}" for x in pathway.margins)])
+            rows.append(["", "", "  router gap", *(f"{x:.2f}" for x in pathway.router_gaps)])
     return table(rows, right=(0, *range(3, 10)))
 
 

@@ -38,13 +38,15 @@ class PromptPathway(Strict, frozen=True, kw_only=True):
     """The residual block that a prompt uses at each of the seven `POSITIONS`, counted from 1.
 
     Attributes:
-        margins: Router logit of the chosen pathway minus the runner-up's at each position; None
+        router_gaps: Router logit of the chosen pathway minus the runner-up's at each position; None
             when the pathway was given by hand.
     """
 
     prompt: str
     path_selection: tuple[int, int, int, int, int, int, int]
-    margins: tuple[float, float, float, float, float, float, float] | None = None
+    router_gaps: tuple[float, float, float, float, float, float, float] | None = msgspec.field(
+        default=None, name="margins"
+    )
 
 
 class Tensor(Strict, frozen=True, kw_only=True):
