@@ -81,8 +81,8 @@ def config(bundle: Bundle, engine: Engine, *, name: str) -> str:
     """Return the `config.pbtxt` of a model.
 
     Shapes are static and include the batch size, so batching by Triton is off (`max_batch_size: 0`, and no
-    `dynamic_batching`). The warm-up runs one empty window when the model is loaded. Parameters that start with
-    `gcis_` hold the labels, preprocessing and window as JSON for clients.
+    `dynamic_batching`). The warm-up runs one empty window when the model is loaded. Parameters named `gcis_*`
+    hold the labels, preprocessing and window as JSON for clients.
     """
     backend, file, kind = _BACKENDS[engine.backend]
     m = bundle.manifest

@@ -58,9 +58,7 @@ def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
 
 def test_what_they_do_not_say_is_asked_for_or_assumed_and_said(imported):
     for found in imported:
-        with pytest.raises(
-            CheckpointError, match=r"does not store a window size.*published gCIS 128, BTCV 96"
-        ):
+        with pytest.raises(CheckpointError, match=r"does not store a window.*published gCIS 128, BTCV 96"):
             choose_settings(found.config, Overrides())
         settings = choose_settings(found.config, Overrides(patch_size=(64, 64, 64)))
         assert settings.preprocess == PreprocessSpec(

@@ -16,6 +16,8 @@ from gcis_export.gate.parity import (
     ROUTED,
     STATIC,
     Gate,
+    Reference,
+    References,
     check_networks,
     check_rounding,
 )
@@ -94,6 +96,7 @@ def engines(gate, monkeypatch, tmp_path):
     """Compare stand-in engines whose factors are given by engine and precision."""
     answers = gate.answers(lambda w: w - np.float32(0.5))
     network = Reference(name=STATIC, answers=answers)
+    references = References(network=network, exact=network)
     monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
 
     def run(factors, precision="fp32", really={}):  # noqa: B006 (never changed)
@@ -108,9 +111,7 @@ def engines(gate, monkeypatch, tmp_path):
             "gcis_export.engines.onnx.read_precision", lambda file: really.get(("onnx", "fp32"), "fp32")
         )
         names = ("onnx", "openvino")
-        return compare_engines(
-            tmp_path, gate, names, references=References(network=network, exact=network), precision=precision
-        )
+        return compare_engines(tmp_path, gate, names, references=references, precision=precision)
 
     return run
 
