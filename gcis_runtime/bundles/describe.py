@@ -12,11 +12,11 @@ def describe(bundle: Bundle) -> str:
     m = bundle.manifest
     p = m.preprocess
     spacing = (
-        "the spacing of the file" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
+        "spacing of the file" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
     )
     roi = " x ".join(map(str, m.window.patch_size))
     low, high = p.intensity_window
-    grid = f"{p.orientation or 'the orientation of the file'}, {spacing}, HU {low:g} to {high:g}"
+    grid = f"{p.orientation or 'orientation of the file'}, {spacing}, HU {low:g} to {high:g}"
     if p.crop is not None:
         grid += f", cropped to voxels above {low:g} HU with a margin of {p.crop.margin} voxels"
     parts = [
