@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from benchmarks.environment import environment
-from gcis_export.export import Request, export
+from gcis_export.export import export
+from gcis_export.options import ExportRequest
 from gcis_runtime import Segmenter, Volume, read_volume
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.images.nifti import write_volume
@@ -93,7 +94,8 @@ def compare(
     """
     where = environment()  # the commit of the code that is loaded now
     found = checkpoints.load(checkpoint)
-    made = export(Request(checkpoint=checkpoint, engines=tuple(engines), output=folder / "agreement.gcis"))
+    request = ExportRequest(checkpoint=checkpoint, engines=tuple(engines), output=folder / "agreement.gcis")
+    made = export(request)
     with comparison(static_network(found), made.folder, engines=engines) as compare_file:
         rows = [
             {"image": name, "variant": variant, **row}

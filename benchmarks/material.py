@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from gcis_export.bundle_writer import NOTICE, staged, write_graph, write_manifest
-from gcis_export.check_windows import calibration_windows
+from gcis_export.bundle.labels import make_labels
+from gcis_export.bundle.writer import NOTICE, staged, write_graph, write_manifest
+from gcis_export.gate.check_windows import calibration_windows
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import INPUT, OUTPUT, to_onnx
-from gcis_export.precision.extra import convert
-from gcis_export.structures import make_labels
+from gcis_export.precision.variants import convert
 from gcis_runtime.bundles.manifest import Engine, Manifest, PromptPathway, Provenance, Tensor
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.images.nifti import write_volume

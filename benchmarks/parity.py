@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.environment import environment
-from gcis_export.check_windows import Window, gather_windows
-from gcis_export.compare import Logits, Tolerance, compare
+from gcis_export.gate.check_windows import Window, gather_windows
+from gcis_export.gate.compare import Logits, Tolerance, compare
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import round_weights, to_onnx
 from gcis_export.resolve import resolve

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from gcis_export.export import Request, export
+from gcis_export.export import export
+from gcis_export.options import ExportRequest
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, encode
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
@@ -52,7 +53,7 @@ def write_wide_bundle(
         checkpoint = Path(temporary) / "checkpoint"
         save(checkpoint, settings, net.state_dict())
         export(
-            Request(
+            ExportRequest(
                 checkpoint=checkpoint,
                 prompts=names,
                 engines=("onnx", "openvino"),

@@ -1,1 +1,1 @@
-"""Export: checkpoint + prompts in, verified bundle out."""
+"""Export of a checkpoint and prompts as a verified bundle."""

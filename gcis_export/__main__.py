@@ -1,4 +1,4 @@
-"""Run `gcis-export` as `python -m gcis_export`."""
+"""Run gcis-export as `python -m gcis_export`."""
 
 from __future__ import annotations
 

@@ -1,19 +1,41 @@
-"""`gcis-export`: parse, call, print."""
+"""Command line of gcis-export: parse the options, run the export and print the report."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gcis_export.options import (
+    ENGINE_NAMES,
+    HARDWARE_COMPATIBILITIES,
+    PRECISIONS,
+    WEIGHTS_TYPES,
+    EngineOptions,
+    ExportRequest,
+    Overrides,
+    read_capability,
+)
+from gcis_runtime.spec import Foreground
 from gcis_runtime.system.console import command
 
-_ENGINES = ("onnx", "openvino", "trt", "trt-rtx")
+
+class _Renamed(click.Option):
+    """An option that also accepts former spellings; `--help` lists the first spelling only."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        listed = copy.copy(self)
+        listed.opts = self.opts[:1]
+        return click.Option.get_help_record(listed, ctx)
 
 
-def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
-    """Return a callback that reads `count` comma-separated numbers, or one for all where `repeat`."""
+def _numbers(count: int, kind: type, *, repeat: bool) -> Callable[..., Any]:
+    """Return a callback that parses `count` comma-separated numbers; `repeat` accepts one for all."""
 
     def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
         if value is None:
@@ -26,17 +48,15 @@ def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
             numbers *= count
         if len(numbers) != count:
             one = "one number or " if repeat else ""
-            raise click.BadParameter(f"{value!r} is not {one}{count} numbers with commas")
+            raise click.BadParameter(f"received {value!r}; expected {one}{count} comma-separated numbers")
         return numbers
 
     return read
 
 
 def _foreground(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    """Read a foreground rule: its margin, or `off`."""
+    """Parse a foreground rule: a margin in voxels, or `off`."""
     from msgspec import UNSET
-
-    from gcis_runtime.spec import Foreground
 
     if value is None or value == "off":
         return UNSET if value else None
@@ -46,117 +66,150 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
         raise click.BadParameter(f"{value!r} is neither 'off' nor a margin in voxels ({error})") from error
 
 
+def _capabilities(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Parse compute capabilities."""
+    return tuple(map(read_capability, values))
+
+
+def _with_request(function: Callable[[ExportRequest, bool], None]) -> Callable[..., None]:
+    """Build one `ExportRequest` from the parsed options, whose names are the fields of the request."""
+
+    @functools.wraps(function)
+    def call(as_json: bool, **parsed: Any) -> None:
+        parts = {"engine_options": _built(EngineOptions, parsed), "overrides": _built(Overrides, parsed)}
+        function(_built(ExportRequest, parsed | parts), as_json)
+
+    return call
+
+
+def _built(kind: type, parsed: dict[str, Any]) -> Any:
+    return kind(**{f.name: parsed[f.name] for f in dataclasses.fields(kind)})
+
+
 @command("gcis-export")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, help="A structure; repeat for several [all that were trained]."
+    "--prompt", "prompts", multiple=True, help="Structure to export; repeatable [all trained prompts]."
 )
 @click.option(
     "--engine",
     "engines",
-    type=click.Choice(_ENGINES),
+    type=click.Choice(ENGINE_NAMES),
     multiple=True,
-    help="Engines to make and check; repeat for several [onnx].",
+    default=("onnx",),
+    help="Engine to build or check; repeatable [onnx].",
 )
 @click.option(
     "--compute-capability",
     "capabilities",
     multiple=True,
     metavar="8.9",
-    help="trt-rtx: GPUs to build for; repeat for several [8.0 and later].",
+    callback=_capabilities,
+    help="trt-rtx: compute capability to build for; repeatable [8.0 and later].",
 )
 @click.option(
     "--hardware-compatibility",
-    type=click.Choice(["none", "same", "ampere+"]),
+    type=click.Choice(HARDWARE_COMPATIBILITIES),
     default="none",
     help="trt: also run on GPUs of the same compute capability, or on Ampere and later [none].",
 )
 @click.option(
     "--version-compatible",
     is_flag=True,
-    help="trt: also run under later releases, and under tensorrt-lean.",
+    help="trt: also run with later TensorRT releases and with tensorrt-lean.",
 )
 @click.option(
-    "--optimization-level", type=click.IntRange(0, 5), help="trt, trt-rtx: quick to thorough building."
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="trt, trt-rtx: builder effort, from fast build (0) to fast engine (5) [the builder's default].",
 )
-@click.option("--tf32", is_flag=True, help="trt, trt-rtx: float32 products of 11 bits: faster, less exact.")
+@click.option("--tf32", is_flag=True, help="trt, trt-rtx: allow TF32 products: faster, less exact.")
 @click.option(
     "--path-selection",
     "path_selections",
     multiple=True,
     metavar="2,1,3,5,3,6,6",
-    help="Pathway by hand, counted from 1, one for each --prompt; needs no text weights.",
+    help="Pathway selected by hand, counted from 1, one per --prompt; no text weights are needed.",
 )
-@click.option("--clip-weights", help="CLIP weights (tag or file) for prompts that were not trained.")
+@click.option("--clip-weights", help="CLIP weights (tag or file) for prompts outside the trained ones.")
 @click.option(
+    "--patch-size",
     "--roi",
+    "patch_size",
+    cls=_Renamed,
     callback=_numbers(3, int, repeat=True),
     metavar="N|X,Y,Z",
-    help="Window in voxels [the checkpoint's].",
+    help="Window size in voxels [from the checkpoint].",
 )
-@click.option("--overlap", type=float, help="Overlap of windows, 0 to under 1 [the checkpoint's].")
+@click.option(
+    "--overlap", type=float, help="Overlap of neighbouring windows, 0 to below 1 [from the checkpoint]."
+)
 @click.option(
     "--spacing",
     callback=_numbers(3, float, repeat=True),
     metavar="MM|X,Y,Z",
-    help="Voxel size [the checkpoint's].",
+    help="Voxel size in mm [from the checkpoint].",
 )
-@click.option("--orientation", help="Axis codes such as RAS; 'file' keeps the file's [the checkpoint's].")
+@click.option(
+    "--orientation",
+    help="Axis codes such as RAS; 'file' keeps the orientation of the image file [from the checkpoint].",
+)
 @click.option(
     "--intensity-window",
     callback=_numbers(2, float, repeat=False),
     metavar="LOW,HIGH",
-    help="HU mapped to 0 and 1 [the checkpoint's].",
+    help="HU mapped to 0 and 1 [from the checkpoint].",
 )
 @click.option(
     "--crop-foreground",
+    "foreground",
     callback=_foreground,
     metavar="MARGIN|off",
-    help="Crop images to what is above the intensity window's low end and so many voxels around, as training "
-    "did [the checkpoint's].",
+    help="Crop images to the voxels above the lower end of the intensity window, plus this margin in voxels "
+    "[from the checkpoint].",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="Precision of the engines; other than fp32 it is written as a second, strongly typed graph.",
+    help="Precision of the engines; other than fp32, a second graph is written in this precision.",
 )
 @click.option(
     "--batch",
     "batches",
     type=click.IntRange(2, 8),
     multiple=True,
-    help="Also a graph, and engines, for this many windows at once; repeat for several [1 alone].",
+    help="Also write a graph, and build engines, for this batch size; repeatable [1 only].",
 )
 @click.option(
     "--weights",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(WEIGHTS_TYPES),
     default="fp32",
     show_default=True,
-    help="How weights are stored; fp16 halves the file.",
+    help="Storage type of the weights; fp16 halves the file size.",
 )
 @click.option(
     "--label-value",
     "label_values",
     type=int,
     multiple=True,
-    help="Value in the label map, one for each prompt [1, 2, ...].",
+    help="Label map value, one per prompt [1, 2, ...].",
 )
 @click.option(
     "--check",
     "cases",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="CT that the graphs are compared on; repeat for several [those of --calibration, or a phantom].",
+    help="CT file for the parity gate; repeatable [the files of --calibration, or a phantom].",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="CT that INT8 is calibrated on; repeat for several [phantoms].",
+    help="CT file for INT8 calibration; repeatable [phantoms].",
 )
 @click.option(
     "--check-windows",
@@ -164,66 +217,36 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Windows compared in each.",
+    help="Windows per case that the parity gate compares.",
 )
-@click.option("--name", help="The bundle's name [from the prompts].")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [the bundle store]."
-)
+@click.option("--name", help="Name of the bundle [derived from the prompts].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [the bundle store].")
 @click.option(
     "--triton",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Also add it to this Triton model repository.",
+    help="Also add the bundle to this Triton model repository.",
 )
 @click.option(
     "--monai-bundle",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Also write it there as a MONAI bundle.",
+    help="Also write a MONAI bundle to this folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def main(
-    as_json: bool,
-    roi: Any,
-    overlap: float | None,
-    spacing: Any,
-    orientation: str | None,
-    intensity_window: Any,
-    crop_foreground: Any,
-    engines: tuple[str, ...],
-    capabilities: tuple[str, ...],
-    **options: Any,
-) -> None:
+@_with_request
+def main(request: ExportRequest, as_json: bool) -> None:
     """Export prompts of a checkpoint as one verified bundle for gcis-run.
 
-    Resolves each prompt to a pathway, writes a static graph, compares it with the network in every engine,
-    and writes the bundle only when the numbers hold. Research software, not a medical device.
+    Resolves each prompt to a pathway, writes a static graph, compares the graph with the network in every
+    engine, and writes the bundle only if all comparisons pass. Research software, not a medical device.
     """
-    from gcis_export.engines.options import EngineOptions, read_capability
-    from gcis_export.engines.select import check_engines
+    from gcis_export.engines.registry import check_engines
 
-    engines = engines or ("onnx",)
-    names = ("hardware_compatibility", "version_compatible", "optimization_level", "tf32")
-    engine_options = EngineOptions(
-        capabilities=tuple(map(read_capability, capabilities)), **{name: options.pop(name) for name in names}
-    )
-    # Before PyTorch takes its seconds.
-    check_engines(engines, precision=options["precision"], options=engine_options)
+    # Before the seconds that importing PyTorch takes.
+    check_engines(request.engines, precision=request.precision, options=request.engine_options)
     from gcis_export import report
-    from gcis_export.export import Request, export
-    from gcis_export.settings import Overrides
+    from gcis_export.export import export
 
-    overrides = Overrides(
-        patch_size=roi,
-        overlap=overlap,
-        spacing=spacing,
-        orientation=orientation,
-        intensity_window=intensity_window,
-        foreground=crop_foreground,
-    )
-    result = export(
-        Request(engines=engines, engine_options=engine_options, overrides=overrides, **options),
-        say=None if as_json else lambda step: click.echo(f"{step} ...", err=True),
-    )
+    result = export(request, on_step=None if as_json else lambda step: click.echo(f"{step} ...", err=True))
     click.echo(report.as_json(result) if as_json else report.as_text(result))

@@ -1,4 +1,4 @@
-"""Prompts to pathways: by the router on text embeddings, by hand, or as a static checkpoint says."""
+"""Resolve prompts to pathways and a static network: by the router, by hand, or from a static checkpoint."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One prompt and where it goes.
+    """One prompt and its pathway.
 
     Attributes:
         prompt: The prompt.
-        pathway: Its block at each position.
-        margins: Router logit of the chosen block minus the runner-up's at each position; None when the
-            pathway was not chosen by a router.
+        pathway: Selected block at each position.
+        router_gaps: Router logit of the selected block minus that of the runner-up, at each position; None if
+            no router selected the pathway.
     """
 
     prompt: str
     pathway: Pathway
-    margins: tuple[float, float, float, float, float, float, float] | None = None
+    router_gaps: tuple[float, float, float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resolution:
-    """What is exported: the prompts in channel order, and the static network that answers them.
+    """Prompts in channel order, and the static network that segments them.
 
     Attributes:
-        choices: One for each output channel.
+        choices: One choice per output channel.
         network: The static network, in evaluation mode.
-        routed: The network that it was resolved from; None for a static checkpoint.
+        routed: Routed network that the static one was resolved from; None for a static checkpoint.
     """
 
     choices: tuple[Choice, ...]
@@ -48,7 +48,7 @@ class Resolution:
 
     @property
     def coinciding(self) -> list[list[str]]:
-        """Groups of prompts whose seven choices are the same: they give the same mask."""
+        """Groups of prompts with equal pathways, whose masks are therefore equal."""
         return group_equal({choice.prompt: choice.pathway for choice in self.choices})
 
 
@@ -59,17 +59,18 @@ def resolve(
     path_selections: Sequence[str] = (),
     clip_weights: str | None = None,
 ) -> Resolution:
-    """Work out the pathway of each prompt and cut the static network out of the checkpoint.
+    """Resolve each prompt to a pathway and extract the static network from the checkpoint.
 
     Args:
         checkpoint: A routed or static checkpoint.
-        prompts: Structures to export, in channel order; none means all of the prompt table.
-        path_selections: Pathways by hand, counted from 1, one for each prompt (`"2,1,3,5,3,6,6"`).
-        clip_weights: CLIP text weights for prompts that the table lacks: a tag, a file, or `"random"`.
+        prompts: Prompts in channel order; empty means all prompts of the checkpoint.
+        path_selections: Pathways selected by hand, counted from 1, one per prompt (`"2,1,3,5,3,6,6"`).
+        clip_weights: CLIP text weights for prompts that the checkpoint has no embedding of: a tag, a file, or
+            `"random"`.
 
     Raises:
-        PromptError: Unknown, repeated or missing prompts, or unreadable path selections.
-        CheckpointError: CLIP weights other than the checkpoint's, or a damaged checkpoint.
+        PromptError: A prompt is unknown, repeated or missing, or a path selection is invalid.
+        CheckpointError: The CLIP weights differ from those of the checkpoint, or the checkpoint is damaged.
     """
     wanted = tuple(prompts) or checkpoint.prompts
     _check_names(wanted, path_selections)
@@ -90,10 +91,13 @@ def resolve(
 
 
 def _check_names(prompts: Sequence[str], path_selections: Sequence[str]) -> None:
-    """Refuse no prompts, empty ones, one twice, and path selections that do not match them."""
+    """Raise if there is no prompt, a prompt is empty or repeated, or path selections do not match."""
     if not prompts:
         raise PromptError(
-            "no prompt to export", expected="at least one", fix="Name the structures with --prompt."
+            "no prompt to export",
+            received="a checkpoint without prompts and no --prompt",
+            expected="at least one prompt",
+            fix="Name the structures with --prompt.",
         )
     seen: set[str] = set()
     for prompt in prompts:
@@ -102,35 +106,38 @@ def _check_names(prompts: Sequence[str], path_selections: Sequence[str]) -> None
             raise PromptError(
                 "prompts must be distinct and not empty",
                 received=repr(prompt),
-                fix="Give each structure once.",
+                expected="each prompt once, ignoring case and spaces",
+                fix="Give each structure once with --prompt.",
             )
         seen.add(key)
     if path_selections and len(path_selections) != len(prompts):
         raise PromptError(
             "path selections and prompts do not match",
             received=f"{len(path_selections)} path selections for {len(prompts)} prompts",
-            expected="one --path-selection for each --prompt",
+            expected="one --path-selection per --prompt",
+            fix="Repeat --path-selection in the order of --prompt, or omit it.",
         )
 
 
 def _fixed(
     checkpoint: Checkpoint, prompts: Sequence[str], *, by_name: bool, path_selections: Sequence[str]
 ) -> tuple[Choice, ...]:
-    """Return the pathways that a static checkpoint holds for the prompts."""
+    """Return the pathways of the prompts in a static checkpoint."""
     if path_selections:
         raise PromptError(
             f"{checkpoint.folder.name} is a static checkpoint: its pathways are fixed",
-            fix="Leave --path-selection out.",
+            received="--path-selection",
+            fix="Omit --path-selection.",
         )
     fixed = [Pathway(tuple(n - 1 for n in one_based)) for one_based in checkpoint.config.path_selections]
     known = checkpoint.prompts
-    if not known:  # imported weights do not say what they segment: --prompt names it
+    if not known:  # imported weights have no names of structures; --prompt supplies them
         if len(prompts) != len(fixed):
             raise PromptError(
                 "the checkpoint does not name its structures",
                 received=f"{len(prompts)} prompts",
-                expected=f"{len(fixed)}",
-                fix="Give one --prompt for each.",
+                expected=f"{len(fixed)} prompts",
+                fix="Give one --prompt per pathway of the checkpoint.",
             )
         return tuple(Choice(prompt=p, pathway=w) for p, w in zip(prompts, fixed, strict=True))
     if by_name and (unknown := [p for p in prompts if p not in known]):
@@ -139,13 +146,13 @@ def _fixed(
 
 
 def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
-    """Return the part of a static checkpoint that the choices need."""
+    """Return a static network with only the blocks that the choices use."""
     return StaticGcisNet.resolved(checkpoint.static(), [choice.pathway for choice in choices]).eval()
 
 
 def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
-    """Let the router choose, and note by how much."""
+    """Return the pathway that the router selects, with the router gaps."""
     routing = route(net, prompt, embedding)
-    # With a single pathway there is no runner-up, and JSON has no infinity.
-    a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.margins)
-    return Choice(prompt=prompt, pathway=routing.pathway, margins=(a, b, c, d, e, f, g))
+    # With a single pathway per position there is no runner-up, and JSON has no infinity.
+    a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.router_gaps)
+    return Choice(prompt=prompt, pathway=routing.pathway, router_gaps=(a, b, c, d, e, f, g))

@@ -1,4 +1,4 @@
-"""Engines of a bundle: one file a backend; `select` chooses, `compare` and `compiled` make and check.
+"""Engines of a bundle: one module per backend, a registry of them, and the steps that build and check them.
 
-Empty on purpose: choosing engines must not import PyTorch, which comparing them does.
+This file imports nothing: validating engine options must not import PyTorch, which comparing engines does.
 """

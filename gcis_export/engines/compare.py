@@ -1,78 +1,59 @@
-"""The bundle's graph in the engines that read it as it is: opened as the runtime does, and compared."""
+"""Run the graphs of a staged bundle in the engines that load ONNX files, and compare their logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from gcis_export.compare import Logits, describe, describe_limits
-from gcis_export.engines import onnx, openvino
-from gcis_export.parity import Gate
+from gcis_export.engines import onnx
+from gcis_export.engines.registry import ENGINES
+from gcis_export.gate.compare import Logits, describe, describe_limits
+from gcis_export.gate.parity import Gate, Reference, References
+from gcis_export.options import EngineName, Precision
 from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.bundles.manifest import (
-    GRAPH_BACKENDS,
-    MODEL_FILE,
-    Backend,
-    Engine,
-    ParityRow,
-    Precision,
-    graph_file,
-)
+from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MODEL_FILE, Engine, ParityRow, graph_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 
-_PRODUCTS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-_OFFERS = {"onnx": onnx.PRECISIONS, "openvino": openvino.PRECISIONS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What an engine is compared with.
-
-    Attributes:
-        name: The stage's name.
-        answers: Its logits on each window.
-    """
-
-    name: str
-    answers: Sequence[Logits]
-
 
 def compare_engines(
-    folder: Path, gate: Gate, names: Sequence[str], *, exact: Reference, network: Reference, precision: str
+    folder: Path,
+    gate: Gate,
+    names: Sequence[EngineName],
+    *,
+    references: References,
+    precision: Precision,
 ) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """Run the staged bundle in each engine.
+    """Run the staged bundle in each engine that loads ONNX files.
 
     Args:
-        folder: The staged bundle, with a manifest that lists the graph.
-        gate: Windows and report.
-        names: Engines that were asked for; compiled ones are passed over.
-        exact: The network with the weights of the file: float32 engines must equal it.
-        network: The checkpoint's network: bf16 is measured against it.
-        precision: `"int8"` runs the 8-bit graph too; `"bf16"` makes bf16 a must, else it is tried where the
-            CPU has it.
+        folder: Staged bundle with a manifest that lists the graphs.
+        gate: Windows and results.
+        names: Selected engines; compiled engines are skipped.
+        references: Logits to compare with.
+        precision: `"int8"` also runs the INT8 graph. `"bf16"` requires bf16 to pass; otherwise bf16 is tried
+            where the CPU supports it.
 
     Returns:
-        The engines that hold their limits, and remarks on those that do not.
+        The engines that passed, and notes on those that did not.
 
     Raises:
-        ParityError: A float32 engine, or bf16 that was asked for, differs.
+        ParityError: A float32 engine, or a required bf16 engine, differs from its reference.
         EngineError: An engine cannot be opened, or computes in another precision.
     """
     engines: list[Engine] = []
     notes: list[str] = []
     for name in [name for name in names if name in GRAPH_BACKENDS]:
-        engines.append(_check(folder, gate, name, "fp32", exact)[0])
-        if precision == "int8" and "int8" in _OFFERS[name]:
-            engines.append(_check(folder, gate, name, "int8", network)[0])
+        engines.append(_check(folder, gate, name, "fp32", references.exact)[0])
+        if precision == "int8" and "int8" in ENGINES[name].precisions:
+            engines.append(_check(folder, gate, name, "int8", references.network)[0])
     if precision == "fp16":
-        notes.append("ONNX Runtime computes the fp16 graph on CUDA alone: it was compared, but not run there")
+        notes.append("the fp16 graph was compared but not run in ONNX Runtime, which runs it on CUDA only")
     if "openvino" in names:
         required = precision == "bf16"
         try:
-            engine, row = _check(folder, gate, "openvino", "bf16", network, required=required)
+            engine, row = _check(folder, gate, "openvino", "bf16", references.network, required=required)
         except EngineError as error:
             if required:
                 raise
@@ -81,21 +62,27 @@ def compare_engines(
             engines.append(engine)
         else:
             notes.append(
-                f"bf16 does not hold ({describe(row)}; {describe_limits(row)}): the bundle does not offer it"
+                f"bf16 exceeds its limits ({describe(row)}; {describe_limits(row)}): "
+                "the bundle does not offer it"
             )
     return tuple(engines), tuple(notes)
 
 
 def _check(
-    folder: Path, gate: Gate, name: str, precision: Precision, reference: Reference, *, required: bool = True
+    folder: Path,
+    gate: Gate,
+    name: EngineName,
+    precision: Precision,
+    reference: Reference,
+    *,
+    required: bool = True,
 ) -> tuple[Engine, ParityRow]:
-    """Run an engine in a precision and compare it."""
+    """Run an engine in a precision and compare its logits."""
     engine, answers = _run(folder, gate, name, precision)
     row = gate.check(
-        f"{_PRODUCTS[name]} {engine.backend_version}",
+        f"{ENGINES[name].product} {engine.backend_version}",
         answers,
-        reference=reference.name,
-        expected=reference.answers,
+        reference,
         precision=precision,
         graph=engine.graph,
         required=required,
@@ -103,26 +90,25 @@ def _check(
     return engine, row
 
 
-def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Logits]]:
+def _run(folder: Path, gate: Gate, name: EngineName, precision: Precision) -> tuple[Engine, list[Logits]]:
     """Open an engine as the runtime does and run every window."""
     try:
         session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
-    except BundleError as error:  # another name or shape than the manifest's
+    except BundleError as error:  # the names or shapes of the graph differ from the manifest
         raise ParityError(
-            f"{_PRODUCTS[name]} does not hold the graph that was exported",
+            f"{ENGINES[name].product} did not load the exported graph",
             received=f"{error.message}: {error.received}",
             expected=error.expected,
-            fix="No bundle was written.",
+            fix="No bundle was written; export with another --engine.",
         ) from error
-    file = graph_file("int8") if precision == "int8" else MODEL_FILE  # bf16 is made of the float32 graph
+    file = graph_file("int8") if precision == "int8" else MODEL_FILE  # bf16 is computed from the fp32 graph
     try:
         _check_precision(name, session, folder / file, precision)
         answers = gate.answers(session.run)
     finally:
         session.close()
-    backend: Backend = "openvino" if name == "openvino" else "onnx"
     engine = Engine(
-        backend=backend,
+        backend=name,
         precision=precision,
         file=file,
         graph=file,
@@ -132,14 +118,14 @@ def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Eng
     return engine, answers
 
 
-def _check_precision(name: str, session: Session, graph: Path, precision: Precision) -> None:
-    """Refuse an engine that computes in another precision than was asked for."""
-    # An OpenVINO session has read it from its compiled model; ONNX Runtime has to be asked apart.
-    really = onnx.read_precision(graph) if name == "onnx" else session.precision
-    if really != precision:
+def _check_precision(name: EngineName, session: Session, graph: Path, precision: Precision) -> None:
+    """Raise if an engine computes in another precision than the requested one."""
+    # An OpenVINO session reads it from the compiled model; a session of ONNX Runtime does not.
+    actual = onnx.read_precision(graph) if name == "onnx" else session.precision
+    if actual != precision:
         raise EngineError(
-            f"{_PRODUCTS[name]} computes in another precision than was asked for",
-            received=really,
+            f"{ENGINES[name].product} computes in another precision than requested",
+            received=actual,
             expected=precision,
-            fix="Export with another --precision, or another --engine.",
+            fix="Export with another --precision or another --engine.",
         )

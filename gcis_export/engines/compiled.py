@@ -1,19 +1,17 @@
-"""Compiled engines: built from the bundle's graphs, written beside them, and run where a GPU is."""
+"""Build TensorRT engines from the graphs of a staged bundle, and run them if a suitable GPU is present."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
-from gcis_export.bundle_writer import file_entry, write_manifest
-from gcis_export.compare import Logits
+from gcis_export.bundle.staged import StagedBundle
+from gcis_export.bundle.writer import file_entry
 from gcis_export.engines import tensorrt, tensorrt_rtx
-from gcis_export.engines.options import EngineOptions
-from gcis_export.parity import Gate
+from gcis_export.gate.parity import Gate, Reference
+from gcis_export.options import EngineName, EngineOptions, Precision
 from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, Manifest, engine_file
+from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, engine_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.gpu.probe import Gpu, probe_driver
 from gcis_runtime.engines.tensorrt.build import Built, build
@@ -26,64 +24,54 @@ from gcis_runtime.system.private_cache import open_cache
 _BACKENDS = {module.FAMILY.backend: module for module in (tensorrt, tensorrt_rtx)}
 _TIMINGS = "trt-timing"
 
-Say = Callable[[str], None]
-
 
 def build_engines(
-    folder: Path,
-    manifest: Manifest,
-    gate: Gate,
-    names: Sequence[str],
+    staged: StagedBundle,
+    names: Sequence[EngineName],
     *,
-    precision: str,
+    precision: Precision,
     options: EngineOptions,
-    reference: str,
-    expected: Sequence[Logits],
-    say: Say,
-) -> tuple[Manifest, tuple[str, ...]]:
-    """Build an engine of every graph of a precision for every compiled backend, and run it where that can be.
+    reference: Reference,
+    on_step: Callable[[str], None],
+) -> tuple[StagedBundle, tuple[str, ...]]:
+    """Build one engine per compiled backend and graph of a precision, and compare the engines that run here.
 
     Args:
-        folder: The staged bundle.
-        manifest: What it says so far; every graph is in it and was compared.
-        gate: Windows and report.
-        names: Engines that were asked for; others than compiled ones are passed over.
-        precision: The graphs to build from.
-        options: How.
-        reference: What engines are compared with.
-        expected: Its logits on the gate's windows.
-        say: Told of each build.
+        staged: Staged bundle; all of its graphs have been compared.
+        names: Selected engines; other than compiled engines are skipped.
+        precision: Precision of the graphs to build from.
+        options: Options for building.
+        reference: Logits that the engines are compared with.
+        on_step: Called with a line of text before each build.
 
     Returns:
-        The manifest with the engines and their files, and remarks on engines that could not be run.
+        The bundle with the engines, and notes on engines that could not be run.
 
     Raises:
         EngineError: An engine cannot be built, or computes in another precision than its graph.
-        ParityError: An engine that ran here differs.
+        ParityError: An engine that ran differs from the reference.
     """
     notes: list[str] = []
     for name in [name for name in names if name in _BACKENDS]:
         backend = _BACKENDS[name]
         gpu = backend.check(options)
-        for graph in [g for g in manifest.graphs if g.precision == precision]:
-            say(f"building {backend.FAMILY.product} from {graph.file}")
-            built = _build(backend.FAMILY, folder / graph.file, options, gpu)
-            engine, entry = _write(folder, backend.FAMILY, graph, built)
-            manifest = msgspec.structs.replace(
-                manifest, engines=(*manifest.engines, engine), files=(*manifest.files, entry)
-            )
-            write_manifest(folder, manifest)
-            problem = _run(folder, backend.FAMILY, engine, gate, reference=reference, expected=expected)
+        for graph in [g for g in staged.manifest.graphs if g.precision == precision]:
+            on_step(f"building {backend.FAMILY.product} from {graph.file}")
+            built = _build(backend.FAMILY, staged.folder / graph.file, options, gpu)
+            engine, entry = _write(staged.folder, backend.FAMILY, graph, built)
+            staged = staged.with_engine(engine, entry)
+            staged.write()
+            problem = _run(staged.folder, backend.FAMILY, engine, staged.gate, reference)
             if problem is not None:
                 notes.append(
                     f"the {backend.FAMILY.product} engine was not run here ({problem}); "
                     f"its graph {graph.file} was compared"
                 )
-    return manifest, tuple(notes)
+    return staged, tuple(notes)
 
 
 def _build(family: Family, graph: Path, options: EngineOptions, gpu: Gpu | None) -> Built:
-    """Build, with what earlier builds on this GPU measured."""
+    """Build an engine, reusing the kernel timings of earlier builds on this GPU."""
     cache = open_cache() if gpu is not None else None
     key = {} if gpu is None else {"gpu": gpu.name, "backend": family.backend}
     found = None if cache is None else cache.find(_TIMINGS, key)
@@ -96,7 +84,7 @@ def _build(family: Family, graph: Path, options: EngineOptions, gpu: Gpu | None)
 
 
 def _write(folder: Path, family: Family, graph: Graph, built: Built) -> tuple[Engine, FileEntry]:
-    """Write an engine under the name that says what it is; it has to compute in its graph's precision."""
+    """Write an engine, named after its properties; raise if its precision differs from that of the graph."""
     if built.precision != graph.precision:
         raise wrong_precision(family, built.precision, graph.precision)
     name = engine_file(family.backend, built.version, built.device, built.precision, graph.batch)
@@ -116,16 +104,8 @@ def _write(folder: Path, family: Family, graph: Graph, built: Built) -> tuple[En
     return engine, file_entry(folder, name)
 
 
-def _run(
-    folder: Path,
-    family: Family,
-    engine: Engine,
-    gate: Gate,
-    *,
-    reference: str,
-    expected: Sequence[Logits],
-) -> str | None:
-    """Run an engine as the runtime does and compare it; return why it cannot run here."""
+def _run(folder: Path, family: Family, engine: Engine, gate: Gate, reference: Reference) -> str | None:
+    """Run an engine as the runtime does and compare its logits; return why it cannot run here, or None."""
     driver = probe_driver()
     if driver.problem is not None:
         return driver.problem
@@ -151,8 +131,7 @@ def _run(
     gate.check(
         f"{family.product} {engine.backend_version}",
         answers,
-        reference=reference,
-        expected=expected,
+        reference,
         precision=engine.precision,
         graph=engine.graph,
     )

@@ -1,4 +1,4 @@
-"""ONNX Runtime: reads the bundle's graph as it is; always there."""
+"""Describe ONNX Runtime, which loads an ONNX graph directly and is always installed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from gcis_runtime.bundles.manifest import Precision
+from gcis_export.options import EngineOptions, Precision
 from gcis_runtime.engines.layer_precision import computed_in
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-"""fp16 is computed on CUDA alone. An INT8 graph's convolutions run in float32: no kernel takes them."""
+"""fp16 runs on CUDA only. The convolutions of an INT8 graph run in float32, so int8 is not offered."""
 
 _ELEMENTS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "fp32",
@@ -25,25 +25,26 @@ _ELEMENTS: dict[int, str] = {
 _QUANTISED = ("QLinearConv", "ConvInteger")
 
 
-def check() -> None:
-    """Nothing to check: the runtime depends on it."""
+def check(_options: EngineOptions) -> None:
+    """Do nothing: ONNX Runtime is a dependency of the runtime."""
 
 
 def read_precision(file: Path) -> str:
-    """Return what the convolutions really compute in on the CPU: `"fp32"`, `"int8"`, ...
+    """Return the precision that the convolutions run in on the CPU: `"fp32"`, `"int8"`, ...
 
-    ONNX Runtime widens and fuses as it likes; the graph that it makes of the file says what came of it.
+    ONNX Runtime inserts type conversions and fuses operators, so the precision is read from the graph that it
+    has optimized.
 
     Args:
         file: The ONNX file.
     """
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "made.onnx")
+        optimized = Path(folder, "optimized.onnx")
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # it warns that what it writes is for this machine
-        options.optimized_model_filepath = str(made)
+        options.log_severity_level = 4  # no warning that the file is specific to this machine
+        options.optimized_model_filepath = str(optimized)
         ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(made).graph
+        graph = onnx.load(optimized).graph
     elements = {tensor.name: tensor.data_type for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     found: collections.Counter[str] = collections.Counter()
@@ -56,7 +57,7 @@ def read_precision(file: Path) -> str:
 
 
 def _element(name: str, elements: dict[str, int], makers: dict[str, onnx.NodeProto]) -> int:
-    """Return the element type of a weight: stored, or made by a Cast or a DequantizeLinear; 0 if unknown."""
+    """Return the element type of a weight, stored or computed by Cast or DequantizeLinear; 0 if unknown."""
     if name in elements:
         return elements[name]
     maker = makers.get(name)
@@ -64,4 +65,4 @@ def _element(name: str, elements: dict[str, int], makers: dict[str, onnx.NodePro
         return 0
     if maker.op_type == "Cast":
         return next(int(a.i) for a in maker.attribute if a.name == "to")
-    return elements.get(maker.input[1], 0)  # a scale has the type of what it gives
+    return elements.get(maker.input[1], 0)  # the scale has the type of the output

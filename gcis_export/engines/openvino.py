@@ -1,21 +1,21 @@
-"""OpenVINO: reads the bundle's graph as it is, and keeps what it makes of it in the user's cache."""
+"""Describe OpenVINO, which loads an ONNX graph directly and caches the compiled model per user."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from gcis_runtime.bundles.manifest import Precision
+from gcis_export.options import EngineOptions, Precision
 from gcis_runtime.errors import EngineError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-"""bf16 is made of the fp32 graph where the processor has it."""
+"""bf16 is computed from the fp32 graph on processors that support it."""
 
 
-def check() -> None:
-    """Refuse where it is not installed.
+def check(_options: EngineOptions) -> None:
+    """Raise if OpenVINO is not installed.
 
     Raises:
-        EngineError: Says how to install it.
+        EngineError: OpenVINO is missing; the message has the command that installs it.
     """
     if importlib.util.find_spec("openvino") is None:
         raise EngineError(

@@ -1,9 +1,8 @@
-"""TensorRT 10 and 11: engines are built on the GPU that will run them."""
+"""Describe TensorRT 10 and 11, whose engines are built on the GPU that will run them."""
 
 from __future__ import annotations
 
-from gcis_export.engines.options import EngineOptions
-from gcis_runtime.bundles.manifest import Precision
+from gcis_export.options import EngineOptions, Precision
 from gcis_runtime.engines.gpu.probe import Gpu, require_gpu
 from gcis_runtime.engines.tensorrt.build import BuildSettings
 from gcis_runtime.engines.tensorrt.family import TRT, load_builder
@@ -13,11 +12,11 @@ FAMILY = TRT
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
-def check(options: EngineOptions) -> Gpu | None:
-    """Find the GPU to build on; the driver is asked before TensorRT is touched.
+def check(_options: EngineOptions) -> Gpu | None:
+    """Return the GPU to build on; the CUDA driver is queried before TensorRT is loaded.
 
     Raises:
-        EngineError: No GPU, or not installed.
+        EngineError: No GPU is available, or TensorRT is not installed.
     """
     try:
         gpu = require_gpu("cuda")
@@ -25,14 +24,14 @@ def check(options: EngineOptions) -> Gpu | None:
         raise EngineError(
             f"{FAMILY.product} engines are built on the GPU that will run them",
             received=error.received or error.message,
-            fix="Export there, or use --engine trt-rtx, which builds anywhere.",
+            fix="Run the export on that machine, or use --engine trt-rtx, which builds without a GPU.",
         ) from error
     load_builder(FAMILY)
     return gpu
 
 
 def settings(options: EngineOptions, *, timing_cache: bytes) -> BuildSettings:
-    """Return the builder's settings."""
+    """Return the builder settings; `timing_cache` holds kernel timings of earlier builds on the same GPU."""
     return BuildSettings(
         optimization_level=options.optimization_level,
         tf32=options.tf32,

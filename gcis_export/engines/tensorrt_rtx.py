@@ -1,9 +1,8 @@
-"""TensorRT-RTX: engines are built on any machine, without a GPU; Ampere and later unless narrowed."""
+"""Describe TensorRT-RTX, whose engines are built without a GPU, by default for Ampere and later."""
 
 from __future__ import annotations
 
-from gcis_export.engines.options import EngineOptions
-from gcis_runtime.bundles.manifest import Precision
+from gcis_export.options import EngineOptions, Precision
 from gcis_runtime.engines.gpu.probe import Gpu
 from gcis_runtime.engines.tensorrt.build import BuildSettings
 from gcis_runtime.engines.tensorrt.family import TRT_RTX, load_builder
@@ -14,10 +13,10 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
 def check(options: EngineOptions) -> Gpu | None:
-    """Refuse what cannot be built; no GPU is needed.
+    """Raise if TensorRT-RTX cannot build for the compute capabilities; return None, as no GPU is needed.
 
     Raises:
-        EngineError: Not installed, or no such compute capability.
+        EngineError: TensorRT-RTX is not installed, or does not support a compute capability.
     """
     load_builder(FAMILY)
     for capability in options.capabilities:
@@ -26,13 +25,13 @@ def check(options: EngineOptions) -> Gpu | None:
                 f"{FAMILY.product} does not build for this compute capability",
                 received=".".join(map(str, capability)),
                 expected=", ".join(f"{a}.{b}" for a, b in FAMILY.capabilities or ()),
-                fix="Choose one of them with --compute-capability, or leave it out.",
+                fix="Choose one of them with --compute-capability, or omit the option.",
             )
     return None
 
 
 def settings(options: EngineOptions, *, timing_cache: bytes) -> BuildSettings:
-    """Return the builder's settings; measurements are of no use to it."""
+    """Return the builder settings; TensorRT-RTX does not use `timing_cache`."""
     return BuildSettings(
         optimization_level=options.optimization_level, tf32=options.tf32, capabilities=options.capabilities
     )

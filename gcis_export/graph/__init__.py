@@ -1,1 +1,1 @@
-"""The exportable export_model of the static network, and its way into an ONNX file."""
+"""The export model, which computes the same as the static network, and its conversion to ONNX."""

@@ -1,9 +1,9 @@
-"""A window-attention block for export: static shapes, eight masks at most, one operator for each step.
+"""Implement MONAI's window-attention block with static shapes, at most eight masks and one operator per step.
 
-Tokens are (T, C), T = batch * X * Y * Z row-major, so that every linear layer is one Gemm. Windows are
-(W, N, ...), W = batch * windows.
-What only depends on constants (position bias, masks) is written as a few operators on small constants:
-engines fold them when they load the file, and the file stays as small as its weights.
+Tokens have the shape (T, C) with T = batch * X * Y * Z in row-major order, so that every linear layer is one
+Gemm. Windows have the shape (W, N, ...) with W = batch * windows and N tokens per window.
+Constant tensors (position bias, masks) are computed by a few operators from small constants. Engines fold
+them when they load the file, whose size therefore stays close to that of the weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gcis_export.graph.layout import WindowLayout, bias_index
 from gcis_export.graph.windows import Plain, Rolled, split
 
 MASKED = -100.0
-"""What MONAI adds to the attention between tokens that the roll made neighbours."""
+"""Value that MONAI adds to the attention between tokens that are neighbours only because of the roll."""
 
 
 class Masks(nn.Module):
-    """The distinct additive masks of a stage's shifted block: (patterns, 1, N, N)."""
+    """Distinct additive attention masks of the shifted block of a stage: (patterns, 1, N, N)."""
 
     rows: Tensor
     columns: Tensor
@@ -34,12 +34,12 @@ class Masks(nn.Module):
         self.register_buffer("columns", regions[:, None, None, :].contiguous(), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return 0 where two tokens lie on the same side of the cuts, else -100."""
+        """Return 0 where two tokens belong to the same region of the volume, else -100."""
         return torch.where(torch.eq(self.rows, self.columns), 0.0, MASKED)
 
 
 class PositionIndex(nn.Module):
-    """MONAI's relative position index (N, N), from two vectors."""
+    """Relative position index of MONAI (N, N), computed from two vectors."""
 
     rows: Tensor
     columns: Tensor
@@ -51,18 +51,18 @@ class PositionIndex(nn.Module):
         self.register_buffer("columns", torch.from_numpy(columns)[None, :], persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the row of the bias table for each pair of tokens."""
+        """Return the row of the bias table per pair of tokens: (N, N)."""
         return self.rows - self.columns
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within windows, with the weights of MONAI's `WindowAttention`, up to its projection.
+    """Self-attention within windows with the weights of MONAI's `WindowAttention`, without the projection.
 
     Args:
-        source: MONAI's module.
-        layout: The stage's windows.
-        shifted: Whether windows carry masks; they are then ordered by mask.
-        batch: Samples.
+        source: MONAI module; its weights are copied.
+        layout: Windows of the stage.
+        shifted: Whether the windows have masks; they are then ordered by mask.
+        batch: Batch size.
     """
 
     table: Tensor
@@ -80,16 +80,16 @@ class WindowAttention(nn.Module):
         with torch.no_grad():
             self.qkv.weight.copy_(source.qkv.weight)
             self.qkv.bias.copy_(source.qkv.bias)
-            self.qkv.weight[:dim] *= source.scale  # the scale of the queries, once and for all
+            self.qkv.weight[:dim] *= source.scale  # fold the scale of the queries into the weights
             self.qkv.bias[:dim] *= source.scale
 
     def forward(self, x: Tensor, index: Tensor, masks: Tensor | None) -> Tensor:
-        """Attend within each window: (W * N, C) to (W, heads, N, C / heads).
+        """Compute the attention within each window: (W * N, C) to (W, heads, N, C / heads).
 
         Args:
-            x: Tokens, window after window.
-            index: (N, N) rows of the bias table.
-            masks: (patterns, 1, N, N), or None without a shift.
+            x: Tokens, ordered by window.
+            index: Rows of the bias table, (N, N).
+            masks: Additive masks, (patterns, 1, N, N); None for an unshifted block.
         """
         qkv = self.qkv(x).reshape(self.windows, self.tokens, 3 * self.heads, self.head_size)
         q, k, v = split(qkv.transpose(1, 2), [self.heads] * 3, 1)
@@ -109,13 +109,13 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block, with the weights of MONAI's `SwinTransformerBlock`.
+    """Transformer block with the weights of MONAI's `SwinTransformerBlock`.
 
     Args:
-        source: MONAI's module.
-        layout: The stage's windows.
-        shifted: Whether the volume is rolled first.
-        batch: Samples.
+        source: MONAI module; its weights are copied.
+        layout: Windows of the stage.
+        shifted: Whether the volume is rolled before it is divided into windows.
+        batch: Batch size.
     """
 
     def __init__(self, source: Any, layout: WindowLayout, *, shifted: bool, batch: int) -> None:
@@ -128,7 +128,7 @@ class Block(nn.Module):
         self.linear1, self.linear2 = copy.deepcopy(source.mlp.linear1), copy.deepcopy(source.mlp.linear2)
 
     def forward(self, x: Tensor, index: Tensor, masks: Tensor | None) -> Tensor:
-        """Map tokens (T, C) to the same shape; `masks` are used by a shifted block alone."""
+        """Map tokens (T, C) to tokens of the same shape; only shifted blocks use `masks`."""
         y = self.attention(self.windows.cut(self.norm1(x)), index, masks if self.shifted else None)
         x = x + self.proj(self.windows.join(y))
         out: Tensor = x + self.linear2(torch.nn.functional.gelu(self.linear1(self.norm2(x))))

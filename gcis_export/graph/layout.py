@@ -1,7 +1,7 @@
-"""What shifted windows look like on a grid of known size: everything that depends on the shape alone.
+"""Compute the layout of shifted windows, their order and their masks for a token grid of known size.
 
-MONAI builds one attention mask a window; only eight of them differ. A window sees a border of the
-rolled volume only where it is the last one along an axis, so 'last along x, y, z' names its mask.
+MONAI builds one attention mask per window, of which at most eight differ: a window contains a border of the
+rolled volume only if it is the last window along an axis, so "last along x, y, z" identifies the mask.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gcis_runtime.spec import Shape3
 
 @dataclass(frozen=True, kw_only=True)
 class WindowLayout:
-    """Windows on one stage's token grid, as MONAI's `get_window_size` and `compute_mask` place them.
+    """Windows on the token grid of a stage, placed as by MONAI's `get_window_size` and `compute_mask`.
 
     Attributes:
         dims: Tokens along (X, Y, Z).
-        window: Window size; an axis that is no longer than the window is one window.
-        shift: Tokens that the volume is rolled by in the second block; 0 where one window spans the axis.
+        window: Window size in tokens (X, Y, Z), at most `dims`.
+        shift: Tokens that the second block rolls the volume by (X, Y, Z); 0 if one window spans the axis.
     """
 
     dims: Shape3
@@ -31,7 +31,7 @@ class WindowLayout:
 
     @classmethod
     def of(cls, dims: Shape3, window: Shape3) -> WindowLayout:
-        """Lay windows of at most `window` tokens over a grid."""
+        """Return the layout of windows of at most `window` tokens on a grid of `dims` tokens."""
         fits = [d <= w for d, w in zip(dims, window, strict=True)]
         size = [d if fit else w for d, w, fit in zip(dims, window, fits, strict=True)]
         shift = [0 if fit else w // 2 for w, fit in zip(window, fits, strict=True)]
@@ -39,50 +39,52 @@ class WindowLayout:
 
     @property
     def counts(self) -> Shape3:
-        """Windows along each axis."""
+        """Number of windows along (X, Y, Z)."""
         return _triple([-(-d // w) for d, w in zip(self.dims, self.window, strict=True)])
 
     @property
     def pad(self) -> Shape3:
-        """Zero tokens added behind each axis."""
+        """Zero tokens appended along (X, Y, Z)."""
         return _triple([n * w - d for n, w, d in zip(self.counts, self.window, self.dims, strict=True)])
 
     @property
     def tokens(self) -> int:
-        """Tokens of a window."""
+        """Number of tokens per window."""
         return int(np.prod(self.window))
 
     @property
     def windows(self) -> int:
-        """Windows in all."""
+        """Total number of windows."""
         return int(np.prod(self.counts))
 
     @property
     def shifted(self) -> bool:
-        """Whether the second block rolls the volume at all."""
+        """Whether the second block rolls the volume along any axis."""
         return any(self.shift)
 
     def patterns(self) -> list[tuple[bool, ...]]:
-        """Return the distinct masks of a shifted block, as 'cut along x, y, z'; the uncut one first."""
+        """Return the distinct masks of a shifted block as "last along x, y, z"; the first has no border."""
         choices = [self._axis_patterns(axis) for axis in range(3)]
         return list(itertools.product(*choices))
 
     def groups(self) -> list[list[int]]:
-        """Return the windows (row-major index) of each pattern, in the order of `patterns`."""
-        behind = np.array(self.counts) - 1 - np.indices(self.counts).reshape(3, -1).T  # windows that follow
+        """Return the row-major indices of the windows per pattern, in the order of `patterns`."""
+        # Number of windows that follow along each axis.
+        behind = np.array(self.counts) - 1 - np.indices(self.counts).reshape(3, -1).T
         cut = (behind < 1) & (np.array(self.shift) > 0)
         return [np.flatnonzero((cut == np.array(p)).all(axis=1)).tolist() for p in self.patterns()]
 
     def rolled(self, batch: int = 1) -> NDArray[np.int32]:
-        """Return which token stands at each place of the shifted windows, windows ordered by pattern.
+        """Return the source token of each position in the shifted windows, which are ordered by pattern.
 
-        Padding, roll, partition and order in one index; `batch * X * Y * Z`, past the last token, means 0.
+        One index combines padding, roll, partition and order. The value `batch * X * Y * Z`, one past the
+        last token, stands for a zero token.
 
         Args:
-            batch: Samples; their windows of one pattern follow one another.
+            batch: Batch size; windows of the same pattern are contiguous over all samples.
 
         Returns:
-            (batch * windows, tokens).
+            Row-major token indices, (batch * windows, tokens).
         """
         count = int(np.prod(self.dims))
         padded = [n * w for n, w in zip(self.counts, self.window, strict=True)]
@@ -96,16 +98,16 @@ class WindowLayout:
         return np.concatenate(ordered).astype(np.int32)
 
     def unrolled(self, batch: int = 1) -> NDArray[np.int32]:
-        """Return the place of each token in the windows of `rolled`, flattened: (batch * X * Y * Z,)."""
+        """Return the position of each token in the flattened result of `rolled`: (batch * X * Y * Z,)."""
         places = self.rolled(batch).reshape(-1)
         back = np.empty(batch * int(np.prod(self.dims)) + 1, np.int32)
         back[places] = np.arange(len(places))
         return back[:-1]
 
     def regions(self) -> NDArray[np.int32]:
-        """Return, for each pattern, which side of the cuts each token lies on: (patterns, tokens).
+        """Return the region of each token per pattern: (patterns, tokens).
 
-        Two tokens attend to each other where their numbers are equal.
+        Two tokens attend to each other if their region numbers are equal.
         """
         place = np.indices(self.window).reshape(3, -1)
         behind = [place[a] >= self.window[a] - self.shift[a] for a in range(3)]
@@ -119,13 +121,13 @@ class WindowLayout:
 
 
 def bias_index(window: int, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (rows, columns) so that `rows[:, None] - columns[None, :]` is MONAI's relative position index.
+    """Return (rows, columns) such that `rows[:, None] - columns[None, :]` is MONAI's relative position index.
 
-    A window smaller than the full one uses the top left corner of the full window's index, as MONAI does.
+    As in MONAI, a smaller window uses the first rows and columns of the index of the full window.
 
     Args:
-        window: Full window size, the same along each axis; the bias table has (2 * window - 1)^3 rows.
-        tokens: Tokens of the window that is used.
+        window: Full window size, equal along each axis; the bias table has (2 * window - 1)^3 rows.
+        tokens: Number of tokens of the actual window.
     """
     span = 2 * window - 1
     x, y, z = np.indices((window,) * 3).reshape(3, -1)[:, :tokens]

@@ -1,4 +1,4 @@
-"""The static network for export: one window in, one logit channel for each prompt out."""
+"""Define the export model, which maps windows to one logit channel per prompt."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gcis_train.nets.network import StaticGcisNet
 
 
 class ExportEncoder(nn.Module):
-    """The encoder with its transformer written for export.
+    """Encoder whose transformer is replaced by `Swin`.
 
     Args:
-        source: The network's encoder; its weights are copied.
-        roi: Window size (X, Y, Z).
-        batch: Windows at once.
+        source: Encoder of the static network; its weights are copied.
+        patch_size: Window size in voxels (X, Y, Z).
+        batch: Batch size.
     """
 
-    def __init__(self, source: Encoder, roi: Shape3, batch: int = 1) -> None:
+    def __init__(self, source: Encoder, patch_size: Shape3, batch: int = 1) -> None:
         super().__init__()
-        self.swin = Swin(source.swin, roi, batch)
+        self.swin = Swin(source.swin, patch_size, batch)
         first = copy.deepcopy(source.encoder1)
         self.first = first
         self.rest = nn.ModuleList(
@@ -39,27 +39,27 @@ class ExportEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the six maps that the decoder reads."""
+        """Map windows (batch, 1, X, Y, Z) to the six feature maps that the decoder reads."""
         hidden = self.swin(image)
         return (self.first(image), *(block(x) for block, x in zip(self.rest, hidden, strict=True)))
 
 
 class ExportNet(nn.Module):
-    """The exportable export_model of a `StaticGcisNet`, for windows of one size and number.
+    """Network that computes the same logits as a `StaticGcisNet` with static shapes and few operators.
 
-    The class difference is folded into the last convolution: its weights are foreground minus background.
-    Prompts that differ at the last position alone share one convolution.
+    The last convolution, with weights foreground minus background, returns the difference of the two logits.
+    Prompts whose pathways differ only at the last position share one convolution.
 
     Args:
-        source: The static network; its weights are copied.
-        roi: Window size (X, Y, Z).
-        batch: Windows at once: shapes are static.
+        source: Static network; its weights are copied.
+        patch_size: Window size in voxels (X, Y, Z).
+        batch: Batch size.
     """
 
-    def __init__(self, source: StaticGcisNet, roi: Shape3, batch: int = 1) -> None:
+    def __init__(self, source: StaticGcisNet, patch_size: Shape3, batch: int = 1) -> None:
         super().__init__()
-        self.patch_size, self.batch = roi, batch
-        self.encoder = ExportEncoder(source.encoder, roi, batch)
+        self.patch_size, self.batch = patch_size, batch
+        self.encoder = ExportEncoder(source.encoder, patch_size, batch)
         self.decoder = copy.deepcopy(source.decoder)
         last: nn.ModuleDict = self.decoder.positions[-1].blocks  # type: ignore[assignment]
         self.pathways = source.pathways
@@ -88,7 +88,7 @@ class ExportNet(nn.Module):
 
 
 def _fold(convolutions: list[nn.Conv3d]) -> nn.Conv3d:
-    """Return one 1x1x1 convolution that gives foreground minus background of each two-class one."""
+    """Return one 1x1x1 convolution that computes foreground minus background per two-class convolution."""
     folded = nn.Conv3d(convolutions[0].in_channels, len(convolutions), 1)
     with torch.no_grad():
         folded.weight.copy_(torch.cat([c.weight[1:2] - c.weight[0:1] for c in convolutions]))

@@ -1,4 +1,4 @@
-"""What the exporter leaves to do: fold shape arithmetic, join operators, drop what tells of this machine."""
+"""Optimize the graph of the PyTorch exporter: fold shape arithmetic, join operators and remove metadata."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 FORBIDDEN = frozenset(
     {"ScatterND", "ScatterElements", "GatherND", "Shape", "If", "Loop", "NonZero", "SequenceAt", "Expand"}
 )
-"""Operators that a graph of static shapes has no need of."""
+"""Operators that a graph with static shapes does not need."""
 
-_FOLD_ELEMENTS = 4096  # enough for shapes, affine ones and window orders; never a bias or mask
+_FOLD_ELEMENTS = 4096  # includes shapes, unit scales of norms and window orders; excludes biases and masks
 
 
-def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the exporter's model with shapes folded, operators joined and metadata dropped."""
+def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the exporter's model with folded shape arithmetic, joined operators and no metadata."""
     folded: onnx.ModelProto = onnxscript.optimizer.optimize(
         model, onnx_shape_inference=True, input_size_limit=_FOLD_ELEMENTS, output_size_limit=_FOLD_ELEMENTS
     )
@@ -33,19 +33,19 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def node_types(model: onnx.ModelProto) -> Counter[str]:
-    """Return how often each operator occurs."""
+    """Return the number of nodes per operator type."""
     return Counter(node.op_type for node in model.graph.node)
 
 
 def store_half(model: onnx.ModelProto, *, smallest: int) -> int:
-    """Store float32 initializers as float16, with a Cast to float32, where that loses nothing.
+    """Store float32 initializers as float16 with a Cast to float32 if all of their values are preserved.
 
     Args:
-        model: Changed in place.
-        smallest: Elements from which on a tensor is stored so.
+        model: Model to change in place.
+        smallest: Minimum number of elements of a tensor to be stored as float16.
 
     Returns:
-        How many initializers were stored as float16.
+        Number of initializers that were stored as float16.
     """
     casts: list[NodeProto] = []
     for tensor in model.graph.initializer:
@@ -68,7 +68,7 @@ def store_half(model: onnx.ModelProto, *, smallest: int) -> int:
 
 
 def _join_slices(graph: onnx.GraphProto) -> None:
-    """Join Slices that follow one another along different axes into one."""
+    """Join consecutive Slice operators along different axes."""
     values = _constants(graph)
     while True:
         readers, makers = _readers(graph), _makers(graph)
@@ -89,7 +89,7 @@ def _join_slices(graph: onnx.GraphProto) -> None:
 
 
 def _fold_indices(graph: onnx.GraphProto) -> None:
-    """Give every Gather its constant index as it reads it: no Reshape or Cast before it, 32 bits."""
+    """Replace the Reshape and Cast operators before the constant index of a Gather by a 32-bit constant."""
     values, makers = {t.name: t for t in graph.initializer}, _makers(graph)
     for gather in [n for n in graph.node if n.op_type == "Gather"]:
         chain: list[NodeProto] = []
@@ -109,7 +109,7 @@ def _fold_indices(graph: onnx.GraphProto) -> None:
 
 
 def _join_gathers(model: onnx.ModelProto) -> None:
-    """Let a Gather read a two-dimensional index itself: Reshape, Gather, Reshape becomes Gather."""
+    """Replace Reshape, Gather, Reshape by one Gather with a two-dimensional index."""
     graph = model.graph
     makers, readers, shapes = _makers(graph), _readers(graph), _shapes(model)
     values = _constants(graph)
@@ -128,7 +128,7 @@ def _join_gathers(model: onnx.ModelProto) -> None:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove nodes whose outputs nothing reads."""
+    """Remove nodes whose outputs are unused."""
     ends = {value.name for value in graph.output}
     while True:
         readers = _readers(graph)
@@ -140,7 +140,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value; all of them are static."""
+    """Return the static shape of every value."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -155,7 +155,7 @@ def _pairs(
     first: str,
     second: str,
 ) -> list[tuple[NodeProto, NodeProto]]:
-    """Return neighbours of two types where the second is all that reads the first."""
+    """Return pairs of consecutive operators of two types in which only the second reads the first."""
     found = []
     for node in graph.node:
         maker = makers.get(node.input[0]) if node.op_type == second and node.input else None
@@ -165,7 +165,7 @@ def _pairs(
 
 
 def _share_initializers(graph: onnx.GraphProto) -> None:
-    """Keep one of several equal initializers."""
+    """Merge equal initializers."""
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     renamed: dict[str, str] = {}
     unique: list[TensorProto] = []
@@ -183,7 +183,7 @@ def _share_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove initializers that nothing reads."""
+    """Remove unused initializers."""
     read = {name for node in graph.node for name in node.input}
     used = [t for t in graph.initializer if t.name in read]
     del graph.initializer[:]
@@ -191,9 +191,9 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _clean_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of what counts: operators, weights, names and shapes of input and output.
+    """Return a copy with operators, weights, inputs and outputs only.
 
-    Inner values are numbered in order, so that equal networks give equal bytes.
+    Intermediate values are numbered in order, so that equal networks are written as equal bytes.
     """
     source = model.graph
     fixed = {t.name for t in source.initializer} | {v.name for v in (*source.input, *source.output)}
@@ -217,7 +217,7 @@ def _clean_copy(model: onnx.ModelProto) -> onnx.ModelProto:
             helper.make_opsetid(o.domain, o.version) for o in model.opset_import if o.domain == ""
         ],
         producer_name="gcis",
-        ir_version=10,  # the newest that ONNX Runtime 1.20 reads
+        ir_version=10,  # the newest version that ONNX Runtime 1.20 reads
     )
     return clean
 
@@ -234,7 +234,7 @@ def _clean_node(node: NodeProto, index: int, rename: Callable[[str], str]) -> No
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.int64]]:
-    """Return the small integer initializers by name."""
+    """Return the small int64 initializers by name."""
     return {
         t.name: numpy_helper.to_array(t)
         for t in graph.initializer

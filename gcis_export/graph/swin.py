@@ -1,4 +1,4 @@
-"""MONAI's Swin transformer for one window size, written for export and equal to it number for number."""
+"""Implement MONAI's Swin transformer for one window size with static shapes and the same results."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gcis_train.nets.encoder import PATCH, WINDOW
 
 
 class Merging(nn.Module):
-    """Eight neighbours become one token of twice the channels: MONAI's `PatchMerging`.
+    """Merge eight neighbouring tokens into one with twice the channels, as MONAI's `PatchMerging`.
 
-    The order in which MONAI concatenates the neighbours is read off MONAI itself (its versions differ)
-    and folded into the weights, so that merging is one reshape and transpose.
+    The order in which MONAI concatenates the neighbours differs between its versions. It is determined by
+    running the MONAI module and folded into the weights, so that merging is one reshape and one transpose.
 
     Args:
-        source: MONAI's module.
+        source: MONAI module; its weights are copied.
         dims: Tokens along (X, Y, Z), all even.
-        batch: Samples.
+        batch: Batch size.
     """
 
     def __init__(self, source: Any, dims: Shape3, batch: int) -> None:
@@ -53,12 +53,12 @@ class Merging(nn.Module):
 
 
 class Stage(nn.Module):
-    """The transformer blocks of one resolution, then merging: MONAI's `BasicLayer`.
+    """Transformer blocks of one resolution followed by merging, as MONAI's `BasicLayer`.
 
     Args:
-        source: MONAI's module.
+        source: MONAI module; its weights are copied.
         dims: Tokens along (X, Y, Z).
-        batch: Samples.
+        batch: Batch size.
     """
 
     def __init__(self, source: Any, dims: Shape3, batch: int) -> None:
@@ -79,22 +79,22 @@ class Stage(nn.Module):
 
 
 class Swin(nn.Module):
-    """The transformer: an image to five normalised feature maps.
+    """Swin transformer, which maps an image to five normalised feature maps.
 
     Args:
-        source: MONAI's `SwinTransformer`; its weights are copied.
-        roi: The image's size (X, Y, Z).
-        batch: Samples.
+        source: `SwinTransformer` of MONAI; its weights are copied.
+        patch_size: Image size in voxels (X, Y, Z).
+        batch: Batch size.
     """
 
-    def __init__(self, source: Any, roi: Shape3, batch: int = 1) -> None:
+    def __init__(self, source: Any, patch_size: Shape3, batch: int = 1) -> None:
         super().__init__()
         self.batch = batch
         embed = source.patch_embed.proj
         self.embed = nn.Conv3d(embed.in_channels, embed.out_channels, PATCH, stride=PATCH)
         self.embed.load_state_dict(embed.state_dict())
         layers = (source.layers1, source.layers2, source.layers3, source.layers4)
-        sizes = [tuple(r // (PATCH << level) for r in roi) for level in range(5)]
+        sizes = [tuple(r // (PATCH << level) for r in patch_size) for level in range(5)]
         self.sizes: list[Shape3] = [(x, y, z) for x, y, z in sizes]
         self.stages = nn.ModuleList(
             Stage(layer[0], size, batch) for layer, size in zip(layers, self.sizes, strict=False)
@@ -109,7 +109,7 @@ class Swin(nn.Module):
                 self.masks[_key(layout)] = Masks(layout)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map (B, 1, X, Y, Z) to maps of f, 2f, 4f, 8f and 16f channels at 1/2 to 1/32 of the size."""
+        """Map (B, 1, X, Y, Z) to maps of f, 2f, 4f, 8f and 16f channels at 1/2 to 1/32 of the image size."""
         indices = {name: module() for name, module in self.indices.items()}
         masks = {name: module() for name, module in self.masks.items()}
         x = _to_tokens(self.embed(image))
@@ -122,7 +122,7 @@ class Swin(nn.Module):
 
 
 def _to_tokens(x: Tensor) -> Tensor:
-    """Return the map (B, C, X, Y, Z) as tokens (T, C)."""
+    """Return a feature map (B, C, X, Y, Z) as tokens (T, C)."""
     batch, channels = x.shape[:2]
     if batch == 1:
         return x.reshape(channels, -1).t()
@@ -130,7 +130,7 @@ def _to_tokens(x: Tensor) -> Tensor:
 
 
 def _to_map(x: Tensor, batch: int, size: Shape3) -> Tensor:
-    """Normalise tokens (T, C) over their channels and return the map (B, C, X, Y, Z)."""
+    """Normalise tokens (T, C) over the channels and return the feature map (B, C, X, Y, Z)."""
     channels = x.shape[1]
     y = torch.nn.functional.layer_norm(x, (channels,))
     y = y.t() if batch == 1 else y.reshape(batch, -1, channels).transpose(1, 2)
@@ -138,12 +138,12 @@ def _to_map(x: Tensor, batch: int, size: Shape3) -> Tensor:
 
 
 def _key(layout: WindowLayout) -> str:
-    """Name the masks that stages with the same window and shift share."""
+    """Return the key of the masks, which stages of the same window and shift share."""
     return "_".join(map(str, layout.window + layout.shift))
 
 
 def _neighbour_order(source: Any) -> list[int]:
-    """Return which neighbour (4 x + 2 y + z) MONAI puts at each of the eight places."""
+    """Return the neighbour (4 x + 2 y + z) that MONAI concatenates at each of the eight positions."""
     probe = torch.arange(8.0).reshape(1, 2, 2, 2, 1)
     norm, reduction = source.norm, source.reduction
     source.norm = source.reduction = nn.Identity()

@@ -1,8 +1,8 @@
-"""Tokens into windows and back: a reshape and transpose where nothing is rolled, else one Gather each way.
+"""Partition tokens into windows and invert the partition, in shifted blocks with one Gather each.
 
-Padding, roll (a Slice and a Concat an axis), partition and the order by mask are all permutations of rows
-that depend on the shape alone. As one Gather with a constant index a shifted block touches its tokens once
-where the steps touch them nine times; see docs/decisions/0022-graph.md for what that gave.
+Padding, roll (one Slice and one Concat per axis), partition and ordering by mask are permutations of rows
+that depend on the shape only. One Gather with a constant index copies the tokens of a shifted block once
+instead of nine times; docs/decisions/0022-graph.md has the measurements.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Plain(nn.Module):
     """Windows of an unshifted block.
 
     Args:
-        layout: The stage's windows.
-        batch: Samples.
+        layout: Windows of the stage.
+        batch: Batch size.
     """
 
     def __init__(self, layout: WindowLayout, batch: int) -> None:
@@ -26,7 +26,7 @@ class Plain(nn.Module):
         self.layout, self.batch = layout, batch
 
     def cut(self, x: Tensor) -> Tensor:
-        """Pad and cut into windows: (T, C) -> (W * N, C)."""
+        """Pad and partition tokens into windows: (T, C) to (W * N, C)."""
         at, channels = self.layout, x.shape[1]
         if at.windows == 1:
             return x
@@ -38,7 +38,7 @@ class Plain(nn.Module):
         return x.reshape(-1, channels)
 
     def join(self, y: Tensor) -> Tensor:
-        """Undo `cut`, and put the heads side by side: (W, heads, N, C / heads) -> (T, C)."""
+        """Invert `cut` and concatenate the heads: (W, heads, N, C / heads) to (T, C)."""
         at, heads, size = self.layout, y.shape[1], y.shape[3]
         if at.windows == 1:
             return y.transpose(1, 2).reshape(-1, heads * size)
@@ -54,8 +54,8 @@ class Rolled(nn.Module):
     """Windows of a shifted block, ordered by mask.
 
     Args:
-        layout: The stage's windows.
-        batch: Samples.
+        layout: Windows of the stage.
+        batch: Batch size.
     """
 
     places: Tensor
@@ -69,17 +69,17 @@ class Rolled(nn.Module):
         self.register_buffer("back", torch.from_numpy(layout.unrolled(batch)), persistent=False)
 
     def cut(self, x: Tensor) -> Tensor:
-        """Pad, roll and cut into windows: (T, C) -> (W * N, C)."""
+        """Pad, roll and partition tokens into windows: (T, C) to (W * N, C)."""
         if self.padded:
-            x = torch.nn.functional.pad(x, (0, 0, 0, 1))  # the row of zeros that padding refers to
+            x = torch.nn.functional.pad(x, (0, 0, 0, 1))  # the zero token that the index refers to
         return x.index_select(0, self.places)
 
     def join(self, y: Tensor) -> Tensor:
-        """Undo `cut`, and put the heads side by side: (W, heads, N, C / heads) -> (T, C)."""
+        """Invert `cut` and concatenate the heads: (W, heads, N, C / heads) to (T, C)."""
         return y.transpose(1, 2).reshape(-1, y.shape[1] * y.shape[3]).index_select(0, self.back)
 
 
 def split(x: Tensor, sizes: list[int], axis: int) -> tuple[Tensor, ...]:
-    """Cut a tensor along an axis; one operator."""
+    """Split a tensor along an axis with one operator."""
     parts: tuple[Tensor, ...] = torch.split_with_sizes(x, sizes, axis)
     return parts

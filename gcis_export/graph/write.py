@@ -1,4 +1,4 @@
-"""A export_model written as ONNX: static shapes, names `image` and `margins`, the same bytes every time."""
+"""Write the export model as ONNX with static shapes, fixed names and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
 
 from gcis_export.graph.network import ExportNet
-from gcis_export.graph.optimize import store_half, tidy
+from gcis_export.graph.optimize import optimize, store_half
+from gcis_export.options import WeightsType
 
 INPUT, OUTPUT = "image", "margins"
 OPSET = 20
 LARGE = 1024
-"""Tensors of at least so many elements are stored as float16 where 16-bit weights are asked for."""
-
-WeightsType = Literal["fp32", "fp16"]
+"""Minimum number of elements of the tensors that 16-bit weights are stored for."""
 
 
 def round_weights(export_model: ExportNet) -> int:
-    """Round the large weights of a export_model to float16 in place; they stay float32 tensors.
+    """Round the large weights of an export model to float16 values in place; they stay float32 tensors.
 
     Returns:
-        How many tensors were rounded. One that float16 cannot hold stays as it is.
+        Number of rounded tensors. Tensors that exceed the range of float16 are not changed.
     """
     rounded = 0
     with torch.no_grad():
@@ -41,14 +40,14 @@ def round_weights(export_model: ExportNet) -> int:
 
 
 def to_onnx(export_model: ExportNet) -> onnx.ModelProto:
-    """Write a export_model as an ONNX model that `onnx.checker` accepts.
+    """Convert an export model to an ONNX model that passes `onnx.checker`.
 
     Args:
-        export_model: The network, in evaluation mode; it says the window and the batch.
+        export_model: Export model in evaluation mode; it defines window size and batch size.
 
     Returns:
         A float32 model with input `image` (batch, 1, X, Y, Z) and output `margins` (batch, prompts, X, Y, Z),
-        and nothing of this machine in it.
+        the logits; it contains no paths or names of this machine.
     """
     window = torch.zeros(export_model.batch, 1, *export_model.patch_size)
     with _quiet():
@@ -62,18 +61,18 @@ def to_onnx(export_model: ExportNet) -> onnx.ModelProto:
             optimize=False,
             verbose=False,
         )
-        model = tidy(program.model_proto)
+        model = optimize(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def stored_as(model: onnx.ModelProto, weights: WeightsType) -> onnx.ModelProto:
-    """Return a model with its large weights stored in a type; what it computes stays float32.
+    """Return a model whose large weights are stored in a type; it still computes in float32.
 
     Args:
-        model: What `to_onnx` gave.
-        weights: `"fp16"` halves the file without changing a number when the export_model went through
-            `round_weights`; a Cast gives them back as float32.
+        model: Model returned by `to_onnx`.
+        weights: Storage type. `"fp16"` halves the file size and restores float32 with a Cast; this does not
+            change the results if the export model was rounded by `round_weights`.
     """
     if weights == "fp32":
         return model
@@ -86,7 +85,7 @@ def stored_as(model: onnx.ModelProto, weights: WeightsType) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on its own dependencies."""
+    """Suppress log messages and warnings of the exporter about its own dependencies."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

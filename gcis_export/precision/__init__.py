@@ -1,1 +1,1 @@
-"""A graph in another precision: strongly typed 16-bit graphs, and INT8 with explicit Q/DQ."""
+"""Conversion of a float32 graph to strongly typed 16-bit graphs and to INT8 with explicit Q/DQ operators."""

@@ -1,9 +1,9 @@
-"""A strongly typed graph as float32 arithmetic with the same roundings, for engines that lack the type.
+"""Emulate a strongly typed graph in float32 arithmetic with the same roundings.
 
-ONNX Runtime's CPU provider has no bfloat16 convolution and computes float16 ones in float32, so a typed
-graph's own numbers can't be seen there. The emulated graph computes every operator in float32 and rounds
-each value that the typed graph holds in 16 bits: what an engine gives that accumulates in float32, but for
-the order of its sums.
+The CPU provider of ONNX Runtime has no bfloat16 convolution and computes float16 convolutions in float32, so
+it cannot reproduce the results of a typed graph. The emulated graph computes every operator in float32 and
+rounds each value that the typed graph stores in 16 bits. An engine that accumulates in float32 gives the same
+results except for the order of summation.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from gcis_export.precision.typed import value_types
 
 _LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_MOVES = frozenset({"Reshape", "Transpose", "Split", "Concat", "Gather", "Slice", "Pad"})  # round nothing
+_MOVES = frozenset({"Reshape", "Transpose", "Split", "Concat", "Gather", "Slice", "Pad"})  # no rounding
 
 
 def emulated(typed: onnx.ModelProto, *, steps: bool = False) -> onnx.ModelProto:
-    """Return the float32 graph that rounds where a typed graph does.
+    """Return a float32 graph that rounds the values that a typed graph stores in 16 bits.
 
-    Run it without graph optimisations: they may drop a Cast to 16 bits and back.
+    Run it without graph optimizations, which may remove a Cast to 16 bits and back.
 
     Args:
-        typed: A graph of `typed_graph`.
-        steps: Round after every step within norms and softmax that are typed 16-bit, as an engine does
-            that computes them in 16 bits throughout; else only their results.
+        typed: Graph returned by `typed_graph`.
+        steps: Round after every step within 16-bit norms and softmax, as in an engine that computes them in
+            16 bits throughout; otherwise round only their results.
     """
     types = value_types(typed)
     nodes: list[NodeProto] = []
@@ -86,7 +86,7 @@ _STEPS = {"InstanceNormalization": _NORM, "LayerNormalization": _NORM, "Softmax"
 
 
 def _in_steps(node: NodeProto, low: int, extra: list[TensorProto]) -> list[NodeProto]:
-    """Return a norm or softmax as its steps, each rounded; their constants go to `extra`."""
+    """Return the steps of a norm or softmax, each followed by rounding; append their constants to `extra`."""
     end = node.output[0]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     spatial = node.op_type == "InstanceNormalization"

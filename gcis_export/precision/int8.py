@@ -1,9 +1,10 @@
-"""INT8 by ONNX Runtime's quantiser: 3x3x3 convolutions in 8 bits between explicit Q/DQ, the rest in float32.
+"""Quantise 3x3x3 convolutions to INT8 with explicit Q/DQ operators; all other operators stay in float32.
 
-Weights are symmetric and per output channel, activations symmetric per tensor (TensorRT takes no other),
-with ranges from calibration windows. The 3x3x3 convolutions hold three quarters of the time. Attention,
-norms and linear layers stay in float, and so do convolutions that read the image, and 1x1x1 ones: OpenVINO
-2026.4 gives wrong sums for them with signed activations (docs/decisions/0023-precision.md).
+Weights are quantised symmetrically per output channel, activations symmetrically per tensor (TensorRT
+supports no other scheme), with ranges from calibration windows. The 3x3x3 convolutions take three quarters of
+the run time. Attention, norms and linear layers stay in float32, and so do convolutions of the image and
+1x1x1 convolutions: OpenVINO 2026.4 returns wrong sums for them with signed activations
+(docs/decisions/0023-precision.md).
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from gcis_runtime.errors import ImageError
 
 
 def int8_graph(model: onnx.ModelProto, windows: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
-    """Return a graph whose convolutions read and hold 8-bit integers.
+    """Return a graph whose 3x3x3 convolutions have 8-bit inputs and weights.
 
     Args:
-        model: A float32 graph of `gcis_export.graph.write.to_onnx`.
-        windows: Calibration windows (batch, 1, X, Y, Z), pre-processed; they should hold what the network
-            will see: a range that no window reaches is cut off.
+        model: Float32 graph written by `gcis_export.graph.write.to_onnx`.
+        windows: Preprocessed calibration windows (batch, 1, X, Y, Z); they should be representative, because
+            values outside their range are clipped.
 
     Raises:
-        ImageError: No windows, or none with more than one value.
+        ImageError: There are no windows, or all of them are constant.
     """
     if not any(float(w.min()) < float(w.max()) for w in windows):
         raise ImageError(
             "INT8 cannot be calibrated",
             received=f"{len(windows)} windows, all of them constant",
-            expected="windows that show tissue",
-            fix="Give CT files that show the structures with --calibration.",
+            expected="windows that contain tissue",
+            fix="Pass CT files that contain the structures with --calibration.",
         )
-    from onnxruntime.quantization import (  # noqa: PLC0415 (imports for a second)
+    from onnxruntime.quantization import (  # noqa: PLC0415 (takes a second to import)
         CalibrationMethod,
         QuantFormat,
         QuantType,
@@ -52,7 +53,7 @@ def int8_graph(model: onnx.ModelProto, windows: Sequence[NDArray[np.float32]]) -
         source.write_bytes(model.SerializeToString())
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # it advises its own pre-processing, which this graph does not need
+        root.setLevel(logging.ERROR)  # hides the advice to preprocess the model: this one needs none
         try:
             quantize_static(
                 str(source),
@@ -78,7 +79,7 @@ def int8_graph(model: onnx.ModelProto, windows: Sequence[NDArray[np.float32]]) -
 
 
 def quantised_nodes(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the convolutions that compute in 8 bits: 3x3x3, and not on the image itself."""
+    """Return the names of the convolutions to quantise: 3x3x3, except those that read the image."""
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     return [
         n.name
@@ -88,7 +89,7 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def _clean(quantised: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep the operators that we know and nothing that tells of this machine."""
+    """Remove metadata of the quantiser and restore float inputs of operators that were not quantised."""
     _restore_float(quantised.graph, set(quantised_nodes(model)))
     del quantised.metadata_props[:]
     del quantised.graph.value_info[:]
@@ -101,9 +102,9 @@ def _clean(quantised: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProt
 
 
 def _restore_float(graph: onnx.GraphProto, quantised: set[str]) -> None:
-    """Let operators that compute in float read the float value, where the quantiser gave them the 8-bit one.
+    """Connect operators that compute in float to the float values where the quantiser connected 8-bit values.
 
-    A residual reads the same value as the convolution beside it; rounding it too would gain nothing.
+    A residual connection shares its input with a quantised convolution; rounding the residual gains nothing.
     """
     exact = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
     restored = {n.output[0]: exact[n.input[0]] for n in graph.node if n.input[:1] and n.input[0] in exact}
@@ -114,12 +115,12 @@ def _restore_float(graph: onnx.GraphProto, quantised: set[str]) -> None:
 
 
 class _Reader:
-    """Calibration windows as ONNX Runtime's quantiser asks for them."""
+    """Provide calibration windows through the interface of ONNX Runtime's `CalibrationDataReader`."""
 
     def __init__(self, windows: Sequence[NDArray[np.float32]]) -> None:
         self._windows = iter(windows)
 
     def get_next(self) -> dict[str, Any] | None:
-        """Return the next window, or None at the end."""
+        """Return the next window by input name, or None after the last one."""
         window = next(self._windows, None)
         return None if window is None else {INPUT: window}

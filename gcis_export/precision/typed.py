@@ -1,11 +1,11 @@
-"""A float32 graph as a strongly typed one: the precision stands in the file, never in a builder's flag.
+"""Convert a float32 graph to a strongly typed 16-bit graph, which fixes the precision of each operator.
 
-Convolutions and matrix products compute in 16 bits (their engines add up in float32); the operators of
-`KEEP_FLOAT` compute in float32 between two Casts. Layer norm needs none: ONNX says that it computes in
-float32 (`stash_type`) whatever its input is. Everything that only moves or joins values takes the type of
-what it reads. Input and output of the graph stay float32, so every session runs every file.
+Convolutions and matrix products compute in 16 bits (engines accumulate them in float32); the operators in
+`KEEP_FLOAT` compute in float32 between two Casts. Layer norm needs no Cast: by its `stash_type`, it computes
+in float32 for any input type. Operators that only move or join values have the type of their input. Input and
+output of the graph stay float32, so that every session can run every graph.
 
-What is kept in float32 was measured: docs/decisions/0023-precision.md.
+The choice of float32 operators is based on measurements: docs/decisions/0023-precision.md.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ LowPrecision = Literal["fp16", "bf16"]
 
 KEEP_FLOAT: dict[LowPrecision, frozenset[str]] = {
     "fp16": frozenset({"InstanceNormalization"}),
-    # TensorRT-RTX 1.7 has no transposed convolution in bfloat16; the five hold 2 % of the multiplications.
+    # TensorRT-RTX 1.7 has no bfloat16 transposed convolution; the five take 2 % of the multiplications.
     "bf16": frozenset({"InstanceNormalization", "ConvTranspose"}),
 }
 """Operators that stay in float32."""
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_OPSET = {"fp16": 20, "bf16": 22}  # opset 22 gave convolutions and instance norm their bfloat16 form
+_OPSET = {"fp16": 20, "bf16": 22}  # bfloat16 convolutions and instance norms need opset 22
 _COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization"})
 _MOVES = frozenset({"Reshape", "Split", "Pad", "Slice", "Gather"})
-"""Operators whose first input alone is data; the others say where it goes (but Pad's third, what it adds)."""
+"""Operators whose first input is data and whose others are shapes or indices (except the third of Pad)."""
 
 
 def typed_graph(
     model: onnx.ModelProto, precision: LowPrecision, *, keep: Collection[str] | None = None
 ) -> onnx.ModelProto:
-    """Return a copy of a graph with 16-bit types written into it.
+    """Return a copy of a graph with 16-bit types.
 
     Args:
-        model: A float32 graph of `gcis_export.graph.write.to_onnx`.
+        model: Float32 graph written by `gcis_export.graph.write.to_onnx`.
         precision: `"fp16"` or `"bf16"`.
-        keep: Operators that compute in float32; None takes `KEEP_FLOAT`.
+        keep: Operators that compute in float32; None uses `KEEP_FLOAT`.
 
     Raises:
-        ParityError: A weight is too large for float16.
+        ParityError: A weight exceeds the range of float16.
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
@@ -59,7 +59,7 @@ def typed_graph(
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type (`TensorProto.DataType`) of every value, by strict inference."""
+    """Return the element type (`TensorProto.DataType`) of every value, from strict shape inference."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {t.name: int(t.data_type) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -68,17 +68,17 @@ def value_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 class _Typing:
-    """One pass over a graph in order: what type each value has, and a Cast where a reader wants another."""
+    """Assign a type to each value of a graph in one pass; insert a Cast where a node needs another type."""
 
     def __init__(self, graph: onnx.GraphProto, low: int, keep: frozenset[str]) -> None:
         self.graph, self.low, self.keep = graph, low, keep
         self.constants = {t.name: t for t in graph.initializer}
         self.types: dict[str, int] = {v.name: TensorProto.FLOAT for v in graph.input}
         self.nodes: list[NodeProto] = []
-        self.made: dict[tuple[str, int], str] = {}  # values and weights that exist in the other type
+        self.made: dict[tuple[str, int], str] = {}  # name of each value or weight in the other type
 
     def run(self) -> None:
-        """Rewrite the graph."""
+        """Rewrite the graph in place."""
         outputs = {v.name for v in self.graph.output}
         for node in self.graph.node:
             self._place(node)
@@ -93,7 +93,7 @@ class _Typing:
         self.graph.initializer.extend(kept)
 
     def _place(self, node: NodeProto) -> None:
-        """Add a node with its inputs in the type that it computes in."""
+        """Append a node whose inputs have the type that it computes in."""
         places = [i for i, name in enumerate(node.input) if self._is_value(node, i, name)]
         wanted = self._wanted(node, [node.input[i] for i in places])
         for i in places:
@@ -110,10 +110,10 @@ class _Typing:
         found = {self.types[name] for name in values if name in self.types}
         if node.op_type in _COMPUTE or TensorProto.FLOAT not in found:
             return self.low
-        return int(TensorProto.FLOAT)  # what only passes on or adds keeps the wider type of what it reads
+        return int(TensorProto.FLOAT)  # moves and sums keep the wider type of their inputs
 
     def _is_value(self, node: NodeProto, place: int, name: str) -> bool:
-        """Tell whether an input is a float that a type can be chosen for."""
+        """Return whether an input is a float value whose type can be changed."""
         if not name or (node.op_type in _MOVES and place and (node.op_type, place) != ("Pad", 2)):
             return False
         if name in self.constants:
@@ -121,7 +121,7 @@ class _Typing:
         return self.types[name] in (TensorProto.FLOAT, self.low)
 
     def _as(self, name: str, element: int) -> str:
-        """Return the name of a value or weight in a type, made where it does not exist yet."""
+        """Return the name of a value or weight in a type, adding it to the graph if necessary."""
         constant = self.constants.get(name)
         if (TensorProto.FLOAT if constant is not None else self.types[name]) == element:
             return name
@@ -155,6 +155,6 @@ def _converted(tensor: TensorProto, element: int, name: str) -> TensorProto:
             f"a weight is too large for {name.rpartition('.')[2]}",
             received=f"{tensor.name} with values up to {np.abs(values).max():g}",
             expected="at most 65504",
-            fix="Export with --precision bf16, which has float32's range.",
+            fix="Export with --precision bf16, which has the range of float32.",
         )
     return numpy_helper.from_array(low, name=name)

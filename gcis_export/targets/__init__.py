@@ -1,1 +1,1 @@
-"""A verified bundle in other people's formats: a Triton model repository, a MONAI bundle."""
+"""Writers of a finished bundle in the formats of other systems."""

@@ -1,7 +1,7 @@
-"""A bundle as a MONAI bundle: metadata, an inference workflow, the ONNX graph and the code that runs it.
+"""Write a bundle as a MONAI bundle: metadata, inference workflow, ONNX graph and the code that runs it.
 
-It needs MONAI, PyTorch, pytorch-ignite and ONNX Runtime, and nothing of gCIS. It holds no pickled weights, so
-there is no `models/model.pt`: the network is `models/model.onnx`.
+The MONAI bundle requires MONAI, PyTorch, pytorch-ignite and ONNX Runtime, but not gCIS. It contains no
+pickled weights and therefore no `models/model.pt`; the network is `models/model.onnx`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.errors import OutputError
-from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.system.atomic_files import replacing_folder, unwritable
 
 METADATA = "configs/metadata.json"
@@ -27,17 +27,17 @@ _SCRIPT = Path(__file__).with_name("onnx_network.py")
 
 
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
-    """Write a MONAI bundle; an older one of that name is replaced as a whole.
+    """Write a MONAI bundle; an existing MONAI bundle is replaced as a whole.
 
     Args:
         bundle: A verified bundle.
-        folder: The MONAI bundle's root folder.
+        folder: Root folder of the MONAI bundle.
 
     Returns:
         The folder.
 
     Raises:
-        OutputError: It cannot be written, or something other than a MONAI bundle has its name.
+        OutputError: The folder cannot be written, or exists and is not a MONAI bundle.
     """
     check_monai_target(folder)
     files = {
@@ -60,22 +60,22 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
 
 
 def check_monai_target(folder: Path) -> None:
-    """Refuse to replace what is not a MONAI bundle.
+    """Raise if `folder` exists and is neither a MONAI bundle nor empty.
 
     Raises:
-        OutputError: Something else has that name.
+        OutputError: The folder would have to be replaced but is not a MONAI bundle.
     """
     empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not empty and not (folder / METADATA).is_file():
         raise OutputError(
             f"{folder} exists and is not a MONAI bundle",
             expected=f"a new folder, or one with {METADATA}",
-            fix="Choose another place with --monai-bundle.",
+            fix="Choose another folder with --monai-bundle.",
         )
 
 
 def metadata(bundle: Bundle) -> dict[str, Any]:
-    """Return `metadata.json`: what the MONAI bundle specification asks for, and this bundle's own facts."""
+    """Return the content of `metadata.json`, following the MONAI bundle specification."""
     m = bundle.manifest
     structures = ", ".join(label.name for label in m.labels)
     tensor = {
@@ -99,7 +99,7 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
         },
         "name": m.name,
         "task": f"CT segmentation of {structures}",
-        "description": f"A static network with one output channel for each of: {structures}. {m.notice}",
+        "description": f"Static network with one output channel per structure: {structures}. {m.notice}",
         "authors": "unknown",
         "copyright": "unknown",
         "intended_use": m.notice,
@@ -129,12 +129,10 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
 
 
 def inference(m: Manifest) -> dict[str, Any]:
-    """Return `inference.json`: the manifest's pre-processing and window in MONAI's own transforms.
+    """Return the content of `inference.json`: preprocessing and sliding window as MONAI transforms.
 
-    Logits come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
+    Logits are interpolated linearly to the grid of the file and converted to labels there, as in `gcis-run`.
     """
-    values = [label.value for label in m.labels]
-    deep = max(values) > 255
     return {
         "imports": [
             "$import glob",
@@ -159,42 +157,8 @@ def inference(m: Manifest) -> dict[str, Any]:
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(m.window.patch_size),
-            "sw_batch_size": 1,
-            "overlap": m.window.overlap,
-            "mode": m.window.blend,
-            "sigma_scale": m.window.sigma_scale,
-            "padding_mode": "constant",
-            "cval": m.window.padding_value,
-        },
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                },
-                {
-                    "_target_": "Lambdad",
-                    "keys": "pred",
-                    "func": f"$lambda logits: logits_to_labels(logits, {values})",
-                },
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "seg",
-                    "output_dtype": "$numpy.uint16" if deep else "$numpy.uint8",
-                    "resample": False,
-                    "separate_folder": False,
-                },
-            ],
-        },
+        "inferer": _inferer(m.window),
+        "postprocessing": _postprocessing([label.value for label in m.labels]),
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",
@@ -208,7 +172,7 @@ def inference(m: Manifest) -> dict[str, Any]:
 
 
 def _preprocessing(spec: PreprocessSpec) -> list[dict[str, Any]]:
-    """Return the transforms that the network was trained behind."""
+    """Return the preprocessing of the network as MONAI transforms."""
     steps: list[dict[str, Any]] = [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}]
     if spec.orientation is not None:
         steps.append(
@@ -229,6 +193,46 @@ def _preprocessing(spec: PreprocessSpec) -> list[dict[str, Any]]:
     return steps
 
 
+def _inferer(window: WindowSpec) -> dict[str, Any]:
+    """Return the sliding window of the bundle as MONAI's inferer."""
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": list(window.patch_size),
+        "sw_batch_size": 1,
+        "overlap": window.overlap,
+        "mode": window.blend,
+        "sigma_scale": window.sigma_scale,
+        "padding_mode": "constant",
+        "cval": window.padding_value,
+    }
+
+
+def _postprocessing(values: list[int]) -> dict[str, Any]:
+    """Return the transforms from logits to label maps with these values on the grid of the file."""
+    invert = {
+        "_target_": "Invertd",
+        "keys": "pred",
+        "transform": "@preprocessing",
+        "orig_keys": "image",
+        "nearest_interp": False,
+    }
+    label = {
+        "_target_": "Lambdad",
+        "keys": "pred",
+        "func": f"$lambda logits: logits_to_labels(logits, {values})",
+    }
+    save = {
+        "_target_": "SaveImaged",
+        "keys": "pred",
+        "output_dir": "@output_dir",
+        "output_postfix": "seg",
+        "output_dtype": "$numpy.uint16" if max(values) > 255 else "$numpy.uint8",
+        "resample": False,
+        "separate_folder": False,
+    }
+    return {"_target_": "Compose", "transforms": [invert, label, save]}
+
+
 def _readme(bundle: Bundle) -> str:
     m = bundle.manifest
     rows = "\n".join(f"| {label.value} | {label.name} |" for label in m.labels)
@@ -236,22 +240,22 @@ def _readme(bundle: Bundle) -> str:
 
 {m.notice}
 
-Written by gCIS from its bundle {bundle.sha256}. The network is `models/model.onnx`; it runs in ONNX Runtime.
+Exported by gCIS from the bundle {bundle.sha256}. ONNX Runtime runs the network, `models/model.onnx`.
 
 | value in the label map | structure |
 |---|---|
 {rows}
 
-Put CT files (NIfTI, HU) into `images/` and run, in this folder:
+Put CT files (NIfTI, HU) into `images/` and run in this folder:
 
     python -m monai.bundle run --config_file configs/inference.json
 
-Label maps appear in `eval/`. Another place for either: `--dataset_dir DIR`, `--output_dir DIR`.
+Label maps are written to `eval/`. To use other folders, add `--dataset_dir DIR` or `--output_dir DIR`.
 """
 
 
 def _version(*packages: str) -> str:
-    """Return the version of the first of some packages that is installed."""
+    """Return the version of the first installed package among `packages`."""
     for package in packages:
         try:
             return version(package)

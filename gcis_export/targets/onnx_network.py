@@ -1,6 +1,6 @@
-"""The network of a MONAI bundle written by gCIS: an ONNX graph as a `torch.nn.Module`, in ONNX Runtime.
+"""Wrap the ONNX graph of a MONAI bundle as a `torch.nn.Module` that runs in ONNX Runtime.
 
-This file is copied into the bundle's `scripts/`; it needs PyTorch and ONNX Runtime, and nothing of gCIS.
+This file is copied into `scripts/` of the MONAI bundle; it requires PyTorch and ONNX Runtime, but not gCIS.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX graph with one input and one output of static shape, its first axis the batch.
+    """ONNX graph with one input and one output of static shape and batch size 1.
 
     Args:
-        file: The graph.
+        file: ONNX file.
     """
 
     def __init__(self, file: str) -> None:
@@ -26,7 +26,7 @@ class OnnxNetwork(nn.Module):
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def forward(self, window: Tensor) -> Tensor:
-        """Map windows (B, 1, X, Y, Z) to logits (B, prompts, X, Y, Z) on the same device, one by one.
+        """Map windows (B, 1, X, Y, Z) to logits (B, prompts, X, Y, Z) on the same device, window by window.
 
         Raises:
             RuntimeError: The windows are on a GPU that ONNX Runtime cannot use.
@@ -38,7 +38,7 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(np.concatenate(parts)).to(window.device)
 
     def _session(self, device: torch.device) -> ort.InferenceSession:
-        """Return the session of a device, made when it is first needed."""
+        """Return the session of a device, creating it on first use."""
         key = str(device)
         if key not in self._sessions:
             cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0})
@@ -53,14 +53,14 @@ class OnnxNetwork(nn.Module):
 
 
 def logits_to_labels(logits: Tensor, values: Sequence[int]) -> Tensor:
-    """Turn logits (P, X, Y, Z) into a label map (1, X, Y, Z).
+    """Convert logits (P, X, Y, Z) to a label map (1, X, Y, Z).
 
     Args:
-        logits: Foreground minus background logit of each structure.
-        values: Value of each structure in the label map.
+        logits: Foreground minus background logit per structure.
+        values: Label map value per structure.
 
     Returns:
-        0 where no logit is positive, else the value of the largest one.
+        0 where no logit is positive, else the value of the structure with the largest logit.
     """
     best, channel = logits.max(dim=0, keepdim=True)
     table = torch.as_tensor(values, dtype=logits.dtype, device=logits.device)

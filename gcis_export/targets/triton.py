@@ -1,7 +1,7 @@
-"""A bundle as models of a Triton Inference Server repository.
+"""Write a bundle as models of a Triton Inference Server repository.
 
-Each ONNX graph that ONNX Runtime was checked with becomes a model of Triton's `onnxruntime` backend, each
-TensorRT engine one of its `tensorrt` backend. TensorRT-RTX and OpenVINO engines have no counterpart there.
+Each ONNX graph that was checked with ONNX Runtime becomes a model of Triton's `onnxruntime` backend, and each
+TensorRT engine a model of its `tensorrt` backend. TensorRT-RTX and OpenVINO engines are not written.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class TritonModel:
     """One model of the repository.
 
     Attributes:
-        name: Its name and folder.
-        version: The version that was added, 1 for a new model.
-        folder: Where it lies.
+        name: Name of the model and of its folder.
+        version: Version that was added; 1 for a new model.
+        folder: Folder of the model.
     """
 
     name: str
@@ -43,20 +43,20 @@ class TritonModel:
 
 
 def write_triton(bundle: Bundle, repository: Path) -> tuple[TritonModel, ...]:
-    """Add a bundle's graphs and engines to a model repository.
+    """Add the graphs and engines of a bundle to a model repository.
 
-    A model that is there already gets a next version, which its configuration makes the one that is served.
+    An existing model gets a new version, and its configuration is changed to serve that version only.
 
     Args:
         bundle: A verified bundle.
-        repository: The repository's folder; created when missing.
+        repository: Folder of the repository; it is created if missing.
 
     Returns:
-        The models, `model.onnx` first.
+        The models, in the order of the engines in the manifest.
 
     Raises:
-        OutputError: The repository cannot be written, a model of that name has other inputs or outputs, or
-            the bundle has neither a graph nor an engine that Triton can serve.
+        OutputError: The repository cannot be written, an existing model has other inputs or outputs, or the
+            bundle has neither a graph nor an engine that Triton can serve.
     """
     chosen: dict[str, tuple[Engine, str]] = {}
     for engine in bundle.manifest.engines:
@@ -78,11 +78,11 @@ def write_triton(bundle: Bundle, repository: Path) -> tuple[TritonModel, ...]:
 
 
 def config(bundle: Bundle, engine: Engine, *, name: str) -> str:
-    """Return a model's `config.pbtxt`.
+    """Return the `config.pbtxt` of a model.
 
-    Shapes are static and hold the batch, so Triton's own batching is off (`max_batch_size: 0`, and no
-    `dynamic_batching`). The warm-up runs one empty window when the model is loaded. What a client must know
-    (labels, pre-processing, window) stands in parameters that start with `gcis_`, as JSON.
+    Shapes are static and include the batch size, so batching by Triton is off (`max_batch_size: 0`, and no
+    `dynamic_batching`). The warm-up runs one empty window when the model is loaded. Parameters named `gcis_*`
+    hold the labels, preprocessing and window as JSON for clients.
     """
     backend, file, kind = _BACKENDS[engine.backend]
     m = bundle.manifest
@@ -118,7 +118,7 @@ def config(bundle: Bundle, engine: Engine, *, name: str) -> str:
 
 
 def _name(bundle: Bundle, engine: Engine) -> str:
-    """Return a model's name: the bundle's for `model.onnx`, with what differs for the others."""
+    """Return the model name: the bundle name, for other graphs with engine, precision and batch size."""
     slug = slugify(bundle.name)
     if engine.file == MODEL_FILE:
         return slug
@@ -128,7 +128,7 @@ def _name(bundle: Bundle, engine: Engine) -> str:
 
 
 def _tensors(bundle: Bundle, engine: Engine) -> str:
-    """Return the configuration's inputs and outputs."""
+    """Return the inputs and outputs of the configuration."""
     m = bundle.manifest
     return "\n".join(_tensor(kind, t, engine.batch) for kind, t in (("input", m.input), ("output", m.output)))
 
@@ -139,7 +139,7 @@ def _tensor(kind: str, tensor: Tensor, batch: int) -> str:
 
 
 def _check_same_tensors(model: Path, tensors: str) -> None:
-    """Refuse to add a version to a model with other inputs or outputs: they share one configuration."""
+    """Raise if an existing model has other inputs or outputs: its versions share one configuration."""
     file = model / CONFIG_FILE
     if not model.exists():
         return
@@ -153,7 +153,7 @@ def _check_same_tensors(model: Path, tensors: str) -> None:
 
 
 def _add(bundle: Bundle, model: Path, engine: Engine) -> TritonModel:
-    """Add a version to a model; a new model appears with its configuration in one step."""
+    """Add a version to a model; a new model is written with its configuration in one step."""
     text = config(bundle, engine, name=model.name)
     source, file = bundle.file(engine.file), _BACKENDS[engine.backend][1]
     version = max(_versions(model), default=0) + 1
@@ -171,7 +171,7 @@ def _add(bundle: Bundle, model: Path, engine: Engine) -> TritonModel:
 
 
 def _versions(model: Path) -> Sequence[int]:
-    """Return the version numbers that a model has; Triton ignores folders with other names."""
+    """Return the version numbers of a model; Triton ignores folders with other names."""
     if not model.is_dir():
         return ()
     return [int(p.name) for p in model.iterdir() if p.is_dir() and re.fullmatch(r"[1-9]\d*", p.name)]
@@ -182,7 +182,7 @@ def _json(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a string literal of protobuf's text format: bytes outside printable ASCII as octal."""
+    """Return a string literal in protobuf text format, with bytes outside printable ASCII in octal."""
     escaped = "".join(
         chr(b) if 32 <= b < 127 and chr(b) not in '"\\' else f"\\{b:03o}" for b in text.encode()
     )

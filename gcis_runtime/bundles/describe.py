@@ -1,4 +1,4 @@
-"""A bundle described for people."""
+"""Format the contents of a bundle as text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from gcis_runtime.text import table
 
 
 def describe(bundle: Bundle) -> str:
-    """Describe a bundle: structures, pathways counted from 1, grid, engines, parity, provenance, sizes."""
+    """Return a description of a bundle: structures, pathways, grid, engines, parity, provenance and sizes."""
     m = bundle.manifest
     p = m.preprocess
-    spacing = "the file's spacing" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
+    spacing = (
+        "spacing of the file" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
+    )
     roi = " x ".join(map(str, m.window.patch_size))
     low, high = p.intensity_window
-    grid = f"{p.orientation or 'the file order'}, {spacing}, HU {low:g} to {high:g}"
+    grid = f"{p.orientation or 'orientation of the file'}, {spacing}, HU {low:g} to {high:g}"
     if p.crop is not None:
-        grid += f", cropped to what lies above {low:g} HU and {p.crop.margin} voxels around"
+        grid += f", cropped to voxels above {low:g} HU with a margin of {p.crop.margin} voxels"
     parts = [
         f"{m.name}   {bundle.folder}   {bundle.size / 2**20:.1f} MiB   sha256 {bundle.sha256[:12]}",
         f"{m.notice}\ncreated {m.created}",
@@ -36,29 +38,29 @@ def describe(bundle: Bundle) -> str:
 
 
 def text_weights_warning(m: Manifest) -> list[str]:
-    """Return a line that stands out when the prompts' text weights are random."""
+    """Return a warning if the text weights are random, else an empty list."""
     if not m.provenance.text_weights.startswith("random"):
         return []
     return [
         f"!!! TEXT WEIGHTS ARE {m.provenance.text_weights.upper()}: "
-        "prompts other than those trained mean nothing to this network !!!"
+        "results for prompts outside the training are meaningless !!!"
     ]
 
 
 def _pathways(m: Manifest) -> str:
-    """Return prompts with label values and blocks at the seven positions; router margins below each."""
+    """Return a table of the blocks at the seven positions, counted from 1, with the router gaps below."""
     rows = [["value", "structure", "prompt", *POSITIONS]]
     for label, pathway in zip(m.labels, m.pathways, strict=True):
         rows.append([str(label.value), label.name, label.prompt, *map(str, pathway.path_selection)])
-        if pathway.margins is None:
-            rows.append(["", "", "  given by hand", *[""] * len(POSITIONS)])
+        if pathway.router_gaps is None:
+            rows.append(["", "", "  selected by hand", *[""] * len(POSITIONS)])
         else:
-            rows.append(["", "", "  margin", *(f"{x:.2f}" for x in pathway.margins)])
+            rows.append(["", "", "  router gap", *(f"{x:.2f}" for x in pathway.router_gaps)])
     return table(rows, right=(0, *range(3, 10)))
 
 
 def _engines(m: Manifest) -> str:
-    """Return the engines that the export checked."""
+    """Return a table of the engines."""
     rows = [["engine", "precision", "batch", "version", "device", "file", "settings"]]
     rows += [
         [
@@ -71,7 +73,7 @@ def _engines(m: Manifest) -> str:
 
 
 def _graphs(m: Manifest) -> str:
-    """Return the ONNX files."""
+    """Return a table of the ONNX files."""
     rows = [["graph", "precision", "batch", "operators", "opset", "weights stored as"]]
     rows += [
         [g.file, g.precision, str(g.batch), str(g.nodes or "-"), str(g.opset or "-"), g.weights_dtype]
@@ -81,7 +83,7 @@ def _graphs(m: Manifest) -> str:
 
 
 def parity_table(m: Manifest) -> str:
-    """Return the parity report: what was measured, each limit beside it, and the outcome."""
+    """Return the parity report as a table: measured values, limits and outcome per comparison."""
     rows = [
         [
             "stage", "against", "precision", "graph", "windows", "max difference", "relative", "limit",
@@ -103,7 +105,7 @@ def parity_table(m: Manifest) -> str:
 
 
 def _provenance(m: Manifest) -> str:
-    """Return where the weights come from."""
+    """Return a table of the origin of the weights and of the software versions."""
     rows = [
         ["checkpoint", f"sha256 {m.provenance.checkpoint_sha256[:12]}"],
         ["text model", f"{m.provenance.text_model}, weights {m.provenance.text_weights}"],

@@ -1,7 +1,7 @@
-"""The bundle's manifest: one strict, versioned JSON file that says everything the runtime needs.
+"""Define the manifest of a bundle, a strict and versioned JSON file, and read, write and validate it.
 
-`docs/bundle_format.md` describes it for people. Unknown fields are refused: a manifest that says
-more than this version understands is not guessed at.
+`docs/bundle_format.md` describes the format. Unknown fields are an error, because this version cannot know
+whether they may be ignored.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decod
 
 
 class Manifest(Strict, frozen=True, kw_only=True):
-    """Everything that `gcis-run` needs to know of a bundle beside the weights."""
+    """Manifest of a bundle: everything except the weights that `gcis-run` needs to segment an image."""
 
     schema: Literal["gcis-bundle"] = SCHEMA
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -105,7 +105,7 @@ class Manifest(Strict, frozen=True, kw_only=True):
 
 
 def _check_files(m: Manifest) -> None:
-    """Refuse graphs and engines that do not fit each other or the list of files."""
+    """Raise if graphs and engines are inconsistent with each other or with the list of files."""
     listed = [f.path for f in m.files]
     if len(set(listed)) != len(listed) or MANIFEST_FILE in listed:
         raise ValueError("`files` names a file twice, or the manifest itself")
@@ -124,7 +124,7 @@ def _check_files(m: Manifest) -> None:
 
 
 def _check_engines(m: Manifest, graphs: dict[str, Graph]) -> None:
-    """Refuse engines and parity rows that name no graph of the bundle, or one that does not fit."""
+    """Raise if an engine or parity row names a missing graph, or one of another batch size."""
     for e in m.engines:
         if e.graph not in graphs:
             raise ValueError(f"the graph of the {e.backend} engine, {e.graph!r}, is not among the graphs")
@@ -138,14 +138,14 @@ def _check_engines(m: Manifest, graphs: dict[str, Graph]) -> None:
 
 
 def graph_file(precision: Precision, batch: int = 1) -> str:
-    """Return the name of a graph's ONNX file: `model.onnx`, `model.fp16.onnx`, `model.fp32.b4.onnx`."""
+    """Return the file name of a graph: `model.onnx`, `model.fp16.onnx`, `model.fp32.b4.onnx`."""
     if precision == "fp32" and batch == 1:
         return MODEL_FILE
     return f"model.{precision}.onnx" if batch == 1 else f"model.{precision}.b{batch}.onnx"
 
 
 def engine_file(backend: Backend, version: str, device: str, precision: Precision, batch: int = 1) -> str:
-    """Return a compiled engine's path in its bundle, such as `engines/trt-rtx-1.7.0-sm_80+-fp16.engine`."""
+    """Return the path of a compiled engine in a bundle: `engines/trt-rtx-1.7.0-sm_80+-fp16.engine`."""
     suffix = "" if batch == 1 else f"-b{batch}"
     return f"engines/{backend}-{version}-{device}-{precision}{suffix}.engine"
 
@@ -156,10 +156,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `manifest.json`, made from the types that read it.
+    """Return the JSON Schema of `manifest.json`, generated from the types that decode it.
 
-    It says what a manifest looks like; that its parts fit each other (every graph among the files, one
-    pathway for each label, ...) is checked by `decode` alone.
+    The schema describes the structure only. `decode` also checks the consistency of the parts: every graph is
+    listed in the files, there is one pathway per label, ...
     """
     made = msgspec.json.schema(Manifest)
     title = f"manifest.json of a gCIS bundle, schema version {SCHEMA_VERSION}"
@@ -167,25 +167,26 @@ def json_schema() -> dict[str, Any]:
 
 
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What msgspec raises for JSON that is malformed, against the schema, nested too deep, or not UTF-8."""
+"""Exceptions of msgspec for JSON that is malformed, violates the schema, is nested too deep or not UTF-8."""
 
 
 class _Head(msgspec.Struct):
-    """The two fields that say whether the rest can be understood."""
+    """Fields that determine whether the rest of the manifest can be decoded."""
 
     schema: str = ""
     schema_version: int = 0
 
 
 def decode(data: bytes, *, source: str) -> Manifest:
-    """Read a manifest strictly; one of an older schema is upgraded.
+    """Decode and validate a manifest; a manifest of an older schema version is upgraded.
 
     Args:
         data: JSON bytes.
-        source: Where they came from, for messages.
+        source: Name of the source for error messages.
 
     Raises:
-        BundleError: Not JSON, another schema, a newer version, an unknown, missing or wrong field.
+        BundleError: The data is not JSON, has another schema or a newer version, or a field is unknown,
+            missing or invalid.
     """
     try:
         head = msgspec.json.decode(data, type=_Head)

@@ -1,4 +1,4 @@
-"""Define the parts of a bundle manifest as strict, immutable values; `manifest` assembles them."""
+"""Define the parts of a bundle manifest as strict, immutable values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Backend = Literal["onnx", "openvino", "trt", "trt-rtx"]
 GRAPH_BACKENDS: Final = ("onnx", "openvino")
-"""Engines that load an ONNX file as it is; the others are compiled into a file of their own."""
+"""Engines that load an ONNX file directly; the others load a compiled engine file."""
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Batch = Annotated[int, msgspec.Meta(ge=1)]
@@ -18,13 +18,13 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every manifest part: immutable, keyword-only, no unknown fields."""
+    """Base class of the manifest parts: immutable, keyword-only, unknown fields are an error."""
 
 
 class Label(Strict, frozen=True, kw_only=True):
-    """One structure: its value in the label map, its name, its prompt, how to draw it.
+    """One structure: label map value, name, prompt, RGB color and codes by coding scheme.
 
-    The order of the manifest's labels is the order of the graph's output channels.
+    The labels of a manifest are in the order of the output channels of the graph.
     """
 
     value: Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -35,20 +35,24 @@ class Label(Strict, frozen=True, kw_only=True):
 
 
 class PromptPathway(Strict, frozen=True, kw_only=True):
-    """The residual block that a prompt uses at each of the seven `POSITIONS`, counted from 1.
+    """Residual block that a prompt uses at each of the seven `POSITIONS`, counted from 1.
 
     Attributes:
-        margins: Router logit of the chosen pathway minus the runner-up's at each position; None
-            when the pathway was given by hand.
+        prompt: The prompt.
+        path_selection: Number of the block per position.
+        router_gaps: Router logit of the selected block minus that of the runner-up, per position (`margins`
+            in files); None if the pathway was selected by hand.
     """
 
     prompt: str
     path_selection: tuple[int, int, int, int, int, int, int]
-    margins: tuple[float, float, float, float, float, float, float] | None = None
+    router_gaps: tuple[float, float, float, float, float, float, float] | None = msgspec.field(
+        default=None, name="margins"
+    )
 
 
 class Tensor(Strict, frozen=True, kw_only=True):
-    """A graph input or output; `shape` is static, (batch, channel, X, Y, Z)."""
+    """Input or output of a graph with the static shape (batch, channels, X, Y, Z)."""
 
     name: str
     shape: tuple[int, int, int, int, int]
@@ -56,7 +60,7 @@ class Tensor(Strict, frozen=True, kw_only=True):
 
 
 class FileEntry(Strict, frozen=True, kw_only=True):
-    """A file of the bundle, by path relative to its folder with `/`."""
+    """A file of the bundle; `path` is relative to the bundle folder and uses `/`."""
 
     path: str
     sha256: Sha256
@@ -64,15 +68,15 @@ class FileEntry(Strict, frozen=True, kw_only=True):
 
 
 class Graph(Strict, frozen=True, kw_only=True):
-    """An ONNX file of the bundle. The first, `model.onnx`, is the portable truth: fp32, batch 1.
+    """An ONNX file of the bundle. The first, `model.onnx`, is the reference: fp32, batch size 1.
 
     Attributes:
-        file: Its path; `graph_file` makes it from precision and batch.
-        precision: What its large operations compute in.
-        batch: Windows a run.
-        opset: ONNX operator set; 0 where it was not recorded (bundles of schema version 1).
-        nodes: Operators; 0 as above.
-        weights_dtype: How large weights are stored.
+        file: Path, as returned by `graph_file` for precision and batch size.
+        precision: Precision of convolutions and matrix products.
+        batch: Windows per run.
+        opset: ONNX operator set version; 0 if not recorded (bundles of schema version 1).
+        nodes: Number of operators; 0 if not recorded (bundles of schema version 1).
+        weights_dtype: Storage type of large weights.
     """
 
     file: str
@@ -84,17 +88,17 @@ class Graph(Strict, frozen=True, kw_only=True):
 
 
 class Engine(Strict, frozen=True, kw_only=True):
-    """An engine that the bundle was checked with.
+    """An engine that the bundle offers.
 
     Attributes:
-        backend: Which engine.
-        precision: What it computes in, as read back from it.
-        file: What is loaded: the graph for `onnx` and `openvino`, `engine_file` for compiled ones.
-        graph: The ONNX file that it reads or was built from.
-        backend_version: The version that built and checked it.
-        device: `cpu`, `cuda`, a compute capability (`sm_89`), or one and all later ones (`sm_80+`).
-        batch: Windows a run.
-        settings: How it was built, for people: optimisation level, compatibility, seconds.
+        backend: Name of the engine.
+        precision: Precision that the engine computes in, as read from the engine itself.
+        file: File that is loaded: the graph for `onnx` and `openvino`, else the compiled engine.
+        graph: ONNX file that the engine loads or was built from.
+        backend_version: Version of the engine software that built and checked it.
+        device: `cpu`, `cuda`, a compute capability (`sm_89`), or a compute capability and later (`sm_80+`).
+        batch: Windows per run.
+        settings: Build settings for display: optimization level, compatibility, build time.
     """
 
     backend: Backend
@@ -108,26 +112,32 @@ class Engine(Strict, frozen=True, kw_only=True):
 
 
 class ParityRow(Strict, frozen=True, kw_only=True):
-    """One comparison of the parity gate: `stage` against `reference` on `windows` windows.
+    """Result of one comparison of the parity gate.
+
+    Fields that bundles of schema version 1 did not record are None there.
 
     Attributes:
-        graph: The ONNX file that `stage` ran; empty for PyTorch.
-        max_abs: Largest absolute difference of the foreground-minus-background logit.
-        max_rel: Largest over the windows of a window's `max_abs` as a share of its reference's largest
-            absolute value; None where it was not recorded (bundles of schema version 1).
-        scale: Largest absolute value of the reference, to read `max_abs` against.
+        stage: Graph or engine that was compared.
+        reference: Stage that it was compared with.
+        precision: Precision that `stage` computes in.
+        graph: ONNX file that `stage` ran; empty for PyTorch.
+        windows: Number of compared windows.
+        max_abs: Largest absolute difference of the logits (foreground minus background).
+        max_rel: Largest difference within a window divided by the largest absolute value of the reference in
+            that window, maximum over the windows.
+        scale: Largest absolute value of the reference.
         labels_changed: Share of voxels whose label (argmax over background and structures) differs.
-        labels_decided: The same, counting only voxels whose label the reference decides by more than `band`;
-            None as above: then `labels_changed` is judged.
-        undecided: Share of voxels that it does not; a trained network leaves few.
-        dice: Mean over the structures present of the Dice between the two label results; None where no
-            structure has voxels enough to say, or as above.
-        tolerance_abs: `tolerance_rel` times `scale`, to read `max_abs` against.
-        tolerance_rel: Limit on `max_rel`; None as above: then `tolerance_abs` is the limit on `max_abs`.
-        tolerance_labels: Limit on `labels_decided`.
-        tolerance_dice: Lower limit on `dice`; None as above.
-        band: Lead of the reference's label over the next, as a share of the window's largest absolute
-            value, up to which a voxel counts as undecided.
+        labels_decided: Share of voxels that are decided in the reference and whose label differs. If None,
+            `labels_changed` is compared with the limit.
+        undecided: Share of voxels that are undecided in the reference; small for trained networks.
+        dice: Dice between the two label maps, mean over the structures; also None if no structure has enough
+            voxels.
+        tolerance_abs: `tolerance_rel` times `scale`, for comparison with `max_abs`.
+        tolerance_rel: Upper limit on `max_rel`. If None, `tolerance_abs` is the upper limit on `max_abs`.
+        tolerance_labels: Upper limit on `labels_decided`.
+        tolerance_dice: Lower limit on `dice`.
+        band: Voxels whose label in the reference leads the runner-up by at most this share of the window's
+            largest absolute value are undecided.
     """
 
     stage: str
@@ -150,22 +160,22 @@ class ParityRow(Strict, frozen=True, kw_only=True):
 
     @property
     def relative(self) -> float:
-        """`max_rel`, or in rows of schema version 1 what their largest difference is of their scale."""
+        """`max_rel`, or `max_abs` divided by `scale` in rows of schema version 1."""
         return _share(self.max_abs, self.scale) if self.max_rel is None else self.max_rel
 
     @property
     def limit_relative(self) -> float:
-        """Limit on `relative`."""
+        """Upper limit on `relative`."""
         return _share(self.tolerance_abs, self.scale) if self.tolerance_rel is None else self.tolerance_rel
 
     @property
     def decided(self) -> float:
-        """Share of voxels that `tolerance_labels` judges."""
+        """Share of voxels that is compared with `tolerance_labels`."""
         return self.labels_changed if self.labels_decided is None else self.labels_decided
 
     @property
     def passed(self) -> bool:
-        """All limits hold; false for a NaN difference."""
+        """Whether all values are within their limits; false for a NaN difference."""
         alike = self.dice is None or self.tolerance_dice is None or self.dice >= self.tolerance_dice
         return self.relative <= self.limit_relative and self.decided <= self.tolerance_labels and alike
 
@@ -175,14 +185,14 @@ def _share(part: float, whole: float) -> float:
 
 
 class Provenance(Strict, frozen=True, kw_only=True):
-    """Where the weights come from.
+    """Origin of the weights.
 
     Attributes:
-        checkpoint_sha256: Hash of the checkpoint's `weights.safetensors`.
-        text_model: open_clip model name of the text tower.
-        text_weights: Tag or file name of its weights; `"random (seed N)"` when none were had, which means
-            that prompts outside the table mean nothing to the router.
-        training: Free notes of the training (data, epochs, dates), shown and never interpreted.
+        checkpoint_sha256: SHA-256 of `weights.safetensors` of the checkpoint.
+        text_model: open_clip model name of the text encoder.
+        text_weights: Tag or file name of the text encoder weights; `"random (seed N)"` if no pretrained
+            weights were available; prompts outside the training are then meaningless to the router.
+        training: Notes on the training (data, epochs, dates) for display only.
     """
 
     checkpoint_sha256: Sha256

@@ -20,14 +20,14 @@ class Routing:
 
     prompt: str
     pathway: Pathway
-    margins: tuple[float, ...]
+    router_gaps: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it with the pathway counted from 1, ready for JSON; an infinite margin is null there."""
         return {
             "prompt": self.prompt,
             "path_selection": list(self.pathway.one_based),
-            "margins": [round(m, 4) if math.isfinite(m) else None for m in self.margins],
+            "margins": [round(m, 4) if math.isfinite(m) else None for m in self.router_gaps],
         }
 
 
@@ -38,7 +38,7 @@ def route(net: GcisNet, prompt: str, embedding: Tensor) -> Routing:
     ranked = logits.sort(dim=-1, descending=True).values
     single = logits.shape[-1] == 1
     margins = [float("inf")] * len(POSITIONS) if single else (ranked[:, 0] - ranked[:, 1]).tolist()
-    return Routing(prompt=prompt, pathway=net.resolve(embedding), margins=tuple(margins))
+    return Routing(prompt=prompt, pathway=net.resolve(embedding), router_gaps=tuple(margins))
 
 
 def routing_table(routings: list[Routing]) -> str:
@@ -46,7 +46,7 @@ def routing_table(routings: list[Routing]) -> str:
     width = max(len("prompt"), *(len(r.prompt) for r in routings))
     lines = [f"{'prompt':<{width}}  " + "  ".join(f"{name:>9}" for name in POSITIONS)]
     for r in routings:
-        cells = [f"{n} ({m:.1f})" for n, m in zip(r.pathway.one_based, r.margins, strict=True)]
+        cells = [f"{n} ({m:.1f})" for n, m in zip(r.pathway.one_based, r.router_gaps, strict=True)]
         lines.append(f"{r.prompt:<{width}}  " + "  ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 

@@ -83,7 +83,9 @@ def _draw_row(
     bold: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     small: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    for column, (block, margin) in enumerate(zip(routing.pathway.one_based, routing.margins, strict=True)):
+    for column, (block, margin) in enumerate(
+        zip(routing.pathway.one_based, routing.router_gaps, strict=True)
+    ):
         x, y = corner[0] + column * _CELL, corner[1]
         fill = _pale(_color(block - 1), min(margin / _SURE, 1.0))
         draw.rectangle((x, y, x + _CELL - 2, y + _ROW - 2), fill=fill)

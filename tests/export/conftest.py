@@ -1,4 +1,4 @@
-"""Networks and graphs are built once: an export costs seconds."""
+"""Networks and graphs that are built once per session, because an export takes seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.export_cases import ROI, Case, load_case, write_checkpoint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Built:
-    """A conformance case with its exportable export_model, its logits (B, prompts, ...) and its ONNX file."""
+    """A conformance case with its export model, the logits (B, prompts, ...) and the ONNX file."""
 
     case: Case
     export_model: ExportNet

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from benchmarks import agreement
 from benchmarks.agreement import VARIANTS, WANTED, comparison
 from benchmarks.cli import main
-from gcis_export.bundle_writer import write_graph, write_manifest
-from gcis_export.structures import make_labels
+from gcis_export.bundle.labels import make_labels
+from gcis_export.bundle.writer import write_graph, write_manifest
 from gcis_runtime import Volume
 from gcis_runtime.bundles.manifest import Manifest, PromptPathway, Provenance, Tensor
 from gcis_runtime.demo.phantom import make_phantom
@@ -39,7 +39,7 @@ def write_bundle_of(built, folder, **preprocess):
         preprocess=PreprocessSpec(orientation="RAS", spacing=(7.5, 7.5, 7.5), **preprocess),
         window=WindowSpec(patch_size=roi), labels=make_labels(prompts, [i + 3 for i in range(len(prompts))]),
         pathways=tuple(
-            PromptPathway(prompt=p, path_selection=c.one_based, margins=None)
+            PromptPathway(prompt=p, path_selection=c.one_based, router_gaps=None)
             for p, c in zip(prompts, built.case.static.pathways, strict=True)
         ),
         input=Tensor(name="image", shape=(1, 1, *roi)),

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gcis_export import cli
+from gcis_export.gate.parity import STATIC, Reference
 from gcis_runtime import Segmenter, Volume, open_bundle
 from gcis_runtime.bundles.store import find_bundle
 from tests.support.export_cases import PROMPTS, ROI
@@ -57,7 +58,7 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     manifest = bundle.manifest
     assert manifest.name == "Two Things" and [lb.value for lb in manifest.labels] == [1, 2]
     assert [p.prompt for p in manifest.pathways] == list(PROMPTS[:2])
-    assert all(p.margins is not None for p in manifest.pathways)
+    assert all(p.router_gaps is not None for p in manifest.pathways)
     assert manifest.model.weights_dtype == "float16" and manifest.provenance.training == {
         "data": "none: random weights"
     }
@@ -89,7 +90,8 @@ def test_errors_are_one_line_and_leave_nothing(checkpoint, tmp_path):
     for arguments, expected in (
         ((*common, "--prompt", "spleen"), "no text embedding"),
         ((*common, "--compute-capability", "8.9"), "belongs to --engine trt-rtx"),
-        ((*common, "--precision", "bf16"), "no engine that was asked for computes in bf16"),
+        ((*common, "--precision", "bf16"), "none of the selected engines supports bf16"),
+        ((*common, "--patch-size", "50"), "multiples of 32"),
         ((*common, "--roi", "50"), "multiples of 32"),
         ((*common, "--check", tmp_path / "none.nii.gz"), "none.nii.gz"),
         (("--checkpoint", tmp_path / "none", "-o", target), "is not a checkpoint"),
@@ -102,7 +104,7 @@ def test_errors_are_one_line_and_leave_nothing(checkpoint, tmp_path):
 
 
 def test_a_failing_gate_writes_no_bundle(checkpoint, tmp_path, monkeypatch):
-    """The file's graph is broken on purpose; every stage before it is left out, since others test them."""
+    """The graph of the file is changed; the stages before it are skipped, because other tests cover them."""
     from gcis_export import export as pipeline
 
     real = pipeline.to_onnx
@@ -118,28 +120,29 @@ def test_a_failing_gate_writes_no_bundle(checkpoint, tmp_path, monkeypatch):
         import torch
 
         with torch.no_grad():
-            return gate.answers(lambda w: export_model(torch.from_numpy(w)).numpy())
+            answers = gate.answers(lambda w: export_model(torch.from_numpy(w)).numpy())
+        return Reference(name=STATIC, answers=answers)
 
     monkeypatch.setattr(pipeline, "to_onnx", broken)
     monkeypatch.setattr(pipeline, "check_networks", networks)
     monkeypatch.setattr(pipeline, "gather_windows", lambda *a, **k: (windows, "noise"))
     result = run("--checkpoint", checkpoint.folder, "--prompt", "larynx", "-o", tmp_path / "b.gcis")
     assert result.exit_code == 2
-    assert "ONNX Runtime" in result.output and "does not give the answers of PyTorch static" in result.output
+    assert "ONNX Runtime" in result.output and "differs from PyTorch static" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_the_only_thing_on_standard_output(exported, monkeypatch):
     from gcis_export import export as pipeline
-    from gcis_export.export import Exported
+    from gcis_export.export import ExportResult
 
     _, folder = exported
     bundle = open_bundle(folder)
-    made = Exported(
+    made = ExportResult(
         folder=folder, manifest=bundle.manifest, sha256=bundle.sha256, coinciding=(("a", "b"),), nodes=1,
         windows="w", notes=("n",),
     )  # fmt: skip
-    monkeypatch.setattr(pipeline, "export", lambda request, say=None: made)
+    monkeypatch.setattr(pipeline, "export", lambda request, on_step=None: made)
     content = json.loads(run("--checkpoint", "x", "--json").stdout)
     assert content["sha256"] == bundle.sha256 and content["manifest"]["name"] == "Two Things"
     assert "'a' and 'b' have the same pathway" in run("--checkpoint", "x").stdout
@@ -149,5 +152,6 @@ def test_help_is_quick():
     start = time.perf_counter()
     script = Path(sys.executable).parent / "gcis-export"
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
-    assert "--path-selection" in done.stdout
+    assert "--path-selection" in done.stdout and "--patch-size" in done.stdout
+    assert "--roi" not in done.stdout  # the former spelling works and is not listed
     assert time.perf_counter() - start < 2  # 0.1 s on a free machine; importing torch takes more

@@ -7,8 +7,9 @@ import sys
 import pytest
 from safetensors.torch import save_file
 
+from gcis_export.bundle.settings import choose_settings
+from gcis_export.options import Overrides
 from gcis_export.resolve import resolve
-from gcis_export.settings import Overrides, choose_settings
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.text.tower import TextEncoder
@@ -41,7 +42,7 @@ def test_neither_needs_clip_when_it_says_where_to_go(imported):
     (choice,) = resolve(single, ["pancreas"]).choices
     assert (choice.prompt, str(choice.pathway)) == ("pancreas", "1,1,1,1,1,1,1")
     found = resolve(routed, ["pancreas"], path_selections=[SELECTION])
-    assert str(found.choices[0].pathway) == SELECTION and found.choices[0].margins is None
+    assert str(found.choices[0].pathway) == SELECTION and found.choices[0].router_gaps is None
     with pytest.raises(PromptError, match="--clip-weights"):
         resolve(routed, ["pancreas"])
 
@@ -52,12 +53,12 @@ def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
     save_file(tower._tower.state_dict(), tmp_path / "clip.safetensors")
     (choice,) = resolve(routed, ["pancreas"], clip_weights=str(tmp_path / "clip.safetensors")).choices
     assert choice.pathway == routed.routed().resolve(tower.embed(["pancreas"])[0])
-    assert choice.margins is not None and min(choice.margins) > 0
+    assert choice.router_gaps is not None and min(choice.router_gaps) > 0
 
 
 def test_what_they_do_not_say_is_asked_for_or_assumed_and_said(imported):
     for found in imported:
-        with pytest.raises(CheckpointError, match=r"does not say its window.*published gCIS 128, BTCV 96"):
+        with pytest.raises(CheckpointError, match=r"does not store a window.*published gCIS 128, BTCV 96"):
             choose_settings(found.config, Overrides())
         settings = choose_settings(found.config, Overrides(patch_size=(64, 64, 64)))
         assert settings.preprocess == PreprocessSpec(

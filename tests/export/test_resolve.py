@@ -20,8 +20,8 @@ def test_router_chooses_and_says_by_how_much(checkpoint):
         embedding = checkpoint.embedding(choice.prompt)
         assert choice.pathway == net.resolve(embedding)
         top = net.route(embedding).sort(dim=-1, descending=True).values
-        torch.testing.assert_close(torch.tensor(choice.margins), top[:, 0] - top[:, 1], atol=1e-3, rtol=0)
-        assert min(choice.margins) >= 0
+        torch.testing.assert_close(torch.tensor(choice.router_gaps), top[:, 0] - top[:, 1], atol=1e-3, rtol=0)
+        assert min(choice.router_gaps) >= 0
     assert result.network.pathways == tuple(c.pathway for c in result.choices)
 
 
@@ -42,7 +42,7 @@ def test_path_selection_needs_no_embedding(tmp_path):
     bare = write_checkpoint(tmp_path / "bare", prompts=())
     result = resolve(bare, ["pancreas"], path_selections=["2,1,2,1,1,2,1"])
     assert str(result.choices[0].pathway) == "2,1,2,1,1,2,1"
-    assert result.choices[0].margins is None
+    assert result.choices[0].router_gaps is None
     with pytest.raises(PromptError, match=r"from 1 to 2"):
         resolve(bare, ["pancreas"], path_selections=["2,1,2,1,1,2,3"])
     with pytest.raises(PromptError, match="1 path selections for 2 prompts"):

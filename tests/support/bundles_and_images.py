@@ -92,7 +92,8 @@ def write_bundle(
             for v, p, c in zip(values, prompts, ((250, 240, 200), (200, 60, 40)), strict=True)
         ),
         pathways=tuple(
-            PromptPathway(prompt=p, path_selection=(1, 2, 3, 4, 5, 6, 1), margins=(0.5,) * 7) for p in prompts
+            PromptPathway(prompt=p, path_selection=(1, 2, 3, 4, 5, 6, 1), router_gaps=(0.5,) * 7)
+            for p in prompts
         ),
         input=Tensor(name="image", shape=(1, 1, *ROI)),
         output=Tensor(name="margins", shape=(1, 2, *ROI)),

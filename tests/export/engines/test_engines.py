@@ -9,11 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from gcis_export.engines import compiled, select
+from gcis_export.bundle.staged import StagedBundle
+from gcis_export.engines import compiled, registry
 from gcis_export.engines.compiled import build_engines
-from gcis_export.engines.options import EngineOptions, read_capability
-from gcis_export.engines.select import check_engines
-from gcis_export.parity import Gate
+from gcis_export.engines.registry import check_engines
+from gcis_export.gate.parity import Gate, Reference
+from gcis_export.options import EngineOptions, read_capability
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, decode
 from gcis_runtime.bundles.store import DEMO_FOLDER
@@ -40,12 +41,13 @@ def staged(tmp_path):
 
 def make(staged, names, *, precision="fp32", options=None, expected=()):
     folder, manifest, gate = staged
-    said = []
+    steps = []
     built, notes = build_engines(
-        folder, manifest, gate, names, precision=precision, options=options or EngineOptions(),
-        reference="PyTorch static", expected=expected, say=said.append,
+        StagedBundle(folder=folder, manifest=manifest, gate=gate), names, precision=precision,
+        options=options or EngineOptions(), reference=Reference(name="PyTorch static", answers=expected),
+        on_step=steps.append,
     )  # fmt: skip
-    return built, notes, said
+    return built.manifest, notes, steps
 
 
 def afresh(staged):
@@ -73,7 +75,7 @@ def faked(monkeypatch):
         monkeypatch.setattr(compiled, "build", build)
         for module in (compiled, probe):
             monkeypatch.setattr(module, "probe_driver", lambda: driver)
-        for backend in (select.tensorrt, select.tensorrt_rtx):
+        for backend in (registry.tensorrt, registry.tensorrt_rtx):
             monkeypatch.setattr(backend, "load_builder", lambda family: None)
         return calls
 
@@ -82,12 +84,12 @@ def faked(monkeypatch):
 
 def test_an_engine_is_written_listed_and_hashed(staged, faked):
     faked()
-    built, notes, said = make(staged, ("onnx", "trt-rtx"), options=EngineOptions(capabilities=((8, 9),)))
+    built, notes, steps = make(staged, ("onnx", "trt-rtx"), options=EngineOptions(capabilities=((8, 9),)))
     engine = built.engines[-1]
     assert engine.file == "engines/trt-rtx-1.2.3-sm_80+-fp32.engine"
     assert (engine.graph, engine.precision, engine.settings) == (MODEL_FILE, "fp32", {"tf32": "off"})
     assert open_bundle(staged[0]).file(engine.file).read_bytes() == b"plan"
-    assert said == ["building TensorRT-RTX from model.onnx"]
+    assert steps == ["building TensorRT-RTX from model.onnx"]
     assert "was not run here (no CUDA driver was found); its graph model.onnx was compared" in notes[0]
 
 
@@ -101,11 +103,11 @@ def test_another_precision_than_the_graph_is_an_error(staged, faked):
     faked(precision="fp32")
     folder, manifest, _ = staged
     graph = msgspec.structs.replace(manifest.graphs[0], precision="fp16")
-    built = compiled.build(select.tensorrt_rtx.FAMILY, b"", None, gpu=None)
+    built = compiled.build(registry.tensorrt_rtx.FAMILY, b"", None, gpu=None)
     with pytest.raises(
         EngineError, match="another precision than was asked for; received fp32; expected fp16"
     ):
-        compiled._write(folder, select.tensorrt_rtx.FAMILY, graph, built)
+        compiled._write(folder, registry.tensorrt_rtx.FAMILY, graph, built)
     assert not (folder / "engines").exists()
 
 
@@ -185,17 +187,15 @@ def test_precisions_belong_to_engines(faked):
     assert check_engines(("trt-rtx",), precision="bf16") == ("onnx", "trt-rtx")
     assert check_engines(["openvino"], precision="fp32") == ("onnx", "openvino")
     with pytest.raises(
-        EngineError, match=r"no engine that was asked for computes in bf16.*Add --engine openvino"
+        EngineError, match=r"none of the selected engines supports bf16.*Add --engine openvino"
     ):
         check_engines(("onnx",), precision="bf16")
 
 
 def test_choosing_engines_does_not_import_torch():
-    code = (
-        "import sys, gcis_export.engines.select; print('torch' in sys.modules, 'tensorrt_rtx' in sys.modules)"
-    )
+    code = "import sys, gcis_export.engines.registry; print(*map(sys.modules.get, ('torch', 'tensorrt_rtx')))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["False", "False"]
+    assert out.split() == ["None", "None"]
 
 
 @pytest.mark.parametrize("text", ["8.9", "89", "sm_89", " SM89 "])

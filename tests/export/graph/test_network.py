@@ -1,4 +1,4 @@
-"""The exportable export_model equals the network that it was made from."""
+"""The export model computes the same logits as the network that it was made from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_swin_equals_monai(roi, batch):
         assert (ours - theirs).abs().max() <= 1e-5
 
 
-def test_twin_equals_static_and_routed_network(built):
+def test_export_model_equals_static_and_routed_network(built):
     """In double precision, where rounding does not blur what is computed: in float32 the static network
     itself lies 2e-4 from its own double on these weights (logits up to 12)."""
     case = built.case
@@ -57,7 +57,7 @@ def test_twin_equals_static_and_routed_network(built):
     assert (answer - expected).abs().max() <= 1e-5
 
 
-def test_twin_equals_static_network_in_float32(built):
+def test_export_model_equals_static_network_in_float32(built):
     with torch.no_grad():
         static = built.case.static(built.case.image)
     assert (built.logits - static).abs().max() <= 1e-4 * static.abs().max()
@@ -74,7 +74,7 @@ def test_many_prompts_equal_single_ones(built):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_n_prompts_equal_n_single_twins(kind):
+def test_n_prompts_equal_n_single_models(kind):
     net = GcisNet(NetworkConfig(feature_size=12, pathways=2)).eval()
     randomise(net)
     pathways = [Pathway(choices) for choices in KINDS[kind]]
@@ -109,7 +109,7 @@ def test_heads_share_a_convolution_and_keep_the_prompts_order():
         assert (export_model(window) - static(window)).abs().max() <= 1e-4
 
 
-def test_the_twin_leaves_the_network_as_it_was(built):
+def test_the_export_model_leaves_the_network_as_it_was(built):
     names = set(built.case.static.state_dict())
     assert {n for n in names if n.startswith("decoder.positions.6.")}  # its own last convolutions
     assert all(p.requires_grad for p in built.case.static.parameters())

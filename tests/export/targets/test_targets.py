@@ -1,4 +1,4 @@
-"""`--triton` and `--monai-bundle`: refused before any work, written after it, and named in the report."""
+"""`--triton` and `--monai-bundle`: checked before the export, written after it, and listed in the report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from gcis_export import cli, report
-from gcis_export import export as pipeline
-from gcis_export.export import Exported, Request
+from gcis_export.export import ExportResult
+from gcis_export.options import ExportRequest
+from gcis_export.targets.formats import write_targets
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import Engine
 from tests.support.export_cases import cheap_bundle
@@ -34,22 +35,22 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_checkpoint_is_read
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["cat.png", "file", "photos"]
 
 
-def test_the_finished_bundle_is_written_onward_and_said(tmp_path: Path):
+def test_the_finished_bundle_is_written_to_its_targets_and_reported(tmp_path: Path):
     folder = cheap_bundle(tmp_path / "b.gcis", name="organs", engines=(ONNX,))
-    request = Request(
+    request = ExportRequest(
         checkpoint=tmp_path, triton=tmp_path / "models", monai_bundle=tmp_path / "monai", output=folder
     )
     steps: list[str] = []
-    written = pipeline._write_onward(request, folder, steps.append)
+    written = write_targets(request, folder, steps.append)
     assert written == (tmp_path / "models" / "organs", tmp_path / "monai")
     model = open_bundle(folder).model_file.read_bytes()
     assert (tmp_path / "models" / "organs" / "1" / "model.onnx").read_bytes() == model
     assert (tmp_path / "monai" / "models" / "model.onnx").read_bytes() == model
     assert len(steps) == 2
     bundle = open_bundle(folder)
-    result = Exported(
+    result = ExportResult(
         folder=folder, manifest=bundle.manifest, sha256=bundle.sha256, coinciding=(), nodes=1, windows="w",
-        notes=(), onward=written,
+        notes=(), targets=written,
     )  # fmt: skip
     for place in (*written, folder):
         assert f"wrote {place}" in report.as_text(result)

@@ -476,7 +476,7 @@ def test_a_manifest_says_the_rule_only_where_there_is_one():
     assert json.loads(encode(with_rule.manifest))["preprocess"]["foreground"] == {"margin": 3}
     assert decode(encode(with_rule.manifest), source="m") == with_rule.manifest
     assert b"foreground" not in encode(without.manifest)
-    assert "cropped to what lies above -175 HU and 3 voxels around" in describe(with_rule)
+    assert "cropped to voxels above -175 HU with a margin of 3 voxels" in describe(with_rule)
     assert "cropped" not in describe(without)
 
 

@@ -75,7 +75,7 @@ def test_a_network_of_one_pathway_has_no_margins() -> None:
 
 
 def _routing(prompt: str, choices: tuple[int, ...], margin: float) -> Routing:
-    return Routing(prompt=prompt, pathway=Pathway(choices), margins=(margin,) * 7)
+    return Routing(prompt=prompt, pathway=Pathway(choices), router_gaps=(margin,) * 7)
 
 
 def test_the_picture_has_a_row_a_prompt_and_a_colour_a_block(saved: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The bundle's other graphs: the precision and the batches that were asked for, beside `model.onnx`."""
+"""Convert `model.onnx` to other precisions, and add graphs of other precisions and batch sizes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from gcis_export.bundle_writer import write_graph
-from gcis_export.check_windows import Window
-from gcis_export.compare import Logits
+from gcis_export.bundle.writer import write_graph
+from gcis_export.gate.check_windows import Window
+from gcis_export.gate.compare import Logits
+from gcis_export.gate.parity import Gate, Reference
 from gcis_export.graph.write import INPUT, OUTPUT
-from gcis_export.parity import Gate
+from gcis_export.options import Precision
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph
 from gcis_export.precision.typed import typed_graph
-from gcis_runtime.bundles.manifest import FileEntry, Graph, Precision, WeightsDtype, graph_file
+from gcis_runtime.bundles.manifest import FileEntry, Graph, WeightsDtype, graph_file
 
 STAGES: dict[Precision, str] = {
     "fp32": "fp32 graph, operator by operator",
@@ -24,7 +25,7 @@ STAGES: dict[Precision, str] = {
     "bf16": "bf16 graph, its roundings emulated",
     "int8": "int8 graph, operator by operator",
 }
-"""What the parity report calls the graphs themselves, before any engine."""
+"""Names of the graphs in the parity report; no engine optimizations are applied to them."""
 
 _WEIGHTS: dict[Precision, WeightsDtype] = {
     "fp32": "float32",
@@ -40,13 +41,13 @@ def convert(
     """Return a float32 graph in another precision.
 
     Args:
-        model: What `to_onnx` gave, with weights stored as float32.
-        precision: The precision.
-        calibration: Windows that give INT8 its ranges; the others need none.
+        model: Graph written by `to_onnx`, with weights stored as float32.
+        precision: Precision of the returned graph.
+        calibration: Windows (1, 1, X, Y, Z) that the INT8 ranges are calibrated on; unused otherwise.
 
     Raises:
-        ParityError: A weight that the precision cannot hold.
-        ImageError: Calibration windows that show nothing.
+        ParityError: A weight exceeds the range of the precision.
+        ImageError: There are no calibration windows, or all of them are constant.
     """
     if precision == "fp32":
         return model
@@ -62,37 +63,37 @@ def add_graph(
     precision: Precision,
     *,
     gate: Gate,
-    reference: str,
-    expected: Sequence[Logits],
+    reference: Reference,
     weights_dtype: WeightsDtype | None = None,
     batch: int = 1,
 ) -> tuple[Graph, FileEntry]:
-    """Write a converted graph into the staged bundle and compare what it says with the network.
+    """Compare a converted graph with the network and write it into the staged bundle.
 
-    No engine takes part: the graph's own arithmetic is run, so that a later difference is an engine's.
+    The graph is run without engine optimizations, so that later differences can be attributed to an engine.
 
     Args:
-        folder: The staged bundle.
-        converted: What `convert` gave.
-        precision: Its precision.
-        gate: Windows and report.
-        reference: Name of the network's stage.
-        expected: The network's logits.
-        weights_dtype: How weights are stored where the precision does not say it.
-        batch: Windows at once.
+        folder: Staged bundle.
+        converted: Graph returned by `convert`.
+        precision: Precision of the graph.
+        gate: Windows and results.
+        reference: Logits to compare with.
+        weights_dtype: Storage type of the weights; None uses that of the precision.
+        batch: Batch size of the graph.
 
     Raises:
-        ParityError: The precision changes more than its limits allow.
+        ParityError: The graph differs from the reference by more than the limits of the precision.
     """
     plain = emulated(converted) if precision in ("fp16", "bf16") else converted
     run, count = _runner(plain), len(gate.windows)
-    starts = range(0, count, batch)  # every window is run, and every place of the batch is compared
+    starts = range(0, count, batch)  # runs every window, and compares every sample of the batch
     answers = [row[None] for start in starts for row in run(_filled(gate.windows, start, batch))]
     gate.check(
         STAGES[precision] + (f", batch {batch}" if batch > 1 else ""),
         answers,
-        reference=reference,
-        expected=[expected[(start + k) % count] for start in starts for k in range(batch)],
+        Reference(
+            name=reference.name,
+            answers=[reference.answers[(start + k) % count] for start in starts for k in range(batch)],
+        ),
         precision=precision,
         graph=graph_file(precision, batch),
     )
@@ -101,13 +102,13 @@ def add_graph(
 
 
 def _filled(windows: Sequence[Window], start: int, batch: int) -> Window:
-    """Return `batch` windows from `start` on, going round: (batch, 1, X, Y, Z)."""
+    """Return `batch` windows from index `start`, cyclically: (batch, 1, X, Y, Z)."""
     return np.concatenate([windows[(start + k) % len(windows)] for k in range(batch)])
 
 
 def _runner(model: onnx.ModelProto) -> Callable[[Window], Logits]:
-    """Run a graph as it stands: an optimiser may drop a rounding, or compute with the integers themselves."""
-    import onnxruntime as ort  # noqa: PLC0415 (only where another graph is asked for)
+    """Return a function that runs a graph without optimizations, which could remove roundings."""
+    import onnxruntime as ort  # noqa: PLC0415 (needed for additional graphs only)
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

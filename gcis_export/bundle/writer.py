@@ -1,4 +1,4 @@
-"""A bundle folder that appears whole or not at all."""
+"""Write the files of a bundle into a temporary folder that replaces the target only on success."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import onnx
 
+from gcis_export.options import Precision
 from gcis_runtime.bundles.manifest import (
     MANIFEST_FILE,
     FileEntry,
     Graph,
     Manifest,
-    Precision,
     WeightsDtype,
     encode,
     graph_file,
@@ -27,18 +27,18 @@ NOTICE = "Research software, not a medical device: its results are not for diagn
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `target` that takes its place when the block ends well.
+    """Provide a temporary folder next to `target` that replaces it when the block ends without an error.
 
-    An older bundle stays until the new one is whole. Anything else of that name is refused.
+    An existing bundle is kept until the new one is complete. A target that is not a bundle is not replaced.
 
     Args:
-        target: The bundle's folder; folders above it are created.
+        target: Bundle folder; missing parent folders are created.
 
     Yields:
         The temporary folder to fill.
 
     Raises:
-        OutputError: The folder cannot be written, or something other than a bundle has its name.
+        OutputError: The folder cannot be written, or `target` exists and is not a bundle.
     """
     _check_target(target)
     try:
@@ -56,7 +56,7 @@ def write_graph(
     precision: Precision = "fp32",
     batch: int = 1,
 ) -> tuple[Graph, FileEntry]:
-    """Write an ONNX file under the name of its precision and batch; return both its manifest entries."""
+    """Write an ONNX file, named after its precision and batch size, and return its two manifest entries."""
     data = model.SerializeToString(deterministic=True)
     file = graph_file(precision, batch)
     (folder / file).write_bytes(data)
@@ -73,26 +73,26 @@ def write_graph(
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:
-    """Return the manifest's entry of a file that lies in the staged folder."""
+    """Return the manifest entry (path, SHA-256, size) of a file in the staged folder."""
     with (folder / path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path=path, sha256=digest, bytes=(folder / path).stat().st_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
-    """Write `manifest.json` and return its hash, which identifies the bundle."""
+    """Write `manifest.json` and return its SHA-256, which identifies the bundle."""
     data = encode(manifest)
     (folder / MANIFEST_FILE).write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
 def _check_target(target: Path) -> None:
-    """Refuse to replace what is not a bundle."""
+    """Raise if `target` exists and is neither a bundle nor an empty folder."""
     if target.is_dir() and (not any(target.iterdir()) or (target / MANIFEST_FILE).is_file()):
         return
     if target.exists() or target.is_symlink():
         raise OutputError(
             f"{target} exists and is not a bundle",
             expected=f"a new folder, or one with {MANIFEST_FILE}",
-            fix="Choose another place with -o.",
+            fix="Choose another folder with -o.",
         )

@@ -1,4 +1,4 @@
-"""Window and pre-processing: the checkpoint's, overridden, or published and said so."""
+"""Window and preprocessing: from the checkpoint, overridden, or published and noted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import click
 import pytest
 from msgspec import UNSET
 
+from gcis_export.bundle.labels import make_labels
+from gcis_export.bundle.settings import choose_settings
 from gcis_export.cli import _foreground
-from gcis_export.settings import Overrides, choose_settings
-from gcis_export.structures import make_labels
+from gcis_export.options import Overrides
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
@@ -26,7 +27,7 @@ def test_the_checkpoints_settings_are_taken_as_they_are():
     assert (settings.preprocess, settings.window, settings.notes) == (preprocess, window, ())
 
 
-def test_overrides_win_and_are_said():
+def test_overrides_win_and_are_noted():
     config = _config(preprocess=PreprocessSpec(), window=WindowSpec())
     wanted = Overrides(patch_size=(64, 64, 64), overlap=0.25, spacing=(2.0, 2.0, 3.0), orientation="LPS")
     settings = choose_settings(config, wanted)
@@ -37,7 +38,7 @@ def test_overrides_win_and_are_said():
 
 
 def test_imported_weights_need_a_window_and_get_the_published_defaults():
-    with pytest.raises(CheckpointError, match="--roi"):
+    with pytest.raises(CheckpointError, match="--patch-size"):
         choose_settings(_config(), Overrides())
     settings = choose_settings(_config(), Overrides(patch_size=(96, 96, 96), orientation="file"))
     assert settings.preprocess == PreprocessSpec()
@@ -51,12 +52,12 @@ def test_a_foreground_rule_is_the_checkpoints_or_what_was_asked_for():
     kept = choose_settings(config, Overrides(spacing=(2.0, 2.0, 2.0)))
     assert kept.preprocess.crop == Foreground(margin=4) and "crop" not in kept.notes[0]
     off = choose_settings(config, Overrides(foreground=UNSET))
-    assert off.preprocess == PreprocessSpec() and off.notes[0].endswith("training's: crop none")
+    assert off.preprocess == PreprocessSpec() and off.notes[0].endswith("from training: crop none")
     other = choose_settings(_config(window=WindowSpec()), Overrides(foreground=Foreground(margin=2)))
     assert other.preprocess.crop == Foreground(margin=2)
     assert "spacing 1 x 1 x 1 mm" in other.notes[0] and "crop" not in other.notes[0]
     more = choose_settings(config, Overrides(foreground=Foreground(margin=9)))
-    assert more.notes[0].endswith("crop to what is not air and 9 voxels around")
+    assert more.notes[0].endswith("crop to the foreground with a margin of 9 voxels")
     with pytest.raises(CheckpointError, match="cannot be used; received padding value 1 with a foreground"):
         choose_settings(_config(window=WindowSpec(padding_value=1.0)), Overrides(foreground=Foreground()))
 

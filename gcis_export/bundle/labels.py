@@ -1,4 +1,4 @@
-"""How a structure is labelled: value, name, colour and, where it is certain, a SNOMED CT code."""
+"""Make the labels of a bundle: value, name, colour and, for known structures, a SNOMED CT code."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ _SNOMED: dict[str, str] = {
 
 
 def make_labels(prompts: Sequence[str], values: Sequence[int] = ()) -> tuple[Label, ...]:
-    """Return the manifest's labels of prompts, in order.
+    """Return the manifest labels of the prompts, in the same order.
 
     Args:
         prompts: The prompts.
-        values: Values in the label map; none means 1, 2, 3, …
+        values: Label map values, one per prompt; empty means 1, 2, 3, …
 
     Raises:
-        PromptError: Another number of values than prompts, a repeated value, or one outside 1 to 65535.
+        PromptError: There is not one value per prompt, or a value is repeated or outside 1 to 65535.
     """
     numbers = tuple(values) or tuple(range(1, len(prompts) + 1))
-    good = len(set(numbers)) == len(numbers) == len(prompts) and all(1 <= n <= 65535 for n in numbers)
-    if not good:
+    valid = len(set(numbers)) == len(numbers) == len(prompts) and all(1 <= n <= 65535 for n in numbers)
+    if not valid:
         raise PromptError(
             "the label values cannot be used",
             received=", ".join(map(str, numbers)),
-            expected=f"{len(prompts)} distinct whole numbers from 1 to 65535",
-            fix="Give --label-value once for each prompt, or not at all.",
+            expected=f"{len(prompts)} distinct integers from 1 to 65535",
+            fix="Give --label-value once per prompt, or omit it.",
         )
     labels: list[Label] = []
     for prompt, value, color in zip(prompts, numbers, distinct_colors(prompts), strict=True):

@@ -1,4 +1,4 @@
-"""The gate sees each stage break, says which, and leaves no bundle."""
+"""The gate detects a difference at each stage and names the stage."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from gcis_export.check_windows import gather_windows
-from gcis_export.compare import LIMITS
-from gcis_export.engines.compare import Reference, compare_engines
+from gcis_export.engines.compare import compare_engines
+from gcis_export.gate.check_windows import gather_windows
+from gcis_export.gate.compare import LIMITS
+from gcis_export.gate.parity import (
+    EXPORT_MODEL,
+    ROUNDED,
+    ROUTED,
+    STATIC,
+    Gate,
+    Reference,
+    References,
+    check_networks,
+    check_rounding,
+)
 from gcis_export.graph.network import ExportNet
-from gcis_export.parity import EXPORT_MODEL, ROUNDED, ROUTED, STATIC, Gate, check_networks, check_rounding
 from gcis_export.resolve import resolve
 from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import BundleError, EngineError, ParityError
@@ -39,17 +49,17 @@ def test_a_changed_static_network_is_caught(checkpoint, gate):
     resolution = resolve(checkpoint, ["larynx"])
     with torch.no_grad():
         resolution.network.encoder.encoder2.conv1.weight[:, 0] *= 1.1  # not all: the norm would undo it
-    with pytest.raises(ParityError, match=f"^{STATIC} does not give the answers of PyTorch routed"):
+    with pytest.raises(ParityError, match=f"^{STATIC} differs from PyTorch routed"):
         check_networks(gate, resolution, _Identity())
 
 
-def test_a_changed_twin_is_caught(checkpoint, gate, monkeypatch):
+def test_a_changed_export_model_is_caught(checkpoint, gate, monkeypatch):
     resolution = resolve(checkpoint, ["larynx"])
     export_model = ExportNet(resolution.network, ROI)
     with torch.no_grad():
         export_model.encoder.swin.stages[0].blocks[1].attention.table.mul_(1.5)
-    monkeypatch.setattr("gcis_export.parity._routed", _static)
-    with pytest.raises(ParityError, match=f"^{EXPORT_MODEL} does not give the answers of {STATIC}"):
+    monkeypatch.setattr("gcis_export.gate.parity._routed", _static)
+    with pytest.raises(ParityError, match=f"^{EXPORT_MODEL} differs from {STATIC}"):
         check_networks(gate, resolution, export_model)
     assert [row.passed for row in gate.rows] == [True, False]
 
@@ -60,9 +70,9 @@ def _static(resolution, window):
 
 
 def test_rounding_that_goes_too_far_is_caught(gate):
-    exact = gate.answers(lambda w: w - np.float32(0.5))
+    exact = Reference(name=STATIC, answers=gate.answers(lambda w: w - np.float32(0.5)))
     check_rounding(gate, _Identity(1.0005), exact)
-    with pytest.raises(ParityError, match=f"^{ROUNDED} does not give"):
+    with pytest.raises(ParityError, match=f"^{ROUNDED} differs from"):
         check_rounding(gate, _Identity(1.1), exact)
 
 
@@ -86,6 +96,7 @@ def engines(gate, monkeypatch, tmp_path):
     """Compare stand-in engines whose factors are given by engine and precision."""
     answers = gate.answers(lambda w: w - np.float32(0.5))
     network = Reference(name=STATIC, answers=answers)
+    references = References(network=network, exact=network)
     monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
 
     def run(factors, precision="fp32", really={}):  # noqa: B006 (never changed)
@@ -100,7 +111,7 @@ def engines(gate, monkeypatch, tmp_path):
             "gcis_export.engines.onnx.read_precision", lambda file: really.get(("onnx", "fp32"), "fp32")
         )
         names = ("onnx", "openvino")
-        return compare_engines(tmp_path, gate, names, exact=network, network=network, precision=precision)
+        return compare_engines(tmp_path, gate, names, references=references, precision=precision)
 
     return run
 
@@ -118,7 +129,7 @@ def test_good_engines_are_listed(engines, gate):
 
 @pytest.mark.parametrize(("engine", "title"), [("onnx", "ONNX Runtime 1.0"), ("openvino", "OpenVINO 1.0")])
 def test_a_wrong_engine_is_caught(engines, engine, title):
-    with pytest.raises(ParityError, match=f"^{title} does not give the answers of {STATIC}"):
+    with pytest.raises(ParityError, match=f"^{title} differs from {STATIC}"):
         engines(GOOD | {(engine, "fp32"): 1.01})
 
 
@@ -167,8 +178,16 @@ def test_an_engine_with_another_output_is_named(gate, monkeypatch, tmp_path):
     monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
     monkeypatch.setattr("gcis_export.engines.compare.open_session", open_session)
     network = Reference(name=STATIC, answers=())
-    with pytest.raises(ParityError, match=r"^OpenVINO does not hold the graph.*logits; expected margins"):
-        compare_engines(tmp_path, gate, ("openvino",), exact=network, network=network, precision="fp32")
+    with pytest.raises(
+        ParityError, match=r"^OpenVINO did not load the exported graph.*logits; expected margins"
+    ):
+        compare_engines(
+            tmp_path,
+            gate,
+            ("openvino",),
+            references=References(network=network, exact=network),
+            precision="fp32",
+        )
 
 
 def row(**changes):

@@ -1,4 +1,4 @@
-"""Graphs of other batches and precisions in the staged bundle: every place of a batch is compared."""
+"""Graphs of other batch sizes and precisions in the staged bundle: every sample of a batch is compared."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gcis_export.parity import STATIC, Gate
-from gcis_export.precision.extra import add_graph, convert
+from gcis_export.gate.parity import STATIC, Gate, Reference
+from gcis_export.precision.variants import add_graph, convert
 from gcis_runtime.errors import ParityError
 
 SHAPE = (1, 1, 4, 4, 4)
@@ -38,8 +38,8 @@ def gate():
 
 
 def add(folder, gate, model, precision, **options):
-    expected = [2 * window for window in gate.windows]
-    return add_graph(folder, model, precision, gate=gate, reference=STATIC, expected=expected, **options)
+    reference = Reference(name=STATIC, answers=[2 * window for window in gate.windows])
+    return add_graph(folder, model, precision, gate=gate, reference=reference, **options)
 
 
 def test_a_batch_is_written_and_compared(gate, tmp_path):
@@ -51,7 +51,7 @@ def test_a_batch_is_written_and_compared(gate, tmp_path):
 
 @pytest.mark.parametrize("samples", [[1, 0], [0, 0], [1, 1]], ids=str)
 def test_samples_that_mix_are_caught(gate, tmp_path, samples):
-    with pytest.raises(ParityError, match="batch 2 does not give the answers"):
+    with pytest.raises(ParityError, match="batch 2 differs from"):
         add(tmp_path, gate, graph(batch=2, samples=samples), "fp32", batch=2)
     assert not list(tmp_path.iterdir())
 

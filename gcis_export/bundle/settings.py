@@ -1,4 +1,4 @@
-"""Pre-processing and window of a bundle: the checkpoint's, what was asked for, or the published defaults."""
+"""Choose preprocessing and sliding window of a bundle from overrides, checkpoint and published defaults."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gcis_export.options import Overrides
 from gcis_runtime.errors import CheckpointError
-from gcis_runtime.spec import Foreground, PreprocessSpec, Shape3, Triple, WindowSpec, check_padding
+from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec, check_padding
 from gcis_train.weights.checkpoint import CheckpointConfig
 
 _Spec = TypeVar("_Spec", PreprocessSpec, WindowSpec)
@@ -20,38 +21,17 @@ _WORDS = {
     "foreground": "crop {}",
 }
 KEEP = "file"
-"""Spelling of 'keep the file's orientation'."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """What the user asked for; None leaves it to the checkpoint.
-
-    Attributes:
-        patch_size: Window in voxels (X, Y, Z).
-        overlap: Window overlap in [0, 1).
-        spacing: Voxel size in mm.
-        orientation: Axis codes, or `"file"`.
-        intensity_window: HU mapped to 0 and 1.
-        foreground: The rule that crops images to what is not air; unset for none.
-    """
-
-    patch_size: Shape3 | None = None
-    overlap: float | None = None
-    spacing: Triple | None = None
-    orientation: str | None = None
-    intensity_window: tuple[float, float] | None = None
-    foreground: Foreground | msgspec.UnsetType | None = None
+"""Orientation that keeps the axes of the image file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the bundle's images are prepared and cut.
+    """Preprocessing and sliding window of a bundle.
 
     Attributes:
-        preprocess: Pre-processing.
+        preprocess: Preprocessing.
         window: Sliding window.
-        notes: What was assumed or overridden, for the user.
+        notes: Notes on assumed or overridden settings.
     """
 
     preprocess: PreprocessSpec
@@ -60,24 +40,32 @@ class Settings:
 
 
 def choose_settings(config: CheckpointConfig, overrides: Overrides) -> Settings:
-    """Combine the checkpoint's settings with the user's.
+    """Return the settings of the checkpoint with the overrides applied.
+
+    Args:
+        config: Configuration of the checkpoint.
+        overrides: Settings that replace those of the checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint says no window and none was given, or a value is out of range.
+        CheckpointError: The checkpoint stores no window and none was given, or a value is out of range.
     """
     notes: list[str] = []
     if config.window is None and overrides.patch_size is None:
         raise CheckpointError(
-            "the checkpoint does not say its window",
-            expected="--roi N or --roi X,Y,Z, multiples of 32 of at least 64",
-            fix="Give the window that it was trained with (published gCIS 128, BTCV 96).",
+            "the checkpoint does not store a window size",
+            expected="--patch-size N or --patch-size X,Y,Z, multiples of 32 of at least 64",
+            fix="Give the window size of its training (published gCIS 128, BTCV 96).",
         )
     try:
         preprocess = _preprocess(config.preprocess, overrides, notes)
         window = _window(config.window, overrides, notes)
         check_padding(preprocess, window)
     except ValueError as error:
-        raise CheckpointError("the settings cannot be used", received=str(error)) from error
+        raise CheckpointError(
+            "the settings cannot be used",
+            received=str(error),
+            fix="Change the named option, or omit it to use the setting of the checkpoint.",
+        ) from error
     return Settings(preprocess=preprocess, window=window, notes=tuple(notes))
 
 
@@ -94,10 +82,11 @@ def _preprocess(stored: PreprocessSpec | None, overrides: Overrides, notes: list
     base = stored or PreprocessSpec()
     if stored is None and set(_WORDS) - set(changes):
         notes.append(
-            f"the checkpoint does not say its pre-processing: published {_describe(base, changes)} assumed"
+            "the checkpoint does not store its preprocessing: "
+            f"assuming the published {_describe(base, changes)}"
         )
     if stored is not None and changes:
-        notes.append("pre-processing differs from the training's: " + _describe(base, changes, changed=True))
+        notes.append("preprocessing differs from training: " + _describe(base, changes, changed=True))
     return _replaced(base, changes)
 
 
@@ -108,17 +97,17 @@ def _window(stored: WindowSpec | None, overrides: Overrides, notes: list[str]) -
     if overrides.overlap is not None:
         changes["overlap"] = overrides.overlap
     if stored is not None and overrides.patch_size not in (None, stored.patch_size):
-        notes.append(f"window {overrides.patch_size} differs from the training's {stored.patch_size}")
+        notes.append(f"window size {overrides.patch_size} differs from {stored.patch_size} in training")
     return _replaced(stored or WindowSpec(), changes)
 
 
 def _replaced(base: _Spec, changes: dict[str, Any]) -> _Spec:
-    """Return a spec with fields changed, validated as a new one."""
+    """Return a copy with changed fields; the constructor validates it."""
     return type(base)(**(msgspec.structs.asdict(base) | changes))
 
 
 def _describe(base: PreprocessSpec, changes: dict[str, Any], *, changed: bool = False) -> str:
-    """List the fields that were changed, or those that were not."""
+    """Return the fields in `changes`, or else the fields not in it, as text."""
     values = msgspec.structs.asdict(base) | changes
     shown = [name for name in _WORDS if (name in changes) == changed]
     return ", ".join(_WORDS[n].format(_text(values[n])) for n in shown)
@@ -126,7 +115,7 @@ def _describe(base: PreprocessSpec, changes: dict[str, Any], *, changed: bool = 
 
 def _text(value: object) -> str:
     if isinstance(value, Foreground):
-        return f"to what is not air and {value.margin} voxels around"
+        return f"to the foreground with a margin of {value.margin} voxels"
     if value is None or value is msgspec.UNSET:
         return "of the file" if value is None else "none"
     return " x ".join(f"{v:g}" for v in value) if isinstance(value, tuple) and len(value) == 3 else str(value)

@@ -1,4 +1,4 @@
-"""The windows that the parity gate looks at: real cases, or a phantom, and a constant one."""
+"""Select the windows that graphs are compared on and INT8 is calibrated on, from CT files or phantoms."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from gcis_runtime.sliding.plan import pad_to_plan, plan_windows
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 Window = NDArray[np.float32]
-"""(1, 1, X, Y, Z), pre-processed, contiguous."""
+"""A preprocessed window: (1, 1, X, Y, Z), contiguous."""
 
 PHANTOM_SEED = 20_261
 CALIBRATION_SEEDS = (20_262, 20_263)
-"""Phantoms that calibrate INT8: others than the gate's, which must not judge what was fitted to it."""
+"""Phantoms for INT8 calibration; they differ from that of the gate, so that the gate tests unseen data."""
 
 
 def gather_windows(
     cases: Sequence[Path], *, spec: PreprocessSpec, window: WindowSpec, each: int = 2
 ) -> tuple[list[Window], str]:
-    """Return windows to compare graphs on.
+    """Return the windows that the parity gate compares graphs on.
 
     Args:
-        cases: CT files; none means a phantom of the head and neck.
-        spec: The bundle's pre-processing.
-        window: The bundle's window.
-        each: Windows a case, those with most tissue.
+        cases: CT files; empty means a phantom of the head and neck.
+        spec: Preprocessing of the bundle.
+        window: Sliding window of the bundle.
+        each: Windows per case; those with the most tissue are selected.
 
     Returns:
-        The windows, a constant one last, and a description of where they come from.
+        The windows, of which the last is constant, and a description of their source.
 
     Raises:
-        ImageError: A case cannot be read.
+        ImageError: A CT file cannot be read.
     """
     found: list[Window] = []
     for case in cases:
@@ -48,8 +48,8 @@ def gather_windows(
     if not cases:
         found = _from_phantom(PHANTOM_SEED, spec, window, each)
         source = f"phantom {PHANTOM_SEED}"
-    # What surrounds a volume, as a rule 0 like air below the intensity window: the one constant content that
-    # CT has in quantity, and whose answer the runtime reuses. Others are ill-conditioned (decision 30).
+    # A window of padding, the only constant content that is frequent in CT (air, 0 after preprocessing); the
+    # runtime reuses its output. Other constants are ill-conditioned: docs/decisions/0030-parity-limits.md.
     found.append(np.full((1, 1, *window.patch_size), window.padding_value, dtype=np.float32))
     return found, f"{source} and a constant window"
 
@@ -57,16 +57,16 @@ def gather_windows(
 def calibration_windows(
     cases: Sequence[Path], *, spec: PreprocessSpec, window: WindowSpec, each: int = 4
 ) -> list[Window]:
-    """Return windows that INT8 takes its ranges from: of cases, or of phantoms that the gate does not see.
+    """Return the windows that INT8 ranges are calibrated on.
 
     Args:
-        cases: CT files; they should show the structures.
-        spec: The bundle's pre-processing.
-        window: The bundle's window.
-        each: Windows a case, those with most tissue.
+        cases: CT files that contain the structures; empty means phantoms that the gate does not use.
+        spec: Preprocessing of the bundle.
+        window: Sliding window of the bundle.
+        each: Windows per case; those with the most tissue are selected.
 
     Raises:
-        ImageError: A case cannot be read.
+        ImageError: A CT file cannot be read.
     """
     if cases:
         return [w for case in cases for w in _from_volume(read_volume(case), spec, window, each)]
@@ -74,7 +74,7 @@ def calibration_windows(
 
 
 def _from_phantom(seed: int, spec: PreprocessSpec, window: WindowSpec, each: int) -> list[Window]:
-    """Return the `each` windows of a phantom with most structure."""
+    """Return the `each` windows of a phantom that contain the most voxels of structures."""
     phantom = make_phantom(seed)
     volume = Volume.from_array(phantom.ct, affine=phantom.affine)
     mask = Volume.from_array((phantom.labels > 0).astype(np.int16), affine=phantom.affine)
@@ -84,7 +84,7 @@ def _from_phantom(seed: int, spec: PreprocessSpec, window: WindowSpec, each: int
 def _from_volume(
     volume: Volume, spec: PreprocessSpec, window: WindowSpec, each: int, *, mask: Volume | None = None
 ) -> list[Window]:
-    """Return the `each` windows of a volume with most structure (where a mask says so) or soft tissue."""
+    """Return the `each` windows with the most voxels of the mask, or of soft tissue if there is no mask."""
     image = preprocess(volume, spec)
     box = None if spec.crop is None else foreground_box(image, spec.crop)
     plan = plan_windows(image.transform.shape, window, within=box)

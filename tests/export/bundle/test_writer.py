@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gcis_export.bundle_writer import staged
+from gcis_export.bundle.writer import staged
 from gcis_runtime.bundles.manifest import MANIFEST_FILE
 from gcis_runtime.errors import OutputError, ParityError
 

@@ -1,4 +1,4 @@
-"""How far two graphs' answers lie apart: values, labels, Dice; and how far they may."""
+"""Measure the difference between the logits of two graphs (values, labels, Dice), and define its limits."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.bundles.manifest import ParityRow, Precision
+from gcis_export.options import Precision
+from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import ParityError
 
 Logits = NDArray[np.float32]
-"""(1, prompts, X, Y, Z): foreground minus background logit of each prompt."""
+"""Foreground minus background logit per prompt: (batch, prompts, X, Y, Z)."""
 
 DICE_VOXELS = 64
-"""A structure with fewer voxels in all windows together says nothing by its Dice: one voxel is over 1 %."""
+"""Smaller structures are left out of the Dice: below 64 voxels, one voxel changes it by more than 1 %."""
 
-_UNBOUNDED = float(np.finfo(np.float32).max)  # what a NaN difference is recorded as: JSON has no NaN
+_UNBOUNDED = float(np.finfo(np.float32).max)  # recorded for a NaN difference: JSON has no NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Limits of a comparison; `docs/decisions/0030-parity-limits.md` has the measurements behind them.
+    """Limits of a comparison, derived from the measurements in `docs/decisions/0030-parity-limits.md`.
 
     Attributes:
-        relative: On a window's largest difference, as a share of its reference's largest absolute value.
-        band: A voxel whose reference label leads by no more than this share of the largest absolute value
-            is undecided: rounding may turn it, and only the others count as changed.
-        labels: On the share of voxels whose label changes although the reference was decided.
-        dice: Lower limit on the mean Dice between the two label results.
+        relative: Upper limit on the largest difference within a window, divided by the largest absolute value
+            of the reference in that window.
+        band: Voxels whose label in the reference leads by at most this share of the window's largest absolute
+            value are undecided: rounding may change their label, so they do not count as changed.
+        labels: Upper limit on the share of voxels that are decided in the reference and change their label.
+        dice: Lower limit on the mean Dice between the two label maps.
     """
 
     relative: float
@@ -40,21 +42,21 @@ class Tolerance:
 
 
 PYTORCH = Tolerance(relative=1e-4, band=2e-4, labels=0.0, dice=0.999)
-"""float32 in PyTorch, sums in another order: 1e-5 measured, and 2e-6 from float64."""
+"""float32 in PyTorch with another order of summation: 1e-5 measured, 2e-6 from float64."""
 
 HALF_WEIGHTS = Tolerance(relative=2e-2, band=1e-3, labels=1e-3, dice=0.98)
-"""Weights rounded to 11 bits, float32 arithmetic: 4e-3 measured."""
+"""Weights rounded to float16, float32 arithmetic: 4e-3 measured."""
 
 LIMITS: dict[Precision, Tolerance] = {
-    # Engines' instance norms take mean and variance in float32 in one pass: 2e-4 (ONNX Runtime) and
+    # Engines compute mean and variance of instance norms in float32 in one pass: 2e-4 (ONNX Runtime) and
     # 2e-3 (OpenVINO) measured.
     "fp32": Tolerance(relative=5e-3, band=1e-3, labels=2e-5, dice=0.99),
     "fp16": Tolerance(relative=5e-2, band=1e-3, labels=2e-3, dice=0.98),
-    # 8-bit mantissas throughout: single voxels at borders move by a tenth of the range, labels hardly.
+    # 8-bit mantissas: logits of single voxels at borders change by a tenth of the range, labels hardly do.
     "bf16": Tolerance(relative=1.5e-1, band=1e-3, labels=5e-3, dice=0.97),
     "int8": Tolerance(relative=2.5e-1, band=1e-3, labels=1e-2, dice=0.95),
 }
-"""Limits on a graph or engine, by what it computes in."""
+"""Limits of a graph or engine, by the precision that it computes in."""
 
 
 def compare(
@@ -67,29 +69,29 @@ def compare(
     tolerance: Tolerance,
     graph: str = "",
 ) -> ParityRow:
-    """Measure how far logits lie apart, over all windows.
+    """Measure the differences between two sets of logits over all windows.
 
     Args:
-        stage: What is compared.
-        answers: Its logits on each window.
-        reference: What it is compared with.
-        expected: The reference's logits.
-        precision: What `stage` computes in.
+        stage: Name of the compared graph or engine.
+        answers: Logits of `stage`, one array (batch, prompts, X, Y, Z) per window.
+        reference: Name of the reference.
+        expected: Logits of the reference, of the same shapes.
+        precision: Precision that `stage` computes in.
         tolerance: Limits.
-        graph: The ONNX file that `stage` ran; empty for PyTorch.
+        graph: ONNX file that `stage` ran; empty for PyTorch.
 
     Raises:
-        ParityError: A shape differs.
+        ParityError: The shapes differ.
     """
     worst = worst_share = scale = 0.0
     counts = _Counts(prompts=expected[0].shape[1])
     for ours, theirs in zip(answers, expected, strict=True):
         if ours.shape != theirs.shape:
             raise ParityError(
-                f"{stage} gives another shape than {reference}",
+                f"the output of {stage} has another shape than that of {reference}",
                 received=str(ours.shape),
                 expected=str(theirs.shape),
-                fix="No bundle was written.",
+                fix="No bundle was written; export the checkpoint again, and report this if it persists.",
             )
         size = float(np.abs(theirs).max())
         gap = float(np.abs(ours - theirs).max())
@@ -119,27 +121,27 @@ def compare(
 
 
 def describe(row: ParityRow) -> str:
-    """Return what a comparison measured, for a message."""
+    """Return the measured values of a comparison as text."""
     dice = "no Dice" if row.dice is None else f"Dice {row.dice:.4f}"
     return f"relative difference {row.relative:.3g}, decided labels changed {100 * row.decided:.4f} %, {dice}"
 
 
 def describe_limits(row: ParityRow) -> str:
-    """Return a comparison's limits, in the order of `describe`."""
+    """Return the limits of a comparison as text, in the order of `describe`."""
     labels, dice = f"{100 * row.tolerance_labels:g} %", f"{row.tolerance_dice or 0:g}"
     return f"at most {row.limit_relative:.3g}, {labels}, at least {dice}"
 
 
 def label_map(logits: Logits) -> NDArray[np.intp]:
-    """Return 0 for background, else 1 + the channel of the largest positive logit: (1, X, Y, Z)."""
+    """Return labels (batch, X, Y, Z): 0 where no logit is positive, else 1 + the channel of the largest."""
     best: NDArray[np.intp] = logits.argmax(axis=1) + 1
     return np.where(logits.max(axis=1) > 0, best, 0)
 
 
 def lead(logits: Logits) -> NDArray[np.float32]:
-    """Return how far each voxel's label is ahead of the next, background counting as logit 0: (1, X, Y, Z).
+    """Return by how much each voxel's label leads the runner-up: (batch, X, Y, Z); background has logit 0.
 
-    A change of every logit by less than half of it cannot change the label.
+    Changing every logit by less than half of the lead cannot change the label.
     """
     with_background = np.concatenate([np.zeros_like(logits[:, :1]), logits], axis=1)
     top = np.partition(with_background, -2, axis=1)[:, -2:]
@@ -148,14 +150,14 @@ def lead(logits: Logits) -> NDArray[np.float32]:
 
 
 class _Counts:
-    """Voxels that two label results have in common, added up over windows."""
+    """Accumulate the agreement between two series of label maps."""
 
     def __init__(self, *, prompts: int) -> None:
         self.voxels = self.changed = self.changed_decided = self.undecided = 0
         self._ours, self._theirs, self._both = (np.zeros(prompts + 1, np.int64) for _ in range(3))
 
     def add(self, ours: NDArray[Any], theirs: NDArray[Any], *, decided: NDArray[np.bool_]) -> None:
-        """Add a window's label maps; `decided` says where the second one's labels are not a toss-up."""
+        """Add the label maps of a window; `decided` marks the voxels that are decided in the second map."""
         differ = ours != theirs
         self.voxels += ours.size
         self.changed += int(np.count_nonzero(differ))
@@ -167,7 +169,7 @@ class _Counts:
         self._both += np.bincount(ours[~differ], minlength=length)
 
     def dice(self) -> float | None:
-        """Return the mean Dice over structures of some size in either result; None where there is none."""
+        """Return the mean Dice over structures of at least `DICE_VOXELS` voxels in either map, or None."""
         total = (self._ours + self._theirs)[1:]
         large = np.maximum(self._ours, self._theirs)[1:] >= DICE_VOXELS
         if not large.any():

@@ -1,0 +1,1 @@
+"""Parity gate: compare every graph and engine with the network on the same windows."""
