@@ -128,7 +128,7 @@ def _upcycled(material: Material, *, steps: int, seed: int) -> list[dict[str, An
     seconds = time.process_time() - started
     rows = []
     for margin in (4.0, 9.0):
-        net = upcycle(static, material.embeddings, router_margin=margin)
+        net = upcycle(static, material.embeddings, router_gap=margin)
         start_loss, before = _test_loss(net, material), _health(net, material.embeddings)
         routed = _train_routed(net, material, BASE, steps=steps, seed=seed)
         rows.append(

@@ -147,5 +147,5 @@ def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
     """Let the router choose, and note by how much."""
     routing = route(net, prompt, embedding)
     # With a single pathway there is no runner-up, and JSON has no infinity.
-    a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.margins)
+    a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.router_gaps)
     return Choice(prompt=prompt, pathway=routing.pathway, margins=(a, b, c, d, e, f, g))

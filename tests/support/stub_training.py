@@ -99,9 +99,6 @@ def trainer(
         kind="routed", network=run.network, prompts=prompt_table(PROMPTS, torch.zeros(2, 4))
     )
 
-    def describe(notes: dict[str, Any]) -> CheckpointConfig:
-        return CheckpointConfig(kind="routed", network=run.network, prompts=config.prompts, provenance=notes)
-
     folder.mkdir(parents=True, exist_ok=True)
     made = Trainer(
         objective=StubObjective(dropout=dropout),
@@ -110,7 +107,7 @@ def trainer(
         validation=lambda: [volume(ball), volume(ball)],
         options=run,
         run_dir=folder,
-        describe=describe,
+        config=config,
         progress=progress or Recording(folder / "losses.jsonl"),
     )
     if (folder / "checkpoint.json").exists():

@@ -39,7 +39,7 @@ def test_health_by_hand() -> None:
 def test_undecided_prompts_have_entropy_without_telling_apart() -> None:
     health = router_health(torch.zeros(2, 7, 4), ("a", "b"))
     assert health.entropy == pytest.approx((1,) * 7) and health.undecided == pytest.approx((1,) * 7)
-    assert health.same == (("a", "b"),) and "one pathway: a = b" in health.line()
+    assert health.same == (("a", "b"),) and "same pathway: a = b" in health.line()
     assert health.collapsed == POSITIONS  # evaluation sends both through the same block
 
 

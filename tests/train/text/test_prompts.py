@@ -17,7 +17,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.text import prompts
 from gcis_train.text.prompts import PROMPTS_FILE, embed_prompts, embeddings_of, read_table, write_table
 from gcis_train.text.tower import described
-from gcis_train.training import stages
+from gcis_train.training.material import gather, store_embeddings
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from tests.support.training_values import PROMPTS, options, write_cases
 
@@ -58,15 +58,15 @@ def found() -> Checkpoint:
 
 def test_a_resumed_run_embeds_nothing_again(tmp_path: Path) -> None:
     datalist, run = write_cases(tmp_path, 1), tmp_path / "run"
-    first = stages.gather(datalist, options())
+    first = gather(datalist, options())
     assert Tower.asked == list(PROMPTS)
-    stages.keep_prompts(first, options(), run)
-    again = stages.gather(datalist, options(), resumed=run)
+    store_embeddings(first, options(), run)
+    again = gather(datalist, options(), resumed=run)
     assert Tower.asked == list(PROMPTS)
     assert torch.equal(first.embeddings, again.embeddings)
     assert dataclasses.replace(again, embeddings=first.embeddings) == first
     with pytest.raises(CheckpointError, match=r"another text tower.*tag of.*random \(seed 0\) of"):
-        stages.gather(datalist, options(text_weights="tag"), resumed=run)
+        gather(datalist, options(text_weights="tag"), resumed=run)
 
 
 def test_only_new_prompts_are_embedded_and_the_order_is_the_callers(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_damaged_table_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_text_model_of_another_size_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tower, "dim", 768)
     with pytest.raises(CheckpointError, match=r"received embeddings of 768 numbers; expected 512"):
-        stages.gather(write_cases(tmp_path, 1), options())
+        gather(write_cases(tmp_path, 1), options())
 
 
 def test_an_unknown_prompt_without_text_weights_lists_the_known_ones(found: Checkpoint) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_prompt_without_text_weights_lists_the_known_ones(found: Chec
         embeddings_of(found, ["mandibles"], clip_weights=None)
     with pytest.raises(PromptError, match=r"a prompt is empty; received ' '"):
         embeddings_of(found, [" "], clip_weights="tag")
-    with pytest.raises(PromptError, match="knows no prompts"):
+    with pytest.raises(PromptError, match="has no prompts"):
         embeddings_of(found, [], clip_weights="tag")
     assert Tower.asked == []
 

@@ -109,13 +109,15 @@ def test_a_bad_loss_in_one_process_is_named_by_it_and_stops_all(work: Path) -> N
     assert "the loss is nan at step 0; received window of ct" in second["error"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"batch_of": "cases"}, {"rows": "apart"}, {"batch_size": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"batch_of": "cases"}, {"structures_per_case": "one"}, {"batch_size": 2}]
+)
 def test_shares_of_an_epoch_are_disjoint_and_whole(tmp_path: Path, changes: dict[str, Any]) -> None:
     rows = read_datalist(write_cases(tmp_path, 5))
     cases = group_cases(rows.training, folder=tmp_path)
     run = options(windows_per_case=3, **changes)
     feeds = [Feed(cases, PROMPTS, run, Processes(rank=r, world=3)) for r in range(3)]
-    units = 10 if run.rows == "apart" else 5
+    units = 10 if run.structures_per_case == "one" else 5
     seen = [i for feed in feeds for step in range(feed.steps) for i in feed._items(1, step)]
     assert sorted(seen) == list(range(3 * units))
     assert len({feed.steps for feed in feeds}) == 1

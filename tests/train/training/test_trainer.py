@@ -89,9 +89,8 @@ def make(tmp_path: Path) -> Callable[..., Trainer]:
     rows = read_datalist(write_cases(data, 3))
     cases = group_cases(rows.training, folder=data)
 
-    def describe(notes: dict[str, Any]) -> CheckpointConfig:
-        table = prompt_table(PROMPTS, torch.zeros(2, 4))
-        return CheckpointConfig(kind="routed", network=RUN.network, prompts=table, provenance=notes)
+    table = prompt_table(PROMPTS, torch.zeros(2, 4))
+    config = CheckpointConfig(kind="routed", network=RUN.network, prompts=table)
 
     def build(
         name: str,
@@ -110,7 +109,7 @@ def make(tmp_path: Path) -> Callable[..., Trainer]:
             validation=lambda: validation or [],
             options=run,
             run_dir=folder,
-            describe=describe,
+            config=config,
             progress=progress or Silent(),  # type: ignore[arg-type]
         )
 
