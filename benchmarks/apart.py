@@ -29,9 +29,9 @@ from gcis_train.nets.pathway import spread
 from gcis_train.options.training import TrainOptions
 from gcis_train.routing.health import router_health
 from gcis_train.training.distributed import Processes
+from gcis_train.training.loop.steps import Stepper
 from gcis_train.training.losses import prompt_loss
 from gcis_train.training.objectives import Batch, JointObjective, RoutedObjective
-from gcis_train.training.steps import Stepper
 from gcis_train.weights.upcycle import upcycle
 
 ROI = (64, 32, 32)

@@ -173,7 +173,12 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
     try:
         choices = Choices(**flags)
     except ValueError as error:
-        raise DataError("the split is not possible", received=str(error)) from error
+        raise DataError(
+            "the split is not possible",
+            received=str(error),
+            expected="a share in [0, 1], or folds with a fold below their number",
+            fix="Change --validation-share, --folds or --fold.",
+        ) from error
     log = Progress(sys.stderr).log
     built = build(DATASETS[kind], root, folder=out.parent, choices=choices, progress=log)
     write_datalist(out, built)

@@ -15,8 +15,8 @@ import click
 from gcis_train.options.flags import FLAGS
 
 if TYPE_CHECKING:
+    from gcis_train.training.loop.trainer import Outcome
     from gcis_train.training.run import Run
-    from gcis_train.training.trainer import Outcome
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)

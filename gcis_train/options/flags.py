@@ -103,7 +103,9 @@ def numbers(text: str, kind: type, option: str, *, count: int) -> list[Any]:
         wanted = "one number or three comma-separated numbers"
         if count != 3:
             wanted = "one number" if count == 1 else f"{count} comma-separated numbers"
-        raise DataError(f"{option} cannot be read", received=repr(text), expected=wanted)
+        raise DataError(
+            f"{option} cannot be read", received=repr(text), expected=wanted, fix=f"Correct {option}."
+        )
     return values
 
 

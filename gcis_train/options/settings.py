@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -14,7 +14,7 @@ from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.options.flags import FLAGS
 from gcis_train.options.recipe import check_published, published_tree
 from gcis_train.options.stored import from_stored
-from gcis_train.options.training import TrainOptions
+from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.weights import checkpoint
 
 
@@ -55,10 +55,14 @@ def resolve_options(
     try:
         return msgspec.convert(tree, TrainOptions)
     except (msgspec.ValidationError, ValueError) as error:
-        raise DataError("an option has a value that is not allowed", received=str(error)) from error
+        raise DataError(
+            "an option has a value that is not allowed",
+            received=str(error),
+            fix="Correct the flag or the configuration file.",
+        ) from error
 
 
-def auto_amp(device: torch.device, *, published: bool = False) -> Literal["none", "bf16", "fp16"]:
+def auto_amp(device: torch.device, *, published: bool = False) -> Precision:
     """Return the default mixed precision of a device.
 
     CUDA: bf16 on GPUs with native support (compute capability 8.0 and higher; no loss scaling, no overflow),
@@ -94,6 +98,7 @@ def _not_a_group(name: str, value: object) -> DataError:
         f"{name!r} of the configuration is not a group of options",
         received=repr(value),
         expected="a mapping from option names to values",
+        fix="Correct the configuration file.",
     )
 
 
@@ -108,7 +113,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DataError("unknown device", received=repr(name), expected="cpu, cuda or cuda:N") from error
+        raise DataError(
+            "unknown device",
+            received=repr(name),
+            expected="cpu, cuda or cuda:N",
+            fix="Correct --device.",
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DataError(
             "there is no such CUDA device",
@@ -127,7 +137,9 @@ def check_run_folder(run_dir: Path, *, resume: bool) -> None:
     """
     if not resume and (run_dir / checkpoint.POINTER_FILE).exists():
         raise CheckpointError(
-            f"{run_dir} already contains a run", fix="Continue it with --resume, or choose another --run-dir."
+            f"{run_dir} already contains a run",
+            expected="an empty or new folder",
+            fix="Continue it with --resume, or choose another --run-dir.",
         )
 
 
@@ -142,7 +154,12 @@ def _read(path: Path | None) -> dict[str, Any]:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         received = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"the configuration {path} cannot be read", received=received) from error
+        raise DataError(
+            f"the configuration {path} cannot be read",
+            received=received,
+            expected="a JSON or YAML file of options",
+            fix="Correct the file, or pass another --config.",
+        ) from error
 
 
 def _read_yaml(data: bytes) -> dict[str, Any]:

@@ -10,6 +10,9 @@ import msgspec
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_train.nets.config import NetworkConfig
 
+Precision = Literal["none", "bf16", "fp16"]
+"""Autocast type of the forward pass; `"none"` computes in float32."""
+
 
 class AugmentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Probabilities and magnitudes of the random augmentation of a training window.
@@ -128,7 +131,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     balance: float = 0.0
     router_gap: float = 9.0
     unused_blocks: Literal["freeze", "decay"] = "freeze"
-    amp: Literal["none", "bf16", "fp16"] = "fp16"
+    amp: Precision = "fp16"
     grad_checkpoint: bool = False
     validate_every: int = 10
     validation_cases: int = 0

@@ -67,7 +67,7 @@ def routing_table(routings: list[Routing]) -> str:
 def coincidences(pathways: dict[str, Pathway]) -> list[str]:
     """Return one warning per group of prompts with identical pathways, and therefore identical masks."""
     return [
-        f"warning: {', '.join(repr(p) for p in group)} share all seven pathways "
-        f"({pathways[group[0]]}): they give the same mask"
+        f"warning: {', '.join(repr(p) for p in group)} have the same pathway "
+        f"({pathways[group[0]]}) and therefore the same mask"
         for group in group_equal(pathways)
     ]

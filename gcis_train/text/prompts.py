@@ -95,7 +95,11 @@ def write_table(run_dir: Path, table: PromptTable) -> None:
         with replacing(run_dir / PROMPTS_FILE) as temporary:
             temporary.write_bytes(msgspec.json.encode(table))
     except OutputError as error:
-        raise CheckpointError(f"{run_dir} cannot be written", received=error.received) from error
+        raise CheckpointError(
+            f"{run_dir} cannot be written",
+            received=error.received,
+            fix="Free space or choose another --run-dir.",
+        ) from error
 
 
 def embeddings_of(

@@ -17,10 +17,10 @@ from gcis_train.options.settings import check_run_folder
 from gcis_train.text.prompts import embeddings_of
 from gcis_train.training.finetune_task import choose_pathway, extended_table, only_prompt
 from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways, train_only
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Cases, read_cases
 from gcis_train.training.objectives import FixedObjective
 from gcis_train.training.run import Run, log_coincidences, train
-from gcis_train.training.trainer import Outcome
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig
 

@@ -6,10 +6,10 @@ import torch
 
 from gcis_train.nets.network import GcisNet
 from gcis_train.routing.health import RouterHealth, router_health
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Material, checkpoint_config, store_embeddings
 from gcis_train.training.objectives import RoutedObjective
 from gcis_train.training.run import Run, initialise_network, log_coincidences, train
-from gcis_train.training.trainer import Outcome
 
 
 def pretrain(material: Material, run: Run) -> Outcome:

@@ -16,12 +16,12 @@ from gcis_train.routing.decisions import coincidences
 from gcis_train.routing.health import RouterHealth
 from gcis_train.training.allocator import keep_freed_memory
 from gcis_train.training.distributed import current
-from gcis_train.training.feed import CaseStore, Feed
+from gcis_train.training.loop.feed import CaseStore, Feed
+from gcis_train.training.loop.run_folder import RunFolder
+from gcis_train.training.loop.trainer import Outcome, Trainer
 from gcis_train.training.material import Cases, Material
 from gcis_train.training.objectives import Objective
 from gcis_train.training.progress import Progress
-from gcis_train.training.run_folder import RunFolder
-from gcis_train.training.trainer import Outcome, Trainer
 from gcis_train.weights.checkpoint import CheckpointConfig
 from gcis_train.weights.initialise import REPORT_FILE, initialise, read_source
 

@@ -9,10 +9,10 @@ import torch
 
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.nets.pathway import spread
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Material, checkpoint_config, store_embeddings
 from gcis_train.training.objectives import JointObjective
 from gcis_train.training.run import Run, initialise_network, train
-from gcis_train.training.trainer import Outcome
 from gcis_train.weights import checkpoint
 from gcis_train.weights.upcycle import upcycle
 

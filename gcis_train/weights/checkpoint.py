@@ -30,6 +30,11 @@ WEIGHTS_FILE = "weights.safetensors"
 POINTER_FILE = "checkpoint.json"
 """File of a run folder that names its best and its latest checkpoint."""
 
+_OTHER_CHECKPOINT = "Copy the checkpoint again, or choose another one."
+
+
+CheckpointKind = Literal["routed", "static", "encoder"]
+
 
 class PromptEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt of the prompt table with its text embedding (text_dim floats; empty if unknown)."""
@@ -54,7 +59,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     schema: Literal["gcis-checkpoint"] = "gcis-checkpoint"
     schema_version: Literal[1] = 1
-    kind: Literal["routed", "static", "encoder"]
+    kind: CheckpointKind
     network: NetworkConfig
     preprocess: PreprocessSpec | None = None
     window: WindowSpec | None = None
@@ -150,6 +155,7 @@ class Checkpoint:
                 f"the weights in {self.folder} do not fit the network",
                 received=received if len(received) < 300 else f"{received[:300]}…",
                 expected="the network that its config.json describes",
+                fix=_OTHER_CHECKPOINT,
             ) from error
 
 
@@ -204,12 +210,14 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=CheckpointConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} cannot be read", received=str(error)) from error
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT
+        ) from error
     file = folder / WEIGHTS_FILE
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read", received=str(error)) from error
+        raise CheckpointError(f"{file} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT) from error
     return Checkpoint(config=config, weights=weights, sha256=hash_file(file), folder=folder)
 
 

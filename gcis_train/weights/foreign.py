@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read", received=error.strerror or str(error)) from error
+        raise CheckpointError(
+            f"{path} cannot be read",
+            received=error.strerror or str(error),
+            expected=_EXPECTED,
+            fix="Check the path and its permissions.",
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} contains more than tensors and plain values, or is not a PyTorch file",
@@ -159,8 +165,8 @@ def _by_published_name(tensors: dict[str, Tensor], path: Path) -> dict[str, tupl
     return state
 
 
-def _recognise(names: Any, path: Path) -> Kind:
-    names = set(names)
+def _recognise(found: Iterable[str], path: Path) -> Kind:
+    names = set(found)
     if _STEM not in names:
         raise _refusal(path, f"names such as {', '.join(sorted(names)[:3])}")
     if any(_PATHWAY.match(n) for n in names) and "prompt_router.weight" in names:
@@ -211,10 +217,14 @@ def _require(kind: Kind, missing: tuple[str, ...], unused: dict[str, str], path:
             f"{path} has the format {kind} but is incomplete",
             received="; ".join(part for part in (detail, extra) if part),
             expected=_EXPECTED,
+            fix="Download the file again, or choose another one.",
         )
 
 
 def _refusal(path: Path, received: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} does not contain weights in a known format", received=received, expected=_EXPECTED
+        f"{path} does not contain weights in a known format",
+        received=received,
+        expected=_EXPECTED,
+        fix="Choose another file.",
     )

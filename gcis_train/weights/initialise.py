@@ -14,6 +14,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointKind
 from gcis_train.weights.foreign import read_foreign
 from gcis_train.weights.upcycle import fit_routers
 
@@ -38,7 +39,7 @@ class Source:
 
     name: str
     sha256: str
-    kind: str
+    kind: CheckpointKind
     described: str
     network: NetworkConfig
     weights: dict[str, Tensor]

@@ -25,7 +25,7 @@ from gcis_train.data.datalist import Case, Target, group_cases, read_datalist
 from gcis_train.data.volumes import CaseVolume, load_case
 from gcis_train.options.settings import resolve_options
 from gcis_train.training import run as runs
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
 from gcis_train.training.material import Cases, Material
 from gcis_train.training.pretrain import pretrain
 from tests.support.training_values import PROMPTS, Silent, ball_case, options, write_cases, write_nifti

@@ -59,8 +59,8 @@ def test_table_and_json_count_from_one_and_give_the_gaps(saved: Path) -> None:
 
 def test_prompts_that_share_all_seven_are_named(saved: Path) -> None:
     shown = _paths(saved, "--prompt", "spleen", "--prompt", "the very same spleen")
-    assert "'spleen', 'the very same spleen' share all seven pathways" in shown.stderr
-    assert "share" not in _paths(saved, "--prompt", "spleen", "--prompt", "liver").stderr
+    assert "'spleen', 'the very same spleen' have the same pathway" in shown.stderr
+    assert "same pathway" not in _paths(saved, "--prompt", "spleen", "--prompt", "liver").stderr
     path = Pathway((0,) * 7)
     assert coincidences({"a": path, "b": Pathway((1,) * 7)}) == []
 

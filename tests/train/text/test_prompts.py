@@ -81,7 +81,7 @@ def test_only_new_prompts_are_embedded_and_the_order_is_the_callers(tmp_path: Pa
 def test_a_damaged_table_is_one_clear_error(tmp_path: Path) -> None:
     assert read_table(tmp_path) is None
     (tmp_path / PROMPTS_FILE).write_text("{")
-    with pytest.raises(CheckpointError, match=r"prompts\.json cannot be read.*Remove it"):
+    with pytest.raises(CheckpointError, match=r"prompts\.json cannot be read.*Remove the file"):
         read_table(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):

@@ -16,7 +16,7 @@ import torch
 from gcis_runtime.errors import DataError
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.training.distributed import Processes, connected, current, local_device
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
 from gcis_train.weights import checkpoint
 from tests.support.process_script import changed, part_of, routed_step, whole_batch
 from tests.support.stub_training import trainer

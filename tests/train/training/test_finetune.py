@@ -25,12 +25,12 @@ from gcis_train.training import finetune
 from gcis_train.training.finetune import Job, routed_stage, single_task, two_stages
 from gcis_train.training.finetune_task import choose_pathway
 from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways
+from gcis_train.training.loop.run_folder import RunFolder
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.losses import prompt_loss, value
 from gcis_train.training.material import Cases
 from gcis_train.training.objectives import FixedObjective
 from gcis_train.training.run import Run
-from gcis_train.training.run_folder import RunFolder
-from gcis_train.training.trainer import Outcome
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from gcis_train.weights.upcycle import fit_routers

@@ -19,10 +19,10 @@ from gcis_runtime.errors import CheckpointError
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.nets.pathway import spread
 from gcis_train.options.training import TrainOptions
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Cases, Material
 from gcis_train.training.pretrain import pretrain
 from gcis_train.training.run import Run
-from gcis_train.training.trainer import Outcome
 from gcis_train.training.warmstart import warm_start
 from gcis_train.weights import checkpoint
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, write_cases
@@ -99,7 +99,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     with deterministic():
         assert _pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
     # Both prompts have one embedding, so they share their pathways: the end of the training says so.
-    assert any("'left ball', 'right ball' share all seven pathways" in line for line in whole.lines)
+    assert any("'left ball', 'right ball' have the same pathway" in line for line in whole.lines)
     script = KILLED.format(
         here=str(Path(__file__).parents[3]), data=str(tmp_path), run=str(tmp_path / "killed")
     )
@@ -150,7 +150,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert any(line.startswith(f"initialised {len(net.state_dict())} of") for line in progress.lines)
     after = checkpoint.load(tmp_path / "run", prefer="latest").weights
     assert all(torch.allclose(after[n].float(), t.float(), atol=1e-6) for n, t in routed.weights.items())
-    assert not any("share all seven" in line for line in progress.lines)
+    assert not any("have the same pathway" in line for line in progress.lines)
 
     with pytest.raises(CheckpointError, match=r"does not fit.*feature size 12; expected feature size 24"):
         _pretrain(

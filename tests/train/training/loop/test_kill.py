@@ -12,14 +12,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_train.training.loop.run_folder import Scalars
 from gcis_train.training.objectives import Batch
-from gcis_train.training.run_folder import Scalars
 from gcis_train.weights import checkpoint
 from tests.support.stub_training import RUN, StubObjective, steps_of, trainer
 from tests.support.training_values import equal_states, write_cases
 
 MOMENTS = ["step1", "step6", "updated", "weights", "pointer", "prune", "metrics", "validation"]
-SCRIPT = Path(__file__).parents[2] / "support" / "kill_script.py"
+SCRIPT = Path(__file__).parents[3] / "support" / "kill_script.py"
 
 
 def _metrics(folder: Path) -> list[dict[str, object]]:

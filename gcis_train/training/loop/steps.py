@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcis_runtime.errors import DataError
-from gcis_train.options.training import TrainOptions
+from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.training.distributed import Processes
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch, Objective
@@ -153,7 +153,7 @@ def _groups(net: nn.Module, options: TrainOptions) -> list[dict[str, object]]:
     return [{"params": p, "peak": peak} for p, peak in zip(parts, peaks, strict=True) if p]
 
 
-def _dtype(amp: str) -> torch.dtype:
+def _dtype(amp: Precision) -> torch.dtype:
     return torch.float16 if amp == "fp16" else torch.bfloat16
 
 

@@ -21,7 +21,7 @@ from gcis_runtime.errors import CheckpointError, DataError, OutputError
 from gcis_runtime.system.atomic_files import replacing
 from gcis_train.options.stored import from_stored, to_stored
 from gcis_train.options.training import TrainOptions
-from gcis_train.training import state
+from gcis_train.training.loop import state
 from gcis_train.weights import checkpoint
 
 OPTIONS_FILE = "options.json"

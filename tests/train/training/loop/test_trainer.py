@@ -21,12 +21,12 @@ from gcis_train.data.volumes import CaseVolume
 from gcis_train.evaluation.curves import read_curves
 from gcis_train.metrics import dice
 from gcis_train.options.training import AugmentSpec, TrainOptions
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.steps import learning_rate
+from gcis_train.training.loop.trainer import Outcome, Trainer
+from gcis_train.training.loop.validation import validate
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch, nothing
-from gcis_train.training.steps import learning_rate
-from gcis_train.training.trainer import Outcome, Trainer
-from gcis_train.training.validation import validate
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, volume, write_cases
@@ -193,7 +193,9 @@ def test_the_best_checkpoint_is_the_best_of_all_epochs(
     make: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.4])
-    monkeypatch.setattr("gcis_train.training.validation.validate", lambda *_: {"left ball": [next(scores)]})
+    monkeypatch.setattr(
+        "gcis_train.training.loop.validation.validate", lambda *_: {"left ball": [next(scores)]}
+    )
     case = volume({p: torch.zeros(8, 8, 8, dtype=torch.bool).numpy() for p in PROMPTS})
     outcome = make("run", run=dataclasses_replace(RUN, max_epochs=3), validation=[case]).run()
     assert outcome.best_dice == 0.6

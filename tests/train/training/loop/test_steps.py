@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from gcis_train.training.distributed import Processes
+from gcis_train.training.loop.steps import Stepper, learning_rate
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch
-from gcis_train.training.steps import Stepper, learning_rate
 from tests.support.training_values import batch, options
 
 

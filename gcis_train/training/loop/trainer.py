@@ -18,15 +18,15 @@ from gcis_runtime.errors import CheckpointError, DataError, ProcessError
 from gcis_train.data.volumes import CaseVolume
 from gcis_train.options.training import TrainOptions
 from gcis_train.routing.health import RouterHealth
-from gcis_train.training import state
 from gcis_train.training.distributed import Processes, current
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop import state
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.run_folder import RunFolder, Scalars
+from gcis_train.training.loop.steps import Stepper
+from gcis_train.training.loop.stop_signal import StopSignal
+from gcis_train.training.loop.validation import validate_share
 from gcis_train.training.objectives import Batch, Objective
 from gcis_train.training.progress import Progress
-from gcis_train.training.run_folder import RunFolder, Scalars
-from gcis_train.training.steps import Stepper
-from gcis_train.training.stop_signal import StopSignal
-from gcis_train.training.validation import validate_share
 from gcis_train.weights import checkpoint
 
 
