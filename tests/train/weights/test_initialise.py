@@ -133,7 +133,7 @@ def test_a_static_target_takes_what_its_pathways_use(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
     large = _net(1, NetworkConfig(feature_size=24, pathways=3, text_dim=16))
     with pytest.raises(
-        CheckpointError, match=r"encoder of this network; received feature size 24; expected feature size 12"
+        CheckpointError, match=r"this network; received feature size 24; expected feature size 12"
     ):
         _start(_net(), _save(tmp_path / "large", large, PROMPTS))
     wide = StaticGcisNet(CONFIG, PATHS)
