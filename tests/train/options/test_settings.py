@@ -1,4 +1,4 @@
-"""Options: recipe, then file, then flags; what is not allowed is one clear error."""
+"""Options: precedence of recipe, file and flags; an invalid value is a single clear error."""
 
 from __future__ import annotations
 

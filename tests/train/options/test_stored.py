@@ -1,4 +1,4 @@
-"""Earlier option names: files and command lines of the first release are read, and written as before."""
+"""Earlier option names: files and command lines of the first release are read, and files keep their names."""
 
 from __future__ import annotations
 

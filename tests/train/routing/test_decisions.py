@@ -1,4 +1,4 @@
-"""What the router decided: table, JSON and picture agree with the network."""
+"""Routing of prompts: table, JSON and image agree with the network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_picture_has_a_row_a_prompt_and_a_colour_a_block(saved: Path, tmp_pa
         assert picture.format == "PNG"
 
     def colors(*routings: Routing) -> list[tuple[int, ...]]:
-        """The colour of each row's cells, found as its most frequent pixel right of the names."""
+        """Return the most frequent colour of the cells of each row."""
         picture = np.asarray(draw_heatmap(routings, pathways=3))
         one = np.asarray(draw_heatmap(routings[:1], pathways=3))
         step = (picture.shape[0] - one.shape[0]) // (len(routings) - 1)

@@ -1,4 +1,4 @@
-"""Router health: what use, entropy and agreement mean, and a loss that keeps prompts apart."""
+"""Router statistics (use, entropy, agreement) and the balance loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gcis_train.routing.health import balance_loss, router_health
 
 
 def _logits(choices: list[list[int]], blocks: int, lead: float) -> torch.Tensor:
-    """(P, 7, K): `lead` at each prompt's choices."""
+    """Return router logits (P, 7, K) with `lead` at the choices of each prompt."""
     return lead * torch.nn.functional.one_hot(torch.tensor(choices), blocks).float()
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of prompts: computed once, kept in the run and the checkpoint, never of another text tower."""
+"""Embeddings of prompts: computed once, stored in run and checkpoint, never mixed between text towers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.training_values import PROMPTS, options, write_cases
 
 
 class Tower:
-    """Stands for a text tower: an embedding from the prompt and the weights' name; counts its prompts."""
+    """Text tower that derives embeddings from prompt and weights name, and records its prompts."""
 
     dim = 512
     asked: ClassVar[list[str]] = []

@@ -1,4 +1,4 @@
-"""Text embeddings: deterministic, distinct, recorded, and clear about what are not available."""
+"""Text tower: embeddings are deterministic, distinct and recorded; unavailable weights are a clear error."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ IMAGE_TOWER = {"visual.conv1.weight": torch.zeros(2, 2), "logit_scale": torch.ze
 
 @pytest.fixture
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every attempt to reach a host, or to ask whether one can be reached, an error."""
+    """Make every network access an error."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was used")
@@ -145,7 +145,7 @@ def test_a_tag_is_downloaded_and_read_like_a_file(
 
 
 class _Holder(nn.Module):
-    """Holds tensors under dotted names, for a TorchScript archive with CLIP's names."""
+    """Module with tensors under dotted names, for a TorchScript archive with the names of CLIP."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()

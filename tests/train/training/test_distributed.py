@@ -1,4 +1,4 @@
-"""Two real processes train as one does on the whole batch; one that fails ends the other with an error."""
+"""Two processes train like one on the whole batch; if one fails, the other ends with an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(data: Path) -> Path:
-    """Every scenario, in one process that forks: importing torch costs more than all of them."""
+    """Results of all scenarios, run in forks of one process, because importing torch is slow."""
     folder = data / "work"
     scenarios = [f"{name}:{_port()}" for name in ("routed", "train", "stop", "dead", "nan")]
     command = [sys.executable, str(SCRIPT), str(data), str(folder), *scenarios]

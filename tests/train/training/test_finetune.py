@@ -1,4 +1,4 @@
-"""Fine-tuning: exactly which tensors change, what a run resumes to, and what its checkpoints are good for."""
+"""Fine-tuning: the tensors that change, resumption, and the checkpoints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RUN = options(network=NETWORK, max_epochs=2, warmup_epochs=0)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A routed checkpoint with random weights, whose routers send the two prompts over LEFT and RIGHT."""
+    """A routed checkpoint with random weights, whose routers choose LEFT and RIGHT for the two prompts."""
     torch.manual_seed(3)
     net = GcisNet(NETWORK)
     embeddings = torch.randn(2, 8)
@@ -86,7 +86,7 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 class Interrupting(Silent):
-    """Asks the training to stop after its first step."""
+    """Progress that stops the training after its first step."""
 
     def step(self, *, epoch: int, step: int, steps: int, loss: float | None) -> None:
         super().step(epoch=epoch, step=step, steps=steps, loss=loss)
@@ -156,7 +156,7 @@ def test_two_stages_change_the_routed_blocks_then_everything_else(source: Checkp
 
 @pytest.fixture
 def objectives(monkeypatch: pytest.MonkeyPatch) -> list[FixedObjective]:
-    """Catches what would be trained."""
+    """Record the objectives that would be trained."""
     caught: list[FixedObjective] = []
 
     def train(objective: FixedObjective, _cases: Cases, run: Run, _config: CheckpointConfig) -> Outcome:

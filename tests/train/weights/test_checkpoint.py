@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved is loaded, whole or not at all, and never through pickle."""
+"""Checkpoints: round trip, atomic writes, no pickle."""
 
 from __future__ import annotations
 

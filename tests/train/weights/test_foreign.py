@@ -1,4 +1,4 @@
-"""Foreign weights: what each kind of file gives, and what is refused."""
+"""Foreign weights: contents of each format, and rejected files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting from other weights: every tensor's fate, and a static network in every pathway."""
+"""Initialisation from other weights: report on every tensor, and static networks copied to all pathways."""
 
 from __future__ import annotations
 

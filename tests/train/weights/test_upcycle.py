@@ -1,4 +1,4 @@
-"""Upcycling: the routed network starts with exactly the static network's answers."""
+"""Upcycling: the routed network has exactly the output of the static network."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_the_routed_network_gives_the_static_answers(prompts: int) -> None:
     assert [routed.resolve(e) for e in embeddings] == list(pathways)
     image = torch.rand(1, 1, *SMALL)
     with torch.no_grad():
-        margins = static(image)
+        logits = static(image)
         features = routed.encoder(image)
         for index, pathway in enumerate(pathways):
             assert torch.equal(
-                foreground_logit(routed.decoder(features, pathway)), margins[:, index : index + 1]
+                foreground_logit(routed.decoder(features, pathway)), logits[:, index : index + 1]
             )
     export_model = StaticGcisNet.resolved(routed, pathways)
     assert equal_states(export_model, static)

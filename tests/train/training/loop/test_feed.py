@@ -1,4 +1,4 @@
-"""The order of windows: fixed by the seed, every window once an epoch, errors handed on."""
+"""Order of windows: determined by the seed, every window once per epoch, errors passed to the consumer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Never lose work: killed anywhere, short of disk, with a bad case or loss, a run goes on or says why."""
+"""Interrupted runs: after a kill, a full disk, or an invalid case or loss, a run resumes or names the cause."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_full_disk_stops_and_leaves_the_last_checkpoint(tmp_path: Path) -> Non
     made = trainer(tmp_path, folder, run)
 
     class Filling:
-        """A disk that takes no file above 300 bytes from the fourth step on."""
+        """Limit files to 300 bytes from the fourth step on, as a full disk would."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(progress, name)

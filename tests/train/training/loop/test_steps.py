@@ -1,4 +1,4 @@
-"""One step: rates, parameter groups, and blocks that nothing sampled."""
+"""Training step: learning rates, parameter groups, and unused blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop on a stub network: schedule, resumption, validation, checkpoints, bad losses."""
+"""Training loop with a stub network: schedule, resumption, validation, checkpoints, non-finite losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.training_values import PROMPTS, Silent, equal_states, options
 
 
 class StubNet(nn.Module):
-    """Two margins from intensities: structure 0 at high X, structure 1 at low X."""
+    """Two logits from intensities: structure 0 at high X, structure 1 at low X."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class StubNet(nn.Module):
         self.unused = nn.Linear(2, 2)  # gets no gradient, as an unsampled block
 
     def forward(self, image: Tensor) -> Tensor:
-        margins: Tensor = self.conv(image)
-        return margins
+        logits: Tensor = self.conv(image)
+        return logits
 
 
 class StubObjective:
-    """Squared error with noise from the window's seed."""
+    """Squared error with noise from the seed of the window."""
 
     def __init__(self) -> None:
         self.net: nn.Module = StubNet()
@@ -140,7 +140,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(make: Callable[..., Tr
 
 
 def _curves(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar as TensorBoard shows it: a resumed run's begin where the one before ended."""
+    """Return the scalars that TensorBoard displays; those of a resumed run follow the earlier ones."""
     curves, _ = read_curves([trainer._folder.path])
     return {tag: list(zip(c.steps.tolist(), c.values.tolist(), strict=True)) for tag, c in curves.items()}
 
@@ -304,7 +304,7 @@ def test_validation_scores_the_true_masks() -> None:
     truth = volume(masks, image=sum(0.25 * (i + 1) * m for i, m in enumerate(masks.values())))
 
     class Perfect(nn.Module):
-        """Margins from the intensity: 0.25 is a, 0.5 is b."""
+        """Logits from the intensity: 0.25 is a, 0.5 is b."""
 
         def __init__(self) -> None:
             super().__init__()
