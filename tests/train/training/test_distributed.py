@@ -98,7 +98,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(work: Path) -> No
 def test_a_dead_process_ends_the_other_with_an_error_and_a_checkpoint(work: Path) -> None:
     first, second = _seen(work / "dead")
     assert second == {}
-    assert "ProcessError: another process of the training is gone" in first["error"]
+    assert "ProcessError: another process of the training has ended" in first["error"]
     assert "--resume" in first["error"]
     assert checkpoint.load(work / "dead" / "run0", prefer="latest").config.provenance["step"] == 3
 
