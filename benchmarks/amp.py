@@ -14,9 +14,9 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
 from gcis_train.options.training import TrainOptions
 from gcis_train.training.distributed import Processes
+from gcis_train.training.loop.steps import Stepper
 from gcis_train.training.losses import value
 from gcis_train.training.objectives import Batch, RoutedObjective
-from gcis_train.training.steps import Stepper
 
 PROMPTS = ("one",)
 

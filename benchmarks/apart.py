@@ -29,9 +29,9 @@ from gcis_train.nets.pathway import spread
 from gcis_train.options.training import TrainOptions
 from gcis_train.routing.health import router_health
 from gcis_train.training.distributed import Processes
+from gcis_train.training.loop.steps import Stepper
 from gcis_train.training.losses import prompt_loss
 from gcis_train.training.objectives import Batch, JointObjective, RoutedObjective
-from gcis_train.training.steps import Stepper
 from gcis_train.weights.upcycle import upcycle
 
 ROI = (64, 32, 32)
@@ -128,7 +128,7 @@ def _upcycled(material: Material, *, steps: int, seed: int) -> list[dict[str, An
     seconds = time.process_time() - started
     rows = []
     for margin in (4.0, 9.0):
-        net = upcycle(static, material.embeddings, router_margin=margin)
+        net = upcycle(static, material.embeddings, router_gap=margin)
         start_loss, before = _test_loss(net, material), _health(net, material.embeddings)
         routed = _train_routed(net, material, BASE, steps=steps, seed=seed)
         rows.append(

@@ -1,1 +1,1 @@
-"""Training of the routed network: datalist in, checkpoint out."""
+"""Train the routed segmentation network: read a datalist, write checkpoints."""

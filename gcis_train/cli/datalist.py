@@ -1,4 +1,4 @@
-"""`gcis-train datalist`: a command a dataset, and `check`."""
+"""`gcis-train datalist`: one command per dataset, and `check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 class _Kinds(click.Group):
-    """The commands written here and one for each dataset that has an adaptor."""
+    """Group of the commands in this module and one command per dataset."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from gcis_train.datasets import DATASETS
@@ -36,23 +36,28 @@ class _Kinds(click.Group):
 
 @click.group("datalist", cls=_Kinds)
 def datalist() -> None:
-    """Make a datalist from a public dataset's folder: `datalist KIND ROOT -o F`; or `check` one."""
+    """Create a datalist from the folder of a public dataset (`datalist KIND ROOT -o F`), or `check` one."""
 
 
 @datalist.command("check")
 @click.argument("path", metavar="F", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole finding as JSON.")
-@click.option("--headers-only", is_flag=True, help="Compare grids without reading a voxel.")
-@click.option("--picture", type=FILE, help="Sheet of a few cases, PNG [beside F, NAME_check.png].")
-@click.option("--no-picture", is_flag=True, help="Draw no sheet.")
+@click.option("--json", "as_json", is_flag=True, help="Print the complete result as JSON.")
+@click.option("--headers-only", is_flag=True, help="Compare grids without reading voxels.")
+@click.option("--picture", type=FILE, help="PNG file with slices of a few cases [NAME_check.png next to F].")
+@click.option("--no-picture", is_flag=True, help="Do not write the PNG file.")
 @click.option(
-    "--pictures", "count", type=click.IntRange(min=1), default=4, show_default=True, help="Cases drawn."
+    "--pictures",
+    "count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Number of cases to draw.",
 )
 @verbose_option
 def check(
     path: Path, as_json: bool, headers_only: bool, picture: Path | None, no_picture: bool, count: int
 ) -> None:
-    """Read all that datalist F names: files, grids, labels, HU, copies. Errors end with exit code 2."""
+    """Check the files of datalist F: grids, labels, HU values and duplicates. Exit code 2 reports errors."""
     import json
     import sys
 
@@ -66,7 +71,7 @@ def check(
     rows = read_datalist(path)
     if sheet is not None:
         check_writable(sheet)
-    facts, problems = check_datalist(path, headers_only=headers_only, progress=Progress(sys.stderr).say)
+    facts, problems = check_datalist(path, headers_only=headers_only, progress=Progress(sys.stderr).log)
     result = summary(facts, problems)
     chosen = spread(facts, count) if sheet is not None else []
     if sheet is not None and chosen:
@@ -96,49 +101,55 @@ def _kind_command(kind: str) -> click.Command:
         callback=run,
         params=_kind_options(),
         short_help=f"{dataset.title}: {dataset.layout}",
-        help=f"Make a datalist from {dataset.title}.\n\nROOT holds {dataset.layout}.\n\n"
+        help=f"Create a datalist from {dataset.title}.\n\nROOT contains {dataset.layout}.\n\n"
         f"Documented at {dataset.source}",
     )
 
 
 def _kind_options() -> list[click.Parameter]:
     def keep(_root: Path, **_flags: Any) -> None:
-        """Carry the options below."""
+        """Hold the parameters that the decorators below add."""
 
     for option in reversed(
         [
             click.argument("root", type=FOLDER),
-            click.option("-o", "--out", type=FILE, required=True, help="Datalist to write."),
+            click.option("-o", "--out", type=FILE, required=True, help="Datalist file to write."),
             click.option(
                 "--lesions",
                 type=click.Choice(["organ", "apart"]),
                 default="organ",
                 show_default=True,
-                help="Tumours and cysts count as part of their organ, or not; they have own rows too.",
+                help="Include lesions in the mask of their organ, or not; they also have their own rows.",
             ),
             click.option(
                 "--sides",
                 type=click.Choice(["apart", "joined"]),
                 default="apart",
                 show_default=True,
-                help="Left and right are two structures, or one.",
+                help="Treat left and right as two structures, or join them.",
             ),
-            click.option("--prompt", "prompts", multiple=True, help="Only this structure; repeat for more."),
+            click.option(
+                "--prompt", "prompts", multiple=True, help="Structure to include; repeat for several [all]."
+            ),
             click.option(
                 "--empty",
                 type=click.Choice(["keep", "drop"]),
                 default="keep",
                 show_default=True,
-                help="Rows for structures that are not in the image; 'drop' reads every label file.",
+                help="Keep or drop rows of structures absent from the image; 'drop' reads every label file.",
             ),
             click.option(
-                "--validation-share", type=float, help="Share of patients [the published split, or 0.2]."
+                "--validation-share",
+                type=float,
+                help="Share of patients for validation [the published split, or 0.2].",
             ),
-            click.option("--folds", type=int, default=0, help="Cross-validation: number of folds."),
-            click.option("--fold", type=int, default=0, help="The fold that validates, from 0."),
-            click.option("--test", is_flag=True, help="Validate on the published test part."),
+            click.option(
+                "--folds", type=int, default=0, help="Number of folds for cross-validation, 0 for none."
+            ),
+            click.option("--fold", type=int, default=0, help="Fold to validate on, counted from 0."),
+            click.option("--test", is_flag=True, help="Validate on the published test set."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
-            click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON."),
+            click.option("--json", "as_json", is_flag=True, help="Print the complete report as JSON."),
             verbose_option,
         ]
     ):
@@ -148,6 +159,7 @@ def _kind_options() -> list[click.Parameter]:
 
 
 def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]) -> None:
+    """Build and write a datalist; `flags` are the fields of `Choices`."""
     import json
     import sys
 
@@ -161,15 +173,20 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
     try:
         choices = Choices(**flags)
     except ValueError as error:
-        raise DataError("the split is not possible", received=str(error)) from error
-    say = Progress(sys.stderr).say
-    built = build(DATASETS[kind], root, folder=out.parent, choices=choices, progress=say)
+        raise DataError(
+            "the split is not possible",
+            received=str(error),
+            expected="a share in [0, 1], or folds with a fold below their number",
+            fix="Change --validation-share, --folds or --fold.",
+        ) from error
+    log = Progress(sys.stderr).log
+    built = build(DATASETS[kind], root, folder=out.parent, choices=choices, progress=log)
     write_datalist(out, built)
-    click.echo(json.dumps(built.report, indent=2) if as_json else _told(built.report, out))
+    click.echo(json.dumps(built.report, indent=2) if as_json else _summary(built.report, out))
 
 
-def _told(report: dict[str, Any], out: Path) -> str:
-    """Say a report for people."""
+def _summary(report: dict[str, Any], out: Path) -> str:
+    """Return a readable summary of a report."""
     from gcis_runtime.text import table
 
     rows = [["structure", "cases"], *([p, str(n)] for p, n in report["structures"].items())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,20 +23,55 @@ ANY = click.Path(path_type=Path)
 _SPLIT = click.option(
     "--split", type=click.Choice(["validation", "training"]), default="validation", show_default=True
 )
-_CASES = click.option("--cases", type=click.IntRange(min=0), default=0, help="Only the first N cases.")
+_CASES = click.option(
+    "--cases",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Number of cases, in the order of the datalist; 0 for all [0].",
+)
 _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SourceOptions:
+    """Options that select the source of predictions; see the help of `evaluate`.
+
+    Raises:
+        click.UsageError: There is not exactly one source, or an option does not apply to it.
+    """
+
+    checkpoint: Path | None
+    bundle: str | None
+    predictions: Path | None
+    labels: str | None
+    allow_missing: bool
+    overlap: float | None
+    engine: str
+    precision: str
+    restore: Restore
+    device: str
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.checkpoint, self.bundle, self.predictions)) != 1:
+            raise click.UsageError("Pass one of --checkpoint, --bundle and --predictions.")
+        if self.predictions is None and (self.labels is not None or self.allow_missing):
+            raise click.UsageError("--labels and --allow-missing require --predictions.")
+        if self.checkpoint is None and self.overlap is not None:
+            raise click.UsageError("--overlap requires --checkpoint.")
+
+
 @click.command()
-@click.option("--checkpoint", type=ANY, help="Checkpoint or run folder: evaluated with PyTorch and MONAI.")
-@click.option("--bundle", help="Bundle: evaluated exactly as gcis-run runs it.")
-@click.option("--predictions", type=FOLDER, help="Folder of label maps, such as gcis-run's -o folder.")
+@click.option("--checkpoint", type=ANY, help="Checkpoint or run folder, evaluated with PyTorch and MONAI.")
+@click.option("--bundle", help="Bundle, evaluated exactly as gcis-run runs it.")
+@click.option(
+    "--predictions", type=FOLDER, help="Folder of label maps, such as the output folder of gcis-run."
+)
 @click.option(
     "--labels",
     metavar="FILE|NAME=VALUE,…",
-    help="Label values of --predictions [the JSON beside each label map].",
+    help="Label values of --predictions [the JSON file next to each label map].",
 )
-@click.option("--allow-missing", is_flag=True, help="Leave out cases that --predictions lacks.")
+@click.option("--allow-missing", is_flag=True, help="Skip cases without a label map in --predictions.")
 @_DATALIST
 @_SPLIT
 @_CASES
@@ -44,14 +80,14 @@ _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist 
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="Distance in mm that the surface Dice forgives.",
+    help="Tolerance of the surface Dice in mm.",
 )
 @click.option(
     "--worst",
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="Worst cases drawn as overlay pictures.",
+    help="Number of worst cases to draw as overlay images.",
 )
 @click.option("--overlap", type=float, help="Window overlap of --checkpoint [the checkpoint's].")
 @click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
@@ -61,7 +97,7 @@ _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist 
     type=click.Choice(["smooth", "nearest"]),
     default="smooth",
     show_default=True,
-    help="How labels of --checkpoint or --bundle come to the image's grid.",
+    help="Interpolation of the labels of --checkpoint or --bundle to the native grid.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -69,17 +105,17 @@ _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist 
     "--out",
     type=FOLDER,
     required=True,
-    help="Folder for scores.csv, summary.json, summary.md, pictures.",
+    help="Folder for scores.csv, summary.json, summary.md and images.",
 )
 def evaluate(
     datalist: Path, split: str, cases: int, tolerance: float, worst: int, out: Path, **source: Any
 ) -> None:
-    """Score every labelled structure of a datalist on the images' own grids.
+    """Score every labelled structure of a datalist on the native grid of each image.
 
-    Dice, normalised surface Dice and HD95, for a checkpoint, a bundle or label maps on disk. summary.md
-    defines every number, also for empty masks.
+    Computes Dice, normalised surface Dice and HD95 for a checkpoint, a bundle or label maps on disk.
+    summary.md defines every metric, including its value for empty masks.
     """
-    _check_source(source)
+    options = _SourceOptions(**source)
     from gcis_train.evaluation.evaluate import evaluate as run
     from gcis_train.evaluation.scorecard import table, write_results
     from gcis_train.evaluation.worst import WorstCases
@@ -87,8 +123,8 @@ def evaluate(
 
     chosen = _cases(datalist, split, cases)
     pictures = WorstCases(worst)
-    with _source(chosen, **source) as opened:
-        found = run(chosen, opened, progress=Progress(sys.stderr).say, tolerance=tolerance, watcher=pictures)
+    with _open_source(options, chosen) as opened:
+        found = run(chosen, opened, progress=Progress(sys.stderr).log, tolerance=tolerance, watcher=pictures)
     notes = {"datalist": datalist.name, "split": split, **opened.notes}
     result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
     click.echo(table(result))
@@ -96,52 +132,38 @@ def evaluate(
         click.echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
 
 
-def _check_source(source: dict[str, Any]) -> None:
-    """Refuse none or several sources, and options of another one."""
-    kinds = [name for name in ("checkpoint", "bundle", "predictions") if source[name] is not None]
-    if len(kinds) != 1:
-        raise click.UsageError("Give one of --checkpoint, --bundle and --predictions.")
-    if kinds != ["predictions"] and (source["labels"] is not None or source["allow_missing"]):
-        raise click.UsageError("--labels and --allow-missing belong to --predictions.")
-    if kinds != ["checkpoint"] and source["overlap"] is not None:
-        raise click.UsageError("--overlap belongs to --checkpoint.")
-
-
 @contextlib.contextmanager
-def _source(
-    cases: Sequence[Case],
-    *,
-    checkpoint: Path | None,
-    bundle: str | None,
-    predictions: Path | None,
-    labels: str | None,
-    allow_missing: bool,
-    overlap: float | None,
-    engine: str,
-    precision: str,
-    restore: Restore,
-    device: str,
-) -> Iterator[Source]:
-    """Open what is evaluated."""
-    if checkpoint is not None:
+def _open_source(options: _SourceOptions, cases: Sequence[Case]) -> Iterator[Source]:
+    """Open the source of predictions that the options select."""
+    if options.checkpoint is not None:
         from gcis_train.evaluation.evaluate import network_source
         from gcis_train.options.settings import pick_device
         from gcis_train.weights import checkpoint as checkpoints
 
         yield network_source(
-            checkpoints.load(checkpoint), overlap=overlap, device=pick_device(device), restore=restore
+            checkpoints.load(options.checkpoint),
+            overlap=options.overlap,
+            device=pick_device(options.device),
+            restore=options.restore,
         )
-    elif bundle is not None:
+    elif options.bundle is not None:
         from gcis_train.evaluation.bundle_predictions import bundle_source
 
-        place = "cpu" if device == "auto" else device
-        opened = bundle_source(bundle, engine=engine, precision=precision, device=place, restore=restore)
-        with opened as source:
+        device = "cpu" if options.device == "auto" else options.device
+        with bundle_source(
+            options.bundle,
+            engine=options.engine,
+            precision=options.precision,
+            device=device,
+            restore=options.restore,
+        ) as source:
             yield source
-    else:
+    elif options.predictions is not None:
         from gcis_train.evaluation.predictions import folder_source
 
-        yield folder_source(Path(str(predictions)), cases, labels=labels, allow_missing=allow_missing)
+        yield folder_source(
+            options.predictions, cases, labels=options.labels, allow_missing=options.allow_missing
+        )
 
 
 def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
@@ -161,18 +183,21 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
     "spacings",
     multiple=True,
     required=True,
-    help="Voxel size in mm: one number or three with commas; repeat to compare.",
+    help="Voxel size in mm: one number or three, comma-separated; repeat to compare.",
 )
 @click.option(
-    "--orientation", default="RAS", show_default=True, help="Axis codes; 'file' keeps the file's axes."
+    "--orientation",
+    default="RAS",
+    show_default=True,
+    help="Axis codes, or 'file' to keep the axes of the file.",
 )
 @click.option("-o", "--out", type=FILE, required=True, help="JSON file of the result.")
 def ceiling(
     datalist: Path, split: str, cases: int, spacings: tuple[str, ...], orientation: str, out: Path
 ) -> None:
-    """Dice that the true labels themselves reach after a voxel size and back: no network can do better.
+    """Compute the Dice of the true labels after resampling to a voxel size and back.
 
-    Tells which --spacing a training can afford.
+    It is the upper bound for any network with that --spacing.
     """
     import msgspec
 
@@ -187,7 +212,7 @@ def ceiling(
     for text in spacings:
         x, y, z = numbers(text, float, "--spacing", count=3)
         specs[f"{text} mm"] = PreprocessSpec(orientation=axes, spacing=(x, y, z))
-    result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).say)
+    result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).log)
     record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}
     with replacing(out) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
@@ -198,9 +223,9 @@ def ceiling(
 @click.argument("run_dirs", nargs=-1, required=True, type=FOLDER, metavar="RUN_DIR...")
 @click.option("-o", "--out", type=FILE, required=True, help="PNG file.")
 def curves(run_dirs: tuple[Path, ...], out: Path) -> None:
-    """Draw loss, validation Dice of each prompt and learning rate of a run.
+    """Draw the loss, the validation Dice of each prompt and the learning rate of a run.
 
-    Several run folders are drawn as one training, in the order given.
+    Several run folders are drawn as one training, in the order of the arguments.
     """
     from gcis_train.evaluation.curves import LOSS, write_curves
 

@@ -1,4 +1,4 @@
-"""`gcis-train`: parse, call, print."""
+"""`gcis-train`: command group, and the commands `paths`, `import` and `phantoms`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, cei
 
 @main.command()
 @click.option("--checkpoint", type=ANY, required=True, help="Routed checkpoint or run folder.")
-@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for more [all that it knows].")
-@click.option("--clip-weights", help="CLIP weights for prompts that it does not know.")
+@click.option(
+    "--prompt", "prompts", multiple=True, help="Prompt; repeat for several [all prompts of the checkpoint]."
+)
+@click.option("--clip-weights", help="CLIP weights for prompts that the checkpoint does not have.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--png", type=FILE, help="Draw the table as a picture: prompts by positions.")
+@click.option("--png", type=FILE, help="Also draw the table as an image, prompts by positions.")
 def paths(
     checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
 ) -> None:
-    """Print the pathway of each prompt at the seven positions, counted from 1, with router margins.
+    """Print the pathway of each prompt, blocks counted from 1, with router gaps.
 
-    A margin is by how much the router's logit of the chosen block leads the runner-up's.
+    A router gap is the router logit of the chosen block minus the second largest one.
     """
     import json
 
@@ -63,10 +65,10 @@ def paths(
 @main.command("import")
 @click.argument("file", type=FILE)
 @click.option("-o", "--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
-@click.option("--prompt", help="What a single-task checkpoint segments.")
-@click.option("--json", "as_json", is_flag=True, help="Print every tensor's fate as JSON.")
+@click.option("--prompt", help="Structure that a single-task checkpoint segments.")
+@click.option("--json", "as_json", is_flag=True, help="Print the used, unused and missing tensors as JSON.")
 def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
-    """Read published gCIS weights or SwinUNETR weights into a checkpoint."""
+    """Convert published gCIS weights or SwinUNETR weights to a checkpoint."""
     import json
 
     from gcis_train.weights.foreign import import_file
@@ -82,28 +84,39 @@ def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
     for name, reason in found.unused.items():
         click.echo(f"  unused   {name} ({reason})")
     for name in found.missing:
-        click.echo(f"  missing  {name} (starts at random in a training)")
+        click.echo(f"  missing  {name} (a training initialises it randomly)")
     click.echo(f"written to {out}")
 
 
 @main.command()
 @click.option(
-    "-o", "--out", type=FOLDER, required=True, help="Folder of the phantoms and their datalist.json."
+    "-o", "--out", type=FOLDER, required=True, help="Folder for the phantoms and their datalist.json."
 )
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first.")
 @click.option(
-    "--spacing", default="3", show_default=True, help="Voxel size in mm: one number or three with commas."
+    "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Number of phantoms."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the first phantom; the others count up.",
+)
+@click.option(
+    "--spacing",
+    default="3",
+    show_default=True,
+    help="Voxel size in mm: one number or three, comma-separated.",
 )
 @click.option(
     "--training-share",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Share of cases to train on.",
+    help="Share of the cases in the training list; the others validate.",
 )
 def phantoms(out: Path, count: int, seed: int, spacing: str, training_share: float) -> None:
-    """Write generated head-and-neck CTs with exact labels and a datalist."""
+    """Generate head-and-neck CT phantoms with exact labels, and a datalist."""
     from gcis_train.data.phantoms import write_phantoms
     from gcis_train.options.flags import numbers
 

@@ -1,1 +1,1 @@
-"""The network: encoder, decoder positions, routed and static assembly."""
+"""Network modules: encoder, decoder positions, routed and static network."""

@@ -1,6 +1,6 @@
-"""Residual blocks of the convolutional part: instance norm without affine, leaky ReLU 0.01.
+"""Convolutional residual blocks with instance normalisation without affine parameters and leaky ReLU (0.01).
 
-Tensors are (batch, channel, X, Y, Z).
+Tensors have the axes (batch, channel, X, Y, Z).
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ NEGATIVE_SLOPE = 0.01
 
 
 def conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv3d:
-    """Return a bias-free convolution that keeps the spatial size."""
+    """Return a 3-D convolution without bias that preserves the spatial size."""
     return nn.Conv3d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
 
 
 def norm(channels: int) -> nn.InstanceNorm3d:
-    """Return the instance norm of the published network (no affine, no running statistics)."""
+    """Return instance normalisation without affine parameters and running statistics, as published."""
     return nn.InstanceNorm3d(channels)
 
 
 def activate(x: Tensor) -> Tensor:
-    """Apply the leaky ReLU of the published network, in place: its input is never needed again.
+    """Apply the leaky ReLU of the published network in place.
 
-    The backward pass reads signs off the result, which the next convolution keeps anyway; a tensor a
-    convolution is saved, a quarter of the decoder's activations.
+    The backward pass needs only the signs of the result, which the next convolution stores anyway. This saves
+    one tensor per convolution, a quarter of the activations of the decoder.
     """
     return nn.functional.leaky_relu_(x, NEGATIVE_SLOPE)
 
 
 class PlainBlock(nn.Module):
-    """Two 3x3x3 convolutions with a residual; a 1x1x1 convolution where the channel counts differ."""
+    """Two 3x3x3 convolutions with a residual connection (a 1x1x1 convolution if channel counts differ)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class PlainBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1x1x1 to half the channels, 3x3x3, 1x1x1 back, with a residual."""
+    """Bottleneck of 1x1x1, 3x3x3 and 1x1x1 convolutions at half the channels, with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BottleneckBlock(nn.Module):
 
 
 class UpMerge(nn.Module):
-    """The shared part of an up-sampling position: double the size, merge the skip connection."""
+    """Shared layers of an up-sampling position: double the spatial size and merge the skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -80,6 +80,6 @@ class UpMerge(nn.Module):
         self.norm = norm(out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map (B, in, X, Y, Z) and a skip (B, out, 2X, 2Y, 2Z) to (B, out, 2X, 2Y, 2Z)."""
+        """Map (B, in, X, Y, Z) and a skip connection (B, out, 2X, 2Y, 2Z) to (B, out, 2X, 2Y, 2Z)."""
         merged = torch.cat((self.transp_conv(x), skip), dim=1)
         return activate(self.norm(self.concat_conv(merged)))

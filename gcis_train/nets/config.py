@@ -1,4 +1,4 @@
-"""The network's configuration: what its parameter shapes follow from."""
+"""Configuration of the network, which determines the shapes of its parameters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import msgspec
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sizes of a gCIS network. Valid, or it does not exist.
+    """Sizes of a gCIS network, validated on construction.
 
     Attributes:
-        feature_size: Channels of the first stage; a multiple of 12 (heads 3-6-12-24).
+        feature_size: Channels of the first stage; a multiple of 12 (3, 6, 12 and 24 attention heads).
         pathways: Residual blocks at each of the seven decoder positions.
-        text_dim: Length of a prompt's text embedding.
-        in_channels: Image channels.
-        out_channels: Classes of a prompt: background, foreground.
+        text_dim: Length of the text embedding of a prompt.
+        in_channels: Number of image channels.
+        out_channels: Number of classes per prompt: background and foreground.
     """
 
     feature_size: int = 48
@@ -28,4 +28,4 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.pathways < 1 or self.text_dim < 1 or self.in_channels < 1:
             raise ValueError("pathways, text_dim and in_channels must be at least 1")
         if self.out_channels != 2:
-            raise ValueError(f"{self.out_channels} classes: a prompt has two, background and foreground")
+            raise ValueError(f"out_channels {self.out_channels} is not 2 (background and foreground)")

@@ -1,7 +1,7 @@
-"""The decoder: seven positions, each with shared layers and a choice of blocks.
+"""Decoder with seven positions, each with optional shared layers and several alternative blocks.
 
-One class serves the routed network (every block of every position) and the static one (only the
-blocks that its pathways use); parameter names are the same, so a static state is a subset of a
+The routed network (all blocks at every position) and the static network (only the blocks that its pathways
+use) share this class. Parameter names are the same, so the state of a static network is a subset of that of a
 routed one.
 """
 
@@ -19,11 +19,11 @@ from gcis_train.nets.pathway import Pathway
 
 
 class Position(nn.Module):
-    """One decoder position: an optional shared up-sampling, then one of several blocks.
+    """Decoder position: optional shared up-sampling, followed by one of several blocks.
 
     Args:
         up: Shared layers, or None at `decoder10` and `out`.
-        blocks: Block for each index.
+        blocks: Blocks by index.
     """
 
     def __init__(self, up: UpMerge | None, blocks: dict[int, nn.Module]) -> None:
@@ -32,23 +32,23 @@ class Position(nn.Module):
         self.blocks = nn.ModuleDict({str(index): block for index, block in blocks.items()})
 
     def merge(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """Return the input of this position's blocks."""
+        """Return the input of the blocks; `skip` is the encoder feature map to merge."""
         return x if self.up is None or skip is None else self.up(x, skip)
 
     def choose(self, x: Tensor, choice: int, gates: Tensor | None) -> Tensor:
-        """Return the chosen block's output; `gates` (B, K) carries the router's gradient."""
+        """Return the output of block `choice`; `gates` (B, K) receives the gradient of the router."""
         block: nn.Module = self.blocks[str(choice)]
         y: Tensor = block(x)
         return y if gates is None else gate(y, x, gates, choice, list(self.blocks.values()))
 
 
 class Decoder(nn.Module):
-    """Features to logits along a pathway, or along several that share what they have in common.
+    """Compute logits from encoder features along one or several pathways.
 
     Args:
         feature_size: Channels of the first stage.
         used: Block indices that exist at each position.
-        out_channels: Classes.
+        out_channels: Number of classes.
     """
 
     def __init__(self, *, feature_size: int, used: Sequence[Collection[int]], out_channels: int = 2) -> None:
@@ -62,13 +62,12 @@ class Decoder(nn.Module):
         self.positions = nn.ModuleList(positions)
 
     def forward(self, features: tuple[Tensor, ...], pathway: Pathway, gates: Tensor | None = None) -> Tensor:
-        """Return logits (B, out_channels, X, Y, Z) of one pathway.
+        """Return the logits (B, out_channels, X, Y, Z) of one pathway.
 
         Args:
-            features: What the encoder returns.
-            pathway: The block to use at each position.
-            gates: (B, 7, K) hard one-hot router weights of each sample with gradients, or None without a
-                router.
+            features: Six feature maps of the encoder.
+            pathway: Block to use at each position.
+            gates: (B, 7, K) hard one-hot router weights per sample with gradients, or None without a router.
         """
         x = features[-1]
         for index, (position, choice) in enumerate(zip(self.positions, pathway.choices, strict=True)):
@@ -77,7 +76,7 @@ class Decoder(nn.Module):
         return x
 
     def branch(self, features: tuple[Tensor, ...], pathways: Sequence[Pathway]) -> list[Tensor]:
-        """Return the logits of several pathways; every common prefix is computed once."""
+        """Return the logits (B, out_channels, X, Y, Z) of each pathway; common prefixes are computed once."""
         states: dict[tuple[int, ...], Tensor] = {(): features[-1]}
         for index, position in enumerate(self.positions):
             merged: dict[tuple[int, ...], Tensor] = {}
@@ -102,10 +101,10 @@ def _block(name: str, f: int, up: tuple[int, int] | None, out_channels: int) -> 
 
 
 def _skip(features: tuple[Tensor, ...], index: int) -> Tensor | None:
-    """Return the encoder map that position `index` merges: none at the first and the last."""
+    """Return the encoder feature map that position `index` merges: None at the first and the last."""
     return features[5 - index] if 1 <= index <= 5 else None
 
 
 def foreground_logit(logits: Tensor) -> Tensor:
-    """Foreground minus background: (B, 2, X, Y, Z) -> (B, 1, X, Y, Z)."""
+    """Return foreground minus background logits: (B, 2, X, Y, Z) to (B, 1, X, Y, Z)."""
     return torch.sub(logits[:, 1:2], logits[:, 0:1])

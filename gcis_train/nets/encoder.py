@@ -1,4 +1,4 @@
-"""The encoder: MONAI's Swin transformer and the convolutional blocks on its features."""
+"""Encoder: Swin transformer of MONAI with convolutional blocks on its features."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HEADS = (3, 6, 12, 24)
 
 
 class Encoder(nn.Module):
-    """Image to six feature maps, from full resolution to 1/32.
+    """Compute six feature maps of an image, from full resolution to 1/32.
 
     Args:
-        in_channels: Image channels.
+        in_channels: Number of image channels.
         feature_size: Channels of the first stage.
-        checkpoint: Recompute the transformer's activations in the backward pass.
+        checkpoint: Recompute the activations of the transformer in the backward pass.
     """
 
     def __init__(self, *, in_channels: int, feature_size: int, checkpoint: bool = False) -> None:
@@ -44,13 +44,14 @@ class Encoder(nn.Module):
         self.encoder10 = BottleneckBlock(16 * f)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the six maps that the decoder reads.
+        """Return the six feature maps.
 
         Args:
-            image: (B, in_channels, X, Y, Z) in [0, 1].
+            image: (B, in_channels, X, Y, Z) windows in [0, 1].
 
         Returns:
-            Channels f, f, 2f, 4f, 8f, 16f at 1, 1/2, 1/4, 1/8, 1/16, 1/32 of the size.
+            Maps with f, f, 2f, 4f, 8f, 16f channels (f: feature size) at 1, 1/2, 1/4, 1/8, 1/16, 1/32 of the
+            size.
         """
         hidden = cast("list[Tensor]", self.swin(image, normalize=True))
         return (

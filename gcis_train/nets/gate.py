@@ -1,10 +1,10 @@
-"""The router's gradient at one pathway's activations.
+"""Gradient of the router with the activation memory of a single pathway.
 
-The published network adds up all blocks, each multiplied by its hard weight (one or zero). The sum's
-value is the chosen block's output, and only the chosen block's parameters get a gradient. What the
-other blocks' outputs are needed for is the router's gradient alone: d loss / d weight_k is the inner
-product of the output's gradient with block k's output. Here it is computed in the backward pass, block
-after block and without autograd, so that an unsampled block keeps nothing between the two passes.
+The published network sums the outputs of all blocks, each multiplied by its hard weight (one or zero). The
+value of the sum is the output of the chosen block, and only the parameters of that block receive a gradient.
+The outputs of the other blocks are needed only for the gradient of the router: d loss / d weight_k is the
+inner product of the gradient of the output and the output of block k. This module computes it in the backward
+pass, block by block and without autograd, so that blocks that were not sampled store no activations.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Gate(torch.autograd.Function):
         y, x = ctx.saved_tensors
         products: list[Tensor] = []
         enabled, dtype = ctx.autocast
-        wide = torch.promote_types(grad.dtype, torch.float32)  # sums of half precision would overflow
+        wide = torch.promote_types(grad.dtype, torch.float32)  # sums in half precision would overflow
         with torch.no_grad(), torch.autocast(grad.device.type, dtype=dtype, enabled=enabled):
             for index, block in enumerate(ctx.blocks):
                 out = y if index == ctx.choice else block(x)
@@ -41,14 +41,13 @@ class _Gate(torch.autograd.Function):
 
 
 def gate(y: Tensor, x: Tensor, gates: Tensor, choice: int, blocks: Sequence[nn.Module]) -> Tensor:
-    """Return `y` unchanged, with the gradient that the published sum gives to `gates`.
+    """Return `y` unchanged; in the backward pass, `gates` receives the gradient of the published sum.
 
     Args:
-        y: Output of `blocks[choice]` on `x`.
-        x: Input of the position's blocks; `y` carries its gradient.
-        gates: (B, K) hard one-hot weights of each sample, one at `choice`, with a gradient
-            (straight-through).
-        choice: The sampled block.
+        y: Output of `blocks[choice]` for `x`.
+        x: Input of the blocks; its gradient flows through `y`.
+        gates: (B, K) hard one-hot weights per sample, one at `choice`, with a straight-through gradient.
+        choice: Index of the sampled block.
         blocks: All K blocks, in order.
     """
     return _Gate.apply(y, x, gates, choice, blocks)  # type: ignore[no-any-return,no-untyped-call]

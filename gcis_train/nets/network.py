@@ -1,4 +1,4 @@
-"""The routed network and its static static."""
+"""Routed network, and the static network of fixed pathways."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gcis_train.nets.pathway import Pathway
 
 
 class GcisNet(nn.Module):
-    """The routed network: a text embedding picks one block at each of seven decoder positions.
+    """Routed network: a text embedding selects one block at each of seven decoder positions.
 
     Args:
-        config: Sizes.
-        checkpoint: Recompute the transformer's activations in the backward pass.
+        config: Sizes of the network.
+        checkpoint: Recompute the activations of the transformer in the backward pass.
     """
 
     def __init__(self, config: NetworkConfig, *, checkpoint: bool = False) -> None:
@@ -45,26 +45,26 @@ class GcisNet(nn.Module):
         return Pathway(tuple(self.route(embedding).argmax(-1).tolist()))
 
     def forward(self, image: Tensor, embedding: Tensor) -> Tensor:
-        """Evaluate one prompt on a batch of windows, computing only the chosen blocks.
+        """Return the logits of one prompt for a batch of windows, computing only the chosen blocks.
 
         Args:
-            image: (B, 1, X, Y, Z) in [0, 1]; sides multiples of 32, at least 64.
+            image: (B, 1, X, Y, Z) windows in [0, 1]; X, Y, Z are multiples of 32 of at least 64.
             embedding: (text_dim,) text embedding.
 
         Returns:
-            Logits (B, 2, X, Y, Z).
+            (B, 2, X, Y, Z) logits of background and foreground.
         """
         result: Tensor = self.decoder(self.encoder(image), self.resolve(embedding))
         return result
 
 
 class StaticGcisNet(nn.Module):
-    """The network for fixed pathways: no router, no unused block, common prefixes shared.
+    """Network for fixed pathways, without routers and unused blocks; common prefixes are computed once.
 
     Args:
-        config: Sizes; `pathways` may be any number that the pathways' indices fit in.
-        pathways: One for each prompt, in channel order.
-        checkpoint: Recompute the transformer's activations in the backward pass.
+        config: Sizes; `config.pathways` exceeds every index in `pathways`.
+        pathways: Pathway of each prompt, in channel order.
+        checkpoint: Recompute the activations of the transformer in the backward pass.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class StaticGcisNet(nn.Module):
 
     @classmethod
     def resolved(cls, net: GcisNet | StaticGcisNet, pathways: Sequence[Pathway]) -> StaticGcisNet:
-        """Return the static network of a routed network, or part of a static one, with copies of its weights.
+        """Return the static network of some pathways of a routed or static network, with copied weights.
 
         Raises:
             CheckpointError: The network lacks a block of a pathway.
@@ -94,14 +94,15 @@ class StaticGcisNet(nn.Module):
                 "the network lacks blocks of the pathway",
                 received=", ".join(missing[:3]),
                 expected=f"indices below {net.config.pathways}",
+                fix="Choose a pathway that the network has.",
             )
         static.load_state_dict({name: state[name] for name in static.state_dict()})
         return static.train(net.training)
 
     def logits(self, image: Tensor) -> list[Tensor]:
-        """Return each prompt's logits (B, 2, X, Y, Z)."""
+        """Return the logits (B, 2, X, Y, Z) of each prompt."""
         return self.decoder.branch(self.encoder(image), self.pathways)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return each prompt's logit, foreground minus background: (B, prompts, X, Y, Z)."""
+        """Return one logit per prompt, foreground minus background: (B, prompts, X, Y, Z)."""
         return torch.cat([foreground_logit(x) for x in self.logits(image)], dim=1)

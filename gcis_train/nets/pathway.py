@@ -1,4 +1,4 @@
-"""A routing decision as a value: which residual block a prompt uses at each of the seven positions."""
+"""Pathway: the residual block that a prompt uses at each of the seven decoder positions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gcis_runtime.errors import PromptError
 
 @dataclasses.dataclass(frozen=True)
 class Pathway:
-    """The chosen block at each of the seven decoder positions, counted from 0.
+    """Chosen block at each of the seven decoder positions, counted from 0.
 
-    People write and read pathways counted from 1 (`2,1,3,5,3,6,6`): `parse` and `str` do that.
+    User interfaces and files count from 1 (`2,1,3,5,3,6,6`); `parse`, `one_based` and `str` convert.
 
     Attributes:
         choices: Seven block indices, in the order of `POSITIONS`.
@@ -30,10 +30,10 @@ class Pathway:
 
         Args:
             text: Seven comma-separated numbers.
-            pathways: How many blocks each position has.
+            pathways: Number of blocks per position.
 
         Raises:
-            PromptError: Not seven whole numbers between 1 and `pathways`.
+            PromptError: The text is not seven whole numbers between 1 and `pathways`.
         """
         try:
             numbers = tuple(int(part) for part in text.split(","))
@@ -44,13 +44,13 @@ class Pathway:
                 "the path selection cannot be read",
                 received=repr(text),
                 expected=f"{len(POSITIONS)} numbers from 1 to {pathways}, such as '2,1,3,5,3,6,6'",
-                fix=f"Give one number for each of {', '.join(POSITIONS)}.",
+                fix=f"Pass one number for each of {', '.join(POSITIONS)}.",
             )
         return cls(tuple(n - 1 for n in numbers))
 
     @property
     def one_based(self) -> tuple[int, int, int, int, int, int, int]:
-        """The choices counted from 1, as users and manifests write them."""
+        """Choices counted from 1, as in user interfaces and files."""
         a, b, c, d, e, f, g = (choice + 1 for choice in self.choices)
         return a, b, c, d, e, f, g
 
@@ -59,7 +59,7 @@ class Pathway:
 
 
 def group_equal(pathways: dict[str, Pathway]) -> list[list[str]]:
-    """Return the groups of prompts whose seven choices are all the same: they give one mask."""
+    """Return the groups of prompts with identical pathways, and therefore identical masks."""
     groups: dict[Pathway, list[str]] = {}
     for prompt, pathway in pathways.items():
         groups.setdefault(pathway, []).append(prompt)
@@ -67,28 +67,34 @@ def group_equal(pathways: dict[str, Pathway]) -> list[list[str]]:
 
 
 def spread(prompts: int, *, pathways: int) -> tuple[Pathway, ...]:
-    """Assign distinct pathways to prompts so that they share as much of the decoder as they can.
+    """Return distinct pathways for a number of prompts that share as many decoder blocks as possible.
 
-    Prompts differ at `out` first (a 1x1x1 convolution), then at `decoder1`, and so on towards the
-    bottleneck: prompt `j` spells `j` in base `pathways`, last position first. Seven prompts on six
-    pathways so need two blocks at `decoder1` and one everywhere before. Where `decoder1` has to split,
-    the groups are of equal size, so that no block serves a single prompt while another serves six.
+    Pathways differ at `out` first (a 1x1x1 convolution), then at `decoder1`, and so on towards the
+    bottleneck: the choices of prompt `j` are the digits of `j` in base `pathways`, starting at the last
+    position. Seven prompts on six pathways therefore use two blocks at `decoder1` and one at every earlier
+    position. Groups at `decoder1` have equal size, so that no block serves a single prompt while another
+    serves six.
+
+    Args:
+        prompts: Number of prompts.
+        pathways: Number of blocks per position.
 
     Raises:
-        PromptError: More prompts than distinct pathways.
+        PromptError: There are more prompts than distinct pathways.
     """
     if prompts > pathways ** len(POSITIONS):
         raise PromptError(
             "there are more prompts than distinct pathways",
             received=f"{prompts} prompts",
             expected=f"at most {pathways ** len(POSITIONS)} with {pathways} pathways",
+            fix="Train fewer prompts, or raise --pathways.",
         )
     groups = max(-(-prompts // pathways), 1)
     size = -(-prompts // groups) if groups <= pathways else pathways
     result = []
     for index in range(prompts):
         group, member = divmod(index, size)
-        # Rotating the output index by the group spreads the groups over all output blocks.
+        # The offset by group distributes the groups over all output blocks.
         choices = [(member + group * size) % pathways]
         for _ in range(len(POSITIONS) - 1):
             group, digit = divmod(group, pathways)

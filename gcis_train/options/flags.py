@@ -1,15 +1,38 @@
-"""The command-line flags of a training: one table, which says where each one's value goes."""
+"""Table of the command-line flags of a training, each with the option that it sets."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 from msgspec import UNSET
 
 from gcis_runtime.errors import DataError
+from gcis_train.options.stored import STORED_VALUES
+
+
+class _FlagOption(click.Option):
+    """A click option whose help omits the earlier spellings of its name."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        spellings = self.opts
+        self.opts = spellings[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = spellings
+
+
+def _word_type(words: tuple[str, ...], former: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a click type that accepts some words, and replaces earlier spellings by the current ones."""
+    choice = click.Choice(words)
+
+    def word(value: str) -> str:
+        return str(choice.convert(former.get(value, value), None, None))
+
+    return word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +40,12 @@ class Flag:
     """One flag.
 
     Attributes:
-        name: As typed, such as `--feature-size`.
-        place: The option that it sets, such as `network.feature_size`.
-        kind: `int`, `float`, `str`, `bool`, or the choices of a word.
+        name: Spelling on the command line, such as `--feature-size`.
+        place: Dotted name of the option that it sets, such as `network.feature_size`.
+        kind: `int`, `float`, `str`, `bool`, or the allowed words.
         help: One line, with the default in brackets.
-        count: Numbers with commas that it takes: 1, 2, or 3 (then one number stands for all three).
+        count: Number of comma-separated numbers that it takes: 1, 2, or 3 (one number then sets all three).
+        former: Earlier spelling, accepted and not shown in the help.
     """
 
     name: str
@@ -29,6 +53,7 @@ class Flag:
     kind: type | tuple[str, ...]
     help: str
     count: int = 1
+    former: str | None = None
 
     @property
     def parameter(self) -> str:
@@ -37,17 +62,21 @@ class Flag:
 
     def option(self) -> Callable[..., Any]:
         """Return click's decorator."""
+        names = [self.name, *([self.former] if self.former else []), self.parameter]
         if self.kind is bool:
-            return click.option(self.name, is_flag=True, default=None, help=self.help)
+            return click.option(*names, cls=_FlagOption, is_flag=True, default=None, help=self.help)
         if isinstance(self.kind, tuple):
-            return click.option(self.name, type=click.Choice(self.kind), help=self.help)
-        return click.option(self.name, type=self.kind if self.count == 1 else str, help=self.help)
+            former = {old: new for new, old in STORED_VALUES.get(self.place, {}).items()}
+            words, shown = _word_type(self.kind, former), f"[{'|'.join(self.kind)}]"
+            return click.option(*names, cls=_FlagOption, type=words, metavar=shown, help=self.help)
+        kind = self.kind if self.count == 1 else str
+        return click.option(*names, cls=_FlagOption, type=kind, help=self.help)
 
     def read(self, value: Any) -> Any:
-        """Return the option's value from the flag's; UNSET takes it out.
+        """Return the value of the option for the value of the flag; UNSET removes the option.
 
         Raises:
-            DataError: Not the numbers that it takes.
+            DataError: The value is not the number of numbers that the flag takes.
         """
         if self.place == "preprocess.orientation":
             return None if value == "file" else value.upper()
@@ -59,10 +88,10 @@ class Flag:
 
 
 def numbers(text: str, kind: type, option: str, *, count: int) -> list[Any]:
-    """Read `count` numbers with commas; where three are wanted, one stands for all of them.
+    """Return the `count` comma-separated numbers in `text`; if `count` is 3, one number sets all three.
 
     Raises:
-        DataError: Neither.
+        DataError: The text is anything else. The message names `option`.
     """
     try:
         values = [kind(part) for part in text.split(",")]
@@ -71,88 +100,144 @@ def numbers(text: str, kind: type, option: str, *, count: int) -> list[Any]:
     if count == 3 and len(values) == 1:
         return values * 3
     if len(values) != count:
-        wanted = "one number, or three with commas" if count == 3 else f"{count} numbers with commas"
-        raise DataError(f"{option} cannot be read", received=repr(text), expected=wanted)
+        wanted = "one number or three comma-separated numbers"
+        if count != 3:
+            wanted = "one number" if count == 1 else f"{count} comma-separated numbers"
+        raise DataError(
+            f"{option} cannot be read", received=repr(text), expected=wanted, fix=f"Correct {option}."
+        )
     return values
 
 
 FLAGS = (
-    Flag("--feature-size", "network.feature_size", int, "Channels of the first stage, 12 times n [48]."),
-    Flag("--pathways", "network.pathways", int, "Residual blocks at each decoder position [6]."),
-    Flag("--roi", "window.roi", int, "Window in voxels: one number or three with commas [128].", 3),
-    Flag("--overlap", "window.overlap", float, "Window overlap when the checkpoint is used [0.5]."),
+    Flag(
+        "--feature-size", "network.feature_size", int, "Channels of the first stage, a multiple of 12 [48]."
+    ),
+    Flag("--pathways", "network.pathways", int, "Residual blocks per decoder position [6]."),
+    Flag(
+        "--patch-size",
+        "window.roi",
+        int,
+        "Window size in voxels: one number or three, comma-separated [128].",
+        3,
+        former="--roi",
+    ),
+    Flag("--overlap", "window.overlap", float, "Window overlap at inference with the checkpoint [0.5]."),
     Flag("--spacing", "preprocess.spacing", float, "Voxel size in mm: one number or three [1].", 3),
     Flag(
-        "--orientation",
-        "preprocess.orientation",
-        str,
-        "Axis codes (RAS), or 'file' to keep them [file].",
+        "--orientation", "preprocess.orientation", str, "Axis codes (RAS), or 'file' to keep the axes [file]."
     ),
-    Flag("--intensity-window", "preprocess.intensity_window", float, "HU mapped to 0 and 1 [-175,250].", 2),
+    Flag(
+        "--intensity-window",
+        "preprocess.intensity_window",
+        float,
+        "HU values mapped to 0 and 1 [-175,250].",
+        2,
+    ),
     Flag(
         "--crop-foreground",
         "preprocess.foreground",
         str,
-        "Crop images to what is above the lowest mapped HU and so many voxels around it, or 'off' [off].",
+        "Crop images to the voxels above the lower HU value plus this many voxels per side, or 'off' [off].",
     ),
-    Flag("--batch-size", "batch_size", int, "Windows (or cases, --batch-of) a step and process [1]."),
-    Flag("--batch-of", "batch_of", ("windows", "cases"), "What --batch-size counts [windows]."),
-    Flag("--windows-per-case", "windows_per_case", int, "Windows a case and epoch [4]."),
-    Flag("--rows", "rows", ("together", "apart"), "An image's structures: one case, or one each [together]."),
+    Flag("--batch-size", "batch_size", int, "Windows (or cases, see --batch-of) per step and process [1]."),
+    Flag("--batch-of", "batch_of", ("windows", "cases"), "Unit of --batch-size [windows]."),
+    Flag("--windows-per-case", "windows_per_case", int, "Windows per case and epoch [4]."),
+    Flag(
+        "--structures-per-case",
+        "structures_per_case",
+        ("all", "one"),
+        "Make one case of all structures of an image, or one case per structure [all].",
+        former="--rows",
+    ),
     Flag(
         "--crop",
         "crop",
         ("centred", "inside"),
-        "Windows reach over the border, or not [centred].",
+        "Windows may extend beyond the image border, or are moved inside it [centred].",
     ),
-    Flag("--labelled-share", "labelled_share", float, "Share of windows centred on a structure [0.5]."),
-    Flag("--max-prompts", "max_prompts", int, "Structures of a window trained in one step, 0 for all [0]."),
-    Flag("--phantoms", "phantoms", int, "Synthetic head-and-neck cases an epoch [0]."),
-    Flag("--max-epochs", "max_epochs", int, "Epochs [500]."),
+    Flag("--labelled-share", "labelled_share", float, "Share of windows centred on a labelled voxel [0.5]."),
+    Flag("--max-prompts", "max_prompts", int, "Structures trained per window and step, 0 for all [0]."),
+    Flag("--phantoms", "phantoms", int, "Synthetic head-and-neck cases per epoch [0]."),
+    Flag("--max-epochs", "max_epochs", int, "Number of epochs [500]."),
     Flag("--learning-rate", "learning_rate", float, "Peak learning rate [1e-4]."),
-    Flag("--weight-decay", "weight_decay", float, "AdamW's weight decay [1e-5]."),
-    Flag("--schedule", "schedule", ("cosine", "epoch_cosine", "constant"), "Rate after warm-up [cosine]."),
-    Flag("--warmup-epochs", "warmup_epochs", float, "Epochs of linear warm-up [5]."),
-    Flag("--clip-gradient", "clip_gradient", float, "Largest gradient norm, 0 for none [0]."),
-    Flag("--foreground-weight", "foreground_weight", float, "Structures' weight in a warm start's loss [1]."),
-    Flag("--tau", "tau", float, "Temperature of the Gumbel-softmax [1]."),
-    Flag("--tau-end", "tau_end", float, "Temperature at the end, reached geometrically [tau]."),
-    Flag("--router-learning-rate", "router_learning_rate", float, "Routers' peak rate [learning rate]."),
-    Flag("--balance", "balance", float, "Weight of the term that keeps prompts apart, 0 for none [0]."),
+    Flag("--weight-decay", "weight_decay", float, "Weight decay of AdamW [1e-5]."),
     Flag(
-        "--router-margin",
-        "router_margin",
+        "--schedule",
+        "schedule",
+        ("cosine", "epoch_cosine", "constant"),
+        "Learning rate after warm-up [cosine].",
+    ),
+    Flag("--warmup-epochs", "warmup_epochs", float, "Epochs of linear warm-up [5]."),
+    Flag("--clip-gradient", "clip_gradient", float, "Maximum gradient norm, 0 for no clipping [0]."),
+    Flag(
+        "--foreground-weight",
+        "foreground_weight",
         float,
-        "Lead of a prompt's block after upcycling [9].",
+        "Weight of structure voxels in the cross-entropy of warmstart [1].",
+    ),
+    Flag("--tau", "tau", float, "Temperature of the Gumbel-softmax [1]."),
+    Flag("--tau-end", "tau_end", float, "Temperature at the last epoch; decays exponentially [tau]."),
+    Flag(
+        "--router-learning-rate",
+        "router_learning_rate",
+        float,
+        "Peak learning rate of the routers [--learning-rate].",
+    ),
+    Flag("--balance", "balance", float, "Weight of the router balance loss, 0 for none [0]."),
+    Flag(
+        "--router-gap",
+        "router_gap",
+        float,
+        "Difference between the two largest router logits after upcycling [9].",
+        former="--router-margin",
     ),
     Flag(
-        "--unsampled",
-        "unsampled",
-        ("rest", "drift"),
-        "Blocks that no prompt of a step uses: left alone, or moved by AdamW's momentum and decay [rest].",
+        "--unused-blocks",
+        "unused_blocks",
+        ("freeze", "decay"),
+        "Blocks that no prompt of a step uses: unchanged, or updated by AdamW's momentum and decay [freeze].",
+        former="--unsampled",
     ),
     Flag("--amp", "amp", ("auto", "none", "bf16", "fp16"), "Mixed precision [auto]."),
     Flag(
         "--grad-checkpoint",
         "grad_checkpoint",
         bool,
-        "Recompute transformer activations.",
+        "Recompute the activations of the transformer in the backward pass.",
     ),
     Flag("--validate-every", "validate_every", int, "Epochs between validations [10]."),
-    Flag("--validation-cases", "validation_cases", int, "Cases of a validation, 0 for all [0]."),
-    Flag("--validation-overlap", "validation_overlap", float, "Window overlap of a validation [0.5]."),
-    Flag("--save-every", "save_every", int, "Keep a checkpoint every N epochs for good, 0 for none [0]."),
+    Flag("--validation-cases", "validation_cases", int, "Cases per validation, 0 for all [0]."),
+    Flag("--validation-overlap", "validation_overlap", float, "Window overlap in validation [0.5]."),
+    Flag("--save-every", "save_every", int, "Keep the checkpoint of every Nth epoch, 0 for none [0]."),
     Flag("--save-minutes", "save_minutes", float, "Minutes between checkpoints within an epoch [5]."),
-    Flag("--timeout-minutes", "timeout_minutes", float, "Minutes that processes wait for each other [30]."),
-    Flag("--mirror", "augment.mirror", ("sided", "plain"), "Mirroring of left and right [sided]."),
-    Flag("--flip", "augment.flip", float, "Probability of mirroring along each axis [0.2].", 3),
-    Flag("--rotate90", "augment.rotate90", float, "Probability of quarter turns [0.2]."),
+    Flag(
+        "--timeout-minutes",
+        "timeout_minutes",
+        float,
+        "Minutes after which a process that does not respond is an error [30].",
+    ),
+    Flag(
+        "--mirror",
+        "augment.mirror",
+        ("sided", "plain"),
+        "Swap left and right prompts on mirroring, or not [sided].",
+    ),
+    Flag("--flip", "augment.flip", float, "Probability of mirroring, per axis [0.2].", 3),
+    Flag(
+        "--rotate90",
+        "augment.rotate90",
+        float,
+        "Probability of a rotation by a multiple of 90 degrees [0.2].",
+    ),
     Flag("--intensity-scale", "augment.intensity_scale", float, "Probability of scaling intensities [0.1]."),
     Flag("--intensity-shift", "augment.intensity_shift", float, "Probability of shifting intensities [0.1]."),
-    Flag("--intensity-size", "augment.intensity_size", float, "Size of both [0.1]."),
+    Flag(
+        "--intensity-size", "augment.intensity_size", float, "Maximum relative scale and maximum shift [0.1]."
+    ),
     Flag("--affine", "augment.affine", float, "Probability of a small rotation and zoom [0]."),
     Flag("--text-model", "text_model", str, "open_clip model of the text tower [ViT-B-32-quickgelu]."),
     Flag("--clip-weights", "text_weights", str, "CLIP weights: a tag, a file, or 'random' [openai]."),
-    Flag("--cache", "cache", str, "Folder of pre-processed cases; runs may share it [none]."),
+    Flag("--cache", "cache", str, "Folder of preprocessed cases; several runs may share it [none]."),
     Flag("--seed", "seed", int, "Seed of weights, windows and routing [0]."),
 )

@@ -1,4 +1,4 @@
-"""The published recipe as options, and what of it `--published` does not let one change."""
+"""The published recipe as options, and the options that `--published` fixes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED: dict[str, Any] = {
     },
     "batch_size": 1,
     "batch_of": "cases",
-    "rows": "apart",
+    "structures_per_case": "one",
     "crop": "inside",
     "windows_per_case": 4,
     "labelled_share": 0.5,
@@ -38,7 +38,7 @@ PUBLISHED: dict[str, Any] = {
     "tau_end": None,
     "router_learning_rate": None,
     "balance": 0.0,
-    "unsampled": "drift",
+    "unused_blocks": "decay",
     "validate_every": 500,
     "validation_overlap": 0.5,
     "text_model": "ViT-B-32-quickgelu",
@@ -54,7 +54,7 @@ FIXED = (
     "augment.intensity_clip",
     "augment.affine",
     "batch_of",
-    "rows",
+    "structures_per_case",
     "crop",
     "labelled_share",
     "max_prompts",
@@ -64,9 +64,9 @@ FIXED = (
     "tau_end",
     "router_learning_rate",
     "balance",
-    "unsampled",
+    "unused_blocks",
 )
-"""What the published program has no option for: changing it is another recipe."""
+"""Options that the published program does not have; with another value, the recipe is a different one."""
 
 
 def published_tree() -> dict[str, Any]:
@@ -75,26 +75,29 @@ def published_tree() -> dict[str, Any]:
 
 
 def check_published(tree: dict[str, Any]) -> None:
-    """Refuse a change of what the published recipe fixes.
+    """Raise an error if an option that the published recipe fixes has another value.
 
     Args:
-        tree: Options as resolved, nested.
+        tree: Resolved options, nested.
 
     Raises:
-        DataError: Names the option, its value, and the published one.
+        DataError: An option differs; the message gives its value and the published one.
     """
     for place in FIXED:
         given, expected = _at(tree, place), _at(PUBLISHED, place)
         if given != expected:
             raise DataError(
-                f"the published recipe has another {place}",
+                f"{place} differs from the published recipe",
                 received=repr(given),
                 expected=repr(expected),
-                fix="Leave it out, or train without --published.",
+                fix="Omit the option, or train without --published.",
             )
     if tree.get("amp") == "bf16":
         raise DataError(
-            "the published recipe has another amp", received="'bf16'", expected="'fp16' or 'none'"
+            "amp differs from the published recipe",
+            received="'bf16'",
+            expected="'fp16' or 'none'",
+            fix="Omit the option, or train without --published.",
         )
 
 

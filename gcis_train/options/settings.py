@@ -1,10 +1,10 @@
-"""From flags and a configuration file to one value of options."""
+"""Resolve flags, a configuration file and defaults to `TrainOptions`; select the device."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -13,25 +13,27 @@ import yaml
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.options.flags import FLAGS
 from gcis_train.options.recipe import check_published, published_tree
-from gcis_train.options.training import TrainOptions
+from gcis_train.options.stored import from_stored
+from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.weights import checkpoint
 
 
 def resolve_options(
     flags: dict[str, Any], *, device: torch.device, base: dict[str, Any] | None = None
 ) -> TrainOptions:
-    """Merge the recipe's defaults, a checkpoint's options, a configuration file and flags, in rising order.
+    """Merge defaults, checkpoint options, a configuration file and flags; later ones take precedence.
 
     Args:
-        flags: Command-line values by parameter name (flags.py), with `config`, `published` and `no_amp`; None
-            where not given.
-        device: Decides what `auto` mixed precision means, see `auto_amp`.
-        base: Options that a checkpoint brings with it.
+        flags: Command-line values by parameter name (flags.py) plus `config`, `published` and `no_amp`; None
+            for a flag that was not given.
+        device: Device that resolves `auto` mixed precision, see `auto_amp`.
+        base: Options stored in the checkpoint that the training starts from.
 
     Raises:
-        DataError: An unreadable file, a value that is not allowed, or one that the published recipe fixes.
+        DataError: The file cannot be read, a value is not allowed, or an option that the published recipe
+            fixes has another value.
     """
-    file = _read(flags.get("config"))
+    file = from_stored(_read(flags.get("config")))
     published = bool(flags.get("published") or file.pop("published", False))
     tree: dict[str, Any] = published_tree() if published else {}
     _merge(tree, base or {})
@@ -53,14 +55,19 @@ def resolve_options(
     try:
         return msgspec.convert(tree, TrainOptions)
     except (msgspec.ValidationError, ValueError) as error:
-        raise DataError("an option has a value that is not allowed", received=str(error)) from error
+        raise DataError(
+            "an option has a value that is not allowed",
+            received=str(error),
+            fix="Correct the flag or the configuration file.",
+        ) from error
 
 
-def auto_amp(device: torch.device, *, published: bool = False) -> Literal["none", "bf16", "fp16"]:
-    """Return the mixed precision that fits a device.
+def auto_amp(device: torch.device, *, published: bool = False) -> Precision:
+    """Return the default mixed precision of a device.
 
-    CUDA: bf16 where the GPU computes it (Ampere and later; no loss scaling, no overflow), fp16 elsewhere
-    and in the published recipe. CPU: none; what bf16 gains there is measured in docs/decisions/0012.
+    CUDA: bf16 on GPUs with native support (compute capability 8.0 and higher; no loss scaling, no overflow),
+        fp16
+    on others and in the published recipe. CPU: none; docs/decisions/0012 has measurements of bf16.
     """
     if device.type != "cuda":
         return "none"
@@ -69,7 +76,7 @@ def auto_amp(device: torch.device, *, published: bool = False) -> Literal["none"
 
 
 def _merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
-    """Put a file's options over the recipe's, group by group."""
+    """Update the options in `tree` with those in `other`, group by group."""
     for name, value in other.items():
         if isinstance(tree.get(name), dict):
             if not isinstance(value, dict):
@@ -90,41 +97,54 @@ def _not_a_group(name: str, value: object) -> DataError:
     return DataError(
         f"{name!r} of the configuration is not a group of options",
         received=repr(value),
-        expected="named options",
+        expected="a mapping from option names to values",
+        fix="Correct the configuration file.",
     )
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means here.
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` selects on this machine.
 
     Raises:
-        DataError: CUDA was asked for and there is none.
+        DataError: The name is unknown, or the machine has no such CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DataError("unknown device", received=repr(name), expected="cpu, cuda or cuda:N") from error
+        raise DataError(
+            "unknown device",
+            received=repr(name),
+            expected="cpu, cuda or cuda:N",
+            fix="Correct --device.",
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DataError("there is no such CUDA device", received=name, fix="Use --device cpu.")
+        raise DataError(
+            "there is no such CUDA device",
+            received=name,
+            expected=f"one of {torch.cuda.device_count()} CUDA devices",
+            fix="Use --device cpu.",
+        )
     return device
 
 
 def check_run_folder(run_dir: Path, *, resume: bool) -> None:
-    """Refuse to write over an earlier run.
+    """Raise an error if a new run would overwrite an earlier one.
 
     Raises:
-        CheckpointError: The folder holds a run and `resume` is false.
+        CheckpointError: The folder contains a run and `resume` is false.
     """
     if not resume and (run_dir / checkpoint.POINTER_FILE).exists():
         raise CheckpointError(
-            f"{run_dir} already holds a run", fix="Continue it with --resume, or choose another --run-dir."
+            f"{run_dir} already contains a run",
+            expected="an empty or new folder",
+            fix="Continue it with --resume, or choose another --run-dir.",
         )
 
 
 def _read(path: Path | None) -> dict[str, Any]:
-    """Read a JSON or YAML file (`.yaml`, `.yml`) of options."""
+    """Return the options in a JSON or YAML file (`.yaml`, `.yml`); empty without a file."""
     if path is None:
         return {}
     try:
@@ -134,26 +154,33 @@ def _read(path: Path | None) -> dict[str, Any]:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         received = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"the configuration {path} cannot be read", received=received) from error
+        raise DataError(
+            f"the configuration {path} cannot be read",
+            received=received,
+            expected="a JSON or YAML file of options",
+            fix="Correct the file, or pass another --config.",
+        ) from error
 
 
 def _read_yaml(data: bytes) -> dict[str, Any]:
-    """Read YAML's plain values; `1e-4` is a number, as in JSON and YAML 1.2, though not in YAML 1.1.
+    """Return the plain values of a YAML document.
+
+    `1e-4` is a number, as in JSON and YAML 1.2 but not in YAML 1.1.
 
     Raises:
-        ValueError: Not YAML, or not a group of options.
+        ValueError: The data is not YAML, or not a mapping of options.
     """
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """The safe loader with JSON's numbers."""
+        """Safe loader that also reads the number format of JSON."""
 
     number = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
-        # ruff's rule sees yaml.load; the loader is a SafeLoader: plain values only.
+        # Safe despite yaml.load: the loader derives from SafeLoader and creates plain values only.
         tree = yaml.load(data, Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise ValueError(f"{type(tree).__name__} at the top instead of named options")
+        raise ValueError(f"{type(tree).__name__} at the top instead of a mapping of options")
     return tree

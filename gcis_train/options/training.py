@@ -1,4 +1,4 @@
-"""Everything a training run is decided by, as one value that the run folder keeps."""
+"""Options of a training run as one immutable value, stored in the run folder."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ import msgspec
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_train.nets.config import NetworkConfig
 
+Precision = Literal["none", "bf16", "fp16"]
+"""Autocast type of the forward pass; `"none"` computes in float32."""
+
 
 class AugmentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Probabilities and sizes of the random changes to a training window.
+    """Probabilities and magnitudes of the random augmentation of a training window.
 
     Attributes:
-        mirror: `"sided"` gives a window mirrored left to right the mirrored prompts, and leaves it as it
-            is where a prompt has no mirrored one; `"plain"` mirrors as published, prompts unchanged.
+        mirror: `"sided"` swaps left and right in the prompts of a window mirrored along the left-right axis,
+            and does not mirror a window that has a prompt without a counterpart; `"plain"` mirrors as
+            published and leaves the prompts unchanged.
         flip: Probability of mirroring along each axis.
-        rotate90: Probability of a 90, 180 or 270 degree turn in the plane of the first two axes.
-        intensity_scale: Probability of multiplying the intensities by 1 +- `intensity_size`.
-        intensity_shift: Probability of adding +- `intensity_size`.
-        intensity_size: Size of both.
-        intensity_clip: Clip the changed intensities to [0, 1], as the network sees them in use.
+        rotate90: Probability of a rotation by 90, 180 or 270 degrees in the plane of the first two axes.
+        intensity_scale: Probability of multiplying the intensities by a factor in 1 +- `intensity_size`.
+        intensity_shift: Probability of adding an offset in +- `intensity_size`.
+        intensity_size: Maximum relative scale and maximum shift.
+        intensity_clip: Clip the augmented intensities to [0, 1], the range of the network input at inference.
         affine: Probability of a small rotation and zoom.
-        degrees: Largest angle about each axis.
-        zoom: Largest relative change of size.
+        degrees: Maximum rotation angle about each axis, in degrees.
+        zoom: Maximum relative change of size.
     """
 
     mirror: Literal["sided", "plain"] = "sided"
@@ -44,44 +48,61 @@ class AugmentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if not all(0 <= p <= 1 for p in chances):
             raise ValueError(f"augmentation probabilities {chances} are not all in [0, 1]")
         if not all(0 <= v < 180 for v in (self.intensity_size, self.degrees, self.zoom)):
-            raise ValueError("sizes of augmentations are not negative, angles below 180 degrees")
+            raise ValueError("intensity_size, degrees and zoom must be at least 0 and below 180")
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of a run. The published recipe, but for what `--published` (recipe.py) sets otherwise.
+    """Options of a training run.
+
+    The defaults differ from the published recipe where recipe.py lists another value.
 
     Attributes:
-        batch_size: What each process trains in a step.
+        network: Sizes of the network.
+        preprocess: Preprocessing of every image.
+        window: Sliding window; training windows have its size.
+        augment: Augmentation of training windows.
+        seed: Seed of weights, windows and routing.
+        batch_size: Windows or cases per step and process.
         batch_of: `"windows"`, drawn from all cases in any order, or `"cases"`, each with all its windows.
-        windows_per_case: Windows drawn from a case in an epoch.
-        rows: `"together"` makes one case of an image's structures: the encoder runs once for all of them;
-            `"apart"` makes one of each, with windows of its own.
-        crop: `"centred"` windows lie around their voxel and may reach beyond the case; `"inside"` pulls them
-            back to where the image is not empty, as published.
-        labelled_share: Share of windows centred on a labelled voxel; the others on any body voxel.
-        max_prompts: Labelled structures of a window that are trained in one step; 0 means all.
-        phantoms: Synthetic cases added to each epoch (new ones every epoch, from the seed).
-        schedule: After the linear warm-up: `"cosine"` to zero, step by step; `"epoch_cosine"`, the same
-            epoch by epoch with a first epoch at zero, as published; `"constant"`.
+        windows_per_case: Windows drawn per case and epoch.
+        structures_per_case: `"all"` makes one case of all structures of an image, so that the encoder runs
+            once for all of them; `"one"` makes one case per structure, each with its own windows.
+        crop: `"centred"` windows are centred on the drawn voxel and may extend beyond the case; `"inside"`
+            moves them into the non-empty part of the image, as published.
+        labelled_share: Share of windows centred on a labelled voxel; the others are centred on any body
+            voxel.
+        max_prompts: Labelled structures per window that are trained in one step; 0 means all.
+        phantoms: Synthetic cases added per epoch (different ones every epoch, derived from the seed).
+        max_epochs: Number of epochs.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of AdamW.
+        schedule: Learning rate after the linear warm-up: `"cosine"` decays to zero step by step;
+            `"epoch_cosine"` decays epoch by epoch and starts at zero, as published; `"constant"` keeps the
+            peak.
         warmup_epochs: Epochs of linear warm-up.
-        clip_gradient: Largest gradient norm; 0 leaves it alone.
-        foreground_weight: Weight of structures in the warm start's cross-entropy; 1 is unweighted.
+        clip_gradient: Maximum gradient norm; 0 disables clipping.
+        foreground_weight: Weight of structure voxels in the cross-entropy of the warm start, relative to
+            background.
         tau: Temperature of the Gumbel-softmax.
-        tau_end: Temperature at the end of the training, reached geometrically; None keeps `tau`.
-        router_learning_rate: Peak rate of the routers; None is that of everything else.
-        balance: Weight of the term that keeps prompts apart (health.py); 0 leaves it out.
-        router_margin: Logit by which a prompt's own block leads after a static network was copied into every
-            pathway (docs/decisions/0010).
-        unsampled: What AdamW does to a block that no prompt of a step sampled: `"rest"`, nothing, or
-            `"drift"`, as published: a zero gradient, so that its momentum and decay go on.
+        tau_end: Temperature at the end of the training, reached by exponential decay; None keeps `tau`.
+        router_learning_rate: Peak learning rate of the routers; None uses `learning_rate`.
+        balance: Weight of the balance loss of the routers (routing/health.py); 0 omits it.
+        router_gap: Difference between the two largest router logits of each prompt after a static network was
+            copied into every pathway (docs/decisions/0010).
+        unused_blocks: Treatment of blocks that no prompt of a step uses: `"freeze"` leaves them unchanged;
+            `"decay"` gives them a zero gradient, as published, so that momentum and weight decay continue.
         amp: Autocast type of the forward pass.
+        grad_checkpoint: Recompute the activations of the transformer in the backward pass.
         validate_every: Epochs between validations.
-        validation_cases: Cases of a validation; 0 means all.
-        validation_overlap: Window overlap of a validation.
-        cache: Folder of pre-processed cases, which runs may share; empty keeps cases in memory only.
-        save_every: Epochs between checkpoints that are kept for good; 0 keeps the latest and the best only.
+        validation_cases: Cases per validation; 0 means all.
+        validation_overlap: Window overlap in validation.
+        save_every: Interval in epochs at which a checkpoint is kept; 0 keeps only the latest and the best.
         save_minutes: Minutes between checkpoints within an epoch.
-        timeout_minutes: Longest wait of a process for the others.
+        timeout_minutes: Minutes after which a process that does not respond is an error.
+        text_model: open_clip model of the text tower.
+        text_weights: Tag or file of CLIP weights, or `"random"`.
+        text_seed: Seed of random text weights.
+        cache: Folder of preprocessed cases, which several runs may share; empty keeps cases in memory only.
     """
 
     network: NetworkConfig = NetworkConfig()
@@ -92,7 +113,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     batch_size: int = 1
     batch_of: Literal["windows", "cases"] = "windows"
     windows_per_case: int = 4
-    rows: Literal["together", "apart"] = "together"
+    structures_per_case: Literal["all", "one"] = "all"
     crop: Literal["centred", "inside"] = "centred"
     labelled_share: float = 0.5
     max_prompts: int = 0
@@ -108,9 +129,9 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tau_end: float | None = None
     router_learning_rate: float | None = None
     balance: float = 0.0
-    router_margin: float = 9.0
-    unsampled: Literal["rest", "drift"] = "rest"
-    amp: Literal["none", "bf16", "fp16"] = "fp16"
+    router_gap: float = 9.0
+    unused_blocks: Literal["freeze", "decay"] = "freeze"
+    amp: Precision = "fp16"
     grad_checkpoint: bool = False
     validate_every: int = 10
     validation_cases: int = 0
@@ -143,7 +164,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 _AT_LEAST_ONE = ("batch_size", "windows_per_case", "max_epochs", "validate_every")
 _POSITIVE = (
-    "learning_rate", "router_learning_rate", "tau", "tau_end", "router_margin", "timeout_minutes",
+    "learning_rate", "router_learning_rate", "tau", "tau_end", "router_gap", "timeout_minutes",
     "foreground_weight",
 )  # fmt: skip
 _NOT_NEGATIVE = (

@@ -1,4 +1,4 @@
-"""What the routers do: how much each pathway is used, how decided prompts are, which of them agree."""
+"""Router statistics: use of each block, certainty of the prompts, and agreement between them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from gcis_train.nets.pathway import Pathway, group_equal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RouterHealth:
-    """The routers' state over all prompts, seven positions each.
+    """Statistics of the routers over all prompts, per decoder position.
 
     Attributes:
         use: Probability that training samples each block, mean over prompts: (7, K).
-        chosen: Number of prompts whose evaluation uses each block: (7, K).
-        entropy: Entropy of `use`, as a share of that of equal use: 1 all blocks alike, 0 a single one.
-        undecided: Mean entropy of a prompt's own distribution, as the same share: 0 every prompt samples
-            one block only.
-        agree: Share of prompts whose evaluation uses the position's most used block.
-        collapsed: Positions where all prompts (more than one) use the same of several blocks.
-        same: Groups of prompts that agree at all seven positions.
+        chosen: Number of prompts for which evaluation uses each block: (7, K).
+        entropy: Entropy of `use`, relative to uniform use: 1 if all blocks are used equally, 0 if one is.
+        undecided: Mean entropy of the block distribution per prompt, on the same scale: 0 if every prompt
+            samples one block only.
+        agree: Share of prompts for which evaluation uses the most used block of the position.
+        collapsed: Positions at which all prompts use the same block (with several prompts and blocks).
+        same: Groups of prompts with identical pathways.
     """
 
     use: tuple[tuple[float, ...], ...]
@@ -38,7 +38,7 @@ class RouterHealth:
     same: tuple[tuple[str, ...], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON, by position."""
+        """Return builtin values for JSON, by position."""
         rows = zip(POSITIONS, self.use, self.chosen, self.entropy, self.undecided, self.agree, strict=True)
         positions = {
             name: {
@@ -54,7 +54,7 @@ class RouterHealth:
         return {"positions": positions, "collapsed": list(self.collapsed), "same": same}
 
     def scalars(self) -> dict[str, float]:
-        """Return curves for TensorBoard by name."""
+        """Return TensorBoard scalars by name."""
         curves: dict[str, float] = {}
         for index, name in enumerate(POSITIONS):
             curves[f"router_entropy/{name}"] = self.entropy[index]
@@ -65,29 +65,29 @@ class RouterHealth:
         return curves
 
     def line(self) -> str:
-        """Return one line for people: position by position, in per cent."""
+        """Return a one-line summary with the percentages at each position."""
         agree = " ".join(f"{100 * a:.0f}" for a in self.agree)
         entropy = " ".join(f"{100 * e:.0f}" for e in self.entropy)
         undecided = " ".join(f"{100 * u:.0f}" for u in self.undecided)
         span = f"{POSITIONS[0]} to {POSITIONS[-1]}"
         line = f"  routing, % at {span}: agree {agree}; entropy {entropy}; undecided {undecided}"
         groups = "; ".join(" = ".join(group) for group in self.same)
-        return f"{line}; one pathway: {groups}" if groups else line
+        return f"{line}; same pathway: {groups}" if groups else line
 
     def warning(self) -> str:
-        """Return the warning about collapsed positions."""
+        """Return a warning that names the collapsed positions."""
         return (
-            f"warning: every prompt uses one and the same block at {', '.join(self.collapsed)} "
-            "(--balance, --router-learning-rate or --router-margin keep prompts apart)"
+            f"warning: all prompts use the same block at {', '.join(self.collapsed)} "
+            "(--balance, --router-learning-rate or --router-gap separate the pathways of prompts)"
         )
 
 
 def router_health(logits: Tensor, prompts: Sequence[str]) -> RouterHealth:
-    """Describe routers by their logits.
+    """Return statistics of the router logits.
 
     Args:
-        logits: (P, 7, K).
-        prompts: Their P prompts.
+        logits: (P, 7, K) router logits of P prompts over K blocks.
+        prompts: The P prompts.
     """
     probability = logits.detach().double().softmax(-1)
     blocks = logits.shape[-1]
@@ -110,15 +110,17 @@ def router_health(logits: Tensor, prompts: Sequence[str]) -> RouterHealth:
 
 
 def balance_loss(logits: Tensor) -> Tensor:
-    """Return how far the routers are from telling prompts apart, between 0 and 1, mean over positions.
+    """Return one minus the normalised mutual information of prompt and block, averaged over positions.
 
-    At each position, the mutual information of prompt and block: the entropy of the blocks' mean use minus
-    the mean entropy of a prompt's own choice. It is largest, and the loss zero, when prompts use different
-    blocks, all blocks are used alike, and every prompt is decided. A balance of use alone is already there
-    when every prompt is undecided.
+    The mutual information is the entropy of the mean use of the blocks minus the mean entropy of the block
+    distribution per prompt. It is maximal, and the loss zero, if prompts use different blocks with certainty
+    and all blocks equally. A loss on equal use alone would already be minimal with uniform distributions.
 
     Args:
-        logits: (P, 7, K).
+        logits: (P, 7, K) router logits.
+
+    Returns:
+        Scalar in [0, 1].
     """
     prompts, _, blocks = logits.shape
     largest = math.log(min(prompts, blocks))
@@ -131,6 +133,6 @@ def balance_loss(logits: Tensor) -> Tensor:
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """Return the entropy (nats) over the last axis."""
+    """Return the entropy over the last axis, in nats."""
     result: Tensor = torch.special.entr(probability).sum(-1)
     return result

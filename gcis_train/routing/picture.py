@@ -1,4 +1,4 @@
-"""The routing table as a picture: prompts by positions, coloured by the chosen block."""
+"""Draw the routing table as an image: prompts by positions, coloured by chosen block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gcis_train.colors import Color, spread_color
 from gcis_train.nets.pathway import group_equal
 from gcis_train.routing.decisions import Routing
 
-# Okabe and Ito's palette, which colour-blind people tell apart, without its black.
+# Palette of Okabe and Ito, distinguishable with colour vision deficiency; black is omitted.
 _PALETTE: tuple[Color, ...] = (
     (86, 180, 233),
     (230, 159, 0),
@@ -29,16 +29,16 @@ _GREY: Color = (105, 105, 105)
 _CELL, _ROW, _PAD = 84, 22, 14
 _WIDEST = 420
 _SURE = 4.0
-"""Router margin from which a cell has its full colour: the runner-up is then less than 2 % as likely."""
+"""Router gap at which a cell has full colour: the second block is then less than 2 % as likely."""
 
 
 def write_heatmap(path: Path, routings: Sequence[Routing], *, pathways: int) -> None:
-    """Write the picture as PNG, whole or not at all.
+    """Write the image as PNG, atomically.
 
     Args:
         path: File to write.
-        routings: One a row, in this order.
-        pathways: Blocks at each position, for the legend.
+        routings: Rows of the table, in order.
+        pathways: Number of blocks per position, for the legend.
 
     Raises:
         OutputError: The file cannot be written.
@@ -49,10 +49,10 @@ def write_heatmap(path: Path, routings: Sequence[Routing], *, pathways: int) -> 
 
 
 def draw_heatmap(routings: Sequence[Routing], *, pathways: int) -> Image.Image:
-    """Draw one row a prompt and one column a position.
+    """Draw one row per prompt and one column per position.
 
-    A cell shows the chosen block, counted from 1, in the block's colour, and the router's margin over the
-    runner-up; the paler, the narrower. A letter at the right marks prompts that share all seven blocks.
+    A cell shows the chosen block, counted from 1, in the colour of the block, and the router gap; a smaller
+    gap is paler. A letter at the right marks prompts with identical pathways.
     """
     bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
     names = {r.prompt: _short(r.prompt, bold) for r in routings}
@@ -83,15 +83,13 @@ def _draw_row(
     bold: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     small: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    for column, (block, margin) in enumerate(
-        zip(routing.pathway.one_based, routing.router_gaps, strict=True)
-    ):
+    for column, (block, gap) in enumerate(zip(routing.pathway.one_based, routing.router_gaps, strict=True)):
         x, y = corner[0] + column * _CELL, corner[1]
-        fill = _pale(_color(block - 1), min(margin / _SURE, 1.0))
+        fill = _pale(_color(block - 1), min(gap / _SURE, 1.0))
         draw.rectangle((x, y, x + _CELL - 2, y + _ROW - 2), fill=fill)
         draw.text((x + 0.3 * _CELL, y + _ROW / 2 - 1), str(block), _INK, bold, anchor="mm")
-        if math.isfinite(margin):
-            draw.text((x + _CELL - 8, y + _ROW / 2 - 1), f"{margin:.1f}", _INK, small, anchor="rm")
+        if math.isfinite(gap):
+            draw.text((x + _CELL - 8, y + _ROW / 2 - 1), f"{gap:.1f}", _INK, small, anchor="rm")
 
 
 def _draw_legend(
@@ -108,14 +106,14 @@ def _draw_legend(
         place = (x + block * width, y, x + (block + 1) * width - 2, y + _ROW - 6)
         draw.rectangle(place, fill=_color(block))
         draw.text((place[0] + width / 2 - 1, y + _ROW / 2 - 3), str(block + 1), _INK, font, anchor="mm")
-    text = "colour and number: chosen block; paler and at the right: router margin over the runner-up"
+    text = "colour and large number: chosen block; paleness and small number: router gap to the second block"
     draw.text((x, y + _ROW), text, _GREY, font)
     if marked:
-        draw.text((x, y + 1.7 * _ROW), "same letter: same seven blocks, so the same mask", _GREY, font)
+        draw.text((x, y + 1.7 * _ROW), "same letter: same pathway and therefore the same mask", _GREY, font)
 
 
 def _marks(routings: Sequence[Routing]) -> dict[str, str]:
-    """Return a mark for each prompt that shares all seven blocks with another: A to Z, then A1 and so on."""
+    """Return a mark for each prompt that shares its pathway with another: A to Z, then A1, B1 and so on."""
     groups = group_equal({r.prompt: r.pathway for r in routings})
     return {
         prompt: chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
@@ -125,19 +123,19 @@ def _marks(routings: Sequence[Routing]) -> dict[str, str]:
 
 
 def _color(block: int) -> Color:
-    """Return a block's colour; beyond the palette, any that is far from its neighbours."""
+    """Return the colour of a block; beyond the palette, a generated one."""
     return _PALETTE[block] if block < len(_PALETTE) else spread_color(block)
 
 
 def _pale(color: Color, strength: float) -> Color:
-    """Mix with white; a fifth of the colour stays at strength 0."""
+    """Return the colour mixed with white; at strength 0, a fifth of the colour remains."""
     share = 0.2 + 0.8 * strength
     red, green, blue = (round(255 + (c - 255) * share) for c in color)
     return red, green, blue
 
 
 def _short(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Cut a name that is wider than the column, with an ellipsis."""
+    """Return the text, shortened with an ellipsis if it is wider than the column."""
     width = font.getlength(text)
     if width <= _WIDEST:
         return text

@@ -1,4 +1,4 @@
-"""Text embeddings of prompts, each computed once: in a run's folder, in a checkpoint's table, or by CLIP."""
+"""Text embeddings of prompts, read from a run folder or a checkpoint, or computed with CLIP."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, prompt_table,
 
 PROMPTS_FILE = "prompts.json"
 _SAME_EMBEDDING = 1e-2
-"""Of the embedding's length: float32 on other machines gives 1e-5, other weights about 1."""
+"""Tolerance relative to the norm: float32 differs by 1e-5 between machines, other weights by about 1."""
 
 
 class PromptTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Embeddings of a run's prompts, and the text tower that they come from."""
+    """Embeddings of the prompts of a run, and the text tower that computed them."""
 
     text_model: str
     text_weights: str
     prompts: tuple[PromptEntry, ...]
 
     def tensor(self) -> Tensor:
-        """Return the embeddings, (P, text_dim) float32."""
+        """Return the embeddings as a (P, text_dim) float32 tensor."""
         return torch.tensor([entry.embedding for entry in self.prompts], dtype=torch.float32)
 
 
 def embed_prompts(
     prompts: Sequence[str], *, model: str, weights: str, seed: int, known: PromptTable | None = None
 ) -> PromptTable:
-    """Return the embeddings of a run's prompts.
+    """Return the embeddings of the prompts of a run.
 
     Args:
         prompts: Distinct prompts.
         model: open_clip model.
         weights: Tag, file or `"random"`.
         seed: Seed of random weights.
-        known: What the run computed before: those prompts need no text tower, not even its weights file.
+        known: Embeddings that the run computed earlier; if it has all prompts, the text tower is not loaded.
 
     Raises:
-        PromptError: A prompt that the text tower cannot read.
-        CheckpointError: Text weights that cannot be had, or others than the run began with.
+        PromptError: The text tower cannot read a prompt.
+        CheckpointError: The text weights are not available, or differ from those of `known`.
     """
     wanted = (model, described(weights, seed=seed))
     if known is not None and (known.text_model, known.text_weights) != wanted:
         raise CheckpointError(
-            "the run was begun with another text tower",
+            "the run was started with another text tower",
             received=f"{wanted[1]} of {wanted[0]}",
             expected=f"{known.text_weights} of {known.text_model}",
-            fix="Resume with the same --clip-weights, or begin a new run.",
+            fix="Resume with the same --clip-weights, or start a new run.",
         )
     entries = {entry.prompt: entry for entry in known.prompts} if known else {}
     new = [p for p in prompts if p not in entries]
@@ -67,10 +67,10 @@ def embed_prompts(
 
 
 def read_table(run_dir: Path) -> PromptTable | None:
-    """Return the embeddings that a run's folder keeps; None if it has none.
+    """Return the embeddings stored in a run folder, or None.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The file cannot be read.
     """
     file = run_dir / PROMPTS_FILE
     try:
@@ -79,12 +79,14 @@ def read_table(run_dir: Path) -> PromptTable | None:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{file} cannot be read", received=str(error), fix="Remove it: the prompts are embedded again."
+            f"{file} cannot be read",
+            received=str(error),
+            fix="Remove the file; the embeddings are computed again.",
         ) from error
 
 
 def write_table(run_dir: Path, table: PromptTable) -> None:
-    """Keep the embeddings in a run's folder, whole or not at all.
+    """Write the embeddings into a run folder atomically.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -93,7 +95,11 @@ def write_table(run_dir: Path, table: PromptTable) -> None:
         with replacing(run_dir / PROMPTS_FILE) as temporary:
             temporary.write_bytes(msgspec.json.encode(table))
     except OutputError as error:
-        raise CheckpointError(f"{run_dir} cannot be written", received=error.received) from error
+        raise CheckpointError(
+            f"{run_dir} cannot be written",
+            received=error.received,
+            fix="Free space or choose another --run-dir.",
+        ) from error
 
 
 def embeddings_of(
@@ -102,22 +108,24 @@ def embeddings_of(
     """Return the (text_dim,) embedding of each prompt for a checkpoint.
 
     Args:
-        found: The checkpoint; prompts of its table need no text tower.
-        prompts: What is asked for.
+        found: The checkpoint; prompts of its table do not need the text tower.
+        prompts: Prompts to embed.
         clip_weights: Weights of the text tower for prompts outside the table: a tag, a file or `"random"`.
 
     Raises:
-        PromptError: No prompts, an unknown one without `clip_weights`, or one that CLIP cannot read.
-        CheckpointError: The text tower is another one than the checkpoint's.
+        PromptError: There is no prompt, one is unknown and `clip_weights` is None, or CLIP cannot read one.
+        CheckpointError: The text tower differs from that of the checkpoint.
     """
     if not prompts:
         raise PromptError(
-            f"{found.folder} knows no prompts", fix="Name one with --prompt and give the CLIP weights."
+            f"{found.folder} has no prompts",
+            expected="a prompt table, or a prompt with CLIP weights",
+            fix="Pass --prompt and --clip-weights.",
         )
     known = {e.prompt for e in found.config.prompts if e.embedding}
     new = [p for p in dict.fromkeys(prompts) if p not in known]
     if blank := [p for p in new if not p.strip()]:
-        raise PromptError("a prompt is empty", received=repr(blank[0]), fix="Name the structure in words.")
+        raise PromptError("a prompt is empty", received=repr(blank[0]), fix="Pass the name of a structure.")
     if new and clip_weights is None:
         raise unknown_prompt(new[0], tuple(sorted(known)))
     fresh = dict(zip(new, _embed(found, new, clip_weights), strict=True)) if new and clip_weights else {}
@@ -125,11 +133,11 @@ def embeddings_of(
 
 
 def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tensor:
-    """Embed new prompts with the text tower that the checkpoint was trained with, and no other."""
+    """Return embeddings of new prompts, computed with the text tower that the checkpoint was trained with."""
     config = found.config
     seed = re.fullmatch(r"random \(seed (\d+)\)", config.text_weights)
     encoder = TextEncoder(config.text_model, clip_weights, seed=int(seed[1]) if seed else 0)
-    fix = f"Give --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
+    fix = f"Pass --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
     if encoder.dim != config.network.text_dim:
         raise CheckpointError(
             "the text tower does not fit the router",
@@ -140,7 +148,7 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tens
     probe = next((entry for entry in config.prompts if entry.embedding), None)
     if probe is None:
         same = config.text_weights in ("unknown", encoder.weights)
-    else:  # a file may have any name: what counts is what it makes of a known prompt
+    else:  # file names are arbitrary: compare the embedding of a known prompt
         ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
         same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
     if not same:
@@ -148,6 +156,6 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tens
             "the CLIP weights are not those that the checkpoint was trained with",
             received=f"{encoder.weights} of {config.text_model}",
             expected=f"{config.text_weights} of {config.text_model}",
-            fix=f"{fix} An embedding of another text tower means nothing to this router.",
+            fix=f"{fix} The routers cannot use embeddings of another text tower.",
         )
     return encoder.embed(prompts)

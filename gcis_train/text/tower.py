@@ -1,4 +1,4 @@
-"""Text embeddings of prompts, from open_clip's text tower alone."""
+"""Compute text embeddings of prompts with the text tower of open_clip models."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _QUICK = "-quickgelu"
 
 
 class TextEncoder:
-    """A CLIP text tower that turns prompts into embeddings; the image tower is never built.
+    """CLIP text tower that computes the embeddings of prompts; the image tower is not created.
 
     Args:
         model: open_clip model name.
-        weights: A weights tag (`"openai"`), a local file (then nothing is looked up elsewhere), or
-            `"random"`: the same architecture with seeded weights, for machines that can't have the real
-            ones. Embeddings are then distinct for distinct prompts and mean nothing.
+        weights: A weights tag (`"openai"`), a local file (no network access), or `"random"`: the same
+            architecture with seeded weights, for machines without access to pretrained ones. Random
+            embeddings differ between prompts but carry no meaning.
         seed: Seed of random weights.
 
     Raises:
-        CheckpointError: Unknown model, a model with another tokenizer than CLIP's, or weights that cannot
-            be had or read.
+        CheckpointError: The model is unknown or does not use the tokenizer of CLIP, or the weights are not
+            available or cannot be read.
     """
 
     def __init__(self, model: str, weights: str, *, seed: int = 0) -> None:
@@ -58,7 +58,7 @@ class TextEncoder:
         """Return (N, dim) float32 embeddings, not normalised.
 
         Raises:
-            PromptError: An empty prompt, or one longer than the tower reads.
+            PromptError: A prompt is empty or exceeds the context length.
         """
         for prompt in prompts:
             self._check(prompt)
@@ -68,25 +68,30 @@ class TextEncoder:
 
     def _check(self, prompt: str) -> None:
         if not prompt.strip():
-            raise PromptError("a prompt is empty", fix="Name the structure in words.")
-        tokens = len(self._tokenizer.encode(prompt)) + 2  # start and end
+            raise PromptError("a prompt is empty", received=repr(prompt), fix="Pass the name of a structure.")
+        tokens = len(self._tokenizer.encode(prompt)) + 2  # start and end tokens
         if tokens > self._tokenizer.context_length:
             raise PromptError(
                 f"the prompt {prompt[:40]!r}… is too long for the text tower",
                 received=f"{tokens} tokens",
                 expected=f"at most {self._tokenizer.context_length}",
-                fix="Shorten it: it would be cut silently.",
+                fix="Shorten the prompt; CLIP would truncate it silently.",
             )
 
     def _read_config(self, model: str) -> dict[str, Any]:
         config: dict[str, Any] | None = self._open_clip.get_model_config(model)
         if config is None:
-            raise CheckpointError(f"open_clip has no model {model!r}", fix="See open_clip.list_models().")
-        foreign = {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys()
-        if foreign or "siglip" in model.lower():  # prompts could not be checked, nor read without the hub
             raise CheckpointError(
-                f"the text model {model} does not read CLIP's own tokens",
+                f"open_clip has no model {model!r}",
+                expected="a model name such as ViT-B-32-quickgelu",
+                fix="See open_clip.list_models().",
+            )
+        foreign = {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys()
+        if foreign or "siglip" in model.lower():  # its tokenizer has other limits and needs a download
+            raise CheckpointError(
+                f"the text model {model} does not use the tokenizer of CLIP",
                 expected="a CLIP model such as ViT-B-32-quickgelu or ViT-L-14",
+                fix="Choose another --text-model.",
             )
         return config
 
@@ -103,50 +108,50 @@ class TextEncoder:
         return tower.eval()
 
     def _pretrained(self, weights: str) -> nn.Module:
-        """Return the tower with its part of a weights file."""
+        """Return the text tower with weights from a file or a tag."""
         try:
             state = read_text_tower(Path(weights) if Path(weights).is_file() else self._download(weights))
             tower = self._random(0)
             tower.load_state_dict(state)
         except Exception as error:
             raise CheckpointError(
-                f"the text weights {weights!r} of {self.model} cannot be had",
+                f"the text weights {weights!r} of {self.model} are not available",
                 received=_first_line(error),
                 expected="a weights tag that open_clip can download, or a local weights file of this model",
-                fix="Give --clip-weights FILE, or --clip-weights random for a run whose router cannot "
+                fix="Pass --clip-weights FILE, or --clip-weights random for a run whose routers do not "
                 "generalise to new prompts.",
             ) from error
         return tower
 
     def _download(self, tag: str) -> Path:
-        """Return the file of a weights tag, from the download cache or the hub."""
+        """Return the file of a weights tag, from the download cache or the network."""
         module = importlib.import_module("open_clip.pretrained")
         known: dict[str, Any] = module.get_pretrained_cfg(self.model, tag)
         if not known:
             tags = ", ".join(module.list_pretrained_tags_by_model(self.model)) or "none"
-            raise ValueError(f"neither a file nor one of this model's tags ({tags})")
+            raise ValueError(f"neither a file nor a tag of this model ({tags})")
         if known.get("quick_gelu", False) != self._config.get("quick_gelu", False):
             other = self.model.removesuffix(_QUICK) if self.model.endswith(_QUICK) else self.model + _QUICK
-            raise ValueError(f"these weights are for another activation function: use the model {other}")
+            raise ValueError(f"the weights belong to another activation function: use the model {other}")
         with _quiet(), _offline_if_unreachable():
             return Path(module.download_pretrained(known))
 
 
 def described(weights: str, *, seed: int) -> str:
-    """Return what a run records of text weights: a tag, a file's name without its folder, or the seed."""
+    """Return the record of text weights in files: the tag, the file name without folder, or the seed."""
     return f"{RANDOM} (seed {seed})" if weights == RANDOM else Path(weights).name
 
 
 def read_text_tower(file: Path) -> dict[str, Tensor]:
-    """Return the text tower's tensors of a CLIP weights file, by the tower's own names.
+    """Return the tensors of the text tower in a CLIP weights file, by parameter name of the tower.
 
     Args:
         file: safetensors, a pickle of tensors (read with `weights_only`), or a TorchScript archive as
-            OpenAI publishes it. With open_clip's names: at the top, or under `text.`
+            published by OpenAI; with open_clip parameter names, at the top level or below `text.`.
 
     Raises:
-        ValueError: No text tower in it.
-        OSError, RuntimeError, pickle.UnpicklingError, SafetensorError: It cannot be read.
+        ValueError: The file has no text tower.
+        OSError, RuntimeError, pickle.UnpicklingError, SafetensorError: The file cannot be read.
     """
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as data:
@@ -161,7 +166,7 @@ def read_text_tower(file: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    if _is_torchscript(file):  # its code is not run: only its tensors are taken
+    if _is_torchscript(file):  # its code is not run; only tensors are read
         return dict(torch.jit.load(file, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
     tree = torch.load(file, map_location="cpu", weights_only=True)
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
@@ -176,7 +181,7 @@ def _is_torchscript(file: Path) -> bool:
 
 
 def _text_name(name: str) -> str | None:
-    """Return a tensor's name in the text tower; None for the image tower's and CLIP's own scalars."""
+    """Return the name of a tensor in the text tower; None if it does not belong to the text tower."""
     name = name.removeprefix("module.")
     if name.startswith("text."):
         return name.removeprefix("text.")
@@ -191,11 +196,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _import_open_clip() -> Any:
-    """Import open_clip, also where torchvision's compiled operators do not fit the torch build.
+    """Import open_clip, also if the compiled operators of torchvision do not match the torch build.
 
-    torchvision from the package index is built against CUDA; beside a CPU build of torch its compiled part
-    does not load, and importing it fails on two detection operators that no text tower needs.
-    Declaring their signatures lets the rest import.
+    torchvision from the package index is built for CUDA. With a CPU build of torch, its compiled part does
+    not load, and the import fails at two detection operators that the text tower does not use. Declaring
+    their signatures makes the import succeed.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -205,16 +210,16 @@ def _import_open_clip() -> Any:
             raise
     signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # declared by an earlier attempt
+        with contextlib.suppress(RuntimeError):  # declared by an earlier call
             torch.library.define(f"torchvision::{name}", signature)
     return importlib.import_module("open_clip")
 
 
 @contextlib.contextmanager
 def _offline_if_unreachable() -> Iterator[None]:
-    """Look in the download cache only where the weights' host does not answer.
+    """Restrict downloads to the download cache if the host of the weights is not reachable.
 
-    The downloader would try several names with growing pauses: 50 s until the error, for nothing.
+    The downloader would otherwise retry with increasing delays and fail after 50 s.
     """
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
@@ -226,7 +231,7 @@ def _offline_if_unreachable() -> Iterator[None]:
 
 
 def _reachable(url: str) -> bool:
-    """Tell whether a host takes connections; behind a proxy only the attempt itself can tell."""
+    """Return whether a host accepts connections; always True behind a proxy, where a test is not possible."""
     if urllib.request.getproxies():
         return True
     parts = urllib.parse.urlsplit(url)
@@ -240,7 +245,7 @@ def _reachable(url: str) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the downloader's retries: the error that follows says what matters."""
+    """Suppress the messages of the downloader about retries; a failure raises an error."""
     logging.disable(logging.ERROR)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -1,1 +1,1 @@
-"""Training: objectives, steps, loop, run folder and fine-tuning."""
+"""Training: pretraining, warm start, fine-tuning, and their common loop, losses and run folder."""

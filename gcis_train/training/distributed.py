@@ -1,8 +1,8 @@
-"""Several processes, one training: who this process is, and sums over all of them.
+"""Distributed training: rank of this process, and sums over all processes.
 
-Gradients are summed here and not by `DistributedDataParallel`: that averages the processes' own means, which
-is wrong where they hold unequal numbers of (window, prompt) rows, and it hooks the forward pass of one
-module, where a step calls encoder, decoder and routers apart (docs/decisions/0011).
+This module sums gradients itself instead of using `DistributedDataParallel`, which averages the means of the
+processes (wrong for unequal numbers of (window, prompt) rows) and hooks the forward pass of a single module,
+while a step calls encoder, decoder and routers separately (docs/decisions/0011).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from gcis_runtime.errors import DataError, ProcessError
 
 BUCKET = 16 * 2**20
-"""Numbers summed at once: 64 MiB of gradients."""
+"""Numbers per reduction: 64 MiB of float32 gradients."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among those of the training.
+    """Rank of this process and number of processes of the training.
 
     Attributes:
-        rank: Its number, from 0; process 0 writes.
-        world: How many there are.
+        rank: Rank of this process, from 0; process 0 writes the run folder.
+        world: Number of processes.
     """
 
     rank: int = 0
@@ -37,22 +37,22 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and shows progress."""
+        """Whether this process writes the run folder and displays progress."""
         return self.rank == 0
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its sum over all processes; returns it.
+        """Replace a tensor by its sum over all processes, and return it.
 
         Raises:
-            ProcessError: Another process is gone, or did not answer in time.
+            ProcessError: Another process has ended or does not respond in time.
         """
         if self.world > 1:
-            with _answered():
+            with _process_errors():
                 dist.all_reduce(tensor)
         return tensor
 
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace gradients by their sums; a parameter that no process has a gradient for keeps none.
+        """Replace gradients by their sums; a parameter without a gradient on any process keeps none.
 
         Raises:
             ProcessError: See `add`.
@@ -73,26 +73,26 @@ class Processes:
                 grad.copy_(part.view_as(grad))
 
     def share(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the first one's tensors.
+        """Copy the tensors of the first process to all others.
 
         Raises:
             ProcessError: See `add`.
         """
         if self.world > 1:
-            with torch.no_grad(), _answered():
+            with torch.no_grad(), _process_errors():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
 
 def current() -> Processes:
-    """Return what torch knows: one process, unless `connected` joined several."""
+    """Return rank and number of processes; a single process outside `connected`."""
     if not dist.is_initialized():
         return Processes()
     return Processes(rank=dist.get_rank(), world=dist.get_world_size())
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this process's own GPU where several processes share a machine (`LOCAL_RANK`)."""
+    """Return the GPU of this process if several processes share a machine (`LOCAL_RANK`)."""
     if str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -100,15 +100,18 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def connected(device: torch.device, *, minutes: float) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started (`WORLD_SIZE` in the environment), or stay alone.
+    """Connect the processes that `torchrun` started (`WORLD_SIZE` in the environment), if there are several.
 
     Args:
-        device: CUDA talks by NCCL, the CPU by gloo.
-        minutes: Longest wait for another process.
+        device: Device of this process; CUDA uses NCCL, the CPU gloo.
+        minutes: Timeout for other processes.
+
+    Yields:
+        Rank of this process and number of processes.
 
     Raises:
-        DataError: Fewer GPUs than processes on this machine.
-        ProcessError: The others cannot be reached.
+        DataError: The machine has fewer GPUs than processes.
+        ProcessError: Other processes cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
@@ -119,27 +122,29 @@ def connected(device: torch.device, *, minutes: float) -> Iterator[Processes]:
             raise DataError(
                 "there are fewer GPUs than processes",
                 received=f"process {os.environ.get('LOCAL_RANK')} on a machine with {count}",
+                expected="one GPU per process",
                 fix="Lower torchrun's --nproc-per-node.",
             )
         torch.cuda.set_device(device)
-    with _answered():
+    with _process_errors():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes))
     yield current()
-    # Only after a good end: where a process failed, waiting for the others would hang.
+    # Not in a finally block: after a failure, the call would wait for the other processes forever.
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """Turn the back ends' errors into one line."""
+def _process_errors() -> Iterator[None]:
+    """Convert errors of the back ends to a one-line error."""
     try:
         yield
     except RuntimeError as error:
         raise ProcessError(
-            "another process of the training is gone or does not answer",
+            "another process of the training has ended or does not respond",
             received=" ".join(str(error).split())[:200],
-            fix="See its error; then run the same command with --resume. Checkpoints are intact.",
+            fix="Check the output of the other process, then run the same command with --resume. "
+            "Checkpoints are intact.",
         ) from error
 
 

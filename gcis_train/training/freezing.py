@@ -1,4 +1,4 @@
-"""Which parameters a training changes: the parts of a network that fine-tuning freezes and frees."""
+"""Select parameters by part of the network, and freeze the others."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _BLOCK = re.compile(r"decoder\.positions\.(\d+)\.blocks\.(\d+)\.")
 
 
 def is_encoder(name: str) -> bool:
-    """Tell whether a parameter is the encoder's."""
+    """Return whether a parameter belongs to the encoder."""
     return name.startswith("encoder.")
 
 
 def is_router(name: str) -> bool:
-    """Tell whether a parameter is a router's."""
+    """Return whether a parameter belongs to a router."""
     return name.startswith("routers.")
 
 
 def is_block(name: str) -> bool:
-    """Tell whether a parameter is a routed block's, of any pathway."""
+    """Return whether a parameter belongs to a routed block of any pathway."""
     return _BLOCK.match(name) is not None
 
 
 def on_pathways(name: str, pathways: Iterable[Pathway]) -> bool:
-    """Tell whether a parameter is of a routed block that one of the pathways uses."""
+    """Return whether a parameter belongs to a routed block that one of the pathways uses."""
     match = _BLOCK.match(name)
     if match is None:
         return False
@@ -37,10 +37,10 @@ def on_pathways(name: str, pathways: Iterable[Pathway]) -> bool:
 
 
 def train_only(net: nn.Module, wanted: Callable[[str], bool]) -> tuple[str, ...]:
-    """Let gradients reach the parameters that `wanted` accepts by name, and no other.
+    """Enable gradients of the parameters whose name `wanted` accepts, and disable all others.
 
     Returns:
-        The names of the trained parameters.
+        Names of the trained parameters.
     """
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(wanted(name))

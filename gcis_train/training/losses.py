@@ -1,4 +1,4 @@
-"""Dice plus cross-entropy, for two classes a prompt and for one softmax over all structures."""
+"""Dice plus cross-entropy losses, for two classes per prompt and for one softmax over all structures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SMOOTH = 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A mean in its two parts, so that several processes can add theirs up.
+    """Numerator and denominator of a mean, so that several processes can add theirs.
 
     Attributes:
-        total: Scalar sum, with its gradient.
-        count: Scalar that the sum is divided by, without one.
+        total: Scalar sum, with gradient.
+        count: Scalar divisor, without gradient.
     """
 
     total: Tensor
@@ -25,19 +25,19 @@ class Mean:
 
 
 def value(terms: Sequence[Mean]) -> Tensor:
-    """Return the loss of one process: the sum of the means; a mean over nothing is zero."""
+    """Return the loss of one process, the sum of the means; a mean with count zero is zero."""
     return torch.stack([t.total / t.count.clamp(min=1e-12) for t in terms]).sum()
 
 
 def soft_dice_loss(probability: Tensor, target: Tensor) -> Tensor:
-    """Return one minus the soft Dice of each row, with MONAI's smoothing.
+    """Return one minus the soft Dice of each row, with the smoothing term of MONAI.
 
     Args:
         probability: (N, ...) in [0, 1].
         target: The same shape, 0 and 1.
 
     Returns:
-        (N,) losses; zero where both are empty.
+        (N,) losses; zero if both are empty.
     """
     p, t = probability.flatten(1), target.flatten(1)
     overlap = (p * t).sum(1)
@@ -46,14 +46,14 @@ def soft_dice_loss(probability: Tensor, target: Tensor) -> Tensor:
 
 
 def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice (mean of both classes, as MONAI's `DiceCELoss` takes it) plus cross-entropy.
+    """Return Dice loss (mean of both classes, as in MONAI's `DiceCELoss`) plus cross-entropy.
 
     Args:
         logits: (N, 2, X, Y, Z), background and foreground.
         target: (N, X, Y, Z), 0 and 1.
 
     Returns:
-        The mean over rows, a scalar.
+        Scalar mean over rows.
     """
     logits = logits.float()
     probability = logits.softmax(1)
@@ -62,33 +62,31 @@ def prompt_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def joint_loss(
-    margins: Tensor, target: Tensor, known: Tensor, *, foreground_weight: float = 1.0
+    logits: Tensor, target: Tensor, known: Tensor, *, foreground_weight: float = 1.0
 ) -> tuple[Mean, Mean]:
-    """Dice plus cross-entropy of one softmax over background and all structures.
+    """Return Dice and cross-entropy losses of one softmax over background and all structures.
 
-    Background has logit zero, so that a prompt's logit is its margin. A structure that was not labelled
-    on a case leaves the softmax of that case: its voxels are counted as background there, and it is not
-    punished for claiming them.
+    The logit of background is zero. A structure that is not labelled in a case is excluded from the softmax
+    of that case; its voxels count as background there, and predicting it is not penalised.
 
     Args:
-        margins: (N, P, X, Y, Z).
-        target: (N, X, Y, Z) int64; 0 background, `p + 1` structure `p`.
-        known: (N, P) bool: labelled on this case.
-        foreground_weight: Weight of a structure's voxel in the cross-entropy, against one of background.
-            Where structures fill a thousandth of a window, their gradients otherwise vanish before
-            they appear.
+        logits: (N, P, X, Y, Z) logit of each structure, relative to background.
+        target: (N, X, Y, Z) int64; 0 is background, `p + 1` is structure `p`.
+        known: (N, P) bool; whether the structure is labelled in the case.
+        foreground_weight: Weight of structure voxels in the cross-entropy, relative to background voxels. If
+            structures fill a thousandth of a window, background gradients dominate otherwise.
 
     Returns:
-        The cross-entropy (a mean over voxels by weight) and the Dice loss (a mean over structures present).
+        Cross-entropy (weighted mean over voxels) and Dice loss (mean over structures that are present).
     """
-    margins = margins.float()
+    logits = logits.float()
     unknown = ~known[:, :, None, None, None]
-    logits = torch.cat((torch.zeros_like(margins[:, :1]), margins.masked_fill(unknown, -1e4)), dim=1)
-    weight = torch.full((logits.shape[1],), foreground_weight, device=logits.device)
+    class_logits = torch.cat((torch.zeros_like(logits[:, :1]), logits.masked_fill(unknown, -1e4)), dim=1)
+    weight = torch.full((class_logits.shape[1],), foreground_weight, device=logits.device)
     weight[0] = 1.0
-    cross_entropy = torch.nn.functional.cross_entropy(logits, target, weight=weight, reduction="sum")
-    probability = logits.softmax(1)[:, 1:]
-    classes = torch.arange(1, margins.shape[1] + 1, device=target.device)
+    cross_entropy = torch.nn.functional.cross_entropy(class_logits, target, weight=weight, reduction="sum")
+    probability = class_logits.softmax(1)[:, 1:]
+    classes = torch.arange(1, logits.shape[1] + 1, device=target.device)
     one_hot = (target[:, None] == classes[None, :, None, None, None]).float()
     dice = soft_dice_loss(probability.flatten(0, 1), one_hot.flatten(0, 1)).view(known.shape)
     present = known & (one_hot.flatten(2).sum(2) > 0)

@@ -1,4 +1,4 @@
-"""What a step optimises: the routed network as published, or a static one for all prompts at once."""
+"""Training objectives: a network and its loss, for the routed network, fixed pathways and the warm start."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Batch:
         images: (N, 1, X, Y, Z) float32.
         masks: For each window (T, X, Y, Z) float32.
         prompts: For each window the T prompts of its masks.
-        seeds: For each window the seed of what a step draws for it; the same window draws the same in any
-            batch and on any process.
+        seeds: For each window the seed of its router noise, the same in any batch and on any process.
     """
 
     names: tuple[str, ...]
@@ -37,7 +36,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One (window, prompt) of a batch: index of the window, prompt, and mask (X, Y, Z)."""
+    """A (window, prompt) pair of a batch: index of the window, prompt, and (X, Y, Z) mask."""
 
     window: int
     prompt: str
@@ -45,7 +44,7 @@ class Row:
 
 
 def rows_of(batch: Batch) -> list[Row]:
-    """Return the rows of a batch, window after window."""
+    """Return the rows of a batch, ordered by window."""
     return [
         Row(window=index, prompt=prompt, mask=mask)
         for index, (masks, prompts) in enumerate(zip(batch.masks, batch.prompts, strict=True))
@@ -65,7 +64,7 @@ def group_rows(keys: Iterable[Key]) -> dict[Key, list[int]]:
 
 
 def take_windows(features: tuple[Tensor, ...], windows: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the feature maps of the given windows; a single one is a view, not a copy."""
+    """Return the feature maps of some windows; a single window or all windows are not copied."""
     if len(windows) == 1:
         return tuple(f[windows[0] : windows[0] + 1] for f in features)
     if list(windows) == list(range(len(features[0]))):
@@ -75,37 +74,39 @@ def take_windows(features: tuple[Tensor, ...], windows: Sequence[int]) -> tuple[
 
 
 class Objective(Protocol):
-    """A network and its loss."""
+    """Network with its loss."""
 
     @property
     def net(self) -> nn.Module:
-        """The module whose parameters are trained."""
+        """Module whose parameters are trained."""
 
     def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
-        """Return the step's loss as terms to add up, always as many; the first one counts what is labelled.
+        """Return the loss of a step as a constant number of terms to add.
 
         Args:
-            batch: Windows; maybe none, or none with a labelled structure (the first count is then zero).
-            done: Share of the training that is done, in [0, 1), for what changes over a training.
+            batch: Windows; may be empty or have no labelled structure (the count of the first term is then
+                zero).
+            done: Completed share of the training, in [0, 1), for schedules.
         """
 
     def evaluator(self) -> StaticGcisNet:
-        """Return a static network that gives every prompt's logit."""
+        """Return a static network that computes the logit of every prompt."""
 
 
 class RoutedObjective:
-    """Every (window, prompt) row samples a pathway; rows that sampled the same one run together.
+    """Loss of a routed network in which every (window, prompt) row samples a pathway.
 
-    The encoder runs once a window, whatever the number of its prompts. All layers treat the samples of a
-    batch independently, so loss and gradients are those of rows that run one by one.
+    The encoder runs once per window, and rows with the same pathway form one decoder batch. All layers treat
+    the samples of a batch independently, so loss and gradients equal those of rows that are computed one by
+    one.
 
     Args:
         net: The routed network.
-        prompts: The prompt table's prompts.
-        embeddings: (P, text_dim).
+        prompts: Prompts of the run.
+        embeddings: (P, text_dim) embeddings of the prompts.
         tau: Temperature of the Gumbel-softmax.
-        tau_end: Temperature at the end of the training, reached geometrically; None keeps `tau`.
-        balance: Weight of `balance_loss`, over all prompts; 0 leaves it out.
+        tau_end: Temperature at the end of the training, reached by exponential decay; None keeps `tau`.
+        balance: Weight of `balance_loss` over all prompts; 0 omits it.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class RoutedObjective:
         return Mean(total=total, count=total.new_tensor(float(len(rows)))), *self._balance_term()
 
     def _draw(self, batch: Batch, *, done: float) -> Tensor:
-        """Draw the router weights (rows, 7, K) of every row, each window's from its own seed."""
+        """Return sampled router weights (rows, 7, K); the noise of each window comes from its own seed."""
         tau = self._tau * (self._tau_end / self._tau) ** done
         drawn = []
         for prompts, seed in zip(batch.prompts, batch.seeds, strict=True):
@@ -151,14 +152,14 @@ class RoutedObjective:
         return torch.cat(drawn)
 
     def _balance_term(self) -> tuple[Mean, ...]:
-        """Return the balance as a mean of one; it depends on routers and prompts, not on the batch."""
+        """Return the balance loss as a term with count one; it does not depend on the batch."""
         if not self._balance:
             return ()
         total = self._balance * balance_loss(self.router_logits())
         return (Mean(total=total, count=torch.ones_like(total)),)
 
     def router_logits(self) -> Tensor:
-        """Return the routers' logits (P, 7, K) for all prompts."""
+        """Return the router logits (P, 7, K) of all prompts."""
         device = next(self.net.parameters()).device
         return self.net.route(torch.stack(list(self._embeddings.values())).to(device))
 
@@ -169,18 +170,19 @@ class RoutedObjective:
             return {p: self.net.resolve(e.to(device)) for p, e in self._embeddings.items()}
 
     def evaluator(self) -> StaticGcisNet:
-        """Return the static network of the prompts' pathways."""
+        """Return the static network of the pathways of all prompts."""
         device = next(self.net.parameters()).device
         return StaticGcisNet.resolved(self.net, list(self.pathways().values())).to(device).eval()
 
 
 class FixedObjective:
-    """Every (window, prompt) row runs its prompt's fixed pathway; no router takes part.
+    """Loss of a network in which every (window, prompt) row uses the fixed pathway of its prompt.
 
-    Windows with the same prompts run together, and share what their prompts' pathways have in common.
+    Windows with the same prompts form one batch, and pathways share their common prefixes. Routers are not
+    used.
 
     Args:
-        net: A routed network, or a static one with a pathway for each prompt in this order.
+        net: A routed network, or a static one with one pathway per prompt in this order.
         pathways: Pathway of each prompt.
         frozen_encoder: Run the encoder in evaluation mode and without autograd.
     """
@@ -218,7 +220,7 @@ class FixedObjective:
             return self.net.encoder(images)  # type: ignore[no-any-return]
 
     def evaluator(self) -> StaticGcisNet:
-        """Return the static network of the prompts' pathways."""
+        """Return the static network of the pathways of all prompts."""
         if isinstance(self.net, StaticGcisNet):
             return self.net.eval()
         device = next(self.net.parameters()).device
@@ -226,11 +228,11 @@ class FixedObjective:
 
 
 class JointObjective:
-    """A static network with one softmax over background and all prompts.
+    """Loss of a static network with one softmax over background and all prompts.
 
     Args:
-        net: A static network with one pathway for each prompt.
-        prompts: Its prompts, in channel order.
+        net: A static network with one pathway per prompt.
+        prompts: Prompts in channel order.
         foreground_weight: See `joint_loss`.
     """
 
@@ -240,7 +242,7 @@ class JointObjective:
         self._channel = {prompt: i for i, prompt in enumerate(prompts)}
 
     def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
-        """Return the loss; structures that a case does not label are left out."""
+        """Return the loss; structures that are not labelled in a case are excluded for that case."""
         count, device = len(batch.names), batch.images.device
         known = torch.zeros(count, len(self._channel), dtype=torch.bool, device=device)
         target = torch.zeros((count, *batch.images.shape[2:]), dtype=torch.long, device=device)
@@ -253,23 +255,23 @@ class JointObjective:
         return joint_loss(self.net(batch.images), target, known, foreground_weight=self._weight)
 
     def evaluator(self) -> StaticGcisNet:
-        """Return the network itself."""
+        """Return the network in evaluation mode."""
         return self.net.eval()
 
 
 def nothing(batch: Batch) -> Mean:
-    """Return the mean over nothing, on the batch's device."""
+    """Return a term with total and count zero, on the device of the batch."""
     zero = torch.zeros((), device=batch.images.device)
     return Mean(total=zero, count=zero)
 
 
 def sample_gates(logits: Tensor, tau: float, generator: torch.Generator) -> Tensor:
-    """Draw hard Gumbel-softmax weights with straight-through gradients.
+    """Return hard Gumbel-softmax samples with straight-through gradients.
 
     Args:
         logits: (..., 7, K) router logits.
         tau: Temperature.
-        generator: Source of the noise (on the CPU, so that a run does not depend on the device).
+        generator: Random generator on the CPU, so that a run does not depend on the device.
 
     Returns:
         (..., 7, K): one-hot in value, softmax in gradient.

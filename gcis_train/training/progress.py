@@ -1,4 +1,4 @@
-"""Progress of a training: a live line on a terminal, one line an epoch elsewhere."""
+"""Display the progress of a training: a live line on a terminal, otherwise one line per epoch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Shows loss and time left.
+    """Display of loss and remaining time.
 
     Args:
-        stream: Where; a live line only if it is a terminal.
-        shown: Show anything: of several processes only the first one does.
+        stream: Output stream; the live line appears only on a terminal.
+        shown: Whether to write anything; of several processes only the first one does.
     """
 
     def __init__(self, stream: TextIO = sys.stderr, *, shown: bool = True) -> None:
@@ -23,10 +23,10 @@ class Progress:
         self._average: float | None = None
 
     def step(self, *, epoch: int, step: int, steps: int, loss: float | None) -> None:
-        """Show one step."""
+        """Update the live line after a step."""
         now = time.monotonic()
         if self._begin is None:
-            self._begin = (now, step)  # the first step also waits for data; it is not counted
+            self._begin = (now, step)  # excluded from the rate, because it also waits for data
         if loss is not None:
             self._average = loss if self._average is None else 0.95 * self._average + 0.05 * loss
         if self._live:
@@ -38,17 +38,17 @@ class Progress:
             self._stream.flush()
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Show one finished epoch."""
+        """Log the metrics of a finished epoch."""
         parts = [f"epoch {record['epoch']}", f"{record['seconds']:.0f} s"]
         if record.get("loss") is not None:
             parts.append(f"loss {record['loss']:.4f}")
         if "dice" in record:
             each = ", ".join(f"{p} {d:.2f}" for p, d in record["dice_by_prompt"].items())
             parts.append(f"Dice {record['dice']:.3f} ({each})")
-        self.say("  ".join(parts))
+        self.log("  ".join(parts))
 
-    def say(self, text: str) -> None:
-        """Print a line of its own."""
+    def log(self, text: str) -> None:
+        """Write a line of text; it replaces the live line."""
         if not self._shown:
             return
         self._stream.write(("\r" + " " * 78 + "\r" if self._live else "") + text + "\n")

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with `config.json` and `weights.safetensors`; no pickle is written."""
+"""Read and write checkpoints: folders with `config.json` and `weights.safetensors`, without pickles."""
 
 from __future__ import annotations
 
@@ -28,33 +28,38 @@ from gcis_train.nets.pathway import Pathway
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 POINTER_FILE = "checkpoint.json"
-"""In a run folder: says which of its checkpoints is the best and which the latest."""
+"""File of a run folder that names its best and its latest checkpoint."""
+
+_OTHER_CHECKPOINT = "Copy the checkpoint again, or choose another one."
+
+
+CheckpointKind = Literal["routed", "static", "encoder"]
 
 
 class PromptEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A prompt that the checkpoint knows, with its text embedding (text_dim floats)."""
+    """A prompt of the prompt table with its text embedding (text_dim floats; empty if unknown)."""
 
     prompt: str
     embedding: tuple[float, ...] = ()
 
 
 class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `config.json` holds.
+    """Contents of `config.json`.
 
     Attributes:
-        kind: `"routed"`; `"static"` with `path_selections` (counted from 1), one for each prompt or a single
-            one without a prompt; `"encoder"`, weights to start a training from.
-        preprocess: None when imported weights do not say theirs.
-        window: None when imported weights do not say theirs.
+        kind: `"routed"`; `"static"` with `path_selections` (counted from 1), one per prompt or a single
+            one without a prompt; `"encoder"`, weights to initialise a training.
+        preprocess: Preprocessing; None if imported weights do not specify it.
+        window: Sliding window; None if imported weights do not specify it.
         prompts: The prompt table.
         text_model: open_clip model of the embeddings.
-        text_weights: Its weights; `"random (seed N)"` when seeded.
+        text_weights: Weights of that model; `"random (seed N)"` for random ones.
         provenance: Notes on data, run and source.
     """
 
     schema: Literal["gcis-checkpoint"] = "gcis-checkpoint"
     schema_version: Literal[1] = 1
-    kind: Literal["routed", "static", "encoder"]
+    kind: CheckpointKind
     network: NetworkConfig
     preprocess: PreprocessSpec | None = None
     window: WindowSpec | None = None
@@ -78,7 +83,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: its configuration, weights by our names, and the file's hash."""
+    """A checkpoint in memory: configuration, weights by parameter name, and SHA-256 of the weights file."""
 
     config: CheckpointConfig
     weights: dict[str, Tensor]
@@ -87,14 +92,14 @@ class Checkpoint:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompts of the table."""
+        """Prompts of the prompt table."""
         return tuple(entry.prompt for entry in self.config.prompts)
 
     def embedding(self, prompt: str) -> Tensor:
-        """Return the (text_dim,) embedding of a prompt of the table.
+        """Return the (text_dim,) embedding of a prompt.
 
         Raises:
-            PromptError: The prompt is not in the table.
+            PromptError: The prompt table has no embedding of the prompt.
         """
         for entry in self.config.prompts:
             if entry.prompt == prompt and entry.embedding:
@@ -105,14 +110,14 @@ class Checkpoint:
         """Return the routed network in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is static or holds an encoder only.
+            CheckpointError: The checkpoint is static or contains an encoder only.
         """
         if self.config.kind != "routed":
             raise CheckpointError(
-                f"{self.folder} holds a network of another kind",
+                f"{self.folder} contains a network of another kind",
                 received=self.config.kind,
                 expected="routed",
-                fix="Use a pretrained checkpoint.",
+                fix="Use a checkpoint of gcis-train pretrain.",
             )
         net = GcisNet(self.config.network)
         self.load_into(net)
@@ -122,11 +127,14 @@ class Checkpoint:
         """Return the static network of a static checkpoint, in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is routed or holds an encoder only.
+            CheckpointError: The checkpoint is routed or contains an encoder only.
         """
         if self.config.kind != "static":
             raise CheckpointError(
-                f"{self.folder} holds a network of another kind", received=self.config.kind, expected="static"
+                f"{self.folder} contains a network of another kind",
+                received=self.config.kind,
+                expected="static",
+                fix="Use a checkpoint of gcis-train warmstart or finetune --prompt.",
             )
         paths = [Pathway(tuple(n - 1 for n in one_based)) for one_based in self.config.path_selections]
         net = StaticGcisNet(self.config.network, paths)
@@ -134,10 +142,10 @@ class Checkpoint:
         return net.eval()
 
     def load_into(self, net: torch.nn.Module) -> None:
-        """Put the weights into a network.
+        """Copy the weights into a network.
 
         Raises:
-            CheckpointError: They are not exactly this network's.
+            CheckpointError: Names or shapes differ from those of the network.
         """
         try:
             net.load_state_dict(self.weights)
@@ -147,11 +155,12 @@ class Checkpoint:
                 f"the weights in {self.folder} do not fit the network",
                 received=received if len(received) < 300 else f"{received[:300]}…",
                 expected="the network that its config.json describes",
+                fix=_OTHER_CHECKPOINT,
             ) from error
 
 
 def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
-    """Return the error for a prompt that has no stored embedding, with the nearest known ones."""
+    """Return an error for a prompt without a stored embedding that lists the most similar known prompts."""
     near = difflib.get_close_matches(prompt, known, n=3, cutoff=0.4)
     listing = ", ".join(repr(p) for p in known) or "none"
     hint = f" Nearest: {', '.join(repr(p) for p in near)}." if near else ""
@@ -159,16 +168,16 @@ def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
         "the checkpoint has no text embedding of this prompt",
         received=repr(prompt),
         expected=f"one of {listing}",
-        fix="Choose one of these, give the CLIP weights with --clip-weights, or name the pathway with "
+        fix="Choose one of these, pass the CLIP weights with --clip-weights, or the pathway with "
         f"--path-selection.{hint}",
     )
 
 
 def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
-    """Return the checkpoint folder that `path` means: itself, or the one a run folder points to.
+    """Return the checkpoint folder for a path: the path itself, or the checkpoint that a run folder names.
 
     Raises:
-        CheckpointError: Neither a checkpoint nor a run folder with one.
+        CheckpointError: The path is neither a checkpoint nor a run folder with one.
     """
     if (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
         return path
@@ -184,7 +193,7 @@ def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
 
 
 def read_pointer(run_dir: Path) -> dict[str, str]:
-    """Return a run folder's checkpoints by role; empty where there are none."""
+    """Return the checkpoints of a run folder by role; empty if there are none."""
     try:
         return msgspec.json.decode((run_dir / POINTER_FILE).read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -192,34 +201,36 @@ def read_pointer(run_dir: Path) -> dict[str, str]:
 
 
 def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoint:
-    """Read a checkpoint or the checkpoint of a run folder.
+    """Read a checkpoint folder, or the best or latest checkpoint of a run folder.
 
     Raises:
-        CheckpointError: Missing, damaged, or of another schema.
+        CheckpointError: The checkpoint is missing or damaged, or has another schema.
     """
     folder = find(path, prefer=prefer)
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=CheckpointConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} cannot be read", received=str(error)) from error
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT
+        ) from error
     file = folder / WEIGHTS_FILE
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read", received=str(error)) from error
+        raise CheckpointError(f"{file} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT) from error
     return Checkpoint(config=config, weights=weights, sha256=hash_file(file), folder=folder)
 
 
 def save(
     folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], extra: dict[str, bytes] | None = None
 ) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder atomically.
 
     Args:
-        folder: Where; replaced if it exists.
+        folder: Folder to write; replaced if it exists.
         config: Contents of `config.json`.
-        weights: State by our names.
-        extra: Further files by name.
+        weights: Tensors by parameter name.
+        extra: Contents of further files by name.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -231,11 +242,11 @@ def save(
             for name, data in (extra or {}).items():
                 (temporary / name).write_bytes(data)
             (temporary / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error when the disk is full
         raise CheckpointError(
             f"{folder} cannot be written",
             received=getattr(error, "strerror", None) or str(error),
-            fix="Free space or choose another folder; what was saved before is intact.",
+            fix="Free space or choose another folder; earlier checkpoints are intact.",
         ) from error
 
 
@@ -246,7 +257,7 @@ def hash_file(file: Path) -> str:
 
 
 def prompt_table(prompts: Sequence[str], embeddings: Tensor) -> tuple[PromptEntry, ...]:
-    """Return the prompt table of prompts and their (N, text_dim) embeddings."""
+    """Return the prompt table for prompts and their (P, text_dim) embeddings."""
     values = embeddings.to(torch.float32).numpy().astype(np.float64)
     return tuple(
         PromptEntry(prompt=p, embedding=tuple(row.tolist())) for p, row in zip(prompts, values, strict=True)
@@ -254,10 +265,10 @@ def prompt_table(prompts: Sequence[str], embeddings: Tensor) -> tuple[PromptEntr
 
 
 def prune(folder: Path, *, keep: set[str]) -> None:
-    """Remove checkpoints of a run that nothing points to.
+    """Remove the checkpoints of a run that are not listed in `keep`.
 
     Args:
-        folder: The run's `checkpoints` folder.
+        folder: The `checkpoints` folder of the run.
         keep: Names to keep, as `checkpoints/<name>`.
     """
     for found in folder.iterdir():

@@ -1,6 +1,6 @@
-"""Foreign checkpoints, read in one place: published gCIS and SwinUNETR weights.
+"""Read foreign checkpoints: published gCIS and SwinUNETR weights.
 
-Pickles are opened with `weights_only=True`: tensors and plain containers, nothing that runs.
+Pickles are opened with `weights_only=True`, which admits tensors and plain containers but no code.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,15 +36,15 @@ _INDEX = "relative_position_index"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Import:
-    """What was read from a foreign file.
+    """Contents of a foreign file.
 
     Attributes:
-        kind: What the file is.
+        kind: Format of the file.
         config: Configuration of the checkpoint to write.
-        weights: Tensors by our names.
+        weights: Tensors by parameter name of this package.
         used: Names in the file that were used.
-        unused: Names in the file that were not, each with the reason.
-        missing: Our parameters that the file does not have (they start at random in a training).
+        unused: Names in the file that were not used, each with the reason.
+        missing: Parameters that the file lacks; a training initialises them randomly.
     """
 
     kind: Kind
@@ -62,7 +63,7 @@ def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
         prompt: Name of the structure of a single-task checkpoint.
 
     Raises:
-        CheckpointError: Unreadable, unsafe, or none of the known kinds; or tensors that do not fit them.
+        CheckpointError: The file cannot be read, contains code, has an unknown format, or tensors do not fit.
     """
     state = _by_published_name(_tensors(path), path)
     kind = _recognise(state.keys(), path)
@@ -103,10 +104,10 @@ def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
 
 
 def import_file(path: Path, folder: Path, *, prompt: str | None = None) -> Import:
-    """Read a foreign checkpoint and write it as one of ours.
+    """Read a foreign checkpoint and write it as a checkpoint folder.
 
     Raises:
-        CheckpointError: See `read_foreign`; or the folder cannot be written.
+        CheckpointError: See `read_foreign`, or the folder cannot be written.
     """
     found = read_foreign(path, prompt=prompt)
     save(folder, found.config, found.weights)
@@ -114,17 +115,22 @@ def import_file(path: Path, folder: Path, *, prompt: str | None = None) -> Impor
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a pickle by name, from under `state_dict`, `model` or the top."""
+    """Return the tensors of a pickle by name, from `state_dict`, `model` or the top level."""
     try:
         tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read", received=error.strerror or str(error)) from error
+        raise CheckpointError(
+            f"{path} cannot be read",
+            received=error.strerror or str(error),
+            expected=_EXPECTED,
+            fix="Check the path and its permissions.",
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, or is not a PyTorch file",
+            f"{path} contains more than tensors and plain values, or is not a PyTorch file",
             received="pickled objects beyond tensors, numbers and strings",
             expected=_EXPECTED,
-            fix="Save only the state_dict: loading anything else could run code.",
+            fix="Save only the state_dict; loading other objects could run code.",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _refusal(path, "a file that torch.load cannot read") from error
@@ -140,7 +146,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _published(name: str) -> str:
-    """Return the published spelling of a name: no wrapper prefix, one name for the encoder, linear layers."""
+    """Return a name without wrapper prefixes and with the published names of encoder and linear layers."""
     name = name.removeprefix("module.").removeprefix("net.")
     name = re.sub(r"^(swin_vit|swinvit)\.", "swinViT.", name)
     if re.match(r"^(patch_embed|layers[1-4])\.", name):
@@ -149,18 +155,18 @@ def _published(name: str) -> str:
 
 
 def _by_published_name(tensors: dict[str, Tensor], path: Path) -> dict[str, tuple[str, Tensor]]:
-    """Return name in the file and tensor by published name; refuse two of one name."""
+    """Return name in the file and tensor by published name; two with the same name are an error."""
     state: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in tensors.items():
         wanted = _published(name)
         if wanted in state:
-            raise _refusal(path, f"two tensors for one place: {state[wanted][0]} and {name}")
+            raise _refusal(path, f"two tensors for the same parameter: {state[wanted][0]} and {name}")
         state[wanted] = (name, tensor)
     return state
 
 
-def _recognise(names: Any, path: Path) -> Kind:
-    names = set(names)
+def _recognise(found: Iterable[str], path: Path) -> Kind:
+    names = set(found)
     if _STEM not in names:
         raise _refusal(path, f"names such as {', '.join(sorted(names)[:3])}")
     if any(_PATHWAY.match(n) for n in names) and "prompt_router.weight" in names:
@@ -183,7 +189,7 @@ def _network(kind: Kind, config: NetworkConfig) -> GcisNet | StaticGcisNet:
 def _match(
     ours: dict[str, Tensor], state: dict[str, tuple[str, Tensor]], *, single: bool
 ) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
-    """Return our tensors found in the file, the file's leftovers with reasons, and the names used."""
+    """Return the matched tensors, the unused names in the file with reasons, and the used names."""
     weights: dict[str, Tensor] = {}
     unused = {source: "no counterpart" for source, _ in state.values() if not source.endswith(_INDEX)}
     claimed: set[str] = set()
@@ -193,7 +199,7 @@ def _match(
             continue
         source, theirs = state[wanted]
         if theirs.shape != mine.shape:
-            unused[source] = f"shape {tuple(theirs.shape)}, ours {tuple(mine.shape)}"
+            unused[source] = f"shape {tuple(theirs.shape)}, expected {tuple(mine.shape)}"
             continue
         weights[name] = theirs.to(torch.float32)
         claimed.add(source)
@@ -202,17 +208,23 @@ def _match(
 
 
 def _require(kind: Kind, missing: tuple[str, ...], unused: dict[str, str], path: Path) -> None:
-    """Refuse a gCIS file that is not whole, and an encoder file without the whole transformer."""
+    """Raise an error for an incomplete gCIS file or an encoder file with an incomplete transformer."""
     needed = [n for n in missing if kind.startswith("gcis") or n.startswith("encoder.swin.")]
     if needed or (kind.startswith("gcis") and unused):
         detail = f"{len(needed)} tensors missing ({', '.join(needed[:3])})" if needed else ""
         extra = f"{len(unused)} that do not fit ({', '.join(list(unused)[:3])})" if unused else ""
         raise CheckpointError(
-            f"{path} looks like {kind} weights but is not whole",
+            f"{path} has the format {kind} but is incomplete",
             received="; ".join(part for part in (detail, extra) if part),
             expected=_EXPECTED,
+            fix="Download the file again, or choose another one.",
         )
 
 
 def _refusal(path: Path, received: str) -> CheckpointError:
-    return CheckpointError(f"{path} is not weights that gCIS can read", received=received, expected=_EXPECTED)
+    return CheckpointError(
+        f"{path} does not contain weights in a known format",
+        received=received,
+        expected=_EXPECTED,
+        fix="Choose another file.",
+    )

@@ -1,4 +1,4 @@
-"""A training's start from other weights: ours or foreign, an encoder, a static network or a routed one."""
+"""Initialise a network from other weights: a checkpoint or a foreign file, of any kind of network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointKind
 from gcis_train.weights.foreign import read_foreign
 from gcis_train.weights.upcycle import fit_routers
 
@@ -23,22 +24,22 @@ _ROUTERS = "routers."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Weights to start from.
+    """Weights to initialise a network from.
 
     Attributes:
         name: File or folder.
-        sha256: Hash of the weights file.
-        kind: `routed`, `static` or `encoder`; of the latter no decoder block is used.
-        described: The kind in words: a foreign file's, such as `swin-unetr`.
-        network: Sizes of the network that they belong to.
-        weights: Tensors by our names.
+        sha256: SHA-256 of the weights file.
+        kind: `routed`, `static` or `encoder`; decoder blocks of the latter are not used.
+        described: Kind for the report; for a foreign file its format, such as `swin-unetr`.
+        network: Sizes of the network that the weights belong to.
+        weights: Tensors by parameter name.
         pathways: Prompt and pathway of each channel of a static network.
-        unused: What a foreign file has beyond that, with the reason.
+        unused: Tensors of a foreign file that have no counterpart, with the reason.
     """
 
     name: str
     sha256: str
-    kind: str
+    kind: CheckpointKind
     described: str
     network: NetworkConfig
     weights: dict[str, Tensor]
@@ -48,17 +49,17 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of every tensor.
+    """Report on every tensor of the network and of the source.
 
     Attributes:
-        source: File or folder that the weights came from.
-        sha256: Hash of the weights file.
-        kind: What it holds.
-        used: Tensors of the network and the source's tensor that each was set to.
-        copied: Those of `used` that are copies into another pathway (sparse upcycling).
+        source: File or folder of the weights.
+        sha256: SHA-256 of the weights file.
+        kind: Kind of the weights.
+        used: Name of the source tensor of each initialised tensor of the network.
+        copied: Keys of `used` that are copies into another pathway (sparse upcycling).
         unused: Tensors of the source that were not used, with the reason.
-        missing: Tensors of the network that the source has nothing for; they start at random.
-        fitted: Prompts whose pathways the routers were fitted to.
+        missing: Tensors of the network without a counterpart; they keep their random initialisation.
+        fitted: Prompts to whose pathways the routers were fitted.
     """
 
     source: str
@@ -71,29 +72,31 @@ class Report:
     fitted: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return builtin values for JSON."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """Return it for people."""
+        """Return the lines of a readable summary."""
         total = len(self.used) + len(self.missing)
         lines = [f"initialised {len(self.used)} of {total} tensors from {self.source} ({self.kind})"]
         if self.copied:
-            lines.append(f"  {len(self.copied)} of them are copies of a block into other pathways")
+            lines.append(f"  {len(self.copied)} of them are copies of blocks from another pathway")
         if self.fitted:
             lines.append(f"  routers fitted to the pathways of {', '.join(self.fitted)}")
         if self.missing:
-            lines.append(f"  {len(self.missing)} start at random: {_some(self.missing)}")
+            lines.append(f"  {len(self.missing)} keep their random initialisation: {_some(self.missing)}")
         if self.unused:
-            lines.append(f"  {len(self.unused)} of the source were not used: {_some(tuple(self.unused))}")
+            lines.append(
+                f"  {len(self.unused)} tensors of the source were not used: {_some(tuple(self.unused))}"
+            )
         return lines
 
 
 def read_source(path: Path) -> Source:
-    """Read weights to start from: a published or SwinUNETR file, or one of our checkpoints or run folders.
+    """Read weights from a published gCIS or SwinUNETR file, a checkpoint folder or a run folder.
 
     Raises:
-        CheckpointError: Neither.
+        CheckpointError: The path is none of these, or cannot be read.
     """
     if path.is_file():
         found = read_foreign(path)
@@ -126,40 +129,41 @@ def initialise(
     *,
     prompts: Sequence[str],
     embeddings: Tensor,
-    router_margin: float,
+    router_gap: float,
 ) -> Report:
-    """Set a network's tensors to the source's, where it has one of that name and shape.
+    """Set the tensors of a network to those of the source with the same name and shape.
 
-    A decoder block that the source lacks starts as a copy of one that it has at that position, in turn, so
-    that a static network fills every pathway. If it knows prompts of this run, the routers are fitted to send
-    each of them along its own pathway; otherwise they stay random, and every pathway gives the same answer.
+    A decoder block that the source lacks becomes a copy of one of the source's blocks at that position, in
+    turn, so that a static network fills every pathway. If a static source shares at least two prompts with
+    this run, the routers are fitted to its pathways; otherwise they stay random, and every pathway has the
+    same output.
 
     Args:
-        net: The network to set.
+        net: Network to initialise, modified in place.
         source: The weights.
         prompts: Prompts of this run.
-        embeddings: (P, text_dim) of these prompts.
-        router_margin: Lead of a fitted prompt's block, in router logits.
+        embeddings: (P, text_dim) embeddings of these prompts.
+        router_gap: Difference between the router logits of the assigned block and every other block.
 
     Raises:
-        CheckpointError: The encoder does not fit, or a pathway of the source does not exist here.
-        PromptError: The embeddings do not tell the prompts apart.
+        CheckpointError: The encoder does not fit, or the network lacks a pathway of the source.
+        PromptError: The embeddings are not linearly independent.
     """
     state = net.state_dict()
     used, reasons = _match(state, source)
     if source.network.feature_size != net.config.feature_size or not any(
-        # Position bias tables have one shape at every feature size: sharing a few tensors is not enough.
+        # Position bias tables have the same shape at every feature size, so a few matches are not enough.
         n.startswith("encoder.")
         for n in used
     ):
         raise CheckpointError(
-            f"{source.name} does not fit this network's encoder",
+            f"{source.name} does not fit the encoder of this network",
             received=f"feature size {source.network.feature_size}",
             expected=f"feature size {net.config.feature_size}",
             fix="Set --feature-size to that of the checkpoint.",
         )
     net.load_state_dict({**state, **{n: source.weights[o] for n, o in used.items()}})
-    fitted = _fit(net, source, prompts, embeddings, router_margin) if isinstance(net, GcisNet) else ()
+    fitted = _fit(net, source, prompts, embeddings, router_gap) if isinstance(net, GcisNet) else ()
     taken = set(used.values())
     unused = {n: reasons.get(n, "no counterpart") for n in source.weights if n not in taken}
     return Report(
@@ -175,13 +179,13 @@ def initialise(
 
 
 def _match(state: dict[str, Tensor], source: Source) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the source's tensor for each of ours, and why others of the same name were not used."""
+    """Return the name of the source tensor per tensor of `state`, and the reasons for rejected ones."""
     blocks: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
     for name in source.weights:
         if (place := _block(name)) is not None and source.kind == "encoder":
-            # Its decoder reads other channels: what fits is half a block.
-            reasons[name] = "a block of another decoder"
+            # The decoder has other input channels, so only half of a block would fit.
+            reasons[name] = "block of another decoder"
         elif place is not None:
             indices = blocks.setdefault(place[0], [])
             indices += [place[1]] if place[1] not in indices else []
@@ -196,12 +200,12 @@ def _match(state: dict[str, Tensor], source: Source) -> tuple[dict[str, str], di
                 used[name] = candidate
                 break
             if theirs is not None:
-                reasons[candidate] = f"shape {tuple(theirs.shape)}, ours {tuple(tensor.shape)}"
+                reasons[candidate] = f"shape {tuple(theirs.shape)}, expected {tuple(tensor.shape)}"
     return used, reasons
 
 
 def _block(name: str) -> tuple[str, str, str] | None:
-    """Split `decoder.positions.P.blocks.I.rest` before and after the block's index."""
+    """Return the parts before, at and after `I` in `decoder.positions.P.blocks.I.rest`, or None."""
     parts = name.split(".")
     if len(parts) < 6 or parts[:2] != ["decoder", "positions"] or parts[3] != "blocks":
         return None
@@ -209,9 +213,9 @@ def _block(name: str) -> tuple[str, str, str] | None:
 
 
 def _fit(
-    net: GcisNet, source: Source, prompts: Sequence[str], embeddings: Tensor, margin: float
+    net: GcisNet, source: Source, prompts: Sequence[str], embeddings: Tensor, gap: float
 ) -> tuple[str, ...]:
-    """Fit the routers to the pathways of the prompts that a static source shares with this run."""
+    """Fit the routers to the pathways of prompts shared with a static source; return these prompts."""
     pathways = {prompt: pathway for prompt, pathway in source.pathways if prompt in prompts}
     if len(pathways) < 2:
         return ()
@@ -224,7 +228,7 @@ def _fit(
             fix="Raise --pathways.",
         )
     shared = [i for i, prompt in enumerate(prompts) if prompt in pathways]
-    fit_routers(net, embeddings[shared], [pathways[prompts[i]] for i in shared], margin=margin)
+    fit_routers(net, embeddings[shared], [pathways[prompts[i]] for i in shared], gap=gap)
     return tuple(prompts[i] for i in shared)
 
 

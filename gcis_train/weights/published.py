@@ -1,8 +1,8 @@
-"""Parameter names of the published network, from ours and back.
+"""Translate parameter names of this package to those of the published network.
 
-Ours: `encoder.swin.*`, `encoder.encoderK.*`, `decoder.positions.P.{up,blocks.I}.*`, `routers.P.*`.
+This package: `encoder.swin.*`, `encoder.encoderK.*`, `decoder.positions.P.{up,blocks.I}.*`, `routers.P.*`.
 Published, routed: `swinViT.*`, `encoderK.layer.*`, `decoder10.layer_pI.*`, `decoderK.conv_block_pI.*`,
-`out_pI.conv.conv.*`, `[position.]prompt_router.*`; single-task: the same without `_pI`.
+`out_pI.conv.conv.*`, `[position.]prompt_router.*`. Published, single-task: the same without `_pI`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _CONV = re.compile(r"\b(conv1|conv2|conv2_2|conv3|transp_conv|concat_conv)\.weig
 
 
 def published_name(name: str, *, single: bool) -> str:
-    """Return the published spelling of one of our parameter names.
+    """Return the published name of a parameter of this package.
 
     Args:
-        name: A name of `GcisNet.state_dict()` or `StaticGcisNet.state_dict()`.
-        single: Spell the single-task network's name (no pathway numbers).
+        name: Key of `GcisNet.state_dict()` or `StaticGcisNet.state_dict()`.
+        single: Return the name in the single-task network (no pathway numbers).
     """
     head, *rest = name.split(".")
     if name.startswith("encoder.swin."):
@@ -40,5 +40,5 @@ def published_name(name: str, *, single: bool) -> str:
 
 
 def _wrap(name: str) -> str:
-    """Spell the extra module that the published convolutions are wrapped in."""
+    """Return the name with the wrapper module of the published convolutions inserted."""
     return _CONV.sub(lambda match: f"{match.group(1)}.conv.weight", name)

@@ -1,7 +1,7 @@
-"""Sparse upcycling: a static network's blocks copied into every pathway of a routed one.
+"""Sparse upcycling: copy the blocks of a static network into every pathway of a routed one.
 
 Follows Komatsuzaki et al., "Sparse Upcycling: Training Mixture-of-Experts from Dense Checkpoints" (2022):
-a dense network learns faster; its copies then specialise.
+a dense network learns faster, and its copies then specialise.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from gcis_runtime.errors import PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 
-ROUTER_MARGIN = 9.0
-"""Router logit of a prompt's own block above the others: with six blocks it samples its own at all seven
-positions in 996 of 1000 draws; a margin of 4 did so in 54 of 100 (docs/decisions/0010)."""
+ROUTER_GAP = 9.0
+"""Router logit of the assigned block minus that of every other block.
+
+With six blocks, a prompt then samples its assigned blocks at all seven positions in 996 of 1000 draws; with a
+gap of 4, in 54 of 100 (docs/decisions/0010).
+"""
 
 
-def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_margin: float = ROUTER_MARGIN) -> GcisNet:
-    """Return a routed network that gives the static network's answers for its prompts.
+def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_gap: float = ROUTER_GAP) -> GcisNet:
+    """Return a routed network with the same output as a static one for each of its prompts.
 
-    Blocks that a pathway uses keep their index; the other indices of a position get copies of them in turn.
-    Routers are fitted so that every embedding chooses its prompt's pathway.
+    Blocks that a pathway uses keep their index; the other indices of a position receive copies of them in
+    turn. Routers are fitted so that every embedding selects the pathway of its prompt.
 
     Args:
-        static: A network with one pathway a prompt.
+        static: A network with one pathway per prompt.
         embeddings: (P, text_dim) embeddings in the order of its pathways; linearly independent.
-        router_margin: Logit difference to fit.
+        router_gap: Difference between the router logits of the assigned block and every other block.
 
     Raises:
-        PromptError: The embeddings do not tell the prompts apart.
+        PromptError: The embeddings are not linearly independent.
     """
     net = GcisNet(static.config)
     source = static.state_dict()
@@ -42,47 +45,48 @@ def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_margin: float =
             continue
         target[name] = source[name] if name in source else source[_copied_from(name, static.pathways)]
     net.load_state_dict(target)
-    fit_routers(net, embeddings, static.pathways, margin=router_margin)
+    fit_routers(net, embeddings, static.pathways, gap=router_gap)
     return net
 
 
 def _copied_from(name: str, pathways: Sequence[Pathway]) -> str:
-    """Return the parameter that the unused block of `name` (`decoder.positions.P.blocks.I.*`) starts from."""
+    """Return the name of the parameter to copy into `name`, a parameter of an unused block."""
     parts = name.split(".")
     used = sorted({p.choices[int(parts[2])] for p in pathways})
     parts[4] = str(used[int(parts[4]) % len(used)])
     return ".".join(parts)
 
 
-def fit_routers(net: GcisNet, embeddings: Tensor, pathways: Sequence[Pathway], *, margin: float) -> None:
-    """Set the routers so that embedding `i` gets logit `margin` at `pathways[i]` and zero elsewhere.
+def fit_routers(net: GcisNet, embeddings: Tensor, pathways: Sequence[Pathway], *, gap: float) -> None:
+    """Set the routers so that embedding `i` has router logit `gap` at `pathways[i]` and zero elsewhere.
 
-    The least-norm solution on centred embeddings, so that what prompts have in common does not count.
+    The weights are the minimum-norm solution on centred embeddings, so that the component common to all
+    prompts has no effect.
 
     Args:
-        net: The network whose routers are set.
-        embeddings: (P, text_dim).
-        pathways: P pathways.
-        margin: Logit of the chosen block above the others.
+        net: Network whose routers are set.
+        embeddings: (P, text_dim) embeddings.
+        pathways: The P pathways.
+        gap: Router logit of the assigned block minus that of every other block.
 
     Raises:
-        PromptError: The embeddings do not tell the prompts apart.
+        PromptError: The embeddings are not linearly independent.
     """
     mean = embeddings.double().mean(0)
     inverse = torch.linalg.pinv(embeddings.double() - mean)
     for index, router in enumerate(net.routers):
         wanted = torch.zeros(len(pathways), net.config.pathways, dtype=torch.float64)
         for row, pathway in enumerate(pathways):
-            wanted[row, pathway.choices[index]] = margin
+            wanted[row, pathway.choices[index]] = gap
         average = wanted.mean(0)
         weight = (inverse @ (wanted - average)).T
         _set(router, weight, average - weight @ mean)
     if [net.resolve(e) for e in embeddings.float()] != list(pathways):
         raise PromptError(
-            "the text embeddings do not tell the prompts apart",
+            "the text embeddings do not distinguish the prompts",
             received=f"{len(pathways)} prompts with embeddings of {embeddings.shape[1]} numbers",
             expected="linearly independent embeddings",
-            fix="Use other text weights, or word the prompts more differently.",
+            fix="Use other text weights, or prompts whose wording differs more.",
         )
 
 

@@ -16,6 +16,7 @@ from gcis_train.options.training import TrainOptions
 from gcis_train.text import prompts
 from gcis_train.training.finetune import Job, single_task
 from gcis_train.training.progress import Progress
+from gcis_train.training.run import Run
 from gcis_train.weights.checkpoint import Checkpoint, load
 from tests.support.export_cases import ROI
 
@@ -44,19 +45,21 @@ def test_the_checkpoint_of_a_single_task_exports_by_prompt_without_clip(
     job = Job(
         source=checkpoint,
         datalist=tmp_path / "data" / "datalist.json",
-        options=options,
-        run_dir=tmp_path / "run",
-        device=torch.device("cpu"),
-        progress=Progress(),
+        run=Run(
+            options=options,
+            run_dir=tmp_path / "run",
+            device=torch.device("cpu"),
+            progress=Progress(),
+        ),
     )
     assert single_task(job, prompt="larynx", path_selection="2,1,2,1,2,1,2").finished
     with pytest.raises(AssertionError, match="CLIP was asked for"):  # the guard itself
         prompts.embeddings_of(checkpoint, ["spleen"], clip_weights="random")
-    arguments = ["--checkpoint", str(job.run_dir), "--prompt", "larynx", "--engine", "onnx"]
+    arguments = ["--checkpoint", str(job.run.run_dir), "--prompt", "larynx", "--engine", "onnx"]
     arguments += ["--check-windows", "1", "-o", str(tmp_path / "larynx.gcis")]
     shown = CliRunner().invoke(cli.main, arguments)
     assert shown.exit_code == 0, shown.output
     manifest = open_bundle(tmp_path / "larynx.gcis").manifest
     assert [p.prompt for p in manifest.pathways] == ["larynx"]
     assert list(manifest.pathways[0].path_selection) == [2, 1, 2, 1, 2, 1, 2]
-    assert load(job.run_dir).config.kind == "static"
+    assert load(job.run.run_dir).config.kind == "static"

@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gcis_train.options.training import TrainOptions
-from gcis_train.training import run_folder, steps
+from gcis_train.training.loop import run_folder, steps
 from gcis_train.weights import checkpoint
 from tests.support.stub_training import RUN, trainer
 
@@ -65,7 +65,7 @@ def _arm(moment: str) -> None:
         add = run_folder.RunFolder.add_metrics
         run_folder.RunFolder.add_metrics = _killing(add, 1, after=True)  # type: ignore[method-assign]
     elif moment == "validation":
-        from gcis_train.training import validation
+        from gcis_train.training.loop import validation
 
         validation.validate = _killing(validation.validate, 2)
 

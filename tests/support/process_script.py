@@ -24,8 +24,8 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
 from gcis_train.options.training import TrainOptions
 from gcis_train.training.distributed import connected, current
+from gcis_train.training.loop.steps import Stepper
 from gcis_train.training.objectives import Batch, RoutedObjective
-from gcis_train.training.steps import Stepper
 from tests.support.stub_training import RUN, Recording, StubObjective, trainer
 from tests.support.training_values import PROMPTS, batch, options
 

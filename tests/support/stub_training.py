@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.options.training import AugmentSpec, TrainOptions
 from gcis_train.training.distributed import current
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.trainer import Trainer
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch, nothing
-from gcis_train.training.trainer import Trainer
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from tests.support.training_values import PROMPTS, Silent, options, volume
 
@@ -99,9 +99,6 @@ def trainer(
         kind="routed", network=run.network, prompts=prompt_table(PROMPTS, torch.zeros(2, 4))
     )
 
-    def describe(notes: dict[str, Any]) -> CheckpointConfig:
-        return CheckpointConfig(kind="routed", network=run.network, prompts=config.prompts, provenance=notes)
-
     folder.mkdir(parents=True, exist_ok=True)
     made = Trainer(
         objective=StubObjective(dropout=dropout),
@@ -110,7 +107,7 @@ def trainer(
         validation=lambda: [volume(ball), volume(ball)],
         options=run,
         run_dir=folder,
-        describe=describe,
+        config=config,
         progress=progress or Recording(folder / "losses.jsonl"),
     )
     if (folder / "checkpoint.json").exists():

@@ -140,7 +140,7 @@ class Silent:
     def epoch(self, record: dict[str, Any]) -> None:
         self.records.append(record)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
 
 

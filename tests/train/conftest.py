@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: the conformance cases and one random text tower a session."""
+"""Fixtures of the training tests: conformance cases and one random text tower per session."""
 
 from __future__ import annotations
 

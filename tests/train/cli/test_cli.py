@@ -76,4 +76,4 @@ def test_an_existing_run_is_refused(tmp_path: Path, command: str, inner: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint.json").write_text("{}")
     arguments = ["--datalist", str(path), "--run-dir", str(tmp_path / "run"), "--clip-weights", "random"]
-    _one_line(_run(command, *arguments), "already holds a run", "--resume")
+    _one_line(_run(command, *arguments), "already contains a run", "--resume")

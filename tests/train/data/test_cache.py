@@ -24,9 +24,10 @@ from gcis_train.data.cache import VolumeCache
 from gcis_train.data.datalist import Case, Target, group_cases, read_datalist
 from gcis_train.data.volumes import CaseVolume, load_case
 from gcis_train.options.settings import resolve_options
-from gcis_train.training import stages
-from gcis_train.training.feed import Feed
-from gcis_train.training.stages import Material
+from gcis_train.training import run as runs
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.material import Cases, Material
+from gcis_train.training.pretrain import pretrain
 from tests.support.training_values import PROMPTS, Silent, ball_case, options, write_cases, write_nifti
 
 SPEC = PreprocessSpec(orientation="RAS", spacing=(2.5, 2.5, 2.5))
@@ -260,9 +261,11 @@ def test_a_run_draws_the_same_windows_with_a_cache(tmp_path: Path, notes: Notes)
 def test_the_option_reaches_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read_datalist(write_cases(tmp_path, 1, validation=1))
     material = Material(
-        training=group_cases(rows.training, folder=tmp_path),
-        validation=group_cases(rows.validation, folder=tmp_path),
-        prompts=PROMPTS,
+        cases=Cases(
+            training=group_cases(rows.training, folder=tmp_path),
+            validation=group_cases(rows.validation, folder=tmp_path),
+            prompts=PROMPTS,
+        ),
         embeddings=torch.randn(2, 512, generator=torch.Generator().manual_seed(0)),
         text_weights="random (seed 0)",
     )
@@ -277,12 +280,12 @@ def test_the_option_reaches_training_and_validation(tmp_path: Path, monkeypatch:
             assert len(self.feed.batch(0, 0).names) == len([*self.validation()]) == 1
             return "done"
 
-    monkeypatch.setattr(stages, "Trainer", Reading)
+    monkeypatch.setattr(runs, "Trainer", Reading)
     progress = Silent()
     folder = str(tmp_path / "cache")
     run = msgspec.structs.replace(options(), cache=folder)
-    where = {"pretrained": None, "resume": False, "device": torch.device("cpu"), "progress": progress}
-    stages.pretrain(material, run, tmp_path / "run", **where)  # type: ignore[arg-type]
+    where: dict[str, Any] = {"device": torch.device("cpu"), "progress": progress}
+    pretrain(material, runs.Run(options=run, run_dir=tmp_path / "run", **where))
     assert any(f"cache {folder}: 2 cases" in line and "2 made" in line for line in progress.lines)
-    flags = {"cache": folder, "feature_size": 12, "roi": "64", "amp": "none"}
+    flags = {"cache": folder, "feature_size": 12, "patch_size": "64", "amp": "none"}
     assert resolve_options(flags, device=torch.device("cpu")).cache == folder

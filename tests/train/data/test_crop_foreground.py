@@ -203,7 +203,7 @@ def test_the_option_by_flag_file_and_checkpoint(tmp_path: Path) -> None:
         ({"crop_foreground": "-1"}, "foreground margin -1 is not from 0 to 1000"),
         (
             {"crop_foreground": "2", "published": True},
-            r"another preprocess.foreground; received \{'margin': 2\}",
+            r"preprocess.foreground differs from the published recipe; received \{'margin': 2\}",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training with sampled pathways: the published sum's gradients, without the published sum's memory."""
+"""Training with sampled pathways: the gradients of the published sum, without its activation memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _gradients(net: GcisNet, loss: Tensor) -> dict[str, Tensor | None]:
 
 @pytest.mark.usefixtures("_in_float64")
 def test_gradients_equal_the_published_sum_for_every_parameter() -> None:
-    """The published step repeats a window for each prompt, and computes every block."""
+    """The published step repeats a window per prompt and computes every block."""
     net = _net(2)
     embeddings = torch.randn(2, 8, dtype=torch.float64)
     data = _batch((("one", "two"),))
@@ -121,7 +121,7 @@ def test_gate_is_the_gradient_of_the_weighted_sum_in_autocast() -> None:
 
 
 def _saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
-    """Bytes that the backward pass needs, besides the network's parameters."""
+    """Return the bytes stored for the backward pass, without the parameters of the network."""
     sizes: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in net.parameters()}
 
@@ -138,7 +138,7 @@ def _saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
 
 
 def _kept(pathways: int) -> tuple[int, int]:
-    """Bytes kept for the backward pass of a decoder: ours, published sum."""
+    """Return the bytes stored for the backward pass of a decoder: gated, and as published sum."""
     net = _net(pathways).float()
     with torch.no_grad():
         features = net.encoder(torch.rand(1, 1, *SMALL))

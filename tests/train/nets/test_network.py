@@ -1,4 +1,4 @@
-"""Laws of the network: equal to the published one, static equals routed, branching equals single passes."""
+"""Network: equals the published one; static equals routed; shared prefixes equal separate passes."""
 
 from __future__ import annotations
 

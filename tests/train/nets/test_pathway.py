@@ -1,4 +1,4 @@
-"""Pathways as values: read, written, spread, grouped."""
+"""Pathways: parsing, formatting, assignment and grouping."""
 
 from __future__ import annotations
 

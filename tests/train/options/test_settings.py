@@ -1,4 +1,4 @@
-"""Options: recipe, then file, then flags; what is not allowed is one clear error."""
+"""Options: precedence of recipe, file and flags; an invalid value is a single clear error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _resolve(**flags: Any) -> TrainOptions:
 
 
 def test_the_recipe_is_the_default() -> None:
-    options = _resolve(config=None, roi=None, no_amp=False)
+    options = _resolve(config=None, patch_size=None, no_amp=False)
     assert options == TrainOptions(amp="none")
     assert options.network.feature_size == 48 and options.window.patch_size == (128, 128, 128)
 
@@ -32,7 +32,7 @@ def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> N
     config = tmp_path / "c.json"
     config.write_text('{"network": {"feature_size": 24, "pathways": 3}, "seed": 5, "amp": "bf16"}')
     options = _resolve(
-        config=config, feature_size=12, roi="64,96,64", spacing="3", orientation="ras", mirror="plain"
+        config=config, feature_size=12, patch_size="64,96,64", spacing="3", orientation="ras", mirror="plain"
     )
     assert (options.network.feature_size, options.network.pathways, options.seed) == (12, 3, 5)
     assert options.window.patch_size == (64, 96, 64) and options.preprocess.spacing == (3.0, 3.0, 3.0)
@@ -45,9 +45,9 @@ def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"roi": "32"}, "at least 64"),
-        ({"roi": "64,64"}, "--roi cannot be read"),
-        ({"roi": "big"}, "--roi cannot be read; received 'big'"),
+        ({"patch_size": "32"}, "at least 64"),
+        ({"patch_size": "64,64"}, "--patch-size cannot be read"),
+        ({"patch_size": "big"}, "--patch-size cannot be read; received 'big'"),
         ({"feature_size": 10}, "multiple of 12"),
         ({"max_epochs": 0}, "max_epochs 0: at least 1"),
         ({"learning_rate": -1.0}, "learning_rate -1.0 is not a positive number"),
@@ -105,7 +105,7 @@ def test_devices() -> None:
 def test_an_earlier_run_is_not_written_over(tmp_path: Path) -> None:
     check_run_folder(tmp_path, resume=False)
     (tmp_path / "checkpoint.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"already holds a run.*--resume"):
+    with pytest.raises(CheckpointError, match=r"already contains a run.*--resume"):
         check_run_folder(tmp_path, resume=False)
     check_run_folder(tmp_path, resume=True)
 
@@ -133,10 +133,11 @@ def test_every_option_has_one_flag_and_every_flag_an_option() -> None:
 
 def test_a_flag_and_the_file_say_the_same(tmp_path: Path) -> None:
     given = {
-        "feature_size": 24, "roi": "64,96,64", "overlap": 0.25, "spacing": "2", "orientation": "ras",
+        "feature_size": 24, "patch_size": "64,96,64", "overlap": 0.25, "spacing": "2", "orientation": "ras",
         "intensity_window": "-100,300", "weight_decay": 1e-3, "schedule": "constant", "warmup_epochs": 1.5,
-        "flip": "0.5,0,0", "rotate90": 0.3, "tau": 2.0, "tau_end": 0.5, "balance": 0.1, "rows": "apart",
-        "router_learning_rate": 1e-3, "save_every": 5, "grad_checkpoint": True, "validation_overlap": 0.1,
+        "flip": "0.5,0,0", "rotate90": 0.3, "tau": 2.0, "tau_end": 0.5, "balance": 0.1,
+        "structures_per_case": "one", "router_learning_rate": 1e-3,
+        "save_every": 5, "grad_checkpoint": True, "validation_overlap": 0.1,
     }  # fmt: skip
     config = tmp_path / "c.yaml"
     config.write_text("""
@@ -153,7 +154,7 @@ warmup_epochs: 1.5
 tau: 2
 tau_end: .5
 balance: 1.0e-1
-rows: apart
+structures_per_case: one
 router_learning_rate: 1E-3
 save_every: 5
 grad_checkpoint: true
@@ -172,12 +173,12 @@ def test_the_published_recipe_is_one_switch(tmp_path: Path) -> None:
         assert list(ours) == theirs if isinstance(theirs, list) else ours == theirs, place
     assert options.augment.mirror == "plain" and options.tau == 1 and options.tau_end is None
     # Sizes, rates and probabilities are the published program's options; the rest is not to be changed.
-    free = _resolve(published=True, feature_size=12, roi="64", spacing="2", flip="0.1", max_epochs=20)
+    free = _resolve(published=True, feature_size=12, patch_size="64", spacing="2", flip="0.1", max_epochs=20)
     assert free.augment.flip == (0.1, 0.1, 0.1) and free.augment.mirror == "plain"
     config = tmp_path / "c.yml"
     config.write_text("published: true\naugment: {rotate90: 0.5}\n")
     assert _resolve(config=config).augment.rotate90 == 0.5
-    assert _resolve(config=config).unsampled == "drift"
+    assert _resolve(config=config).unused_blocks == "decay"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_the_published_recipe_is_one_switch(tmp_path: Path) -> None:
 )
 def test_what_the_published_recipe_fixes_is_not_changed(flags: dict[str, Any], place: str) -> None:
     assert place in FIXED or place == "amp"
-    with pytest.raises(DataError, match=f"the published recipe has another {place}; received"):
+    with pytest.raises(DataError, match=f"{place} differs from the published recipe; received"):
         _resolve(published=True, **flags)
 
 
@@ -200,7 +201,7 @@ def test_what_the_published_recipe_fixes_is_not_changed(flags: dict[str, Any], p
     ("text", "message"),
     [
         ("a: [", "cannot be read"),
-        ("- 1", "list at the top instead of named options"),
+        ("- 1", "list at the top instead of a mapping of options"),
         ("", "NoneType at the top"),
         ("1: 2", "cannot be read"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),

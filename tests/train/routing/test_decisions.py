@@ -1,4 +1,4 @@
-"""What the router decided: table, JSON and picture agree with the network."""
+"""Routing of prompts: table, JSON and image agree with the network."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _paths(saved: Path, *args: str) -> Result:
     return CliRunner().invoke(main, ["paths", "--checkpoint", str(saved), *args])
 
 
-def test_table_and_json_count_from_one_and_say_the_margins(saved: Path) -> None:
+def test_table_and_json_count_from_one_and_give_the_gaps(saved: Path) -> None:
     found = checkpoint.load(saved)
     net = found.routed()
     rows = json.loads(_paths(saved, "--json").stdout)
@@ -59,13 +59,13 @@ def test_table_and_json_count_from_one_and_say_the_margins(saved: Path) -> None:
 
 def test_prompts_that_share_all_seven_are_named(saved: Path) -> None:
     shown = _paths(saved, "--prompt", "spleen", "--prompt", "the very same spleen")
-    assert "'spleen', 'the very same spleen' share all seven pathways" in shown.stderr
-    assert "share" not in _paths(saved, "--prompt", "spleen", "--prompt", "liver").stderr
+    assert "'spleen', 'the very same spleen' have the same pathway" in shown.stderr
+    assert "same pathway" not in _paths(saved, "--prompt", "spleen", "--prompt", "liver").stderr
     path = Pathway((0,) * 7)
     assert coincidences({"a": path, "b": Pathway((1,) * 7)}) == []
 
 
-def test_a_network_of_one_pathway_has_no_margins() -> None:
+def test_a_network_of_one_pathway_has_infinite_gaps() -> None:
     net = GcisNet(NetworkConfig(feature_size=12, pathways=1, text_dim=8))
     routing = route(net, "liver", torch.randn(8))
     assert routing.as_dict()["margins"] == [None] * 7
@@ -74,8 +74,8 @@ def test_a_network_of_one_pathway_has_no_margins() -> None:
     assert draw_heatmap([routing], pathways=1).width > 0
 
 
-def _routing(prompt: str, choices: tuple[int, ...], margin: float) -> Routing:
-    return Routing(prompt=prompt, pathway=Pathway(choices), router_gaps=(margin,) * 7)
+def _routing(prompt: str, choices: tuple[int, ...], gap: float) -> Routing:
+    return Routing(prompt=prompt, pathway=Pathway(choices), router_gaps=(gap,) * 7)
 
 
 def test_the_picture_has_a_row_a_prompt_and_a_colour_a_block(saved: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_picture_has_a_row_a_prompt_and_a_colour_a_block(saved: Path, tmp_pa
         assert picture.format == "PNG"
 
     def colors(*routings: Routing) -> list[tuple[int, ...]]:
-        """The colour of each row's cells, found as its most frequent pixel right of the names."""
+        """Return the most frequent colour of the cells of each row."""
         picture = np.asarray(draw_heatmap(routings, pathways=3))
         one = np.asarray(draw_heatmap(routings[:1], pathways=3))
         step = (picture.shape[0] - one.shape[0]) // (len(routings) - 1)
@@ -104,7 +104,7 @@ def test_the_picture_has_a_row_a_prompt_and_a_colour_a_block(saved: Path, tmp_pa
         _routing("d", (0,) * 7, 0.0),
     )
     assert first == same and first != other
-    assert sum(narrow) > sum(first) + 100  # a narrow margin is pale
+    assert sum(narrow) > sum(first) + 100  # a small gap is pale
 
 
 @pytest.mark.parametrize("count", [1, 90])

@@ -1,4 +1,4 @@
-"""Router health: what use, entropy and agreement mean, and a loss that keeps prompts apart."""
+"""Router statistics (use, entropy, agreement) and the balance loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gcis_train.routing.health import balance_loss, router_health
 
 
 def _logits(choices: list[list[int]], blocks: int, lead: float) -> torch.Tensor:
-    """(P, 7, K): `lead` at each prompt's choices."""
+    """Return router logits (P, 7, K) with `lead` at the choices of each prompt."""
     return lead * torch.nn.functional.one_hot(torch.tensor(choices), blocks).float()
 
 
@@ -39,7 +39,7 @@ def test_health_by_hand() -> None:
 def test_undecided_prompts_have_entropy_without_telling_apart() -> None:
     health = router_health(torch.zeros(2, 7, 4), ("a", "b"))
     assert health.entropy == pytest.approx((1,) * 7) and health.undecided == pytest.approx((1,) * 7)
-    assert health.same == (("a", "b"),) and "one pathway: a = b" in health.line()
+    assert health.same == (("a", "b"),) and "same pathway: a = b" in health.line()
     assert health.collapsed == POSITIONS  # evaluation sends both through the same block
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of prompts: computed once, kept in the run and the checkpoint, never of another text tower."""
+"""Embeddings of prompts: computed once, stored in run and checkpoint, never mixed between text towers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.text import prompts
 from gcis_train.text.prompts import PROMPTS_FILE, embed_prompts, embeddings_of, read_table, write_table
 from gcis_train.text.tower import described
-from gcis_train.training import stages
+from gcis_train.training.material import gather, store_embeddings
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from tests.support.training_values import PROMPTS, options, write_cases
 
 
 class Tower:
-    """Stands for a text tower: an embedding from the prompt and the weights' name; counts its prompts."""
+    """Text tower that derives embeddings from prompt and weights name, and records its prompts."""
 
     dim = 512
     asked: ClassVar[list[str]] = []
@@ -58,15 +58,15 @@ def found() -> Checkpoint:
 
 def test_a_resumed_run_embeds_nothing_again(tmp_path: Path) -> None:
     datalist, run = write_cases(tmp_path, 1), tmp_path / "run"
-    first = stages.gather(datalist, options())
+    first = gather(datalist, options())
     assert Tower.asked == list(PROMPTS)
-    stages.keep_prompts(first, options(), run)
-    again = stages.gather(datalist, options(), resumed=run)
+    store_embeddings(first, options(), run)
+    again = gather(datalist, options(), resumed=run)
     assert Tower.asked == list(PROMPTS)
     assert torch.equal(first.embeddings, again.embeddings)
     assert dataclasses.replace(again, embeddings=first.embeddings) == first
     with pytest.raises(CheckpointError, match=r"another text tower.*tag of.*random \(seed 0\) of"):
-        stages.gather(datalist, options(text_weights="tag"), resumed=run)
+        gather(datalist, options(text_weights="tag"), resumed=run)
 
 
 def test_only_new_prompts_are_embedded_and_the_order_is_the_callers(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_only_new_prompts_are_embedded_and_the_order_is_the_callers(tmp_path: Pa
 def test_a_damaged_table_is_one_clear_error(tmp_path: Path) -> None:
     assert read_table(tmp_path) is None
     (tmp_path / PROMPTS_FILE).write_text("{")
-    with pytest.raises(CheckpointError, match=r"prompts\.json cannot be read.*Remove it"):
+    with pytest.raises(CheckpointError, match=r"prompts\.json cannot be read.*Remove the file"):
         read_table(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
@@ -91,7 +91,7 @@ def test_a_damaged_table_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_text_model_of_another_size_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tower, "dim", 768)
     with pytest.raises(CheckpointError, match=r"received embeddings of 768 numbers; expected 512"):
-        stages.gather(write_cases(tmp_path, 1), options())
+        gather(write_cases(tmp_path, 1), options())
 
 
 def test_an_unknown_prompt_without_text_weights_lists_the_known_ones(found: Checkpoint) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_prompt_without_text_weights_lists_the_known_ones(found: Chec
         embeddings_of(found, ["mandibles"], clip_weights=None)
     with pytest.raises(PromptError, match=r"a prompt is empty; received ' '"):
         embeddings_of(found, [" "], clip_weights="tag")
-    with pytest.raises(PromptError, match="knows no prompts"):
+    with pytest.raises(PromptError, match="has no prompts"):
         embeddings_of(found, [], clip_weights="tag")
     assert Tower.asked == []
 

@@ -1,4 +1,4 @@
-"""Text embeddings: deterministic, distinct, recorded, and clear about what cannot be had."""
+"""Text tower: embeddings are deterministic, distinct and recorded; unavailable weights are a clear error."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_weights_that_cannot_be_had_fail_fast(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     begin = time.monotonic()
     with pytest.raises(
-        CheckpointError, match=rf"text weights '{weights}' of {MODEL} cannot be had.*--clip-weights random"
+        CheckpointError,
+        match=rf"text weights '{weights}' of {MODEL} are not available.*--clip-weights random",
     ):
         TextEncoder(MODEL, weights)
     assert time.monotonic() - begin < 20
@@ -93,7 +94,7 @@ def test_an_unknown_model_is_an_error() -> None:
 def test_a_damaged_weights_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "clip.pt"
     path.write_bytes(b"not weights")
-    with pytest.raises(CheckpointError, match=r"clip\.pt' of .* cannot be had"):
+    with pytest.raises(CheckpointError, match=r"clip\.pt' of .* are not available"):
         TextEncoder(MODEL, str(path))
 
 
@@ -102,7 +103,7 @@ IMAGE_TOWER = {"visual.conv1.weight": torch.zeros(2, 2), "logit_scale": torch.ze
 
 @pytest.fixture
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every attempt to reach a host, or to ask whether one can be reached, an error."""
+    """Make every network access an error."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was used")
@@ -144,7 +145,7 @@ def test_a_tag_is_downloaded_and_read_like_a_file(
 
 
 class _Holder(nn.Module):
-    """Holds tensors under dotted names, for a TorchScript archive with CLIP's names."""
+    """Module with tensors under dotted names, for a TorchScript archive with the names of CLIP."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -178,7 +179,7 @@ def test_every_published_form_of_a_weights_file_is_read(tmp_path: Path) -> None:
 
 def test_a_weights_file_of_another_model_is_an_error(tmp_path: Path) -> None:
     save_file({"positional_embedding": torch.zeros(3, 2)}, tmp_path / "small.safetensors")
-    with pytest.raises(CheckpointError, match=r"small\.safetensors' of .* cannot be had.*state_dict"):
+    with pytest.raises(CheckpointError, match=r"small\.safetensors' of .* are not available.*state_dict"):
         TextEncoder(MODEL, str(tmp_path / "small.safetensors"))
 
 
@@ -189,5 +190,5 @@ def test_weights_for_another_activation_function_are_refused() -> None:
 
 @pytest.mark.parametrize("model", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
 def test_a_model_with_another_tokenizer_is_refused(model: str) -> None:
-    with pytest.raises(CheckpointError, match="does not read CLIP's own tokens"):
+    with pytest.raises(CheckpointError, match="does not use the tokenizer of CLIP"):
         TextEncoder(model, "random")

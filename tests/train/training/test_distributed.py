@@ -1,4 +1,4 @@
-"""Two real processes train as one does on the whole batch; one that fails ends the other with an error."""
+"""Two processes train like one on the whole batch; if one fails, the other ends with an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from gcis_runtime.errors import DataError
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.training.distributed import Processes, connected, current, local_device
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
 from gcis_train.weights import checkpoint
 from tests.support.process_script import changed, part_of, routed_step, whole_batch
 from tests.support.stub_training import trainer
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(data: Path) -> Path:
-    """Every scenario, in one process that forks: importing torch costs more than all of them."""
+    """Results of all scenarios, run in forks of one process, because importing torch is slow."""
     folder = data / "work"
     scenarios = [f"{name}:{_port()}" for name in ("routed", "train", "stop", "dead", "nan")]
     command = [sys.executable, str(SCRIPT), str(data), str(folder), *scenarios]
@@ -98,7 +98,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(work: Path) -> No
 def test_a_dead_process_ends_the_other_with_an_error_and_a_checkpoint(work: Path) -> None:
     first, second = _seen(work / "dead")
     assert second == {}
-    assert "ProcessError: another process of the training is gone" in first["error"]
+    assert "ProcessError: another process of the training has ended" in first["error"]
     assert "--resume" in first["error"]
     assert checkpoint.load(work / "dead" / "run0", prefer="latest").config.provenance["step"] == 3
 
@@ -109,13 +109,15 @@ def test_a_bad_loss_in_one_process_is_named_by_it_and_stops_all(work: Path) -> N
     assert "the loss is nan at step 0; received window of ct" in second["error"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"batch_of": "cases"}, {"rows": "apart"}, {"batch_size": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"batch_of": "cases"}, {"structures_per_case": "one"}, {"batch_size": 2}]
+)
 def test_shares_of_an_epoch_are_disjoint_and_whole(tmp_path: Path, changes: dict[str, Any]) -> None:
     rows = read_datalist(write_cases(tmp_path, 5))
     cases = group_cases(rows.training, folder=tmp_path)
     run = options(windows_per_case=3, **changes)
     feeds = [Feed(cases, PROMPTS, run, Processes(rank=r, world=3)) for r in range(3)]
-    units = 10 if run.rows == "apart" else 5
+    units = 10 if run.structures_per_case == "one" else 5
     seen = [i for feed in feeds for step in range(feed.steps) for i in feed._items(1, step)]
     assert sorted(seen) == list(range(3 * units))
     assert len({feed.steps for feed in feeds}) == 1

@@ -1,4 +1,4 @@
-"""Fine-tuning: exactly which tensors change, what a run resumes to, and what its checkpoints are good for."""
+"""Fine-tuning: the tensors that change, resumption, and the checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -20,18 +19,23 @@ from gcis_train.cli.main import main
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
+from gcis_train.options.stored import read_options
 from gcis_train.options.training import TrainOptions
-from gcis_train.training import finetune, stages
-from gcis_train.training.finetune import Job, choose_pathway, routed_stage, single_task, two_stages
+from gcis_train.training import finetune
+from gcis_train.training.finetune import Job, routed_stage, single_task, two_stages
+from gcis_train.training.finetune_task import choose_pathway
 from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways
+from gcis_train.training.loop.run_folder import RunFolder
+from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.losses import prompt_loss, value
+from gcis_train.training.material import Cases
 from gcis_train.training.objectives import FixedObjective
-from gcis_train.training.trainer import Outcome
+from gcis_train.training.run import Run
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from gcis_train.weights.upcycle import fit_routers
 from tests.support.training_values import PROMPTS, Silent, batch, equal_states, options, write_cases
-from tests.train.training.test_stages import deterministic
+from tests.train.training.test_pretrain import deterministic
 
 NETWORK = NetworkConfig(feature_size=12, pathways=3, text_dim=8)
 SMALL = (64, 32, 32)
@@ -41,11 +45,11 @@ RUN = options(network=NETWORK, max_epochs=2, warmup_epochs=0)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A routed checkpoint with random weights, whose routers send the two prompts over LEFT and RIGHT."""
+    """A routed checkpoint with random weights, whose routers choose LEFT and RIGHT for the two prompts."""
     torch.manual_seed(3)
     net = GcisNet(NETWORK)
     embeddings = torch.randn(2, 8)
-    fit_routers(net, embeddings, (LEFT, RIGHT), margin=4.0)
+    fit_routers(net, embeddings, (LEFT, RIGHT), gap=4.0)
     folder = tmp_path_factory.mktemp("source") / "routed"
     config = CheckpointConfig(
         kind="routed",
@@ -61,15 +65,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def _job(source: Checkpoint, folder: Path, **changes: Any) -> Job:
     path = folder / "datalist.json"
-    fields: dict[str, Any] = {
-        "source": source,
-        "datalist": path if path.exists() else write_cases(folder, 1),
+    run: dict[str, Any] = {
         "options": RUN,
         "run_dir": folder / "run",
         "device": torch.device("cpu"),
         "progress": Silent(),
     }
-    return Job(**{**fields, **changes})
+    datalist = path if path.exists() else write_cases(folder, 1)
+    return Job(source=source, datalist=datalist, run=Run(**{**run, **changes}))
+
+
+def _with(job: Job, **changes: Any) -> Job:
+    """Return the job with other settings of its run."""
+    return dataclasses.replace(job, run=dataclasses.replace(job.run, **changes))
 
 
 def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -78,7 +86,7 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 class Interrupting(Silent):
-    """Asks the training to stop after its first step."""
+    """Progress that stops the training after its first step."""
 
     def step(self, *, epoch: int, step: int, steps: int, loss: float | None) -> None:
         super().step(epoch=epoch, step=step, steps=steps, loss=loss)
@@ -92,7 +100,7 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
     job = _job(source, tmp_path)
     with deterministic():
         assert single_task(job, prompt="right ball", path_selection=None).finished
-    found = checkpoint.load(job.run_dir, prefer="latest")
+    found = checkpoint.load(job.run.run_dir, prefer="latest")
     assert found.config.kind == "static" and found.prompts == ("right ball",)
     assert found.config.path_selections == (RIGHT.one_based,)
     assert found.config.prompts == source.config.prompts[1:]
@@ -106,20 +114,20 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
     assert [choice.pathway for choice in exported.choices] == [RIGHT]
     assert equal_states(exported.network, found.weights)
 
-    other = dataclasses.replace(job, run_dir=tmp_path / "other", progress=Interrupting())  # type: ignore[arg-type]
+    other = _with(job, run_dir=tmp_path / "other", progress=Interrupting())
     with deterministic():
         assert not single_task(other, prompt="right ball", path_selection=None).finished
-        again = dataclasses.replace(other, resume=True, progress=Silent())  # type: ignore[arg-type]
+        again = _with(other, resume=True, progress=Silent())
         assert single_task(again, prompt="right ball", path_selection=None).finished
-    assert equal_states(found.weights, checkpoint.load(other.run_dir, prefer="latest").weights)
+    assert equal_states(found.weights, checkpoint.load(other.run.run_dir, prefer="latest").weights)
 
     for changes, what in (
         ({"prompt": "left ball", "path_selection": None}, "pathway"),
         ({"prompt": "left ball", "path_selection": str(RIGHT)}, "prompt table"),
     ):
-        with pytest.raises(CheckpointError, match=f"begun with another {what}"):
+        with pytest.raises(CheckpointError, match=f"started with another {what}"):
             single_task(again, **changes)
-    with pytest.raises(CheckpointError, match=r"begun with another checkpoint.*another --run-dir"):
+    with pytest.raises(CheckpointError, match=r"started with another checkpoint.*another --run-dir"):
         moved = dataclasses.replace(source, sha256="0")
         single_task(dataclasses.replace(again, source=moved), prompt="right ball", path_selection=None)
 
@@ -127,7 +135,7 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
 def test_two_stages_change_the_routed_blocks_then_everything_else(source: Checkpoint, tmp_path: Path) -> None:
     job = _job(source, tmp_path, options=options(network=NETWORK, max_epochs=1, warmup_epochs=0))
     assert two_stages(job).finished
-    first, second = (checkpoint.load(job.run_dir / stage, prefer="latest") for stage in finetune.STAGES)
+    first, second = (checkpoint.load(job.run.run_dir / stage, prefer="latest") for stage in finetune.STAGES)
     parameters = {n for n, _ in source.routed().named_parameters()}
     assert _changed(source.weights, first.weights) == {n for n in parameters if on_pathways(n, (LEFT, RIGHT))}
     assert _changed(first.weights, second.weights) == {
@@ -140,30 +148,23 @@ def test_two_stages_change_the_routed_blocks_then_everything_else(source: Checkp
     assert second.config.provenance["source_sha256"] == first.sha256
     # Resumed, a finished run trains nothing, and says so.
     progress = Silent()
-    again = dataclasses.replace(job, resume=True, progress=progress)  # type: ignore[arg-type]
+    again = _with(job, resume=True, progress=progress)
     assert two_stages(again).finished and progress.losses == []
-    with pytest.raises(CheckpointError, match="begun with another stage"):
-        routed_stage(dataclasses.replace(again, run_dir=job.run_dir / "pathways"), "shared")
+    with pytest.raises(CheckpointError, match="started with another stage"):
+        routed_stage(again.in_folder(job.run.run_dir / "pathways"), "shared")
 
 
 @pytest.fixture
 def objectives(monkeypatch: pytest.MonkeyPatch) -> list[FixedObjective]:
-    """Catches what would be trained."""
+    """Record the objectives that would be trained."""
     caught: list[FixedObjective] = []
 
-    def train(
-        objective: FixedObjective,
-        _material: object,
-        run: TrainOptions,
-        folder: Path,
-        *_: object,
-        **__: object,
-    ) -> Outcome:
+    def train(objective: FixedObjective, _cases: Cases, run: Run, _config: CheckpointConfig) -> Outcome:
         caught.append(objective)
-        stages.RunFolder(folder).write_options(run)
-        return Outcome(finished=True, epoch=1, best_dice=None, latest=folder)
+        RunFolder(run.run_dir).write_options(run.options)
+        return Outcome(finished=True, epoch=1, best_dice=None, latest=run.run_dir)
 
-    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(finetune, "train", train)
     return caught
 
 
@@ -301,7 +302,7 @@ def test_what_cannot_be_trained_is_one_clear_error(source: Checkpoint, tmp_path:
         single_task(job, prompt="spleen", path_selection=str(LEFT))
     with pytest.raises(CheckpointError, match="keeps the network of its checkpoint"):
         _job(source, tmp_path, options=TrainOptions())
-    assert not job.run_dir.exists()
+    assert not job.run.run_dir.exists()
 
 
 def _finetune(source: Checkpoint, folder: Path, *args: str, run: str = "run") -> Result:
@@ -318,7 +319,7 @@ def test_the_command_takes_network_window_and_preprocessing_from_the_checkpoint(
     shown = _finetune(source, tmp_path, "--prompt", "left ball", "--spacing", "3", "--max-epochs", "7")
     assert shown.exit_code == 0 and "finished after epoch 1" in shown.stdout, shown.output
     assert "'left ball' on pathway 1,1,2,1,1,1,1" in shown.stderr and "encoder frozen" in shown.stderr
-    run = msgspec.json.decode((tmp_path / "run" / "options.json").read_bytes(), type=TrainOptions)
+    run = read_options((tmp_path / "run" / "options.json").read_bytes())
     assert (run.network, run.window) == (NETWORK, RUN.window) and run.max_epochs == 7
     assert run.preprocess.orientation == "RAS" and run.preprocess.spacing == (3.0, 3.0, 3.0)
     assert isinstance(objectives[0].net, StaticGcisNet)
@@ -339,7 +340,7 @@ def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint
             "--prompt or --path-selection for one task, or --stage",
         ),
         (("--stage", "both", "--published"), "recipe of pretraining"),
-        (("--stage", "pathways", "--unsampled", "drift"), "received unsampled drift"),
+        (("--stage", "pathways", "--unsampled", "drift"), "received unused_blocks decay"),
         (("--prompt", "spleen"), "no text embedding"),
         (("--prompt", ""), "the prompt is empty"),
         (("--path-selection", "9,9"), "--prompt"),
@@ -353,4 +354,4 @@ def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint
     folder = tmp_path / "run" / "pathways"
     folder.mkdir(parents=True)
     (folder / "checkpoint.json").write_text("{}")
-    assert "already holds a run" in _finetune(source, tmp_path, "--stage", "both").stderr
+    assert "already contains a run" in _finetune(source, tmp_path, "--stage", "both").stderr

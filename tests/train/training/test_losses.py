@@ -1,4 +1,4 @@
-"""Losses: MONAI's numbers, hand-worked numbers, and silence about what was not labelled."""
+"""Losses: agreement with MONAI and manual calculations; unlabelled structures have no gradient."""
 
 from __future__ import annotations
 
@@ -38,40 +38,40 @@ def test_soft_dice_by_hand() -> None:
 
 
 def test_joint_loss_by_hand() -> None:
-    margins = torch.zeros(1, 2, 1, 1, 3)
+    logits = torch.zeros(1, 2, 1, 1, 3)
     target = torch.tensor([0, 1, 1]).view(1, 1, 1, 3)
-    loss = value(joint_loss(margins, target, torch.tensor([[True, True]])))
+    loss = value(joint_loss(logits, target, torch.tensor([[True, True]])))
     # Three equal classes: cross-entropy log 3; structure 1: 1 - 2 * (2/3) / (1 + 2) = 5/9; 2 is absent.
     assert float(loss) == pytest.approx(math.log(3) + 5 / 9, abs=1e-4)
 
 
 def test_an_unlabelled_structure_is_left_alone() -> None:
-    margins = torch.randn(2, 3, 2, 2, 4, requires_grad=True)
+    logits = torch.randn(2, 3, 2, 2, 4, requires_grad=True)
     target = torch.randint(0, 2, (2, 2, 2, 4))
     known = torch.tensor([[True, False, True], [True, True, True]])
-    value(joint_loss(margins, target, known)).backward()
-    assert margins.grad is not None
-    assert (margins.grad[0, 1] == 0).all()
-    assert (margins.grad[1, 1] != 0).any() and (margins.grad[0, 0] != 0).any()
-    # And it is not in the softmax of the others: its margin changes nothing.
-    changed = margins.detach().clone()
+    value(joint_loss(logits, target, known)).backward()
+    assert logits.grad is not None
+    assert (logits.grad[0, 1] == 0).all()
+    assert (logits.grad[1, 1] != 0).any() and (logits.grad[0, 0] != 0).any()
+    # And it is not in the softmax of the others: its logit changes nothing.
+    changed = logits.detach().clone()
     changed[0, 1] += 5
     assert torch.equal(
-        value(joint_loss(changed, target, known)), value(joint_loss(margins.detach(), target, known))
+        value(joint_loss(changed, target, known)), value(joint_loss(logits.detach(), target, known))
     )
 
 
 def test_joint_loss_falls_to_zero_at_the_truth() -> None:
     target = torch.randint(0, 3, (1, 4, 4, 4))
-    margins = torch.stack([20.0 * (target == c) - 10 for c in (1, 2)], dim=1)
-    assert float(value(joint_loss(margins, target, torch.tensor([[True, True]])))) < 1e-3
+    logits = torch.stack([20.0 * (target == c) - 10 for c in (1, 2)], dim=1)
+    assert float(value(joint_loss(logits, target, torch.tensor([[True, True]])))) < 1e-3
 
 
 def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [Pathway((0,) * 7), Pathway((0, 0, 0, 0, 0, 0, 1))]
     net = StaticGcisNet(NetworkConfig(feature_size=12, pathways=2), paths)
-    margins = torch.zeros(2, 2, 2, 2, 2, requires_grad=True)
-    monkeypatch.setattr(net, "forward", lambda image: margins)
+    logits = torch.zeros(2, 2, 2, 2, 2, requires_grad=True)
+    monkeypatch.setattr(net, "forward", lambda image: logits)
     seen = {}
     monkeypatch.setattr(
         "gcis_train.training.objectives.joint_loss",
@@ -101,25 +101,25 @@ def test_joint_objective_marks_only_labelled_channels(monkeypatch: pytest.Monkey
 
 
 def test_foreground_weight_by_hand() -> None:
-    # Two voxels, one of background: with margins of zero every class of two costs log 2, whatever its
+    # Two voxels, one of background: with logits of zero every class of two costs log 2, whatever its
     # weight; a margin of 2 costs background log(1 + e^2) and the structure log(1 + e^-2).
-    margins = torch.full((1, 1, 2, 1, 1), 2.0)
+    logits = torch.full((1, 1, 2, 1, 1), 2.0)
     target = torch.tensor([0, 1]).view(1, 2, 1, 1)
     known = torch.ones(1, 1, dtype=torch.bool)
     background, structure = math.log1p(math.exp(2)), math.log1p(math.exp(-2))
-    plain = value(joint_loss(margins, target, known))
-    heavy = value(joint_loss(margins, target, known, foreground_weight=3.0))
+    plain = value(joint_loss(logits, target, known))
+    heavy = value(joint_loss(logits, target, known, foreground_weight=3.0))
     dice = float(plain) - (background + structure) / 2
     assert float(heavy) == pytest.approx((background + 3 * structure) / 4 + dice, abs=1e-5)
 
 
 def test_a_batch_in_two_halves_adds_up_to_the_whole() -> None:
-    margins, target = torch.randn(4, 3, 2, 3, 4), torch.randint(0, 4, (4, 2, 3, 4))
+    logits, target = torch.randn(4, 3, 2, 3, 4), torch.randint(0, 4, (4, 2, 3, 4))
     known = torch.tensor([[True, True, True]] * 3 + [[True, False, False]])
-    whole = joint_loss(margins, target, known, foreground_weight=2.0)
+    whole = joint_loss(logits, target, known, foreground_weight=2.0)
     # Unequal halves: the mean of their means is something else.
     halves = [
-        joint_loss(margins[part], target[part], known[part], foreground_weight=2.0)
+        joint_loss(logits[part], target[part], known[part], foreground_weight=2.0)
         for part in (slice(0, 1), slice(1, 4))
     ]
     sums = [Mean(total=a.total + b.total, count=a.count + b.count) for a, b in zip(*halves, strict=True)]

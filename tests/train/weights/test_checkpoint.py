@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved is loaded, whole or not at all, and never through pickle."""
+"""Checkpoints: round trip, atomic writes, no pickle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
-from gcis_train.training import state
+from gcis_train.training.loop import state
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from tests.support.training_values import equal_states
@@ -210,7 +210,7 @@ def test_optimiser_state_survives_exactly() -> None:
 def test_damaged_training_state_is_an_error(data: bytes) -> None:
     net = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(net.parameters())
-    with pytest.raises(CheckpointError, match="damaged or of another network"):
+    with pytest.raises(CheckpointError, match="damaged or belongs to another network"):
         state.unpack(data, optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
 

@@ -1,4 +1,4 @@
-"""Foreign weights: what each kind of file gives, and what is refused."""
+"""Foreign weights: contents of each format, and rejected files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     state = published("two_pathways", "routed")
     del state["decoder3.conv_block_p1.conv2.conv.weight"]
     torch.save(state, tmp_path / "routed.pt")
-    with pytest.raises(CheckpointError, match="not whole; received 1 tensors missing"):
+    with pytest.raises(CheckpointError, match="is incomplete; received 1 tensors missing"):
         read_foreign(tmp_path / "routed.pt")
 
 
@@ -107,8 +107,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, message in (
         ("other.pt", "names such as weight"),
         ("module.pt", "more than tensors"),
-        ("text.pt", "not weights that gCIS can read|more than tensors"),
-        ("twice.pt", "two tensors for one place: module.out.bias and out.bias"),
+        ("text.pt", "does not contain weights in a known format|more than tensors"),
+        ("twice.pt", "two tensors for the same parameter: module.out.bias and out.bias"),
         ("absent.pt", "cannot be read"),
     ):
         with pytest.raises(CheckpointError, match=message):
@@ -119,7 +119,7 @@ def test_the_command_reports_and_refuses(tmp_path: Path, swin_unetr: dict[str, T
     torch.save({"state_dict": swin_unetr}, tmp_path / "btcv.pt")
     done = CliRunner().invoke(main, ["import", str(tmp_path / "btcv.pt"), "-o", str(tmp_path / "out")])
     assert done.exit_code == 0
-    assert "unused   out.conv.conv.weight (shape (14, 12, 1, 1, 1), ours (2, 12, 1, 1, 1))" in done.output
+    assert "unused   out.conv.conv.weight (shape (14, 12, 1, 1, 1), expected (2, 12, 1, 1, 1))" in done.output
     refused = CliRunner().invoke(main, ["import", str(tmp_path / "no.pt"), "-o", str(tmp_path / "none")])
     assert refused.exit_code == 2
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""Starting from other weights: every tensor's fate, and a static network in every pathway."""
+"""Initialisation from other weights: report on every tensor, and static networks copied to all pathways."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def _save(folder: Path, net: GcisNet | StaticGcisNet, prompts: tuple[str, ...]) 
     return folder
 
 
-def _start(net: GcisNet | StaticGcisNet, path: Path, margin: float = 9.0):  # type: ignore[no-untyped-def]
-    return initialise(net, read_source(path), prompts=PROMPTS, embeddings=EMBEDDINGS, router_margin=margin)
+def _start(net: GcisNet | StaticGcisNet, path: Path, gap: float = 9.0):  # type: ignore[no-untyped-def]
+    return initialise(net, read_source(path), prompts=PROMPTS, embeddings=EMBEDDINGS, router_gap=gap)
 
 
 def test_a_routed_checkpoint_gives_every_tensor(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_static_checkpoint_fills_every_pathway_and_routes_the_prompts_that_it_
     torch.manual_seed(3)
     static = StaticGcisNet(CONFIG, PATHS)
     net = _net()
-    report = _start(net, _save(tmp_path / "s", static, PROMPTS[:2]), margin=8.0)
+    report = _start(net, _save(tmp_path / "s", static, PROMPTS[:2]), gap=8.0)
     assert [net.resolve(e) for e in EMBEDDINGS[:2]] == list(PATHS)
     assert report.fitted == PROMPTS[:2] and report.missing == () and report.unused == {}
     state, theirs = net.state_dict(), static.state_dict()
@@ -74,7 +74,7 @@ def test_a_static_checkpoint_fills_every_pathway_and_routes_the_prompts_that_it_
     assert "decoder.positions.6.blocks.1.bias" in report.copied
     lead = net.route(EMBEDDINGS[:1])[0].topk(2, dim=-1).values
     assert torch.allclose(lead[:, 0] - lead[:, 1], torch.full((7,), 8.0), atol=1e-3)
-    assert any("copies of a block into other pathways" in line for line in report.lines())
+    assert any("copies of blocks from another pathway" in line for line in report.lines())
     assert any("routers fitted to the pathways of liver, spleen" in line for line in report.lines())
 
 
@@ -84,7 +84,9 @@ def test_a_single_task_network_answers_alike_along_every_pathway(tmp_path: Path)
     net = _net().eval()
     report = _start(net, _save(tmp_path / "s", static, PROMPTS[:1]))
     assert report.fitted == () and all(n.startswith("routers.") for n in report.missing)
-    assert len(report.missing) == 14 and any("14 start at random" in line for line in report.lines())
+    assert len(report.missing) == 14 and any(
+        "14 keep their random initialisation" in line for line in report.lines()
+    )
     image = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         features = net.encoder(image)
@@ -114,7 +116,7 @@ def test_swin_unetr_files_give_the_encoder(tmp_path: Path, kind: str) -> None:
         assert torch.equal(state[name], before[name])
     assert set(report.used) | set(report.missing) == set(state)
     if kind == "btcv":
-        assert report.unused["out.conv.conv.weight"] == "shape (14, 12, 1, 1, 1), ours (2, 12, 1, 1, 1)"
+        assert report.unused["out.conv.conv.weight"] == "shape (14, 12, 1, 1, 1), expected (2, 12, 1, 1, 1)"
         assert "encoder.encoder1.conv1.weight" in report.used
     assert report.kind == ("swin-encoder" if kind == "self-supervised" else "swin-unetr")
 
@@ -130,7 +132,9 @@ def test_a_static_target_takes_what_its_pathways_use(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
     large = _net(1, NetworkConfig(feature_size=24, pathways=3, text_dim=16))
-    with pytest.raises(CheckpointError, match=r"encoder; received feature size 24; expected feature size 12"):
+    with pytest.raises(
+        CheckpointError, match=r"this network; received feature size 24; expected feature size 12"
+    ):
         _start(_net(), _save(tmp_path / "large", large, PROMPTS))
     wide = StaticGcisNet(CONFIG, PATHS)
     few = _net(1, NetworkConfig(feature_size=12, pathways=2, text_dim=16))
@@ -144,4 +148,4 @@ def test_a_text_tower_of_another_size_leaves_the_routers(tmp_path: Path) -> None
     other = _net(1, NetworkConfig(feature_size=12, pathways=3, text_dim=8))
     report = _start(_net(), _save(tmp_path / "c", other, PROMPTS))
     assert set(report.missing) == {f"routers.{i}.weight" for i in range(7)}
-    assert report.unused["routers.0.weight"] == "shape (3, 8), ours (3, 16)"
+    assert report.unused["routers.0.weight"] == "shape (3, 8), expected (3, 16)"

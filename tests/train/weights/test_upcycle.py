@@ -1,4 +1,4 @@
-"""Upcycling: the routed network starts with exactly the static network's answers."""
+"""Upcycling: the routed network has exactly the output of the static network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import foreground_logit
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway, spread
-from gcis_train.weights.upcycle import ROUTER_MARGIN, fit_routers, upcycle
+from gcis_train.weights.upcycle import ROUTER_GAP, fit_routers, upcycle
 from tests.support.training_values import equal_states
 
 SMALL = (64, 32, 32)
@@ -26,11 +26,11 @@ def test_the_routed_network_gives_the_static_answers(prompts: int) -> None:
     assert [routed.resolve(e) for e in embeddings] == list(pathways)
     image = torch.rand(1, 1, *SMALL)
     with torch.no_grad():
-        margins = static(image)
+        logits = static(image)
         features = routed.encoder(image)
         for index, pathway in enumerate(pathways):
             assert torch.equal(
-                foreground_logit(routed.decoder(features, pathway)), margins[:, index : index + 1]
+                foreground_logit(routed.decoder(features, pathway)), logits[:, index : index + 1]
             )
     export_model = StaticGcisNet.resolved(routed, pathways)
     assert equal_states(export_model, static)
@@ -49,20 +49,20 @@ def test_unused_blocks_are_copies_of_used_ones() -> None:
     assert not equal_states(used[0], used[1])
 
 
-def test_router_margins_are_what_was_asked() -> None:
+def test_the_router_gaps_are_the_requested_ones() -> None:
     net = GcisNet(NetworkConfig(feature_size=12, pathways=6, text_dim=64))
     embeddings = torch.randn(20, 64)
     pathways = spread(20, pathways=6)
-    fit_routers(net, embeddings, pathways, margin=ROUTER_MARGIN)
+    fit_routers(net, embeddings, pathways, gap=ROUTER_GAP)
     logits = net.route(embeddings)
     for row, pathway in zip(logits, pathways, strict=True):
         chosen = row[torch.arange(7), torch.tensor(pathway.choices)]
         top = row.topk(2, dim=-1).values
         assert torch.allclose(top[:, 0], chosen)
-        assert torch.allclose(top[:, 0] - top[:, 1], torch.full((7,), ROUTER_MARGIN), atol=1e-3)
+        assert torch.allclose(top[:, 0] - top[:, 1], torch.full((7,), ROUTER_GAP), atol=1e-3)
 
 
 def test_embeddings_that_coincide_are_an_error() -> None:
     net = GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=8))
-    with pytest.raises(PromptError, match="do not tell the prompts apart"):
-        fit_routers(net, torch.ones(2, 8), spread(2, pathways=2), margin=4.0)
+    with pytest.raises(PromptError, match="do not distinguish the prompts"):
+        fit_routers(net, torch.ones(2, 8), spread(2, pathways=2), gap=4.0)

@@ -1,4 +1,4 @@
-"""The training loop on a stub network: schedule, resumption, validation, checkpoints, bad losses."""
+"""Training loop with a stub network: schedule, resumption, validation, checkpoints, non-finite losses."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from gcis_train.data.volumes import CaseVolume
 from gcis_train.evaluation.curves import read_curves
 from gcis_train.metrics import dice
 from gcis_train.options.training import AugmentSpec, TrainOptions
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.steps import learning_rate
+from gcis_train.training.loop.trainer import Outcome, Trainer
+from gcis_train.training.loop.validation import validate
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch, nothing
-from gcis_train.training.steps import learning_rate
-from gcis_train.training.trainer import Outcome, Trainer
-from gcis_train.training.validation import validate
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, volume, write_cases
 
 
 class StubNet(nn.Module):
-    """Two margins from intensities: structure 0 at high X, structure 1 at low X."""
+    """Two logits from intensities: structure 0 at high X, structure 1 at low X."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class StubNet(nn.Module):
         self.unused = nn.Linear(2, 2)  # gets no gradient, as an unsampled block
 
     def forward(self, image: Tensor) -> Tensor:
-        margins: Tensor = self.conv(image)
-        return margins
+        logits: Tensor = self.conv(image)
+        return logits
 
 
 class StubObjective:
-    """Squared error with noise from the window's seed."""
+    """Squared error with noise from the seed of the window."""
 
     def __init__(self) -> None:
         self.net: nn.Module = StubNet()
@@ -89,9 +89,8 @@ def make(tmp_path: Path) -> Callable[..., Trainer]:
     rows = read_datalist(write_cases(data, 3))
     cases = group_cases(rows.training, folder=data)
 
-    def describe(notes: dict[str, Any]) -> CheckpointConfig:
-        table = prompt_table(PROMPTS, torch.zeros(2, 4))
-        return CheckpointConfig(kind="routed", network=RUN.network, prompts=table, provenance=notes)
+    table = prompt_table(PROMPTS, torch.zeros(2, 4))
+    config = CheckpointConfig(kind="routed", network=RUN.network, prompts=table)
 
     def build(
         name: str,
@@ -110,7 +109,7 @@ def make(tmp_path: Path) -> Callable[..., Trainer]:
             validation=lambda: validation or [],
             options=run,
             run_dir=folder,
-            describe=describe,
+            config=config,
             progress=progress or Silent(),  # type: ignore[arg-type]
         )
 
@@ -141,7 +140,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(make: Callable[..., Tr
 
 
 def _curves(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar as TensorBoard shows it: a resumed run's begin where the one before ended."""
+    """Return the scalars that TensorBoard displays; those of a resumed run follow the earlier ones."""
     curves, _ = read_curves([trainer._folder.path])
     return {tag: list(zip(c.steps.tolist(), c.values.tolist(), strict=True)) for tag, c in curves.items()}
 
@@ -194,7 +193,9 @@ def test_the_best_checkpoint_is_the_best_of_all_epochs(
     make: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.4])
-    monkeypatch.setattr("gcis_train.training.validation.validate", lambda *_: {"left ball": [next(scores)]})
+    monkeypatch.setattr(
+        "gcis_train.training.loop.validation.validate", lambda *_: {"left ball": [next(scores)]}
+    )
     case = volume({p: torch.zeros(8, 8, 8, dtype=torch.bool).numpy() for p in PROMPTS})
     outcome = make("run", run=dataclasses_replace(RUN, max_epochs=3), validation=[case]).run()
     assert outcome.best_dice == 0.6
@@ -303,7 +304,7 @@ def test_validation_scores_the_true_masks() -> None:
     truth = volume(masks, image=sum(0.25 * (i + 1) * m for i, m in enumerate(masks.values())))
 
     class Perfect(nn.Module):
-        """Margins from the intensity: 0.25 is a, 0.5 is b."""
+        """Logits from the intensity: 0.25 is a, 0.5 is b."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The two trainings, really run for a few steps: kill and resume, warm start, start from a checkpoint."""
+"""Pretraining and warm start for a few steps: kill and resume, start from a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from gcis_runtime.errors import CheckpointError
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.nets.pathway import spread
 from gcis_train.options.training import TrainOptions
-from gcis_train.training import stages
-from gcis_train.training.stages import Material
-from gcis_train.training.trainer import Outcome
+from gcis_train.training.loop.trainer import Outcome
+from gcis_train.training.material import Cases, Material
+from gcis_train.training.pretrain import pretrain
+from gcis_train.training.run import Run
+from gcis_train.training.warmstart import warm_start
 from gcis_train.weights import checkpoint
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, write_cases
 
@@ -43,9 +46,11 @@ def _material(folder: Path, *, same: bool = False) -> Material:
     rows = read_datalist(path if path.exists() else write_cases(folder, 1, validation=1))
     embeddings = torch.randn(1 if same else 2, 512, generator=torch.Generator().manual_seed(4))
     return Material(
-        training=group_cases(rows.training, folder=folder),
-        validation=group_cases(rows.validation, folder=folder),
-        prompts=PROMPTS,
+        cases=Cases(
+            training=group_cases(rows.training, folder=folder),
+            validation=group_cases(rows.validation, folder=folder),
+            prompts=PROMPTS,
+        ),
         embeddings=embeddings.expand(2, 512),
         text_weights="random (seed 0)",
     )
@@ -61,15 +66,14 @@ def _pretrain(
     pretrained: Path | None = None,
     progress: Silent | None = None,
 ) -> Outcome:
-    return stages.pretrain(
-        dataclasses.replace(_material(folder, same=same), validation=()),
-        run,
-        run_dir,
-        pretrained=pretrained,
-        resume=resume,
-        device=CPU,
-        progress=progress or Silent(),  # type: ignore[arg-type]
-    )
+    material = _material(folder, same=same)
+    material = dataclasses.replace(material, cases=dataclasses.replace(material.cases, validation=()))
+    settings = _run(run, run_dir, progress, resume=resume, pretrained=pretrained)
+    return pretrain(material, settings)
+
+
+def _run(run: TrainOptions, run_dir: Path, progress: Silent | None = None, **changes: Any) -> Run:
+    return Run(options=run, run_dir=run_dir, device=CPU, progress=progress or Silent(), **changes)  # type: ignore[arg-type]
 
 
 KILLED = """
@@ -77,7 +81,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from tests.support.training_values import Silent
-from tests.train.training.test_stages import RUN, _pretrain, deterministic
+from tests.train.training.test_pretrain import RUN, _pretrain, deterministic
 
 class Killing(Silent):
     def step(self, *, epoch, step, steps, loss):
@@ -95,7 +99,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     with deterministic():
         assert _pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
     # Both prompts have one embedding, so they share their pathways: the end of the training says so.
-    assert any("'left ball', 'right ball' share all seven pathways" in line for line in whole.lines)
+    assert any("'left ball', 'right ball' have the same pathway" in line for line in whole.lines)
     script = KILLED.format(
         here=str(Path(__file__).parents[3]), data=str(tmp_path), run=str(tmp_path / "killed")
     )
@@ -118,7 +122,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     run = options(max_epochs=1)
     material = _material(tmp_path)
     progress = Silent()
-    outcome = stages.warm_start(material, run, tmp_path / "warm", resume=False, device=CPU, progress=progress)  # type: ignore[arg-type]
+    outcome = warm_start(material, _run(run, tmp_path / "warm", progress))
     assert outcome.finished and outcome.best_dice is not None
     static = checkpoint.load(tmp_path / "warm" / "static")
     routed = checkpoint.load(tmp_path / "warm" / "routed")
@@ -129,20 +133,12 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert routed.config.provenance["upcycled"] is True and routed.config.prompts == static.config.prompts
 
     # A warm start goes on from another one's weights.
-    stages.warm_start(
-        material,
-        options(max_epochs=1, learning_rate=1e-12),
-        tmp_path / "again",
-        pretrained=tmp_path / "warm" / "static",
-        resume=False,
-        device=CPU,
-        progress=progress,  # type: ignore[arg-type]
-    )
+    still = options(max_epochs=1, learning_rate=1e-12)
+    warm_start(material, _run(still, tmp_path / "again", progress, pretrained=tmp_path / "warm" / "static"))
     again = checkpoint.load(tmp_path / "again" / "static", prefer="latest").weights
     assert all(torch.allclose(again[n].float(), t.float(), atol=1e-6) for n, t in static.weights.items())
 
     # Killed before its first checkpoint, a run that is resumed still starts from --pretrained.
-    still = options(max_epochs=1, learning_rate=1e-12)
     _pretrain(
         tmp_path,
         tmp_path / "run",
@@ -154,7 +150,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert any(line.startswith(f"initialised {len(net.state_dict())} of") for line in progress.lines)
     after = checkpoint.load(tmp_path / "run", prefer="latest").weights
     assert all(torch.allclose(after[n].float(), t.float(), atol=1e-6) for n, t in routed.weights.items())
-    assert not any("share all seven" in line for line in progress.lines)
+    assert not any("have the same pathway" in line for line in progress.lines)
 
     with pytest.raises(CheckpointError, match=r"does not fit.*feature size 12; expected feature size 24"):
         _pretrain(

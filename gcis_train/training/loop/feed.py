@@ -1,4 +1,4 @@
-"""The order of windows in a run: fixed by the seed, so that any step can be drawn again."""
+"""Draw the batches of a run; the seed determines every step, so that any step can be drawn again."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gcis_train.training.distributed import Processes
 from gcis_train.training.objectives import Batch
 
 PHANTOM_SEEDS = 1_000_000
-"""Training phantoms use seeds from here on; smaller ones are free for tests and demonstrations."""
+"""First seed of training phantoms; smaller seeds are reserved for tests and demonstrations."""
 
 
 ALONE = Processes()
 
 
 class CaseStore(Sequence[CaseVolume]):
-    """Pre-processed cases, read when first needed and then kept in memory.
+    """Sequence of preprocessed cases, each loaded at first access and then kept in memory.
 
     Args:
-        cases: What to read.
-        load: How.
+        cases: Cases to load.
+        load: Function that loads a case.
     """
 
     def __init__(self, cases: Sequence[Case], load: Callable[[Case], CaseVolume]) -> None:
@@ -40,21 +40,21 @@ class CaseStore(Sequence[CaseVolume]):
     def __len__(self) -> int:
         return len(self._cases)
 
-    def __getitem__(self, index: Any) -> Any:  # one index: slices are not needed
+    def __getitem__(self, index: Any) -> Any:  # slices are not supported
         if index not in self._read:
             self._read[index] = self._load(self._cases[index])
         return self._read[index]
 
 
 class Feed:
-    """Batches of a run, or of one process's share in it.
+    """Source of the batches of a run, or of the share of one process.
 
     Args:
-        cases: Training cases; read when first needed and then kept.
+        cases: Training cases; loaded at first use and then kept in memory.
         prompts: Prompts of the run.
-        options: What to draw.
-        processes: Who shares every batch: process `rank` draws its part of the batch that all draw together.
-        load: How a case is read; None reads it as the options say, without a cache.
+        options: Training options.
+        processes: Rank and number of processes; each draws its part of a common batch.
+        load: Function that loads a case; None preprocesses it according to the options, without a cache.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class Feed:
         self._options = options
         self._processes = processes
         self._volumes = CaseStore(cases, load or functools.partial(load_case, spec=options.preprocess))
-        apart = options.rows == "apart"
-        # A unit is what has `windows_per_case` windows an epoch: a case, or one structure of it.
+        separate = options.structures_per_case == "one"
+        # A unit has `windows_per_case` windows per epoch: a case, or one structure of a case.
         self._units: list[tuple[int, str | None]] = []
         for index, case in enumerate(self._cases):
             names = dict.fromkeys(t.prompt for t in case.targets)
-            self._units += [(index, name) for name in names] if apart else [(index, None)]
+            self._units += [(index, name) for name in names] if separate else [(index, None)]
         self._units += [(len(self._cases) + i, None) for i in range(options.phantoms)]
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch: the same for every process."""
+        """Steps per epoch, the same for every process."""
         o = self._options
         items = len(self._units) * (1 if o.batch_of == "cases" else o.windows_per_case)
         return -(-items // (o.batch_size * self._processes.world))
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch from step `start`, prepared one ahead in a thread."""
+        """Yield the batches of an epoch from step `start`; a thread prepares the next ones."""
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
         stop = threading.Event()
 
@@ -104,7 +104,7 @@ class Feed:
                     if stop.is_set():
                         return
                 ready.put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
+            except BaseException as error:  # passed to the consumer, which raises it
                 ready.put(error)
 
         thread = threading.Thread(target=produce, name="gcis-feed", daemon=True)
@@ -121,7 +121,7 @@ class Feed:
             thread.join()
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Draw one batch; the same arguments give the same batch."""
+        """Return the batch of a step; the same arguments return the same batch."""
         o = self._options
         names, images, masks, prompts, seeds = [], [], [], [], []
         for item in self._items(epoch, step):
@@ -145,16 +145,16 @@ class Feed:
         )
 
     def _items(self, epoch: int, step: int) -> list[int]:
-        """Return this process's windows of a step; all processes' together are each window once."""
+        """Return the window numbers of this process in a step; each belongs to exactly one process."""
         o = self._options
         windows = o.windows_per_case
-        together = o.batch_of == "cases"
-        count = len(self._units) * (1 if together else windows)
+        whole_cases = o.batch_of == "cases"
+        count = len(self._units) * (1 if whole_cases else windows)
         order = np.random.default_rng([o.seed, epoch]).permutation(count)
         whole = o.batch_size * self._processes.world
         mine = np.array_split(order[step * whole : (step + 1) * whole], self._processes.world)
         chosen = [int(i) for i in mine[self._processes.rank]]
-        return [i * windows + w for i in chosen for w in range(windows)] if together else chosen
+        return [i * windows + w for i in chosen for w in range(windows)] if whole_cases else chosen
 
     def _volume(self, index: int, epoch: int) -> CaseVolume:
         if index >= len(self._cases):

@@ -1,4 +1,4 @@
-"""One step: rates, parameter groups, and blocks that nothing sampled."""
+"""Training step: learning rates, parameter groups, and unused blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from gcis_train.training.distributed import Processes
+from gcis_train.training.loop.steps import Stepper, learning_rate
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch
-from gcis_train.training.steps import Stepper, learning_rate
 from tests.support.training_values import batch, options
 
 
@@ -44,8 +44,8 @@ def _steps(count: int, **changes: object) -> tuple[nn.Module, list[dict[str, tor
 
 
 def test_a_block_without_a_sample_rests_or_drifts_as_published() -> None:
-    _, rest = _steps(2, unsampled="rest")
-    _, drift = _steps(2, unsampled="drift")
+    _, rest = _steps(2, unused_blocks="freeze")
+    _, drift = _steps(2, unused_blocks="decay")
     assert torch.equal(rest[1]["sampled.weight"], rest[2]["sampled.weight"])
     # In the published sum a block that was not sampled has a gradient of zero: momentum goes on.
     assert not torch.equal(drift[1]["sampled.weight"], drift[2]["sampled.weight"])

@@ -1,4 +1,4 @@
-"""One training step: forward pass, loss over all processes, gradients, AdamW."""
+"""Training step: forward pass, loss and gradients over all processes, AdamW update."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from gcis_runtime.errors import DataError
-from gcis_train.options.training import TrainOptions
+from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.training.distributed import Processes
 from gcis_train.training.losses import Mean
 from gcis_train.training.objectives import Batch, Objective
 
 ROUTERS = "routers."
-"""Parameters with this prefix follow `router_learning_rate`."""
+"""Prefix of the parameters that `router_learning_rate` applies to."""
 
 
 class Stepper:
-    """Trains an objective's network step by step.
+    """Optimiser of an objective.
 
     Args:
         objective: Network and loss.
-        options: Rates, precision, limits.
-        processes: Those that share every batch.
-        steps: Steps of an epoch.
+        options: Training options.
+        processes: Processes that share every batch.
+        steps: Steps per epoch.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
 
     def step(self, batch: Batch, number: int, *, stop: bool = False) -> tuple[float | None, bool]:
-        """Train on this process's share of a batch.
+        """Train one step on the share of a batch that belongs to this process.
 
         Args:
-            batch: Windows; maybe none.
-            number: Steps done before this one, in all epochs.
-            stop: Whether this process was asked to stop.
+            batch: Windows; may be empty.
+            number: Number of completed steps in all epochs.
+            stop: Whether this process received a signal to stop.
 
         Returns:
-            The loss of the whole batch (None if nothing in it is labelled: then nothing was trained), and
-            whether any process was asked to stop.
+            Loss of the whole batch (None if it has no labelled structure; no weight is then changed), and
+            whether any process received a signal to stop.
 
         Raises:
             DataError: The loss or a gradient is not finite; no weight was changed.
-            ProcessError: Another process is gone.
+            ProcessError: Another process has ended.
         """
         options = self._options
         self._objective.net.train()
@@ -77,22 +77,22 @@ class Stepper:
         return loss, stopping
 
     def _add_up(self, terms: tuple[Mean, ...], *, stop: bool) -> tuple[list[float], list[float], bool]:
-        """Return the terms' totals and counts over all processes, and whether any wants to stop."""
+        """Return totals and counts of the terms over all processes, and whether any process is to stop."""
         parts = [t.total.detach().double() for t in terms] + [t.count.double() for t in terms]
         summed = self._processes.add(torch.stack([*parts, parts[0].new_tensor(float(stop))])).tolist()
         return summed[: len(terms)], summed[len(terms) : -1], summed[-1] > 0
 
     def _update(self, number: int, batch: Batch) -> None:
-        if self._options.unsampled == "drift":
+        if self._options.unused_blocks == "decay":
             for parameter in self._trained:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         self.scaler.unscale_(self.optimizer)
         limit = self._options.clip_gradient or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained, limit))
-        # The scaler itself skips a step whose half-precision gradients overflowed, and lowers its scale.
+        # The scaler skips steps with overflowed half-precision gradients and lowers its scale.
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise self._not_finite(f"the gradient's norm is {norm}", number, batch, elsewhere=False)
+            raise self._not_finite(f"the gradient norm is {norm}", number, batch, elsewhere=False)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -104,7 +104,8 @@ class Stepper:
         return DataError(
             f"{what} at step {number}",
             received="a window of another process" if elsewhere else f"window of {windows}",
-            fix="Check that case, lower --learning-rate, or use --amp bf16 or none; "
+            expected="a finite number",
+            fix="Check the case, lower --learning-rate, or use --amp bf16 or none; "
             "the last checkpoint is intact.",
         )
 
@@ -115,10 +116,15 @@ class Stepper:
 
 
 def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
-    """Return the rate of a global step: linear warm-up, then half a cosine to zero, or constant.
+    """Return the learning rate of a step: linear warm-up, then half a cosine to zero, or constant.
 
-    `epoch_cosine` is the published program's: it changes between epochs, its first epoch has rate zero, the
-    last one of the warm-up has the peak.
+    `epoch_cosine` is the schedule of the published program: it changes between epochs, is zero in the first
+    epoch and reaches the peak in the last epoch of the warm-up.
+
+    Args:
+        options: Training options.
+        step: Number of completed steps in all epochs.
+        steps: Steps per epoch.
     """
     peak, warm = options.learning_rate, options.warmup_epochs * steps
     total = options.max_epochs * steps
@@ -136,7 +142,7 @@ def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
 
 
 def _groups(net: nn.Module, options: TrainOptions) -> list[dict[str, object]]:
-    """Return the optimiser's parameter groups: one, or the routers apart where they have their own rate."""
+    """Return the parameter groups; routers with their own learning rate form a second one."""
     trained = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
     if options.router_learning_rate is None:
         return [{"params": [p for _, p in trained], "peak": options.learning_rate}]
@@ -147,7 +153,7 @@ def _groups(net: nn.Module, options: TrainOptions) -> list[dict[str, object]]:
     return [{"params": p, "peak": peak} for p, peak in zip(parts, peaks, strict=True) if p]
 
 
-def _dtype(amp: str) -> torch.dtype:
+def _dtype(amp: Precision) -> torch.dtype:
     return torch.float16 if amp == "fp16" else torch.bfloat16
 
 

@@ -1,4 +1,4 @@
-"""Validation on the training grid: sliding windows, label map, Dice of every labelled structure."""
+"""Validate on the preprocessed grid: sliding windows, label map, Dice of every labelled structure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from gcis_train.training.distributed import Processes
 def validate(
     net: StaticGcisNet, prompts: Sequence[str], volumes: Iterable[CaseVolume], options: TrainOptions
 ) -> dict[str, list[float]]:
-    """Return the Dice of every labelled structure, by prompt; a prompt without a case has no entry.
+    """Return the Dice coefficients of every labelled structure, by prompt.
 
     Args:
-        net: Gives the logits of `prompts`, in this order.
-        prompts: Channels of the network.
-        volumes: Pre-processed cases.
-        options: Window and overlap.
+        net: Network that computes the logits of `prompts`.
+        prompts: Prompts in channel order.
+        volumes: Preprocessed cases.
+        options: Training options, with window and validation overlap.
+
+    Returns:
+        One coefficient per case in which the prompt is labelled; a prompt without such a case has no entry.
     """
     device = next(net.parameters()).device
     scores: dict[str, list[float]] = {}
@@ -60,18 +63,18 @@ def validate_share(
     processes: Processes,
     stopped: Callable[[], bool],
 ) -> dict[str, list[float]] | None:
-    """Validate with every process taking its share of the cases; every one returns all scores.
+    """Validate the cases distributed over all processes; each process returns the scores of all cases.
 
     Args:
-        net: Gives the logits of `prompts`, in this order.
-        prompts: Channels of the network.
-        volumes: Pre-processed cases; each process reads only its own.
-        options: Window and overlap.
-        processes: Who shares the cases.
-        stopped: Asked between cases.
+        net: Network that computes the logits of `prompts`.
+        prompts: Prompts in channel order.
+        volumes: Preprocessed cases; each process loads only its own.
+        options: Training options, with window and validation overlap.
+        processes: Processes that share the cases.
+        stopped: Called between cases; returns whether to stop.
 
     Returns:
-        Scores as `validate` gives them, or None if stopped before the end.
+        Scores as returned by `validate`, or None if stopped before the end.
     """
     device = next(net.parameters()).device
     scores = torch.zeros((2, len(volumes), len(prompts)), dtype=torch.float64, device=device)

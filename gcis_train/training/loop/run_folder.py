@@ -1,4 +1,4 @@
-"""A run's folder: its options, its metrics, and its checkpoints, each replaced as a whole."""
+"""Write the run folder: options, metrics, TensorBoard scalars and checkpoints, each file atomically."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
-from gcis_runtime.errors import CheckpointError, OutputError
+from gcis_runtime.errors import CheckpointError, DataError, OutputError
 from gcis_runtime.system.atomic_files import replacing
+from gcis_train.options.stored import from_stored, to_stored
 from gcis_train.options.training import TrainOptions
-from gcis_train.training import state
+from gcis_train.training.loop import state
 from gcis_train.weights import checkpoint
 
 OPTIONS_FILE = "options.json"
@@ -28,7 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class RunFolder:
-    """Writes a run's folder. Only the first of several processes may call what writes.
+    """Run folder. Of several processes, only the first may call methods that write.
 
     Args:
         path: The folder.
@@ -39,8 +40,8 @@ class RunFolder:
         self._pointer: dict[str, str] = {}
 
     @property
-    def begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
+    def has_checkpoint(self) -> bool:
+        """Whether the folder has a checkpoint to resume from."""
         return (self.path / checkpoint.POINTER_FILE).is_file()
 
     @property
@@ -49,19 +50,19 @@ class RunFolder:
         return self.path / self._pointer.get("latest", "")
 
     def open(self) -> None:
-        """Read which checkpoints there are."""
+        """Read the list of existing checkpoints."""
         self._pointer = checkpoint.read_pointer(self.path)
 
     def write_options(self, options: TrainOptions) -> None:
-        """Keep the resolved options.
+        """Write the resolved options.
 
         Raises:
             CheckpointError: The folder cannot be written.
         """
-        self.write_json(OPTIONS_FILE, options)
+        self.write_json(OPTIONS_FILE, to_stored(options))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value as a JSON file of the folder.
+        """Write a value as a JSON file in the folder.
 
         Raises:
             CheckpointError: The folder cannot be written.
@@ -73,10 +74,11 @@ class RunFolder:
             raise _unwritable(self.path, error) from error
 
     def changed_options(self, options: TrainOptions) -> list[str]:
-        """Return what differs from the options that the run was last begun with, as lines."""
+        """Return the differences to the options in the folder as `name: old -> new`."""
         try:
-            before = msgspec.json.decode((self.path / OPTIONS_FILE).read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            stored = msgspec.json.decode((self.path / OPTIONS_FILE).read_bytes(), type=dict[str, Any])
+            before = from_stored(stored)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, DataError):
             return []
         now = _flat(msgspec.to_builtins(options))
         old = _flat(before)
@@ -92,17 +94,17 @@ class RunFolder:
         weights: dict[str, Tensor],
         training_state: bytes,
     ) -> None:
-        """Write a checkpoint, point to it, and remove those that nothing points to.
+        """Write a checkpoint, register it under its role, and remove unregistered ones.
 
         Args:
-            role: `latest`, `best`, or a name of its own for one to keep.
-            step: Steps done, for its name.
+            role: `latest`, `best`, or another name for a checkpoint that is kept.
+            step: Number of completed steps, part of the folder name.
             config: Contents of `config.json`.
-            weights: State by our names.
-            training_state: What it is resumed from.
+            weights: Tensors by parameter name.
+            training_state: Packed training state, see `state.pack`.
 
         Raises:
-            CheckpointError: It cannot be written; the older ones are intact.
+            CheckpointError: The checkpoint cannot be written; earlier ones are intact.
         """
         name = f"checkpoints/{role}-{step:08d}"
         checkpoint.save(self.path / name, config, weights, {state.STATE_FILE: training_state})
@@ -116,7 +118,7 @@ class RunFolder:
         checkpoint.prune(self.path / "checkpoints", keep=set(pointer.values()))
 
     def rewind_metrics(self, epoch: int) -> None:
-        """Drop the metrics of epochs after `epoch`, and a line that a kill cut in half."""
+        """Remove the metrics of epochs after `epoch`, and a line that was only partly written."""
         path = self.path / METRICS_FILE
         if not path.is_file():
             return
@@ -125,7 +127,11 @@ class RunFolder:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def add_metrics(self, record: dict[str, Any]) -> None:
-        """Append one epoch's metrics."""
+        """Append the metrics of an epoch.
+
+        Raises:
+            CheckpointError: The file cannot be written.
+        """
         try:
             with (self.path / METRICS_FILE).open("a") as handle:
                 handle.write(json.dumps(record) + "\n")
@@ -133,22 +139,22 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path / METRICS_FILE} cannot be written",
                 received=error.strerror,
-                fix="Free space; what was saved before is intact.",
+                fix="Free space; earlier checkpoints are intact.",
             ) from error
 
 
 class Scalars:
-    """Curves for TensorBoard.
+    """Writer of TensorBoard scalars.
 
-    Written at once and in this thread: `SummaryWriter` writes in one of its own, which on a full disk ends
-    with a traceback that nobody catches.
+    It writes synchronously, because `SummaryWriter` writes in a background thread, in which errors such as a
+    full disk cannot be caught.
 
     Args:
-        folder: The run's folder; None writes nothing (a process other than the first).
-        first_step: The next step; what an earlier, killed process noted from it on is dropped.
+        folder: Run folder; None writes nothing (processes other than the first).
+        first_step: Next step; TensorBoard hides scalars that an earlier process wrote from this step on.
 
     Raises:
-        CheckpointError: The curves cannot be written.
+        CheckpointError: The file cannot be written.
     """
 
     def __init__(self, folder: Path | None, *, first_step: int) -> None:
@@ -156,44 +162,44 @@ class Scalars:
         if folder is None:
             return
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        with _writing_curves():
+        with _tensorboard_errors():
             (folder / "tensorboard").mkdir(exist_ok=True)
             self._records = RecordWriter((folder / "tensorboard" / name).open("ab"))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Add one point of a curve.
+        """Write a scalar.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The file cannot be written.
         """
         if self._records is not None:
             point = Summary.Value(tag=name, simple_value=value)
             self._write(Event(step=step, summary=Summary(value=[point])))
 
     def close(self) -> None:
-        """Close the file; everything is written already."""
+        """Close the file; all scalars are already written."""
         if self._records is not None:
-            with contextlib.suppress(OSError):  # a failed write was raised already
+            with contextlib.suppress(OSError):  # a failed write has already raised an error
                 self._records.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        with _writing_curves():
+        with _tensorboard_errors():
             self._records.write(event.SerializeToString())  # type: ignore[union-attr]
             self._records.flush()  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager
-def _writing_curves() -> Iterator[None]:
+def _tensorboard_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            "the curves for TensorBoard cannot be written",
+            "the TensorBoard scalars cannot be written",
             received=error.strerror or str(error),
-            fix="Free space; what was saved before is intact.",
+            fix="Free space; earlier checkpoints are intact.",
         ) from error
 
 
@@ -201,7 +207,7 @@ def _unwritable(folder: Path, error: OutputError) -> CheckpointError:
     return CheckpointError(
         f"{folder} cannot be written",
         received=error.received,
-        fix="Free space or choose another --run-dir; what was saved before is intact.",
+        fix="Free space or choose another --run-dir; earlier checkpoints are intact.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Never lose work: killed anywhere, short of disk, with a bad case or loss, a run goes on or says why."""
+"""Interrupted runs: after a kill, a full disk, an invalid case or loss, a run resumes or names the cause."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_train.training.loop.run_folder import Scalars
 from gcis_train.training.objectives import Batch
-from gcis_train.training.run_folder import Scalars
 from gcis_train.weights import checkpoint
 from tests.support.stub_training import RUN, StubObjective, steps_of, trainer
 from tests.support.training_values import equal_states, write_cases
 
 MOMENTS = ["step1", "step6", "updated", "weights", "pointer", "prune", "metrics", "validation"]
-SCRIPT = Path(__file__).parents[2] / "support" / "kill_script.py"
+SCRIPT = Path(__file__).parents[3] / "support" / "kill_script.py"
 
 
 def _metrics(folder: Path) -> list[dict[str, object]]:
@@ -58,7 +58,7 @@ def test_a_full_disk_stops_and_leaves_the_last_checkpoint(tmp_path: Path) -> Non
     made = trainer(tmp_path, folder, run)
 
     class Filling:
-        """A disk that takes no file above 300 bytes from the fourth step on."""
+        """Limit files to 300 bytes from the fourth step on, as a full disk would."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(progress, name)
@@ -115,7 +115,7 @@ def test_without_a_case_the_epoch_begins_again(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     resumed = trainer(tmp_path, tmp_path / "run")
     if made._at.step:
-        assert any("begins again" in line for line in resumed._progress.lines)  # type: ignore[attr-defined]
+        assert any("restarts" in line for line in resumed._progress.lines)  # type: ignore[attr-defined]
     assert resumed.run().finished
 
 
@@ -134,7 +134,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(
 
     honest = StubObjective.loss
     monkeypatch.setattr(StubObjective, "loss", steep)
-    with pytest.raises(DataError, match=r"gradient's norm is (nan|inf) at step 0; received window of ct\d"):
+    with pytest.raises(DataError, match=r"gradient norm is (nan|inf) at step 0; received window of ct\d"):
         made.run()
     assert equal_states(made._objective.net.state_dict(), weights)
 
@@ -181,5 +181,5 @@ def test_curves_are_tensorboards_and_a_killed_process_later_steps_are_dropped(tm
 
 def test_curves_that_cannot_be_written_are_one_error(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").touch()
-    with pytest.raises(CheckpointError, match=r"curves for TensorBoard.*received File exists"):
+    with pytest.raises(CheckpointError, match=r"TensorBoard scalars.*received File exists"):
         Scalars(tmp_path, first_step=0)

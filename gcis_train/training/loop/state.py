@@ -1,4 +1,4 @@
-"""Training state beside a checkpoint: optimiser, scaler, random state and counters, without a pickle."""
+"""Pack and unpack the training state of a checkpoint: optimiser, scaler, random state and counters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ _RANDOM = "random."
 
 
 def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counters: dict[str, Any]) -> bytes:
-    """Return the state as one safetensors blob: tensors by parameter index, everything else as JSON.
+    """Return the state as safetensors data: tensors by parameter index, everything else as JSON metadata.
 
-    torch's random state is in it too. Nothing of ours draws from it (windows and routing have seeds of
-    their own), but a network with dropout would.
+    The data includes the random state of torch. Windows and routing have their own seeds, but a network with
+    dropout would depend on it.
+
+    Args:
+        optimizer: The optimiser.
+        scaler: The gradient scaler.
+        counters: Values that JSON can represent.
     """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {f"{_RANDOM}cpu": torch.get_rng_state()}
@@ -35,15 +40,16 @@ def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counter
 
 
 def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """Put a packed state into the optimiser, the scaler and torch's random generators.
+    """Restore a packed state into the optimiser, the scaler and the random generators of torch.
 
-    The rates are the optimiser's own, not the packed ones: a run may go on with other options.
+    Learning rates and other settings of the optimiser are kept, because a run may be resumed with other
+    options.
 
     Returns:
         The counters.
 
     Raises:
-        CheckpointError: The state is damaged or of another network.
+        CheckpointError: The data is damaged or belongs to another network.
     """
     state: dict[int, dict[str, Tensor]] = {}
     random: dict[str, Tensor] = {}
@@ -62,9 +68,9 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
             group.update(options)
     except (ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            "the training state is damaged or of another network",
+            "the training state is damaged or belongs to another network",
             received=str(error),
-            fix="Start a new run folder.",
+            fix="Choose another --run-dir.",
         ) from error
     scaler_state = json.loads(notes["scaler"])
     if scaler_state and scaler.is_enabled():

@@ -1,4 +1,4 @@
-"""The order of windows: fixed by the seed, every window once an epoch, errors handed on."""
+"""Order of windows: determined by the seed, every window once per epoch, errors passed to the consumer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gcis_runtime.errors import DataError
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.options.training import AugmentSpec, TrainOptions
-from gcis_train.training.feed import PHANTOM_SEEDS, Feed
+from gcis_train.training.loop.feed import PHANTOM_SEEDS, Feed
 from tests.support.training_values import PROMPTS, options, write_cases
 
 
@@ -54,7 +54,7 @@ def test_new_phantoms_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         seen.append(seed)
         return feed._volume(0, 0)
 
-    monkeypatch.setattr("gcis_train.training.feed.load_phantom", phantom)
+    monkeypatch.setattr("gcis_train.training.loop.feed.load_phantom", phantom)
     feed = _feed(tmp_path, 1, options(phantoms=2))
     for epoch in (0, 1):
         assert len(list(feed.epoch(epoch))) == 3

@@ -1,16 +1,15 @@
-"""The training loop: epochs, validation, checkpoints, resumption."""
+"""Training loop: epochs, validation, checkpoints and resumption."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,20 +18,29 @@ from gcis_runtime.errors import CheckpointError, DataError, ProcessError
 from gcis_train.data.volumes import CaseVolume
 from gcis_train.options.training import TrainOptions
 from gcis_train.routing.health import RouterHealth
-from gcis_train.training import state
 from gcis_train.training.distributed import Processes, current
-from gcis_train.training.feed import Feed
+from gcis_train.training.loop import state
+from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.run_folder import RunFolder, Scalars
+from gcis_train.training.loop.steps import Stepper
+from gcis_train.training.loop.stop_signal import StopSignal
+from gcis_train.training.loop.validation import validate_share
 from gcis_train.training.objectives import Batch, Objective
 from gcis_train.training.progress import Progress
-from gcis_train.training.run_folder import RunFolder, Scalars
-from gcis_train.training.steps import Stepper
-from gcis_train.training.validation import validate_share
 from gcis_train.weights import checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended: finished or interrupted, where, with what, and whether this process is to tell."""
+    """Result of a run.
+
+    Attributes:
+        finished: Whether the last epoch was completed; False if the run was interrupted.
+        epoch: Number of completed epochs.
+        best_dice: Best mean validation Dice, or None without validation.
+        latest: Folder of the latest checkpoint.
+        first: Whether this is the first process, which reports the result.
+    """
 
     finished: bool
     epoch: int
@@ -43,14 +51,15 @@ class Outcome:
 
 @dataclasses.dataclass(kw_only=True)
 class _Counters:
-    """Where the run is: all that a checkpoint keeps beside weights and optimiser.
+    """Counters of a run, stored in checkpoints.
 
     Attributes:
-        epoch: Epochs done.
-        step: Steps done in the present epoch.
+        epoch: Completed epochs.
+        step: Completed steps in the current epoch.
         best: Best mean validation Dice.
-        loss: Sum of the present epoch's losses, over `losses` steps.
-        steps: Steps of an epoch.
+        loss: Sum of the losses of the current epoch.
+        losses: Number of losses in that sum.
+        steps: Steps per epoch.
     """
 
     epoch: int = 0
@@ -62,18 +71,18 @@ class _Counters:
 
 
 class Trainer:
-    """Runs an objective over a feed and keeps a run folder.
+    """Training loop of an objective that writes a run folder.
 
     Args:
         objective: Network and loss.
-        feed: Batches.
-        prompts: Channels of the evaluator.
-        validation: Pre-processed validation cases, read when first asked for.
-        options: The run's options.
-        run_dir: Folder of the run.
-        describe: Returns the checkpoint configuration of the present weights.
-        progress: Where to show progress.
-        health: Returns the state of the routers, of a network that has them.
+        feed: Source of batches.
+        prompts: Prompts in the channel order of the evaluation network.
+        validation: Returns the preprocessed validation cases; called at the first validation.
+        options: Training options.
+        run_dir: Run folder.
+        config: Configuration of the checkpoints; the counters are added to its provenance.
+        progress: Progress display.
+        health: Returns router statistics of the current weights; None for a network without routers.
     """
 
     def __init__(
@@ -85,25 +94,25 @@ class Trainer:
         validation: Callable[[], Sequence[CaseVolume]],
         options: TrainOptions,
         run_dir: Path,
-        describe: Callable[[dict[str, Any]], checkpoint.CheckpointConfig],
+        config: checkpoint.CheckpointConfig,
         progress: Progress,
         health: Callable[[], RouterHealth] | None = None,
     ) -> None:
         self._objective, self._feed, self._prompts = objective, feed, tuple(prompts)
         self._validation, self._options, self._folder = validation, options, RunFolder(run_dir)
-        self._describe, self._progress, self._health = describe, progress, health
+        self._config, self._progress, self._health = config, progress, health
         self._processes: Processes = current()
         self._stepper = Stepper(objective, options, self._processes, steps=feed.steps)
         self._at = _Counters(steps=feed.steps)
         self._collapsed: tuple[str, ...] = ()
-        self._asked = False  # this process got a signal
-        self._stop = False  # all processes agreed to stop
+        self._signal = StopSignal()
+        self._stop = False  # all processes have agreed to stop
 
     def resume(self) -> None:
-        """Continue from the run folder's latest checkpoint.
+        """Restore the latest checkpoint of the run folder.
 
         Raises:
-            CheckpointError: There is none, or it is of another network.
+            CheckpointError: There is no checkpoint, or it belongs to another network or other prompts.
         """
         found = checkpoint.load(self._folder.path, prefer="latest")
         if found.config.kind == "static" and found.prompts != self._prompts:
@@ -111,23 +120,26 @@ class Trainer:
                 f"{found.folder} was trained on other prompts",
                 received=", ".join(self._prompts),
                 expected=", ".join(found.prompts),
-                fix="Use the datalist that the run began with.",
+                fix="Use the datalist that the run was started with.",
             )
         found.load_into(self._objective.net)
         try:
             data = (found.folder / state.STATE_FILE).read_bytes()
         except OSError as error:
             raise CheckpointError(
-                f"{found.folder} has no training state to resume from", received=error.strerror
+                f"{found.folder} has no training state to resume from",
+                received=error.strerror,
+                expected=state.STATE_FILE,
+                fix="Choose another --run-dir, or pass the checkpoint as --pretrained.",
             ) from error
         known = {f.name for f in dataclasses.fields(_Counters)}
         counters = state.unpack(data, self._stepper.optimizer, self._stepper.scaler)
         self._at = _Counters(**{k: v for k, v in counters.items() if k in known})
         self._folder.open()
         if self._at.step and self._at.steps not in (0, self._feed.steps):
-            self._progress.say(
-                f"epoch {self._at.epoch + 1} begins again: it has {self._feed.steps} steps now, "
-                f"not {self._at.steps} (other cases, batch size or number of processes)"
+            self._progress.log(
+                f"epoch {self._at.epoch + 1} restarts: it now has {self._feed.steps} steps instead of "
+                f"{self._at.steps} (different cases, batch size or number of processes)"
             )
             self._at.step, self._at.loss, self._at.losses = 0, 0.0, 0
         self._at.steps = self._feed.steps
@@ -135,17 +147,17 @@ class Trainer:
             self._folder.rewind_metrics(self._at.epoch)
 
     def run(self) -> Outcome:
-        """Train to the last epoch, or until interrupted (SIGINT or SIGTERM saves and stops).
+        """Train to the last epoch, or until interrupted (SIGINT and SIGTERM save a checkpoint and stop).
 
         Raises:
             DataError: The loss of a step is not finite, or a case cannot be read; checkpoints are intact.
-            CheckpointError: A checkpoint cannot be written; the older ones are intact.
-            ProcessError: Another process is gone; checkpoints are intact.
+            CheckpointError: A checkpoint cannot be written; earlier ones are intact.
+            ProcessError: Another process has ended; checkpoints are intact.
         """
         self._processes.share(list(self._objective.net.state_dict().values()))
         folder = self._folder.path if self._processes.first else None
         scalars = Scalars(folder, first_step=self._global_step + 1)
-        with contextlib.closing(scalars), self._interruptible():
+        with contextlib.closing(scalars), self._signal:
             while self._at.epoch < self._options.max_epochs and not self._stop:
                 self._run_epoch(scalars)
         return Outcome(
@@ -171,7 +183,7 @@ class Trainer:
         record["loss"] = self._at.loss / self._at.losses if self._at.losses else None
         if (self._at.epoch + 1) % self._options.validate_every == 0 or last:
             scores = self._validate(scalars)
-            if scores is None:  # interrupted; resumed, it validates again
+            if scores is None:  # interrupted; a resumed run validates again
                 self._agree_to_stop()
                 return
             record |= scores
@@ -190,7 +202,7 @@ class Trainer:
         self._agree_to_stop()
 
     def _train_epoch(self, scalars: Scalars) -> None:
-        """Train the rest of the epoch, or until all agree to stop."""
+        """Train the remaining steps of the epoch, or until all processes agree to stop."""
         saved = time.monotonic()
         with contextlib.closing(self._feed.epoch(self._at.epoch, start=self._at.step)) as batches:
             while self._next_step(batches, scalars):
@@ -201,18 +213,18 @@ class Trainer:
                     saved = time.monotonic()
 
     def _next_step(self, batches: Iterator[Batch], scalars: Scalars) -> bool:
-        """Train one step; false at the epoch's end. What was trained is saved if the next step cannot be."""
+        """Train one step; return False at the end of the epoch. If the step fails, a checkpoint is saved."""
         try:
             batch = next(batches, None)
         except DataError:
-            self._save("latest")  # a bad case, not bad weights
+            self._save("latest")  # the case is invalid, but the weights are not
             raise
         if batch is None:
             return False
         try:
-            loss, stopping = self._stepper.step(batch, self._global_step, stop=self._asked)
+            loss, stopping = self._stepper.step(batch, self._global_step, stop=self._signal.received)
         except ProcessError:
-            self._save("latest")  # the sums come before the update: the weights are those of the last step
+            self._save("latest")  # raised before the update: the weights are those of the last step
             raise
         self._at.step += 1
         if loss is not None:
@@ -222,28 +234,28 @@ class Trainer:
             scalars.add("train/learning_rate", rate, self._global_step)
         steps = self._feed.steps * self._options.max_epochs
         self._progress.step(epoch=self._at.epoch, step=self._global_step, loss=loss, steps=steps)
-        # Alone, a signal counts at once; several processes agree in the next step.
-        self._stop = stopping or (self._asked and self._processes.world == 1)
+        # A single process stops at once; several processes agree in the next step.
+        self._stop = stopping or (self._signal.received and self._processes.world == 1)
         return True
 
     def _agree_to_stop(self) -> bool:
-        flag = torch.tensor(float(self._asked), device=self._stepper.device)
+        flag = torch.tensor(float(self._signal.received), device=self._stepper.device)
         self._stop = bool(self._processes.add(flag) > 0)
         return self._stop
 
     def _validate(self, scalars: Scalars) -> dict[str, Any] | None:
-        """Score this process's share of the cases; None if interrupted before the end."""
+        """Validate, and save the best checkpoint; return None if interrupted before the end."""
         volumes = self._validation()
         if not volumes:
             return {}
-        self._save("latest")  # a validation may take long
+        self._save("latest")  # validation may take long
         scores = validate_share(
             self._objective.evaluator(),
             self._prompts,
             volumes,
             self._options,
             processes=self._processes,
-            stopped=lambda: self._asked and self._processes.world == 1,
+            stopped=lambda: self._signal.received and self._processes.world == 1,
         )
         if not scores:
             return scores
@@ -266,10 +278,10 @@ class Trainer:
         return health
 
     def _report_routers(self, health: RouterHealth) -> None:
-        """Say how prompts are routed; warn when another position than before has collapsed."""
-        self._progress.say(health.line())
+        """Log the router statistics, and a warning if another position has collapsed."""
+        self._progress.log(health.line())
         if set(health.collapsed) - set(self._collapsed):
-            self._progress.say(health.warning())
+            self._progress.log(health.warning())
         self._collapsed = health.collapsed
 
     def _save(self, role: str) -> None:
@@ -280,19 +292,5 @@ class Trainer:
         notes = {"epoch": epoch, "step": self._global_step, "validation_dice": self._at.best}
         data = state.pack(self._stepper.optimizer, self._stepper.scaler, dataclasses.asdict(self._at))
         weights: dict[str, Tensor] = self._objective.net.state_dict()
-        self._folder.save(role, self._global_step, self._describe(notes), weights, data)
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a clean stop after the step; a second one ends at once."""
-
-        def handle(number: int, _frame: FrameType | None) -> None:
-            self._asked = True
-            signal.signal(number, signal.default_int_handler)
-
-        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, old in previous.items():
-                signal.signal(number, old)
+        config = msgspec.structs.replace(self._config, provenance={**self._config.provenance, **notes})
+        self._folder.save(role, self._global_step, config, weights, data)

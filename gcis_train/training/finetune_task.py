@@ -1,0 +1,83 @@
+"""Choose the prompt, the pathway and the prompt table of a fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gcis_runtime.errors import DataError, PromptError
+from gcis_train.data.datalist import read_datalist
+from gcis_train.nets.pathway import Pathway
+from gcis_train.text.prompts import embeddings_of
+from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, unknown_prompt
+
+
+def choose_pathway(
+    found: Checkpoint, prompt: str, *, path_selection: str | None, clip_weights: str | None
+) -> tuple[Pathway, PromptEntry]:
+    """Return the pathway that a single task trains, and the prompt table entry of the task.
+
+    A static network with one pathway can be trained for any prompt; one with several, for its own prompts.
+
+    Args:
+        found: Checkpoint to start from.
+        prompt: The structure.
+        path_selection: Pathway counted from 1; None lets the routers choose.
+        clip_weights: Text weights for a prompt that the checkpoint does not have.
+
+    Raises:
+        PromptError: The prompt is empty or cannot be routed, or the path selection cannot be used.
+    """
+    if not prompt.strip():
+        raise PromptError("the prompt is empty", received=repr(prompt), fix="Pass the name of a structure.")
+    stored = {entry.prompt: entry for entry in found.config.prompts}
+    entry = stored.get(prompt, PromptEntry(prompt=prompt))
+    if found.config.kind == "static":
+        if path_selection is not None:
+            raise PromptError(
+                f"{found.folder.name} is a static checkpoint: its pathways are fixed",
+                received=f"--path-selection {path_selection}",
+                fix="Omit --path-selection.",
+            )
+        fixed = [Pathway(tuple(n - 1 for n in one_based)) for one_based in found.config.path_selections]
+        if len(fixed) > 1 and prompt not in found.prompts:
+            raise unknown_prompt(prompt, found.prompts)
+        return fixed[found.prompts.index(prompt) if len(fixed) > 1 else 0], entry
+    if path_selection is not None:
+        return Pathway.parse(path_selection, pathways=found.config.network.pathways), entry
+    embedding = embeddings_of(found, [prompt], clip_weights=clip_weights)[prompt]
+    (entry,) = checkpoint.prompt_table([prompt], embedding[None])
+    return found.routed().resolve(embedding), entry
+
+
+def only_prompt(datalist: Path) -> str:
+    """Return the prompt of a datalist whose training rows all have the same one.
+
+    Raises:
+        DataError: The datalist is invalid, or its training rows have several prompts or none.
+    """
+    prompts = list(dict.fromkeys(row.prompt for row in read_datalist(datalist).training))
+    if len(prompts) != 1:
+        raise DataError(
+            f"{datalist} has several structures to train" if prompts else f"{datalist} has no training rows",
+            received=", ".join(repr(p) for p in prompts) or "no prompt",
+            expected="one",
+            fix="Choose one with --prompt." if prompts else 'Add rows under "training".',
+        )
+    return prompts[0]
+
+
+def extended_table(found: Checkpoint, embeddings: dict[str, Tensor]) -> tuple[PromptEntry, ...]:
+    """Return the prompt table of a checkpoint with new prompts appended.
+
+    Args:
+        found: The checkpoint.
+        embeddings: (text_dim,) embedding of each prompt; those that the table already has are not replaced.
+    """
+    known = {entry.prompt for entry in found.config.prompts if entry.embedding}
+    new = [prompt for prompt in embeddings if prompt not in known]
+    kept = tuple(entry for entry in found.config.prompts if entry.prompt not in new)
+    return kept + (checkpoint.prompt_table(new, torch.stack([embeddings[p] for p in new])) if new else ())

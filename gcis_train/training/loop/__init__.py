@@ -1,0 +1,1 @@
+"""Training loop: batches, steps, validation, checkpoints and the run folder."""

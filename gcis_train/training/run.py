@@ -1,0 +1,130 @@
+"""Run a training: read cases, resume, train to the last epoch, and write the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from gcis_train.data.cache import VolumeCache, case_loader
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.nets.pathway import Pathway
+from gcis_train.options.training import TrainOptions
+from gcis_train.routing.decisions import coincidences
+from gcis_train.routing.health import RouterHealth
+from gcis_train.training.allocator import keep_freed_memory
+from gcis_train.training.distributed import current
+from gcis_train.training.loop.feed import CaseStore, Feed
+from gcis_train.training.loop.run_folder import RunFolder
+from gcis_train.training.loop.trainer import Outcome, Trainer
+from gcis_train.training.material import Cases, Material
+from gcis_train.training.objectives import Objective
+from gcis_train.training.progress import Progress
+from gcis_train.weights.checkpoint import CheckpointConfig
+from gcis_train.weights.initialise import REPORT_FILE, initialise, read_source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Settings of one training run.
+
+    Attributes:
+        options: Training options.
+        run_dir: Run folder.
+        device: Device to train on.
+        progress: Progress display.
+        resume: Continue from the latest checkpoint in the run folder, if there is one.
+        pretrained: Weights to initialise the network from (weights/initialise.py), or None.
+    """
+
+    options: TrainOptions
+    run_dir: Path
+    device: torch.device
+    progress: Progress
+    resume: bool = False
+    pretrained: Path | None = None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run continues from a checkpoint."""
+        return self.resume and RunFolder(self.run_dir).has_checkpoint
+
+
+def train(
+    objective: Objective,
+    cases: Cases,
+    run: Run,
+    config: CheckpointConfig,
+    *,
+    health: Callable[[], RouterHealth] | None = None,
+) -> Outcome:
+    """Train an objective on the cases of a run, from the latest checkpoint if the run is resumed.
+
+    Args:
+        objective: Network and loss.
+        cases: Training and validation cases.
+        run: Settings of the run.
+        config: Configuration of the checkpoints; the trainer adds its counters to the provenance.
+        health: Returns router statistics of the current weights; None for a network without routers.
+
+    Raises:
+        DataError, CheckpointError, ProcessError: See `Trainer.resume` and `Trainer.run`.
+    """
+    keep_freed_memory()
+    options, progress, processes = run.options, run.progress, current()
+    folder, resumed = RunFolder(run.run_dir), run.resumed
+    if resumed and (changed := folder.changed_options(options)):
+        progress.log(f"resumed with changed options: {', '.join(changed)}")
+    if processes.first:
+        folder.write_options(options)
+    cache = VolumeCache(Path(options.cache), notify=progress.log) if options.cache else None
+    load = case_loader(options.preprocess, cache)
+    validation = CaseStore(cases.validation, load)
+    trainer = Trainer(
+        objective=objective,
+        feed=Feed(cases.training, cases.prompts, options, processes, load=load),
+        prompts=cases.prompts,
+        validation=lambda: validation,
+        options=options,
+        run_dir=run.run_dir,
+        config=config,
+        progress=progress,
+        health=health,
+    )
+    if resumed:
+        trainer.resume()
+    outcome = trainer.run()
+    if cache is not None:
+        progress.log(cache.summary())
+    return outcome
+
+
+def initialise_network(net: GcisNet | StaticGcisNet, material: Material, run: Run) -> None:
+    """Initialise a network from `run.pretrained`, unless there is none or the run is resumed.
+
+    The run folder receives a report on every tensor.
+
+    Raises:
+        CheckpointError: The weights do not fit, or the run folder cannot be written.
+    """
+    if run.pretrained is None or run.resumed:
+        return
+    report = initialise(
+        net,
+        read_source(run.pretrained),
+        prompts=material.cases.prompts,
+        embeddings=material.embeddings,
+        router_gap=run.options.router_gap,
+    )
+    for line in report.lines():
+        run.progress.log(line)
+    if current().first:
+        RunFolder(run.run_dir).write_json(REPORT_FILE, report.as_dict())
+
+
+def log_coincidences(pathways: Mapping[str, Pathway], progress: Progress) -> None:
+    """Log a warning for each group of prompts with identical pathways, and therefore identical masks."""
+    for line in coincidences(dict(pathways)):
+        progress.log(line)

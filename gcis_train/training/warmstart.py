@@ -1,0 +1,55 @@
+"""Warm start: train a static network for all prompts, then copy it into every pathway of a routed one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import torch
+
+from gcis_train.nets.network import StaticGcisNet
+from gcis_train.nets.pathway import spread
+from gcis_train.training.loop.trainer import Outcome
+from gcis_train.training.material import Material, checkpoint_config, store_embeddings
+from gcis_train.training.objectives import JointObjective
+from gcis_train.training.run import Run, initialise_network, train
+from gcis_train.weights import checkpoint
+from gcis_train.weights.upcycle import upcycle
+
+STATIC_FOLDER, ROUTED_FOLDER = "static", "routed"
+"""Folders in the run folder: the run of the static network, and the routed checkpoint."""
+
+
+def warm_start(material: Material, run: Run) -> Outcome:
+    """Train a static network with one softmax over all prompts, then upcycle it.
+
+    The run folder receives `static/`, the run of the static network, and at the end `routed/`: a routed
+    checkpoint with the same output as the best static one, for `pretrain --pretrained`.
+
+    Args:
+        material: Cases, prompts and text embeddings.
+        run: Settings of the run; `pretrained` may be `static/` of another warm start.
+
+    Raises:
+        CheckpointError: `run.pretrained` does not fit the network, or a checkpoint cannot be read or written.
+        DataError, ProcessError: See `Trainer.run`.
+    """
+    options, prompts = run.options, material.cases.prompts
+    static_run = dataclasses.replace(run, run_dir=run.run_dir / STATIC_FOLDER)
+    pathways = spread(len(prompts), pathways=options.network.pathways)
+    torch.manual_seed(options.seed)
+    net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint)
+    initialise_network(net, material, static_run)
+    objective = JointObjective(net.to(run.device), prompts, foreground_weight=options.foreground_weight)
+    store_embeddings(material, options, run.run_dir)
+    stage = "warm start"
+    config = checkpoint_config(material, options, kind="static", pathways=pathways, stage=stage)
+    outcome = train(objective, material.cases, static_run, config)
+    if outcome.finished and outcome.first:
+        best = checkpoint.load(static_run.run_dir)
+        routed = upcycle(best.static(), material.embeddings, router_gap=options.router_gap)
+        config = checkpoint_config(material, options, kind="routed", stage=stage)
+        notes = {**config.provenance, **best.config.provenance, "upcycled": True}
+        config = msgspec.structs.replace(config, provenance=notes)
+        checkpoint.save(run.run_dir / ROUTED_FOLDER, config, routed.state_dict())
+    return outcome
