@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train the head-and-neck demo weights again: warm start, routed training, export, evaluation.
+# Repeat the training of the head-and-neck demo weights: warm start, routed training, export, evaluation.
 #
 #   ./examples/headneck/run.sh DATALIST.json RUN_DIR
 #
-# DATALIST.json: the OpenKBP patients as NIfTI, one row a (patient, structure), with the prompts below
-# (docs/how-to/headneck.md). Interrupted anywhere, the same command goes on where it stopped.
+# DATALIST.json lists the OpenKBP patients as NIfTI files, one row per patient and structure, with the prompts
+# below (docs/how-to/headneck.md). After an interruption, the same command continues.
 set -euo pipefail
 [ "$#" -eq 2 ] || { sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 2; }
 datalist=$1 run=$2
@@ -23,8 +23,8 @@ gcis-train pretrain --datalist "$datalist" --run-dir "$run/routed" --config "$he
   --pretrained "$run/longer/routed" --resume
 gcis-train paths --checkpoint "$run/routed"
 
-# One epoch of routed training (the CPU time at hand) came close to what it started from, not above it: see log/.
-# The bundle comes from the warm start's routed network; export "$run/routed" once it is better.
+# One epoch of routed training (the available CPU time) scored slightly below its start: see log/. The bundle is
+# therefore exported from the routed network of the warm start; export "$run/routed" once it scores higher.
 rm -rf "$run/headneck.gcis"
 gcis-export --checkpoint "$run/longer/routed" --name headneck --weights fp16 --engine onnx --engine openvino \
   --prompt brainstem --prompt "spinal cord" --prompt "right parotid gland" --prompt "left parotid gland" \

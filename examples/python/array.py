@@ -1,6 +1,6 @@
 """Segment a numpy array, as in a notebook: `array.py BUNDLE`.
 
-Axes are X, Y, Z; the affine says where they point in the patient.
+The array has axes X, Y, Z; the affine maps voxel indices to patient coordinates.
 """
 
 import sys
@@ -12,10 +12,10 @@ from gcis_runtime.demo.phantom import make_phantom
 
 
 def main(bundle: str) -> None:
-    """Make a head-and-neck phantom and print each structure's volume."""
+    """Segment a head-and-neck phantom and print the volume of each structure."""
     phantom = make_phantom(7, spacing=(6.0, 6.0, 6.0))
     hu: np.ndarray = phantom.ct  # int16
-    affine: np.ndarray = phantom.affine  # 4 x 4, from voxel index to mm: right, anterior, superior
+    affine: np.ndarray = phantom.affine  # 4 x 4, from voxel index to RAS+ coordinates in mm
     with Segmenter.open(bundle) as segmenter:
         result = segmenter.segment(hu, affine=affine)
     for structure in result.structures:

@@ -1,4 +1,4 @@
-"""Segment every CT of a folder: `folder.py BUNDLE IN OUT`. Threads read and write around one engine."""
+"""Segment every CT of a folder, with threads for reading and writing: `folder.py BUNDLE IN OUT`."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +8,13 @@ from gcis_runtime import GcisError, Segmenter, read_volume
 
 
 def main(bundle: str, images: Path, out: Path) -> int:
-    """Return how many images failed."""
+    """Segment the images and return the number of failures."""
     with Segmenter.open(bundle) as segmenter, ThreadPoolExecutor(max_workers=2) as pool:
 
         def one(image: Path) -> str | None:
             try:
                 segmenter.segment(read_volume(image)).save(out / image.name)
-            except GcisError as error:  # one line: what was received, what was expected, what to do
+            except GcisError as error:  # one line: received, expected, what to do
                 return str(error)
             return None
 

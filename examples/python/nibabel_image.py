@@ -1,4 +1,4 @@
-"""Segment a nibabel image and get one back on the same grid: `nibabel_image.py BUNDLE CT SEG`."""
+"""Segment a nibabel image into one on the same grid: `nibabel_image.py BUNDLE CT SEG`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Gzip at the speed of the processor: through isal where it is installed, else through Python's zlib.
 
 isal (Intel's library, wheels of 0.3 MB for x86-64 and arm64) reads three times and writes label maps ten
-times as fast as zlib. Its threaded reader and writer were slower than its plain ones (docs/decisions/0034).
+times as fast as zlib. Its threaded reader and writer were slower than its plain ones (docs/decisions/0037).
 """
 
 from __future__ import annotations

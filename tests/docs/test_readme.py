@@ -29,7 +29,7 @@ from tests.support.documents import (
 README = (Path(__file__).parents[2] / "README.md").read_text()
 PUBLISHED = "\n## Published weights\n"
 SMALLER = {
-    "gcis-train pretrain": "--feature-size 12 --roi 64 --spacing 8 --max-epochs 1 --pathways 2 "
+    "gcis-train pretrain": "--feature-size 12 --patch-size 64 --spacing 8 --max-epochs 1 --pathways 2 "
     "--windows-per-case 1 --clip-weights random --validate-every 1",
     "gcis-export": "--check-windows 1",
 }

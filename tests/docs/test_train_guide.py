@@ -21,7 +21,7 @@ SHORT = ["--max-epochs", "1", "--windows-per-case", "1", "--validate-every", "1"
 SMALL = [
     "--feature-size",
     "12",
-    "--roi",
+    "--patch-size",
     "64",
     "--spacing",
     "8",
