@@ -34,7 +34,7 @@ from gcis_runtime.runs.resume import run_key
 from gcis_runtime.sliding import foreground_crop as foreground
 from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
-from gcis_runtime.sliding.foreground_crop import foreground_box, lay_windows
+from gcis_runtime.sliding.foreground_crop import foreground_box, place_windows
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.sliding.plan import (
@@ -192,7 +192,7 @@ def test_air_alone_is_background_without_a_window(restore):
     np.testing.assert_array_equal(result.labels, reference(volume, spec, window, restore))
     assert not result.labels.any() and result.windows == 0
     assert result.crop["box"] is None and result.crop["windows_saved"] > 0
-    assert "nothing lies above -175 HU: all is background" in result.warnings
+    assert "no voxel is above -175 HU: all labels are background" in result.warnings
     assert ours.segment(volume, restore=restore, body_crop=False).labels.any()
 
 
@@ -343,7 +343,7 @@ def test_gpu_and_cpu_agree(restore, masks):
     window, image = WindowSpec(patch_size=ROI, overlap=0.25), preprocess(volume, spec)
     session, values = AirSession(), (1, 2)
     session.count = 3  # as the simulated device's network has
-    laid = lay_windows(image, spec, window, window_weights(window))
+    laid = place_windows(image, spec, window, window_weights(window))
     assert np.count_nonzero(laid.weights == 0) and any(np.array(laid.plan.shape) > 64)
 
     def label(labeller):
@@ -378,7 +378,7 @@ def test_a_volume_with_much_air_takes_fewer_windows_and_the_report_says_so():
     assert crop["windows_of_whole_grid"] == whole.windows and crop["margin"] == 0
     assert all(0 <= a < b <= n for (a, b), n in zip(crop["box"], crop["grid"], strict=True))
     assert result.windows_skipped == 0 and whole.crop == {} and result.region == {}
-    assert any("trained on images without the air around" in w for w in whole.warnings)
+    assert any("trained on images cropped to the foreground" in w for w in whole.warnings)
     assert not any("air around" in w for w in result.warnings)
     assert result.forecast["windows"] == result.windows
 
@@ -410,13 +410,13 @@ def test_a_coarse_pass_follows_the_rule_too(monkeypatch):
     spec = coarse_spec(AIRY, bundle_of(4).manifest.preprocess, 2.0)
     assert spec.crop == Foreground(margin=4) and spec.spacing == (4.0, 4.0, 4.0)
     assert spec.intensity_window == (LOW, HIGH)
-    seen, real = [], passes.lay_windows
+    seen, real = [], passes.place_windows
 
     def lay(*arguments, crop):
         seen.append((arguments[1].spacing, arguments[1].crop, crop))
         return real(*arguments, crop=crop)
 
-    monkeypatch.setattr(passes, "lay_windows", lay)
+    monkeypatch.setattr(passes, "place_windows", lay)
     ours, other = segmenter_of(0), segmenter_of(3, spacing=(5.0, 5.0, 5.0))
     for body_crop, crop in ((None, True), (False, False)):
         seen.clear()

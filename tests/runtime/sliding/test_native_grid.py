@@ -13,7 +13,7 @@ from gcis_runtime.grids.grid_transform import plan_grid
 from gcis_runtime.sliding.accumulator import Tile
 from gcis_runtime.sliding.blend import logits_to_labels
 from gcis_runtime.sliding.label_sink import LabelSink
-from gcis_runtime.sliding.native_grid import Restorer
+from gcis_runtime.sliding.native_grid import NativeGridMapper
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import PreprocessSpec
 
@@ -58,7 +58,7 @@ def restored(
     sink = LabelSink(
         transform=transform, shape=shape, values=(1, 2, 7), masks=masks, probabilities=probabilities
     )
-    restorer = Restorer(plan=plan, transform=transform, values=(1, 2, 7), smooth=smooth, sink=sink)
+    restorer = NativeGridMapper(plan=plan, transform=transform, values=(1, 2, 7), smooth=smooth, sink=sink)
     u = plan.across[0]
     edges = [sorted({0, *(c for c in cuts if c < padded[d]), padded[d]}) for d in (axis, u)]
     for a0, a1 in zip(edges[0], edges[0][1:], strict=False):
@@ -75,7 +75,7 @@ def restored(
 def whole(logits, transform, *, smooth):
     """Restore without tiles: MONAI's order of things, through the public parts."""
     if not smooth or transform.to_file is None:
-        return transform.restore(logits_to_labels(logits, values=(1, 2, 7)))
+        return transform.invert(logits_to_labels(logits, values=(1, 2, 7)))
     file_logits = np.stack([transform.to_file.linear(m) for m in logits])
     labels = logits_to_labels(file_logits, values=(1, 2, 7))
     return np.flip(labels.transpose(np.argsort(transform.order)), transform.flips)
@@ -178,7 +178,7 @@ def test_probabilities_are_the_sigmoid_of_the_restored_logit(case, smooth):
             exact = 255 / (1 + np.exp(-transform.to_file.linear(logit).astype(float)))
             exact = np.flip(exact.transpose(np.argsort(transform.order)), transform.flips)
         else:
-            exact = transform.restore(np.rint(255 / (1 + np.exp(-logit.astype(float)))).astype(np.uint8))
+            exact = transform.invert(np.rint(255 / (1 + np.exp(-logit.astype(float)))).astype(np.uint8))
         ours = found[0].probabilities()[value]
         assert np.abs(ours - exact.astype(float)).max() < 0.51
         np.testing.assert_array_equal(ours, found[1].probabilities()[value])

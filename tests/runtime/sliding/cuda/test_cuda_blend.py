@@ -11,10 +11,10 @@ from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
-from gcis_runtime.sliding.cuda.finish import GridFinish
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.output import NetworkGridOutput
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.support import fake_cuda
 
 ROI = (8, 12, 10)
@@ -79,30 +79,34 @@ def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
     return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
 
 
-def row_source(array, plan):
-    def rows(first, out):
+def plane_source(array, plan):
+    def planes_into(first, out):
         planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
         out[...] = np.moveaxis(planes, 0, plan.axis)
 
-    return rows
+    return planes_into
 
 
-def finish(plan, channels, values):
+def output(plan, channels, values):
     """Return labels on the network's grid, or logits where no values are given."""
-    groups = group_windows(plan)
     given = values or tuple(range(1, 1 + len(channels)))
-    return GridFinish(plan, groups, values=given, logits=values is None)
+    return NetworkGridOutput(make_schedule(plan), values=given, logits=values is None)
 
 
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
     session = Session(driver, plan.patch_size, batch=batch, run=network)
     kernels = Kernels(session.gpu, b"compiled")
     blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
+        session,
+        kernels,
+        make_schedule(plan),
+        WEIGHTS,
+        channels=channels,
+        output=output(plan, channels, values),
     )
     made = len(driver.alive)
-    slabs = blender.slabs(row_source(array, plan), count=count)
-    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in slabs]
+    blocks = blender.blocks(plane_source(array, plan), count=count)
+    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in blocks]
     blender.close()
     assert len(driver.alive) < made
     session.gpu.close()
@@ -192,11 +196,11 @@ def test_copies_overlap_the_network(host_kernels):
     copies = [a[-1] for name, a in driver.calls if name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")]
     kernels = [(a[0], a[8]) for name, a in driver.calls if name == "cuLaunchKernel"]
     (copy,) = set(copies)
-    assert {stream for name, stream in kernels if name in ("spread", "extent")} == {copy}
-    (compute,) = {stream for name, stream in kernels if name not in ("spread", "extent")}
+    assert {stream for name, stream in kernels if name in ("scatter", "value_range")} == {copy}
+    (compute,) = {stream for name, stream in kernels if name not in ("scatter", "value_range")}
     assert compute != copy
     order = [name for name, _ in kernels]
-    first, second, *_ = (i for i, name in enumerate(order) if name == "spread")
+    first, second, *_ = (i for i, name in enumerate(order) if name == "scatter")
     assert first < order.index("crop") < second < order.index("crop", second)
     back = [i for i, (name, _) in enumerate(driver.calls) if name == "cuMemcpyDtoHAsync"]
     assert back
@@ -210,10 +214,15 @@ def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
     )
     blender = GpuBlender(
-        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,))
+        session,
+        Kernels(session.gpu, b""),
+        make_schedule(plan),
+        WEIGHTS,
+        channels=(0,),
+        output=output(plan, (0,), (1,)),
     )
     with pytest.raises(EngineError, match="not finite"):
-        list(blender.slabs(row_source(image(plan.padded), plan)))
+        list(blender.blocks(plane_source(image(plan.padded), plan)))
     blender.close()
     blender.close()
 
@@ -226,7 +235,9 @@ def test_too_little_memory_frees_what_was_taken():
     driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,)))
+        GpuBlender(
+            session, kernels, make_schedule(plan), WEIGHTS, channels=(0,), output=output(plan, (0,), (1,))
+        )
     assert driver.alive.keys() == before.keys()
 
 
