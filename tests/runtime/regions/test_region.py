@@ -177,7 +177,7 @@ def test_names_are_structures_or_files_or_an_error(tmp_path):
     assert parse_roi("Bone", MANIFEST) == StructureRoi(channel=0)
     assert parse_roi("liver ", MANIFEST) == StructureRoi(channel=1)
     assert isinstance(parse_roi("mask.nii.gz", MANIFEST), MaskRoi)
-    with pytest.raises(PromptError, match=r"no structure of the bundle, and no file.*bone, liver"):
+    with pytest.raises(PromptError, match=r"neither a structure of the bundle nor a file.*bone, liver"):
         parse_roi("spleen", MANIFEST)
 
 
@@ -392,7 +392,7 @@ def test_the_command_says_what_lies_outside(run, ct, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--roi", "spleen"), "no structure of the bundle"),
+        (("--roi", "spleen"), "neither a structure of the bundle nor a file"),
         (("--roi", "90:99,:,:"), "no voxel of the image"),
         (("--roi", "no.nii.gz"), "does not exist"),
         (("--coarse", "0.5"), "not a factor"),

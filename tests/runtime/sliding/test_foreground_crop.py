@@ -41,7 +41,7 @@ from gcis_runtime.sliding.plan import (
     WindowReader,
     pad_to_plan,
     plan_windows,
-    turned,
+    with_slab_axis,
     weights_within,
     window_weights,
 )
@@ -435,7 +435,7 @@ def test_slabs_along_another_axis_keep_the_crop():
         (220, 100, 90), WindowSpec(patch_size=ROI), within=(slice(50, 190), slice(60, 80), slice(0, 70))
     )
     for axis in range(3):
-        other = turned(plan, axis)
+        other = with_slab_axis(plan, axis)
         assert set(other.starts) == set(plan.starts) and (other.before, other.padded) == (
             plan.before,
             plan.padded,
