@@ -150,9 +150,7 @@ def _solve(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _zoomed(affine: NDArray[np.float64], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rotation of an affine with another spacing, without shear or translation (MONAI
-    `zoom_affine`).
-    """
+    """Return an affine's rotation with another spacing, without shear or translation (`zoom_affine`)."""
     linear = affine[:3, :3]
     zoom = np.linalg.cholesky(linear.T @ linear).T
     out = np.eye(4)

@@ -48,9 +48,7 @@ class GridMap:
         return bool(self._reach().max() <= _SHEAR_TOLERANCE)
 
     def _reach(self) -> NDArray[np.float64]:
-        """Return the largest displacement of a sample by off-diagonal terms along each axis, in input
-        voxels.
-        """
+        """Return the largest displacement along each axis by off-diagonal terms, in input voxels."""
         linear = np.abs(self.matrix[:3, :3])
         return np.asarray((linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0))
 
@@ -74,8 +72,7 @@ class GridMap:
             crop.append(slice(low, high + 1))
             positions.append(position - low)
         array = array[tuple(crop)]
-        # Slowest axis first, as in memory: gathers then copy long contiguous runs (NIfTI arrays have X
-        # fastest).
+        # Slowest axis first, as in memory: gathers then copy long runs (NIfTI arrays have X fastest).
         order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
         out: NDArray[Any] = array.transpose(order)
         for axis in self.cheapest_order():
@@ -151,9 +148,7 @@ def matrix_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np
 
 
 def unit_matrix(grid: GridMap) -> NDArray[np.float64]:
-    """Return the map in normalised coordinates: the edges of both grids are -1 and 1 (MONAI
-    `to_norm_affine`).
-    """
+    """Return the map in normalised coordinates: edges at -1 and 1 (MONAI `to_norm_affine`)."""
 
     def to_unit(shape: Shape3) -> NDArray[np.float64]:
         size = np.array(shape, dtype=np.float64)
@@ -232,9 +227,7 @@ def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> 
 
 
 def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
-    """Return the clipped input coordinates of an output box along X, Y, Z: three arrays of the shape of the
-    box.
-    """
+    """Return the clipped input coordinates of an output box along X, Y, Z: three arrays of its shape."""
     theta = unit_matrix(grid)
     x, y, z = np.ix_(*(unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
     # Summed from the last axis to the first, as in PyTorch.

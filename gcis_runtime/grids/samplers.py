@@ -21,8 +21,7 @@ _BLOCK = 48
 """Edge length in voxels of the blocks of the file grid; coordinates take 24 bytes per voxel of a block."""
 
 _PLACE_VOXELS = 1 << 22
-"""Voxels sampled at a time: a tile of a coarse network grid covers much of the file grid, up to 0.5 GB of
-logits."""
+"""Voxels sampled at a time: a tile of a coarse network may cover file voxels with 0.5 GB of logits."""
 
 
 class SampledBox(NamedTuple):

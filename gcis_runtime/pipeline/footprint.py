@@ -128,9 +128,7 @@ def _label_size(requested: RequestedOutputs) -> int:
 
 
 def _label_bytes(voxels: int, requested: RequestedOutputs) -> int:
-    """Return the bytes of the label map, masks (one bit per voxel, unpacked one by one) and deflated
-    probabilities.
-    """
+    """Return the bytes of the label map, masks (one bit per voxel, unpacked in turn) and probabilities."""
     structures = len(requested.values)
     item = _label_size(requested)
     masks = voxels * structures // 8 + voxels if requested.masks else 0
@@ -161,9 +159,7 @@ def _resampling(plan: WindowPlan, transform: GridTransform) -> int:
 def _native_grid(
     schedule: Schedule, transform: GridTransform, shape: Shape3, requested: RequestedOutputs
 ) -> int:
-    """Return the bytes for mapping a tile to the native grid, with the plane and the line of logits that are
-    kept.
-    """
+    """Return the bytes for mapping a tile to the native grid, with the stored plane and line of logits."""
     plan, tile, channels = schedule.plan, schedule.tile_shape, len(requested.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)

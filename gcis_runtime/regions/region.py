@@ -41,9 +41,7 @@ class Region:
         return Region(boxes=boxes, origin=f"{self.origin}, {other.origin}")
 
     def bounds(self) -> list[list[int]] | None:
-        """Return the first index and the end of the bounding box along each axis; None for an empty
-        region.
-        """
+        """Return the first index and end of the bounding box along each axis; None for an empty region."""
         if not self.boxes:
             return None
         return [
@@ -53,8 +51,7 @@ class Region:
 
 
 def oriented_boxes(region: Region, transform: GridTransform, shape: Shape3) -> tuple[Box, ...]:
-    """Return the boxes of a region on the reoriented file grid: the axes of the network, the voxels of the
-    file.
+    """Return a region's boxes on the reoriented file grid: axes of the network, voxels of the file.
 
     Args:
         region: The region.

@@ -1,6 +1,4 @@
-"""Determine the part of a volume to segment: a region, the body, the result of a coarse pass, or all of
-it.
-"""
+"""Determine the part of a volume to segment: a region, the body, or the result of a coarse pass."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Parse a region of interest (`--roi`): a box of voxels, the box around a mask, or the box around a
-structure.
-"""
+"""Parse a region of interest (`--roi`): voxel ranges, the box around a mask, or a structure."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Tile:
 
     Attributes:
         start: First index of the box (X, Y, Z).
-        logits: (C, X, Y, Z) of the box, valid until the next tile. Zero where no window of the plan lies.
+        logits: (C, X, Y, Z) of the box, valid until the next tile. Zero where the plan has no window.
     """
 
     start: Shape3

@@ -27,8 +27,7 @@ Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From a window (1, 1, X, Y, Z) to logits (1, C, X, Y, Z)."""
 
 WindowSource = Callable[[Shape3], NDArray[np.float32]]
-"""From the start of a window on the padded grid to its content (1, 1, X, Y, Z), contiguous; called in plan
-order."""
+"""From the start of a window on the padded grid to its content (1, 1, X, Y, Z); called in plan order."""
 
 KEPT_OUTPUT_BYTES = 1 << 27
 """Limit of network outputs that are kept for constant windows. Nearly all of these are 0 (air) or 1."""
@@ -145,8 +144,7 @@ def _tiles(
 def logits_to_labels(
     logits: NDArray[np.float32], *, values: tuple[int, ...], dtype: type[np.unsignedinteger] = np.uint16
 ) -> NDArray[np.unsignedinteger]:
-    """Return the label of the largest positive logit per voxel, or 0 if none is positive; ties go to the
-    first.
+    """Return the label of the largest positive logit per voxel, else 0; ties go to the first channel.
 
     Args:
         logits: (C, ...) logits: foreground minus background.

@@ -68,7 +68,7 @@ def place_windows(
     if rule is None:
         return WindowLayout(plan=everything, weights=weights)
     if not crop:
-        warning = "windows are placed on the whole image: the network was trained on images cropped to the foreground"
+        warning = "windows cover the whole image: the network was trained on images cropped to the foreground"
         return WindowLayout(plan=everything, weights=weights, warnings=(warning,))
     box = foreground_box(image, rule)
     report: dict[str, Any] = {"margin": rule.margin, "grid": list(image.transform.shape)}
@@ -86,8 +86,7 @@ def place_windows(
 
 
 def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
-    """Return the box of the network grid that holds every intensity above 0, extended by the margin of the
-    rule.
+    """Return the box of the network grid that holds every intensity above 0, with the rule's margin.
 
     Equal to the box of MONAI's `CropForeground(margin=rule.margin, allow_smaller=True)`. If no intensity is
     above 0, the result is None, where MONAI returns an empty box. Only planes outside the box and six planes
@@ -149,9 +148,7 @@ def _chunks(count: int, plane: int) -> Iterator[slice]:
 
 
 def _peeled(image: NetworkInput, box: Box, axis: int, least: float) -> Box | None:
-    """Return a box without the outer planes along an axis in which no intensity is above `least`; None if all
-    are.
-    """
+    """Return a box without its outer planes with no intensity above `least`; None if no plane has one."""
 
     def filled(plane: int) -> bool:
         return bool((image.box(with_part(box, axis, slice(plane, plane + 1))) > least).any())

@@ -18,8 +18,7 @@ _Pieces = list[list[_Piece]]
 
 
 class LabelSink:
-    """Collector of labels in boxes of the reoriented file grid: the axes of the network, the voxels of the
-    file.
+    """Collector of labels in boxes of the reoriented file grid (axes of the network, voxels of the file).
 
     Args:
         transform: Transform that reorients the file grid.
@@ -31,8 +30,7 @@ class LabelSink:
         within: Boxes of the reoriented file grid outside which all voxels are background; None for no limit.
 
     Attributes:
-        labels: (X, Y, Z) on the file grid in the memory order of NIfTI; uint8, or uint16 for values above
-            255.
+        labels: (X, Y, Z) on the file grid in the memory order of NIfTI; uint8 or uint16.
     """
 
     def __init__(
@@ -81,9 +79,7 @@ class LabelSink:
             self._masks[index].append((box, np.packbits(inside).tobytes()))
 
     def put_probability(self, index: int, box: Box, scaled: NDArray[np.uint8]) -> None:
-        """Store the probability of structure `index` in a box, times 255. Compressed: nearly all values are 0
-        or 255.
-        """
+        """Store the probability times 255 of structure `index` in a box, compressed: most are 0 or 255."""
         scaled = self._inside(box, scaled)
         if self._probabilities is not None and scaled.any():
             self._probabilities[index].append((box, zlib.compress(scaled.tobytes(), level=1)))

@@ -1,8 +1,8 @@
-"""Label a preprocessed image on its native grid, slab by slab: windows, blending and mapping to the file
-grid.
+"""Label a preprocessed image on its native grid, slab by slab.
 
-A `Labeller` takes a `LabelTask` and puts boxes of labels into a `LabelSink`. There are two implementations:
-`CpuLabeller` computes with NumPy, `cuda.labeller.GpuLabeller` on the GPU that holds the logits.
+The stages are windows, blending, and mapping to the file grid. A `Labeller` takes a `LabelTask` and puts
+boxes of labels into a `LabelSink`. `CpuLabeller` computes with NumPy, `cuda.labeller.GpuLabeller` on the
+GPU that holds the logits.
 """
 
 from __future__ import annotations

@@ -188,9 +188,7 @@ class _Border:
         )
 
     def extended(self, tile: Tile, index: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:
-        """Return channel `index` of the tile with its border, (X, Y, Z), and its first index on the network
-        grid.
-        """
+        """Return channel `index` of the tile with its border, (X, Y, Z), and its first index."""
         a, u, _ = self._order
         before = [0, 0, 0]
         before[a], before[u] = int(tile.start[a] > 0), int(tile.start[u] > 0)

@@ -20,8 +20,7 @@ _PREFER_Z = 1.5
 _PART_VOXELS = 1 << 22
 """Voxels of the image computed at a time, which limits temporary memory."""
 MAX_WINDOWS = 1_000_000
-"""Largest number of windows of a plan, which would take days. An overlap near 1 yields hundreds of
-millions."""
+"""Largest number of windows of a plan, which takes days; an overlap near 1 yields 100 times as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +174,7 @@ def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) 
 
 
 def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> NDArray[np.float32]:
-    """Pad an array of `plan.shape` to `plan.padded` with `value`; an array of that shape is returned
-    unchanged.
-    """
+    """Pad an array of `plan.shape` to `plan.padded` with `value`; no copy if the shapes are equal."""
     if plan.shape == plan.padded:
         return array
     out = np.full(plan.padded, value, dtype=np.float32)
@@ -284,9 +281,7 @@ def read_planes(
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
-    """Move the planes from `steps` to `steps + keep` of a buffer (X, Y, Z) to its front along `axis`, in
-    place.
-    """
+    """Move planes `steps` to `steps + keep` of a buffer (X, Y, Z) to its front along `axis`, in place."""
     if not keep or not steps:
         return
     view = np.moveaxis(buffer, axis, 0)

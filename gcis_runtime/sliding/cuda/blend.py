@@ -55,8 +55,9 @@ class _Transfer:
 
 
 class GpuBlender:
-    """Blending of one volume on a GPU. For a single use in one thread; `close` frees its memory, not the
-    session's.
+    """Blending of one volume on a GPU, for a single use in one thread.
+
+    `close` frees the memory of the blender, but not that of the session.
 
     Args:
         session: The network on the GPU.

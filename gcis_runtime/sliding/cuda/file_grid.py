@@ -116,8 +116,8 @@ class AxisGrid:
     ) -> None:  # fmt: skip
         """See `FileGrid.launch`."""
         kernels.resample_separable(
-            work.total, out, part, tables=[*self._tables, values], ring=work.sum_ring, order=self._sampler.order,
-            wide=wide, count=count, stream=stream,
+            work.total, out, part, tables=[*self._tables, values], ring=work.sum_ring,
+            order=self._sampler.order, wide=wide, count=count, stream=stream,
         )  # fmt: skip
 
 
@@ -138,9 +138,7 @@ class ShearedGrid:
         self._most = np.minimum(np.floor(corners.max(axis=0) + _SLACK) + 1, last) + plan.before[axis]
 
     def file_planes(self, first: int, stop: int) -> slice:
-        """See `FileGrid.file_planes`: also with voxels that other network planes determine, which become
-        0.
-        """
+        """See `FileGrid.file_planes`: includes voxels of other network planes, which become 0."""
         found = np.flatnonzero((self._least < stop) & (self._most >= first))
         return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 

@@ -27,8 +27,7 @@ from gcis_runtime.sliding.schedule import Schedule, Slab
 from gcis_runtime.spec import label_dtype
 
 _CHUNK_VOXELS = 1 << 25
-"""Voxels of the file labelled by one kernel launch: a slab at 0.8 mm has 125 times the voxels of a 4 mm
-network."""
+"""Voxels of the file per kernel launch: a slab at 0.8 mm has 125 times the voxels of one at 4 mm."""
 _INT32_BYTES = 4
 
 
@@ -168,8 +167,7 @@ class NetworkGridOutput:
 
 
 class NativeGridOutput:
-    """Labels on the native grid from interpolated logits; voxels outside all blocks are background. See
-    `SlabOutput`.
+    """Labels on the native grid from interpolated logits; other voxels are background. See `SlabOutput`.
 
     Finished sums are converted to logits in place, and cleared once the labels that depend on them are
     queued.
@@ -234,9 +232,7 @@ class NativeGridOutput:
         )  # fmt: skip
 
     def _boxes(self, first: int, stop: int) -> list[Box]:
-        """Return boxes of about `_CHUNK_VOXELS` at most with the file voxels that network planes
-        determine.
-        """
+        """Return boxes of at most about `_CHUNK_VOXELS` with the file voxels that planes determine."""
         axis = self._plan.axis
         box = with_part(whole(self._shape), axis, self._grid.file_planes(first, stop))
         return _split(box, (axis, *self._plan.across), _CHUNK_VOXELS)
@@ -246,8 +242,7 @@ class NativeGridOutput:
 
 
 def _determined(slab: Slab) -> list[tuple[int, int]]:
-    """Return the planes whose file voxels are labelled with a slab: its own, and the first of a gap behind
-    it.
+    """Return the planes whose file voxels a slab determines: its own, and the first of a gap after it.
 
     File voxels just before the first plane of a gap lie between logits and zero; those behind it are
     background.
@@ -263,9 +258,7 @@ def _in_sums(work: Workspace, plan: WindowPlan, first: int, planes: int) -> Ring
 
 
 def _split(box: Box, axes: Sequence[int], most: int) -> list[Box]:
-    """Split a box along the first axis, and along the next one if a single plane has more voxels than
-    `most`.
-    """
+    """Split a box along the first axis, and along the next one if a plane exceeds `most` voxels."""
     axis, *others = axes
     part = box[axis]
     face = math.prod(n for a, n in enumerate(box_shape(box)) if a != axis)

@@ -41,9 +41,9 @@ from gcis_runtime.sliding.plan import (
     WindowReader,
     pad_to_plan,
     plan_windows,
-    with_slab_axis,
     weights_within,
     window_weights,
+    with_slab_axis,
 )
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_runtime.system.stage_clock import StageClock
