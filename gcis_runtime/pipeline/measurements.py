@@ -42,11 +42,11 @@ def record_calibration(
 
 def device_peak(engine: LoadedEngine) -> int | None:
     """Return the measured device memory in bytes of the engine and its last volume; None on the CPU."""
-    taken, least = engine.device_bytes, getattr(engine.labeller, "least_free", None)
+    taken, least = engine.device_bytes, engine.labeller.least_free
     session = engine.session
     if taken is None or least is None or not isinstance(session, DeviceSession):
         return None
-    return taken + max(0, session.gpu.free_memory() - int(least))
+    return taken + max(0, session.gpu.free_memory() - least)
 
 
 def forecast_report(forecast: Forecast, seconds: float, device_bytes: int | None) -> dict[str, Any]:

@@ -62,7 +62,14 @@ class LabelTask:
 
 
 class Labeller(Protocol):
-    """Interface for labelling an image slab by slab."""
+    """Interface for labelling an image slab by slab.
+
+    Attributes:
+        least_free: Bytes of device memory that were free while the last volume held all its memory; None on
+            the CPU and before the first volume.
+    """
+
+    least_free: int | None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """Label an image, and put every voxel that is not background into `sink`.
@@ -93,6 +100,7 @@ class CpuLabeller:
 
     def __init__(self, predict: Predictor, *, threads: int = 1) -> None:
         self._predict, self._threads = predict, threads
+        self.least_free: int | None = None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""

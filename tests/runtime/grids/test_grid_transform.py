@@ -1,4 +1,4 @@
-"""Orientation, spacing and their undo agree with MONAI on every kind of grid, voxel for voxel."""
+"""Test that orientation, spacing and their inverse agree with MONAI voxel by voxel on every kind of grid."""
 
 from __future__ import annotations
 

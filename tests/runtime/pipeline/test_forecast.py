@@ -1,4 +1,4 @@
-"""Memory and time said beforehand; what would exceed the limit is stepped down or refused."""
+"""Test forecasts of memory and time, the steps to stay below a memory limit, and calibration."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 
 FACTOR = 3.0
-"""A forecast of memory is never below the peak, and at most so many times above it."""
+"""Largest ratio of forecast and peak memory. A forecast is never below the peak."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def home(monkeypatch, tmp_path):
 
 
 def run_alone(*arguments):
-    """Run the command in a process of its own: memory that other tests left is none of its."""
+    """Run the command in a separate process, whose memory does not include that of other tests."""
     command = [sys.executable, "-m", "gcis_runtime.cli.run", *map(str, arguments), "--engine", "onnx"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -87,7 +87,7 @@ def report_of(*arguments):
 
 @pytest.fixture
 def middling(tmp_path):
-    """A CT of 200 x 200 x 120 voxels."""
+    """Write a CT of 200 x 200 x 120 voxels."""
     import nibabel as nib
 
     array = np.kron(smooth_ct((50, 50, 30)), np.ones((4, 4, 4), np.int16)).astype(np.int16)
@@ -96,7 +96,7 @@ def middling(tmp_path):
 
 
 def test_memory_stays_below_its_forecast_and_under_its_limit(make_bundle, middling, tmp_path):
-    """The law of forecasts, on a network of its own grid and on a coarser one; then the limit, for real."""
+    """Peak memory stays below the forecast, on the file grid and on a coarser one, and below a limit."""
     arguments = middling, "--bundle", make_bundle(), "-o", tmp_path / "out.nii.gz"
     first = report_of(*arguments)
     forecast = first["forecast"]
@@ -142,7 +142,7 @@ def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkey
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
 def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkeypatch, suffix, dtype):
-    """Reading through ITK holds its image and a copy of it, then that and the lean one."""
+    """Reading with ITK holds its image and a copy, then the copy and the lean array."""
     array = smooth_ct((40, 36, 30)).astype(dtype)
     image = sitk.GetImageFromArray(array.T)
     path = tmp_path / f"ct{suffix}"
@@ -202,7 +202,7 @@ def test_the_slab_axis_turns_before_labels_change_and_every_step_is_told(monkeyp
 
 
 def test_a_step_is_taken_for_real(monkeypatch):
-    """What the forecast chose is what runs: labels of the nearest voxel, as if they had been asked for."""
+    """The choices of the forecast are applied: labels equal those of a request for nearest voxels."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     volume = Volume(array=smooth_ct((90, 40, 70)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
@@ -217,7 +217,7 @@ def test_a_step_is_taken_for_real(monkeypatch):
 
 @pytest.fixture
 def small_disk(monkeypatch):
-    """Small pieces, so that these tests' small sums are worth a file; a disk wherever the tests run."""
+    """Use a small staging buffer, so that a file saves memory for small sums, and simulate a disk."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(carry_over, "_file_system", lambda _: "ext4")
     monkeypatch.setattr(carry_over, "STAGED_BYTES", 1 << 18)
@@ -226,7 +226,7 @@ def small_disk(monkeypatch):
 
 @pytest.mark.usefixtures("small_disk")
 def test_sums_wait_in_a_file_before_anything_is_given_up(monkeypatch, tmp_path):
-    """Labels stay the same bit for bit, the file has no name, and it is gone afterwards."""
+    """Labels stay the same bit for bit; the file has no name and is deleted afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = tempfile.TemporaryFile
@@ -387,7 +387,7 @@ def allocated(driver, start):
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])
 def test_the_gpus_workspace_is_as_large_as_predicted(shape):
-    """Exactly, for an image without constant windows; buffers of no bytes take one."""
+    """The forecast is exact for an image without constant windows, except that empty buffers take a byte."""
     schedule = make_schedule(make_plan(shape, axis=1))
     made = network_output(schedule.plan, (0, 1, 2), (1, 2, 3))
     driver = fake_cuda.FakeDriver()
@@ -407,9 +407,7 @@ def test_the_gpus_workspace_is_as_large_as_predicted(shape):
 @pytest.mark.parametrize("restore", ["smooth", "nearest"])
 @pytest.mark.parametrize("channels", [(0,), (0, 1, 2), (0, 1, 2, 0, 1)])
 def test_the_gpu_allocates_no_more_than_was_forecast(channels, restore, limit, monkeypatch):
-    """Every window is constant with a value of its own: the device keeps as many outputs as the limit
-    allows.
-    """
+    """All windows are constant and different: the device keeps as many outputs as the limit allows."""
     monkeypatch.setattr(blend, "KEPT_OUTPUT_BYTES", limit)
     steps = np.repeat(np.arange(40, dtype=np.int16) * 50, ROI[2])
     volume = Volume(array=np.broadcast_to(steps, (8, 12, 400)).copy(), affine=np.eye(4))
@@ -440,7 +438,7 @@ def test_the_gpu_allocates_no_more_than_was_forecast(channels, restore, limit, m
 
 
 def test_a_forecast_counts_the_kept_output_of_fifty_structures():
-    """Outputs of 50 x 96 x 96 x 96 voxels, 177 MB each: one is kept, and counted."""
+    """Outputs of 50 x 96 x 96 x 96 voxels take 177 MB each: one is kept and counted."""
     window = WindowSpec(patch_size=(96, 96, 96))
     schedule = make_schedule(plan_windows((300, 300, 300), window))
     made = NetworkGridOutput(schedule, values=tuple(range(1, 51)), logits=False)
@@ -453,7 +451,7 @@ def test_a_forecast_counts_the_kept_output_of_fifty_structures():
 
 
 def test_cpu_and_gpu_keep_the_same_outputs(monkeypatch):
-    """Windows of three values in turn where one or two outputs are kept: the same windows are reused."""
+    """For windows of three alternating values, CPU and GPU reuse the same windows."""
     plan = make_plan((8, 12, 200), overlap=0.0)
     array = np.zeros(plan.padded, np.float32)
     for number, (_, _, z) in enumerate(plan.starts):
@@ -519,7 +517,7 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
 
 @pytest.mark.parametrize("restore", ["smooth", "nearest"])
 def test_on_a_gpu_its_memory_is_foretold_too(restore):
-    """What blending takes there is exact; the engine's share is guessed, then known."""
+    """The memory of blending is exact; that of the engine is estimated, then measured."""
     engine, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))
     _, on_cpu = choose_execution(engine, sizes, replace(way, restore=restore), allowed=None)
     assert on_cpu.device_bytes is None

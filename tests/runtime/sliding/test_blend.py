@@ -1,4 +1,4 @@
-"""Streaming blend: constant in, constant out; equal to the whole-volume blend bit for bit."""
+"""Test streaming blending: equal to blending the whole volume at once, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gcis_runtime.spec import WindowSpec
 from gcis_runtime.system.worker_threads import Workers
 
 ROI = (8, 10, 6)
-"""Smaller than `WindowSpec` allows: the laws do not depend on size, the tests' time does."""
+"""Smaller than `WindowSpec` allows, to save time: the tested properties do not depend on the size."""
 
 
 @dataclasses.dataclass
@@ -33,7 +33,7 @@ class _Spec:
 
 
 def network(channels, roi):
-    """A predictor whose answer depends on the position in the window, so that blending matters."""
+    """Return a predictor whose output depends on the position in the window, so that blending matters."""
     x, y, z = np.ogrid[0 : roi[0], 0 : roi[1], 0 : roi[2]]
     ramp = ((x + 2 * y + 3 * z) % 17).astype(np.float32) / 17
 
@@ -66,7 +66,7 @@ def shared_by(threads):
 
 
 def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, threads=1, on_disk=False):
-    """Put the tiles of `array` together; every voxel of the padded grid must come once, in order."""
+    """Assemble the tiles of `array`; check that they cover the padded grid exactly once, in order."""
     out = np.full((channels, *plan.padded), np.nan, dtype=np.float32)
     schedule = make_schedule(plan)
     shared = shared_by(threads)
@@ -91,7 +91,7 @@ def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, thre
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    """Let the small windows of these tests be added in several pieces, as real ones are."""
+    """Split the addition of the small windows of these tests into several parts, as for real windows."""
     monkeypatch.setattr(accumulator, "_CACHED_VOXELS", 130)
     monkeypatch.setattr(carry_over, "STAGED_BYTES", 4000)
 

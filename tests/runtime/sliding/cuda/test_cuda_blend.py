@@ -1,4 +1,4 @@
-"""Blending on the GPU equals blending on the CPU bit for bit, whatever runs when."""
+"""Test blending on a simulated GPU: equal to the CPU bit for bit in every execution order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANNELS = 3
 
 
 def network(window):
-    """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
+    """Map (X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
     return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
         np.float32
     )
@@ -53,14 +53,14 @@ class Session:
 
 
 def image(shape, seed=0):
-    """Noise, and a corner that is constant: some windows are, between others that are not."""
+    """Return noise with a constant part, so that some windows are constant."""
     array = np.random.default_rng(seed).random(shape, dtype=np.float32)
     array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
     return array
 
 
 def whole_volume_blend(array, plan, channels):
-    """Logits of a blend that holds everything: the truth. Zero where no window lies."""
+    """Return reference logits, blended with sums of the whole volume. Zero where no window lies."""
     total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
     for start in plan.starts:
         box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
@@ -88,7 +88,7 @@ def plane_source(array, plan):
 
 
 def output(plan, channels, values):
-    """Return labels on the network's grid, or logits where no values are given."""
+    """Return the output of labels on the network grid, or of logits if no values are given."""
     given = values or tuple(range(1, 1 + len(channels)))
     return NetworkGridOutput(make_schedule(plan), values=given, logits=values is None)
 
@@ -145,7 +145,7 @@ def test_logits_equal_bit_for_bit(overlap, host_kernels):
 
 
 def test_windows_may_be_left_out(host_kernels):
-    """Gaps in front, behind, beside, and wider than a window between."""
+    """Gaps before, behind and beside windows, and between windows by more than a window."""
     full = make_plan((15, 12, 83), overlap=0.25)
     drop = [0, 1, 5, *range(7, 13), len(full.starts) - 1, len(full.starts) - 2]
     plan = make_plan((15, 12, 83), overlap=0.25, drop=drop)
@@ -189,7 +189,7 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
 
 
 def test_copies_overlap_the_network(host_kernels):
-    """The rows of the next group are queued, on another stream, before this group's labels are waited for."""
+    """The upload of the next slab is queued in another stream before the CPU waits for this slab's labels."""
     driver = fake_cuda.FakeDriver(kernels=host_kernels)
     plan = make_plan((8, 12, 50))
     run(driver, plan, image(plan.padded))
@@ -242,7 +242,7 @@ def test_too_little_memory_frees_what_was_taken():
 
 
 def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
-    """The law that lets numpy stand for the kernels where there is no compiler."""
+    """The NumPy versions of the kernels, used without a C++ compiler, equal the compiled kernels."""
     if host_kernels is None:
         pytest.skip("no C++ compiler")
     plan = make_plan((10, 25, 30), axis=1)

@@ -1,4 +1,4 @@
-"""Smooth boundaries made on the GPU: labels on the file's grid, equal to the host's bit for bit."""
+"""Test native-grid labels with smooth boundaries on a simulated GPU: equal to the CPU bit for bit."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ CPU = CpuLabeller(lambda window: network(window[0, 0])[None])
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    """Let these tests' small slabs come back in several pieces, as those of fine files do."""
+    """Split the output of the small slabs of these tests into several chunks, as for fine grids."""
     monkeypatch.setattr(output, "_CHUNK_VOXELS", 2000)
 
 
 def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0)):
-    """Noise, and a part that is constant, on a grid that is resampled, and padded where it is too small."""
+    """Return a task with noise and a constant part, on a resampled grid that is padded if it is too small."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = linear, (-50, 20, 7)
     array = np.random.default_rng(seed).integers(-200, 300, shape).astype(np.int16)
@@ -124,7 +124,7 @@ def test_any_grid_slab_axis_overlap_and_windows_left_out(
 @pytest.mark.parametrize("linear", [np.diag([2.6, 2.1, 0.9]), LINEAR["tilt"]], ids=["axes", "tilt"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_gaps_between_groups_of_windows(axis, linear, host_kernels):
-    """One row wide, several windows wide, before the first window and behind the last."""
+    """Gaps of one plane and of several windows, before the first window and behind the last."""
     size = tuple(80 if a == axis else 22 for a in range(3))
     shape, task = make_task(linear, size, axis=axis, overlap=0.5)
     depth, length = ROI[axis], task.plan.padded[axis]
@@ -155,7 +155,7 @@ def test_labels_above_255(host_kernels):
 
 
 def test_the_first_of_equal_logits_wins(host_kernels):
-    """Two channels that are the same everywhere."""
+    """Two channels are equal everywhere."""
     shape, task = make_task(LINEAR["finer"], (20, 22, 12))
     task = replace(task, channels=(0, 0, 1))
     ours, _ = on_gpu(shape, task, kernels=host_kernels)
@@ -164,7 +164,7 @@ def test_the_first_of_equal_logits_wins(host_kernels):
 
 
 def test_only_labels_come_back(host_kernels):
-    """A byte a voxel of the file, not four a channel and network voxel; each voxel once."""
+    """One byte per voxel of the file is downloaded, each voxel once."""
     shape, task = make_task(np.diag([1.6, 1.7, 2.3]), (30, 40, 25))
     sink, driver = on_gpu(shape, task, kernels=host_kernels)
     groups = len(make_schedule(task.plan).slabs)
@@ -192,7 +192,7 @@ def test_masks_and_probabilities_take_logits(wanted):
 
 @pytest.mark.parametrize("case", ["finer", "tilt"])
 def test_memory_does_not_grow_with_the_volume(case, monkeypatch):
-    """Slabs and sums are as large for a volume of four times the length; up to a row, by where voxels lie."""
+    """Chunks have the same size for a volume of four times the length, up to one line of voxels."""
     sizes = []
     monkeypatch.setattr(output, "_CHUNK_VOXELS", 1 << 25)
     for length in (60, 240):
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_volume(case, monkeypatch):
 
 @pytest.mark.parametrize("case", ["finer", "tilt"])
 def test_too_little_memory_at_any_point_frees_what_was_taken(case):
-    """Every allocation in turn is the one that fails."""
+    """Each allocation fails in turn."""
     _, task = make_task(LINEAR[case], (16, 16, 30))
     driver = fake_cuda.FakeDriver()
     session = Session(driver, ROI)
@@ -237,7 +237,7 @@ def test_too_little_memory_at_any_point_frees_what_was_taken(case):
 
 
 def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
-    """The law that lets numpy stand for the kernels where there is no compiler."""
+    """The NumPy versions of the kernels, used without a C++ compiler, equal the compiled kernels."""
     if host_kernels is None:
         pytest.skip("no C++ compiler")
     for case, values in (
