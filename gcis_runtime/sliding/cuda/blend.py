@@ -28,8 +28,9 @@ from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.errors import EngineError
 from gcis_runtime.grids.box import with_length
 from gcis_runtime.sliding.blend import WindowCount, kept_outputs
-from gcis_runtime.sliding.cuda.kernels import Kernels, RingBox
+from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.output import OutputBlock, OutputChunk, SlabOutput
+from gcis_runtime.sliding.cuda.ring_box import RingBox
 from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.schedule import Schedule, Slab
 from gcis_runtime.spec import FLOAT32_BYTES, Shape3

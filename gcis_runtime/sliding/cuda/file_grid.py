@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gcis_runtime.engines.gpu.device import Buffer
 from gcis_runtime.grids.resample import GridMap, general_coordinates, unit_axis, unit_matrix
 from gcis_runtime.grids.samplers import AxisSampler
-from gcis_runtime.sliding.cuda.kernels import Kernels, RingBox
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.ring_box import RingBox
 from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import Shape3

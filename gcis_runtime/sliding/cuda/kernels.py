@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gcis_runtime.engines.gpu.device import BLOCK, Buffer, Device, import_bindings
 from gcis_runtime.errors import EngineError
+from gcis_runtime.sliding.cuda.ring_box import RingBox, shape_argument
 from gcis_runtime.spec import Shape3
 from gcis_runtime.system.private_cache import PrivateCache
 
@@ -91,30 +91,6 @@ def _nvrtc(nvrtc: Any, name: str, *arguments: Any) -> Any:
     return answer[0] if answer else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RingBox:
-    """RingBox of a ring buffer, in voxels (X, Y, Z).
-
-    Attributes:
-        ring: Shape of the ring buffer.
-        start: First voxel of the box.
-        shape: Shape of the box, which may wrap around the end of the ring buffer.
-    """
-
-    ring: Shape3
-    start: Shape3
-    shape: Shape3
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels of the box."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def arguments(self) -> list[NDArray[Any]]:
-        """Return the kernel parameters `ring`, `start` and `box`."""
-        return [_shape(shape) for shape in (self.ring, self.start, self.shape)]
-
-
 def cached_kernels(sm: str, cache: PrivateCache | None) -> bytes:
     """Return the compiled kernels, from a cache if possible: compiling takes a second.
 
@@ -165,7 +141,7 @@ class Kernels:
             window: Shape of a window.
             stream: Stream in which the kernel is queued.
         """
-        shapes = [_shape(shape) for shape in (ring, window)]
+        shapes = [shape_argument(shape) for shape in (ring, window)]
         pointers = [_address(image), _address(starts), _address(ranges), _address(ranges, 4 * count)]
         self._launch("value_range", count * BLOCK, [*pointers, *shapes], stream)
 
@@ -273,7 +249,7 @@ class Kernels:
             count: Number of channels.
             stream: Stream in which the kernel is queued.
         """
-        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.ring, order)]
+        shapes = [shape_argument(s) for s in (ring, part.start, part.shape, part.ring, order)]
         pointers = [_address(b) for b in (logits, *tables, labels)]
         numbers = [_one(n, np.int32) for n in (count, wide)]
         self._launch("resample_separable", part.voxels, [*pointers, *shapes, *numbers], stream)
@@ -300,7 +276,7 @@ class Kernels:
             count: Number of channels.
             stream: Stream in which the kernel is queued.
         """
-        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.ring, grid, pad)]
+        shapes = [shape_argument(s) for s in (ring, part.start, part.shape, part.ring, grid, pad)]
         pointers = [_address(b) for b in (logits, *tables, labels)]
         numbers = [_one(n, np.int32) for n in (axis, first, planes, count, wide)]
         self._launch("resample_sheared", part.voxels, [*pointers, *shapes, *numbers], stream)
@@ -311,10 +287,6 @@ class Kernels:
 
 def _address(buffer: Buffer, offset: int = 0) -> NDArray[Any]:
     return _one(buffer.address + offset, np.uint64)
-
-
-def _shape(shape: Sequence[int]) -> NDArray[Any]:
-    return np.array(shape, dtype=np.int32)
 
 
 def _one(value: float, dtype: DTypeLike) -> NDArray[Any]:

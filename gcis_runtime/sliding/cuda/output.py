@@ -20,7 +20,8 @@ from gcis_runtime.engines.gpu.device import Buffer
 from gcis_runtime.grids.box import Box, box_shape, whole, with_length, with_part
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.sliding.cuda.file_grid import file_grid
-from gcis_runtime.sliding.cuda.kernels import Kernels, RingBox
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.ring_box import RingBox
 from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.sliding.schedule import Schedule, Slab
