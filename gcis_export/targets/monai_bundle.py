@@ -15,7 +15,7 @@ from typing import Any
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.errors import OutputError
-from gcis_runtime.spec import PreprocessSpec, WindowSpec
+from gcis_runtime.spec import PreprocessSpec, WindowSpec, label_dtype
 from gcis_runtime.system.atomic_files import replacing_folder, unwritable
 
 METADATA = "configs/metadata.json"
@@ -226,7 +226,7 @@ def _postprocessing(values: list[int]) -> dict[str, Any]:
         "keys": "pred",
         "output_dir": "@output_dir",
         "output_postfix": "seg",
-        "output_dtype": "$numpy.uint16" if max(values) > 255 else "$numpy.uint8",
+        "output_dtype": f"$numpy.{label_dtype(max(values))}",
         "resample": False,
         "separate_folder": False,
     }

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import EngineError
-
-_FLOAT = 4
+from gcis_runtime.spec import FLOAT32_BYTES
 
 
 class GpuBuffers:
@@ -39,7 +38,7 @@ class GpuBuffers:
         self.input_shape = (batch, *manifest.input.shape[1:])
         self.output_shape = (batch, *manifest.output.shape[1:])
         self.stream: Any = device.stream()
-        size, answer = (int(np.prod(s)) * _FLOAT for s in (self.input_shape, self.output_shape))
+        size, answer = (int(np.prod(s)) * FLOAT32_BYTES for s in (self.input_shape, self.output_shape))
         self.input, self.output = device.allocate(size), device.allocate(answer)
         self._there, self._back = device.pinned(size), device.pinned(answer)
 
@@ -54,7 +53,7 @@ class GpuBuffers:
             )
         self._device.activate()
         self._there.view(windows.shape, np.float32)[...] = windows
-        self._device.upload(self.input, self._there.address, windows.size * _FLOAT, self.stream)
+        self._device.upload(self.input, self._there.address, windows.size * FLOAT32_BYTES, self.stream)
         enqueue()
         size = self.output.bytes // batch * count
         self._device.download(self._back.address, self.output, size, self.stream)

@@ -1,4 +1,4 @@
-"""Memory and time said beforehand; what would exceed the limit is stepped down or refused."""
+"""Test forecasts of memory and time, the steps to stay below a memory limit, and calibration."""
 
 from __future__ import annotations
 
@@ -20,34 +20,52 @@ from gcis_runtime import Volume
 from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import ImageError, MemoryLimitError, OutputError
 from gcis_runtime.grids.grid_transform import plan_grid
+from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.images import files as formats
 from gcis_runtime.images import nifti
 from gcis_runtime.images.volume import to_lean
 from gcis_runtime.pipeline import calibration, footprint
 from gcis_runtime.pipeline import forecast as forecast_module
-from gcis_runtime.pipeline.calibration import Measured
-from gcis_runtime.pipeline.footprint import Wanted, host_footprint
-from gcis_runtime.pipeline.forecast import Sizes, Way, choose_way
+from gcis_runtime.pipeline.calibration import Measurement
+from gcis_runtime.pipeline.footprint import RequestedOutputs, host_footprint
+from gcis_runtime.pipeline.forecast import ExecutionPlan, Sizes, choose_execution
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.runs import case as runs
 from gcis_runtime.runs import cohort
 from gcis_runtime.runs.case import RunOptions
-from gcis_runtime.sliding import carry_over as waiting
-from gcis_runtime.sliding.accumulator import Buffers
-from gcis_runtime.sliding.cuda.slabs import group_windows
-from gcis_runtime.sliding.cuda.workspace import Workspace, workspace_bytes
+from gcis_runtime.sliding import blend, carry_over
+from gcis_runtime.sliding.accumulator import Accumulator
+from gcis_runtime.sliding.blend import WindowCount, kept_outputs
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.cuda.output import NetworkGridOutput
+from gcis_runtime.sliding.cuda.workspace import workspace_bytes
+from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.labeller import STAGES, LabelTask
 from gcis_runtime.sliding.plan import plan_windows
-from gcis_runtime.sliding.schedule import schedule
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.system.memory import bytes_text, parse_bytes, resident_bytes
+from gcis_runtime.system.stage_clock import StageClock
 from gcis_runtime.system.worker_threads import ALONE
-from tests.runtime.sliding.cuda.test_cuda_blend import ROI, make_plan
+from tests.runtime.sliding.cuda.test_cuda_blend import (
+    ROI,
+    WEIGHTS,
+    Session,
+    make_plan,
+    network,
+    plane_source,
+    run,
+)
+from tests.runtime.sliding.cuda.test_cuda_blend import output as network_output
 from tests.support import fake_cuda
 from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 
 FACTOR = 3.0
-"""A forecast of memory is never below the peak, and at most so many times above it."""
+"""Largest ratio of forecast and peak memory. A forecast is never below the peak."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +74,7 @@ def home(monkeypatch, tmp_path):
 
 
 def run_alone(*arguments):
-    """Run the command in a process of its own: memory that other tests left is none of its."""
+    """Run the command in a separate process, whose memory does not include that of other tests."""
     command = [sys.executable, "-m", "gcis_runtime.cli.run", *map(str, arguments), "--engine", "onnx"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -69,7 +87,7 @@ def report_of(*arguments):
 
 @pytest.fixture
 def middling(tmp_path):
-    """A CT of 200 x 200 x 120 voxels."""
+    """Write a CT of 200 x 200 x 120 voxels."""
     import nibabel as nib
 
     array = np.kron(smooth_ct((50, 50, 30)), np.ones((4, 4, 4), np.int16)).astype(np.int16)
@@ -78,7 +96,7 @@ def middling(tmp_path):
 
 
 def test_memory_stays_below_its_forecast_and_under_its_limit(make_bundle, middling, tmp_path):
-    """The law of forecasts, on a network of its own grid and on a coarser one; then the limit, for real."""
+    """Peak memory stays below the forecast, on the file grid and on a coarser one, and below a limit."""
     arguments = middling, "--bundle", make_bundle(), "-o", tmp_path / "out.nii.gz"
     first = report_of(*arguments)
     forecast = first["forecast"]
@@ -124,7 +142,7 @@ def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkey
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
 def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkeypatch, suffix, dtype):
-    """Reading through ITK holds its image and a copy of it, then that and the lean one."""
+    """Reading with ITK holds its image and a copy, then the copy and the lean array."""
     array = smooth_ct((40, 36, 30)).astype(dtype)
     image = sitk.GetImageFromArray(array.T)
     path = tmp_path / f"ct{suffix}"
@@ -161,30 +179,30 @@ def engine_and_sizes(*, shape=(120, 64, 90), spacing=None):
     bundle = threshold_bundle(orientation=None, spacing=spacing)
     transform = plan_grid(shape, np.eye(4), bundle.manifest.preprocess)
     plan = plan_windows(transform.shape, bundle.manifest.window)
-    sizes = Sizes(transform=transform, shape=shape, wanted=Wanted(values=(1, 2), smooth=True))
-    return LoadedEngine(bundle, ThresholdSession()), sizes, Way(plan=plan, restore="smooth")
+    sizes = Sizes(transform=transform, shape=shape, requested=RequestedOutputs(values=(1, 2), smooth=True))
+    return LoadedEngine(bundle, ThresholdSession()), sizes, ExecutionPlan(plan=plan, restore="smooth")
 
 
 def test_the_slab_axis_turns_before_labels_change_and_every_step_is_told(monkeypatch):
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     engine, sizes, way = engine_and_sizes(spacing=(1.2, 1.2, 1.2), shape=(480, 360, 336))
-    same, most = choose_way(engine, sizes, way, allowed=None)
+    same, most = choose_execution(engine, sizes, way, allowed=None)
     assert same is way and most.steps == () and way.plan.axis == 2
-    turned, less = choose_way(engine, sizes, way, allowed=most.host_bytes - 1)
+    turned, less = choose_execution(engine, sizes, way, allowed=most.host_bytes - 1)
     assert (turned.restore, turned.plan.axis) == ("smooth", 0) and len(less.steps) == 1
     assert "slabs along X" in less.steps[0] and bytes_text(less.host_bytes) in less.steps[0]
     assert sorted(turned.plan.starts) == sorted(way.plan.starts)
-    nearest, least = choose_way(engine, sizes, way, allowed=less.host_bytes - 1)
+    nearest, least = choose_execution(engine, sizes, way, allowed=less.host_bytes - 1)
     assert nearest.restore == "nearest" and len(least.steps) == 2
     assert least.host_bytes < less.host_bytes < most.host_bytes
     refused = r"after slabs.*nearest.*no temporary file.*: no disk.*--max-memory \d+M"
     with pytest.raises(MemoryLimitError, match=refused):
-        choose_way(engine, sizes, way, allowed=least.host_bytes // 2)
+        choose_execution(engine, sizes, way, allowed=least.host_bytes // 2)
 
 
 def test_a_step_is_taken_for_real(monkeypatch):
-    """What the forecast chose is what runs: labels of the nearest voxel, as if they had been asked for."""
+    """The choices of the forecast are applied: labels equal those of a request for nearest voxels."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     volume = Volume(array=smooth_ct((90, 40, 70)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
@@ -199,16 +217,16 @@ def test_a_step_is_taken_for_real(monkeypatch):
 
 @pytest.fixture
 def small_disk(monkeypatch):
-    """Small pieces, so that these tests' small sums are worth a file; a disk wherever the tests run."""
+    """Use a small staging buffer, so that a file saves memory for small sums, and simulate a disk."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
-    monkeypatch.setattr(waiting, "_file_system", lambda _: "ext4")
-    monkeypatch.setattr(waiting, "STAGED_BYTES", 1 << 18)
+    monkeypatch.setattr(carry_over, "_file_system", lambda _: "ext4")
+    monkeypatch.setattr(carry_over, "STAGED_BYTES", 1 << 18)
     monkeypatch.setattr(footprint, "STAGED_BYTES", 1 << 18)
 
 
 @pytest.mark.usefixtures("small_disk")
 def test_sums_wait_in_a_file_before_anything_is_given_up(monkeypatch, tmp_path):
-    """Labels stay the same bit for bit, the file has no name, and it is gone afterwards."""
+    """Labels stay the same bit for bit; the file has no name and is deleted afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = tempfile.TemporaryFile
@@ -231,27 +249,27 @@ def test_a_file_is_no_way_out_where_it_lies_in_memory_or_does_not_fit(monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/a / ext4 rw 0 0\ntmpfs {tmp_path} tmpfs rw 0 0\n")
-    monkeypatch.setattr(waiting, "_MOUNTS", mounts)
-    assert "lies in memory: set TMPDIR" in waiting.room_for_file(1)
+    monkeypatch.setattr(carry_over, "_MOUNTS", mounts)
+    assert "lies in memory: set TMPDIR" in carry_over.room_for_file(1)
     mounts.write_text("/dev/a / ext4 rw 0 0\n")
-    assert waiting.room_for_file(1) is None
-    assert "are needed" in waiting.room_for_file(1 << 60)
+    assert carry_over.room_for_file(1) is None
+    assert "are needed" in carry_over.room_for_file(1 << 60)
     mounts.unlink()
-    assert waiting.room_for_file(1) is None
+    assert carry_over.room_for_file(1) is None
 
 
 @pytest.mark.usefixtures("small_disk")
 def test_large_sums_wait_in_a_file_by_themselves(monkeypatch):
     engine, sizes, way = engine_and_sizes()
-    assert not choose_way(engine, sizes, way, allowed=None)[0].on_disk
+    assert not choose_execution(engine, sizes, way, allowed=None)[0].on_disk
     monkeypatch.setattr(forecast_module, "_IN_MEMORY", 1 << 16)
-    chosen, forecast = choose_way(engine, sizes, way, allowed=None)
+    chosen, forecast = choose_execution(engine, sizes, way, allowed=None)
     assert chosen == replace(way, on_disk=True) and forecast.steps == ()
     assert forecast.file_bytes > 1 << 16 and " in a temporary file" in forecast.text
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
-    assert choose_way(engine, sizes, way, allowed=None)[0] == way
+    assert choose_execution(engine, sizes, way, allowed=None)[0] == way
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: None)
-    assert choose_way(engine, sizes, way, allowed=1 << 40)[0] == way
+    assert choose_execution(engine, sizes, way, allowed=1 << 40)[0] == way
 
 
 @pytest.mark.usefixtures("small_disk")
@@ -297,13 +315,13 @@ def test_a_run_that_took_more_than_was_allowed_says_so():
 
 
 KEY = {"graph": "0" * 64, "engine": "onnx 1"}
-RUN = Measured(window_seconds=2.0, blend_seconds=0.5, voxel_seconds=1e-6, run_bytes=100)
+RUN = Measurement(window_seconds=2.0, blend_seconds=0.5, voxel_seconds=1e-6, run_bytes=100)
 
 
 def test_runs_are_averaged_and_the_most_memory_counts():
     assert calibration.find(KEY) is None
-    calibration.keep(KEY, RUN)
-    calibration.keep(KEY, msgspec.structs.replace(RUN, window_seconds=4.0, run_bytes=50))
+    calibration.record(KEY, RUN)
+    calibration.record(KEY, msgspec.structs.replace(RUN, window_seconds=4.0, run_bytes=50))
     found = calibration.find(KEY)
     assert (found.runs, found.window_seconds, found.run_bytes) == (2, 3.0, 100)
     assert calibration.find(KEY | {"engine": "onnx 2"}) is None
@@ -311,16 +329,16 @@ def test_runs_are_averaged_and_the_most_memory_counts():
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 1}', bytes(100)])
 def test_a_damaged_calibration_is_none(content):
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     (file,) = calibration._file(KEY).parent.iterdir()
     file.write_bytes(content)
     assert calibration.find(KEY) is None
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     assert calibration.find(KEY).runs == 1
 
 
 def test_a_calibration_of_something_else_under_the_same_name_is_none():
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     file = calibration._file(KEY)
     other = msgspec.structs.replace(calibration.find(KEY), key={"graph": "1"})
     file.write_bytes(msgspec.json.encode(other))
@@ -336,12 +354,12 @@ def test_where_nothing_can_be_kept_runs_go_on(monkeypatch, tmp_path, make_bundle
 
 def test_time_is_that_of_windows_and_of_voxels():
     engine, sizes, way = engine_and_sizes()
-    calibration.keep(engine.key(), RUN)
-    _, forecast = choose_way(engine, sizes, way, allowed=None)
+    calibration.record(engine.key(), RUN)
+    _, forecast = choose_execution(engine, sizes, way, allowed=None)
     assert forecast.seconds == pytest.approx(len(way.plan.starts) * 2.5 + 120 * 64 * 90 * 1e-6)
     assert forecast.runs == 1
-    calibration.keep(engine.key(), msgspec.structs.replace(RUN, run_bytes=1 << 30))
-    _, more = choose_way(engine, sizes, way, allowed=None)
+    calibration.record(engine.key(), msgspec.structs.replace(RUN, run_bytes=1 << 30))
+    _, more = choose_execution(engine, sizes, way, allowed=None)
     assert more.host_bytes - forecast.host_bytes == pytest.approx(1 << 30, rel=0.05)
 
 
@@ -352,28 +370,101 @@ def test_time_is_that_of_windows_and_of_voxels():
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 def test_sums_are_as_large_as_predicted(shape, axis, overlap):
     plan = plan_windows(shape, WindowSpec(patch_size=(64, 64, 64), overlap=overlap), axis=axis)
-    order = schedule(plan)
-    wait = waiting.MemoryWaiting((4, *order.waiting_shape), (plan.axis, *plan.across), ALONE)
-    buffers = Buffers(order, np.ones((64, 64, 64), np.float32), (0, 1, 2), waiting=wait, workers=ALONE)
-    assert order.working_bytes(3) == buffers._strip.nbytes + buffers._room.nbytes
-    assert order.waiting_bytes(3) == wait.sums.nbytes
+    schedule = make_schedule(plan)
+    carried = carry_over.MemoryCarryOver((4, *schedule.carry_over_shape), (plan.axis, *plan.across), ALONE)
+    accumulator = Accumulator(
+        schedule, np.ones((64, 64, 64), np.float32), (0, 1, 2), carry_over=carried, workers=ALONE
+    )
+    assert schedule.working_bytes(3) == accumulator._ring.nbytes + accumulator._tile.nbytes
+    assert schedule.carry_over_bytes(3) == carried.sums.nbytes
+
+
+def allocated(driver, start):
+    """Return the bytes on the device and of page-locked memory that were allocated since a call."""
+    calls = driver.calls[start:]
+    return tuple(sum(a[0] for name, a in calls if name == kind) for kind in ("cuMemAlloc", "cuMemAllocHost"))
 
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])
 def test_the_gpus_workspace_is_as_large_as_predicted(shape):
-    from tests.runtime.sliding.cuda.test_cuda_blend import Session
-
+    """The forecast is exact for an image without constant windows, except that empty buffers take a byte."""
+    schedule = make_schedule(make_plan(shape, axis=1))
+    made = network_output(schedule.plan, (0, 1, 2), (1, 2, 3))
     driver = fake_cuda.FakeDriver()
-    device = Session(driver, ROI).gpu
-    plan = make_plan(shape, axis=1)
-    groups = group_windows(plan)
-    before = len(driver.calls)
-    Workspace(device, plan, groups, count=3, kept=1, piece_bytes=1000)
-    calls = driver.calls[before:]
-    on_device = sum(arguments[0] for name, arguments in calls if name == "cuMemAlloc")
-    pinned = sum(arguments[0] for name, arguments in calls if name == "cuMemAllocHost")
-    device_bytes, host_bytes = workspace_bytes(plan, groups, count=3, kept=1, piece_bytes=1000)
-    assert 0 <= on_device - device_bytes <= 8 and 0 <= pinned - host_bytes <= 16
+    session = Session(driver, ROI)
+    kernels, start = Kernels(session.gpu, b""), len(driver.calls)
+    blender = GpuBlender(session, kernels, schedule, WEIGHTS, channels=(0, 1, 2), output=made)
+    noise = np.random.default_rng(0).random(schedule.plan.padded, dtype=np.float32)
+    list(blender.blocks(plane_source(noise, schedule.plan)))
+    window = session.output.bytes // session.batch
+    forecast = workspace_bytes(schedule, made, output_bytes=window)
+    device, pinned = allocated(driver, start)
+    kept = min(kept_outputs(window), len(schedule.plan.starts)) * window
+    assert 0 <= device - (forecast.device - kept) <= 8 and 0 <= pinned - forecast.pinned <= 16
+
+
+@pytest.mark.parametrize("limit", [1, 3 * 4 * int(np.prod(ROI)) * 3, 1 << 27])
+@pytest.mark.parametrize("restore", ["smooth", "nearest"])
+@pytest.mark.parametrize("channels", [(0,), (0, 1, 2), (0, 1, 2, 0, 1)])
+def test_the_gpu_allocates_no_more_than_was_forecast(channels, restore, limit, monkeypatch):
+    """All windows are constant and different: the device keeps as many outputs as the limit allows."""
+    monkeypatch.setattr(blend, "KEPT_OUTPUT_BYTES", limit)
+    steps = np.repeat(np.arange(40, dtype=np.int16) * 50, ROI[2])
+    volume = Volume(array=np.broadcast_to(steps, (8, 12, 400)).copy(), affine=np.eye(4))
+    spacing = (1.0, 1.0, 1.0)
+    image = preprocess(volume, PreprocessSpec(spacing=spacing, intensity_window=(0.0, 4000.0)))
+    grid = plan_grid(volume.shape, np.diag([1.0, 1.0, 1.0, 1.0]), PreprocessSpec(spacing=spacing))
+    to_file = GridMap(matrix=np.diag([0.5, 0.5, 0.5, 1.0]), shape_in=grid.shape, shape_out=(16, 24, 800))
+    transform = replace(image.transform, to_file=to_file)
+    plan = make_plan(grid.shape, overlap=0.0)
+    values = tuple(range(1, 1 + len(channels)))
+    engine, _, _ = engine_and_sizes()
+    driver = fake_cuda.FakeDriver()
+    session = engine._session = Session(driver, ROI, batch=2)
+    calibration.record(engine.key(), msgspec.structs.replace(RUN, device_bytes=1))
+    requested = RequestedOutputs(values=values, smooth=restore == "smooth")
+    sizes = Sizes(transform=transform, shape=to_file.shape_out, requested=requested)
+    _, forecast = choose_execution(engine, sizes, ExecutionPlan(plan=plan, restore=restore), allowed=None)
+    labeller, start = GpuLabeller(session, Kernels(session.gpu, b"")), len(driver.calls)
+    task = LabelTask(
+        image=replace(image, transform=transform), plan=plan, weights=WEIGHTS, padding_value=0.0,
+        channels=channels, values=values, restore=restore,
+    )  # fmt: skip
+    sink = LabelSink(transform=transform, shape=to_file.shape_out, values=values, masks=False)
+    count = labeller.label(task, sink, StageClock(*STAGES))
+    assert count.reused == 0
+    device, _ = allocated(driver, start)
+    assert device <= forecast.device_bytes <= device + (1 << 10)
+
+
+def test_a_forecast_counts_the_kept_output_of_fifty_structures():
+    """Outputs of 50 x 96 x 96 x 96 voxels take 177 MB each: one is kept and counted."""
+    window = WindowSpec(patch_size=(96, 96, 96))
+    schedule = make_schedule(plan_windows((300, 300, 300), window))
+    made = NetworkGridOutput(schedule, values=tuple(range(1, 51)), logits=False)
+    output_bytes = 50 * 96**3 * 4
+    assert kept_outputs(output_bytes) == 1 and kept_outputs(1 << 24) == 8
+    plane, new = 300 * 300 * 4, 48
+    parts = plane * (96 + new + 96), plane * 96 * 51, 96**3 * 4, output_bytes, 2 * 300 * 300 * 96
+    found = workspace_bytes(schedule, made, output_bytes=output_bytes).device
+    assert found == pytest.approx(sum(parts), abs=1 << 15)
+
+
+def test_cpu_and_gpu_keep_the_same_outputs(monkeypatch):
+    """For windows of three alternating values, CPU and GPU reuse the same windows."""
+    plan = make_plan((8, 12, 200), overlap=0.0)
+    array = np.zeros(plan.padded, np.float32)
+    for number, (_, _, z) in enumerate(plan.starts):
+        array[:, :, z : z + ROI[2]] = number % 3
+    for kept, reused in ((1, 6), (2, 12)):
+        monkeypatch.setattr(blend, "KEPT_OUTPUT_BYTES", kept * 3 * 4 * int(np.prod(ROI)))
+        counts = WindowCount(), WindowCount()
+        predict = blend.reuse_constant(lambda window: network(window[0, 0])[None], counts[0])
+        for start in plan.starts:
+            box = tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True))
+            predict(array[box][None, None])
+        run(fake_cuda.FakeDriver(), plan, array, count=counts[1])
+        assert counts[0] == counts[1] == WindowCount(total=20, reused=reused)
 
 
 def test_more_of_anything_needs_more():
@@ -382,11 +473,11 @@ def test_more_of_anything_needs_more():
     def total(wanted, shape=sizes.shape):
         return host_footprint(way.plan, sizes.transform, shape, wanted, graph_channels=2).total
 
-    least = total(Wanted(values=(1,), smooth=False))
+    least = total(RequestedOutputs(values=(1,), smooth=False))
     for more in (
-        Wanted(values=(1, 2), smooth=False), Wanted(values=(300,), smooth=False),
-        Wanted(values=(1,), smooth=True), Wanted(values=(1,), smooth=False, masks=True),
-        Wanted(values=(1,), smooth=False, probabilities=True),
+        RequestedOutputs(values=(1, 2), smooth=False), RequestedOutputs(values=(300,), smooth=False),
+        RequestedOutputs(values=(1,), smooth=True), RequestedOutputs(values=(1,), smooth=False, masks=True),
+        RequestedOutputs(values=(1,), smooth=False, probabilities=True),
     ):  # fmt: skip
         assert total(more) > least
 
@@ -426,19 +517,17 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
 
 @pytest.mark.parametrize("restore", ["smooth", "nearest"])
 def test_on_a_gpu_its_memory_is_foretold_too(restore):
-    """What blending takes there is exact; the engine's share is guessed, then known."""
-    from tests.runtime.sliding.cuda.test_cuda_blend import Session
-
+    """The memory of blending is exact; that of the engine is estimated, then measured."""
     engine, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))
-    _, on_cpu = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    _, on_cpu = choose_execution(engine, sizes, replace(way, restore=restore), allowed=None)
     assert on_cpu.device_bytes is None
     engine._session = Session(fake_cuda.FakeDriver(), (64, 64, 64))
-    _, guessed = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    _, guessed = choose_execution(engine, sizes, replace(way, restore=restore), allowed=None)
     assert guessed.device_bytes > 64**3 * 4 * 4
-    calibration.keep(engine.key(), msgspec.structs.replace(RUN, device_bytes=5 << 30))
-    _, known = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)
+    calibration.record(engine.key(), msgspec.structs.replace(RUN, device_bytes=5 << 30))
+    _, known = choose_execution(engine, sizes, replace(way, restore=restore), allowed=None)
     assert known.device_bytes - guessed.device_bytes == pytest.approx(5 << 30, rel=0.05)
-    assert "GiB of the GPU's" in known.text
+    assert "GiB of GPU memory" in known.text
 
 
 def test_one_image_too_large_fails_alone(make_bundle, tmp_path, monkeypatch):

@@ -15,8 +15,16 @@ from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.runtime.sliding.cuda.test_cuda_blend import ROI as SMALL
-from tests.runtime.sliding.cuda.test_cuda_blend import WEIGHTS, finish, image, make_plan, network, row_source
+from tests.runtime.sliding.cuda.test_cuda_blend import (
+    WEIGHTS,
+    image,
+    make_plan,
+    network,
+    output,
+    plane_source,
+)
 from tests.runtime.sliding.cuda.test_cuda_native_grid import CPU, labels_of, make_task
 from tests.runtime.sliding.test_native_grid import LINEAR
 from tests.support.bundles_and_images import ROI, write_ct
@@ -56,9 +64,14 @@ def test_blending_equals_numpy_bit_for_bit(axis):
     session = HostNetwork()
     kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
     blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=(0, 2, 1), finish=finish(plan, (0, 2, 1), None)
+        session,
+        kernels,
+        make_schedule(plan),
+        WEIGHTS,
+        channels=(0, 2, 1),
+        output=output(plan, (0, 2, 1), None),
     )
-    parts = [np.array(slab.data) for slab in blender.slabs(row_source(array, plan))]
+    parts = [np.array(block.data) for block in blender.blocks(plane_source(array, plan))]
     blender.close()
     session.gpu.close()
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Blending on the GPU equals blending on the CPU bit for bit, whatever runs when."""
+"""Test blending on a simulated GPU: equal to the CPU bit for bit in every execution order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
-from gcis_runtime.sliding.cuda.finish import GridFinish
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.output import NetworkGridOutput
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.support import fake_cuda
 
 ROI = (8, 12, 10)
@@ -23,7 +23,7 @@ CHANNELS = 3
 
 
 def network(window):
-    """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
+    """Map (X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
     return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
         np.float32
     )
@@ -53,14 +53,14 @@ class Session:
 
 
 def image(shape, seed=0):
-    """Noise, and a corner that is constant: some windows are, between others that are not."""
+    """Return noise with a constant part, so that some windows are constant."""
     array = np.random.default_rng(seed).random(shape, dtype=np.float32)
     array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
     return array
 
 
 def whole_volume_blend(array, plan, channels):
-    """Logits of a blend that holds everything: the truth. Zero where no window lies."""
+    """Return reference logits, blended with sums of the whole volume. Zero where no window lies."""
     total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
     for start in plan.starts:
         box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
@@ -79,30 +79,34 @@ def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
     return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
 
 
-def row_source(array, plan):
-    def rows(first, out):
+def plane_source(array, plan):
+    def planes_into(first, out):
         planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
         out[...] = np.moveaxis(planes, 0, plan.axis)
 
-    return rows
+    return planes_into
 
 
-def finish(plan, channels, values):
-    """Return labels on the network's grid, or logits where no values are given."""
-    groups = group_windows(plan)
+def output(plan, channels, values):
+    """Return the output of labels on the network grid, or of logits if no values are given."""
     given = values or tuple(range(1, 1 + len(channels)))
-    return GridFinish(plan, groups, values=given, logits=values is None)
+    return NetworkGridOutput(make_schedule(plan), values=given, logits=values is None)
 
 
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
     session = Session(driver, plan.patch_size, batch=batch, run=network)
     kernels = Kernels(session.gpu, b"compiled")
     blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
+        session,
+        kernels,
+        make_schedule(plan),
+        WEIGHTS,
+        channels=channels,
+        output=output(plan, channels, values),
     )
     made = len(driver.alive)
-    slabs = blender.slabs(row_source(array, plan), count=count)
-    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in slabs]
+    blocks = blender.blocks(plane_source(array, plan), count=count)
+    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in blocks]
     blender.close()
     assert len(driver.alive) < made
     session.gpu.close()
@@ -141,7 +145,7 @@ def test_logits_equal_bit_for_bit(overlap, host_kernels):
 
 
 def test_windows_may_be_left_out(host_kernels):
-    """Gaps in front, behind, beside, and wider than a window between."""
+    """Gaps before, behind and beside windows, and between windows by more than a window."""
     full = make_plan((15, 12, 83), overlap=0.25)
     drop = [0, 1, 5, *range(7, 13), len(full.starts) - 1, len(full.starts) - 2]
     plan = make_plan((15, 12, 83), overlap=0.25, drop=drop)
@@ -185,18 +189,18 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
 
 
 def test_copies_overlap_the_network(host_kernels):
-    """The rows of the next group are queued, on another stream, before this group's labels are waited for."""
+    """The upload of the next slab is queued in another stream before the CPU waits for this slab's labels."""
     driver = fake_cuda.FakeDriver(kernels=host_kernels)
     plan = make_plan((8, 12, 50))
     run(driver, plan, image(plan.padded))
     copies = [a[-1] for name, a in driver.calls if name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")]
     kernels = [(a[0], a[8]) for name, a in driver.calls if name == "cuLaunchKernel"]
     (copy,) = set(copies)
-    assert {stream for name, stream in kernels if name in ("spread", "extent")} == {copy}
-    (compute,) = {stream for name, stream in kernels if name not in ("spread", "extent")}
+    assert {stream for name, stream in kernels if name in ("scatter", "value_range")} == {copy}
+    (compute,) = {stream for name, stream in kernels if name not in ("scatter", "value_range")}
     assert compute != copy
     order = [name for name, _ in kernels]
-    first, second, *_ = (i for i, name in enumerate(order) if name == "spread")
+    first, second, *_ = (i for i, name in enumerate(order) if name == "scatter")
     assert first < order.index("crop") < second < order.index("crop", second)
     back = [i for i, (name, _) in enumerate(driver.calls) if name == "cuMemcpyDtoHAsync"]
     assert back
@@ -210,10 +214,15 @@ def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
     )
     blender = GpuBlender(
-        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,))
+        session,
+        Kernels(session.gpu, b""),
+        make_schedule(plan),
+        WEIGHTS,
+        channels=(0,),
+        output=output(plan, (0,), (1,)),
     )
     with pytest.raises(EngineError, match="not finite"):
-        list(blender.slabs(row_source(image(plan.padded), plan)))
+        list(blender.blocks(plane_source(image(plan.padded), plan)))
     blender.close()
     blender.close()
 
@@ -226,12 +235,14 @@ def test_too_little_memory_frees_what_was_taken():
     driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,)))
+        GpuBlender(
+            session, kernels, make_schedule(plan), WEIGHTS, channels=(0,), output=output(plan, (0,), (1,))
+        )
     assert driver.alive.keys() == before.keys()
 
 
 def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
-    """The law that lets numpy stand for the kernels where there is no compiler."""
+    """The NumPy versions of the kernels, used without a C++ compiler, equal the compiled kernels."""
     if host_kernels is None:
         pytest.skip("no C++ compiler")
     plan = make_plan((10, 25, 30), axis=1)
