@@ -1,4 +1,4 @@
-"""Commands that stand in documents, and the files that they name, at toy size."""
+"""Extract commands from the documents, and write the files that these commands name, at toy size."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ import torch
 from gcis_runtime.demo.phantom import make_phantom
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
+HOWTO = Path(__file__).parents[2] / "docs" / "how-to"
+PROGRAMS = {
+    "gcis-train": "gcis_train.cli.main",
+    "gcis-export": "gcis_export.cli",
+    "gcis-run": "gcis_runtime.cli.run",
+    "gcis-bundle": "gcis_runtime.cli.bundle",
+}
+"""Module of every program, by its name."""
 
 
 def commands(text: str, kind: str = "bash") -> list[list[str]]:

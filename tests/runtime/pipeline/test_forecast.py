@@ -41,10 +41,10 @@ from gcis_runtime.sliding.schedule import schedule
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_runtime.system.memory import bytes_text, parse_bytes, resident_bytes
 from gcis_runtime.system.worker_threads import ALONE
-from tests.runtime.sliding.cuda.test_cuda_blend import ROI, make_plan
 from tests.support import fake_cuda
 from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
+from tests.support.gpu_blending import ROI, make_plan
 
 FACTOR = 3.0
 """A forecast of memory is never below the peak, and at most so many times above it."""
@@ -361,7 +361,7 @@ def test_sums_are_as_large_as_predicted(shape, axis, overlap):
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])
 def test_the_gpus_workspace_is_as_large_as_predicted(shape):
-    from tests.runtime.sliding.cuda.test_cuda_blend import Session
+    from tests.support.gpu_blending import Session
 
     driver = fake_cuda.FakeDriver()
     device = Session(driver, ROI).gpu
@@ -427,7 +427,7 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
 @pytest.mark.parametrize("restore", ["smooth", "nearest"])
 def test_on_a_gpu_its_memory_is_foretold_too(restore):
     """What blending takes there is exact; the engine's share is guessed, then known."""
-    from tests.runtime.sliding.cuda.test_cuda_blend import Session
+    from tests.support.gpu_blending import Session
 
     engine, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))
     _, on_cpu = choose_way(engine, sizes, replace(way, restore=restore), allowed=None)

@@ -2,82 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from gcis_runtime.errors import CheckpointError
-from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.nets.pathway import spread
-from gcis_train.options.training import TrainOptions
 from gcis_train.training import stages
-from gcis_train.training.stages import Material
-from gcis_train.training.trainer import Outcome
 from gcis_train.weights import checkpoint
+from tests.support.short_training import CPU, RUN, deterministic, make_material, pretrain
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, write_cases
-
-CPU = torch.device("cpu")
-RUN = options(max_epochs=2)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Make sums reproducible: with two threads torch adds up the position bias gradients in any order."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def _material(folder: Path, *, same: bool = False) -> Material:
-    path = folder / "datalist.json"
-    rows = read_datalist(path if path.exists() else write_cases(folder, 1, validation=1))
-    embeddings = torch.randn(1 if same else 2, 512, generator=torch.Generator().manual_seed(4))
-    return Material(
-        training=group_cases(rows.training, folder=folder),
-        validation=group_cases(rows.validation, folder=folder),
-        prompts=PROMPTS,
-        embeddings=embeddings.expand(2, 512),
-        text_weights="random (seed 0)",
-    )
-
-
-def _pretrain(
-    folder: Path,
-    run_dir: Path,
-    run: TrainOptions,
-    *,
-    resume: bool = False,
-    same: bool = False,
-    pretrained: Path | None = None,
-    progress: Silent | None = None,
-) -> Outcome:
-    return stages.pretrain(
-        dataclasses.replace(_material(folder, same=same), validation=()),
-        run,
-        run_dir,
-        pretrained=pretrained,
-        resume=resume,
-        device=CPU,
-        progress=progress or Silent(),  # type: ignore[arg-type]
-    )
-
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from tests.support.training_values import Silent
-from tests.train.training.test_stages import RUN, _pretrain, deterministic
+from tests.support.short_training import RUN, deterministic, pretrain
 
 class Killing(Silent):
     def step(self, *, epoch, step, steps, loss):
@@ -85,7 +31,7 @@ class Killing(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 with deterministic():
-    _pretrain(Path({data!r}), Path({run!r}), RUN, same=True, progress=Killing())
+    pretrain(Path({data!r}), Path({run!r}), RUN, same=True, progress=Killing())
 """
 
 
@@ -93,7 +39,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     write_cases(tmp_path, 1)
     whole = Silent()
     with deterministic():
-        assert _pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
+        assert pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
     # Both prompts have one embedding, so they share their pathways: the end of the training says so.
     assert any("'left ball', 'right ball' share all seven pathways" in line for line in whole.lines)
     script = KILLED.format(
@@ -106,7 +52,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert checkpoint.load(tmp_path / "killed", prefer="latest").config.provenance["epoch"] == 1
     with deterministic():
-        assert _pretrain(tmp_path, tmp_path / "killed", RUN, same=True, resume=True).finished
+        assert pretrain(tmp_path, tmp_path / "killed", RUN, same=True, resume=True).finished
     ends = [checkpoint.load(tmp_path / name, prefer="latest") for name in ("whole", "killed")]
     assert equal_states(ends[0].weights, ends[1].weights)
     assert ends[0].config == ends[1].config
@@ -116,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     run = options(max_epochs=1)
-    material = _material(tmp_path)
+    material = make_material(tmp_path)
     progress = Silent()
     outcome = stages.warm_start(material, run, tmp_path / "warm", resume=False, device=CPU, progress=progress)  # type: ignore[arg-type]
     assert outcome.finished and outcome.best_dice is not None
@@ -143,7 +89,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
 
     # Killed before its first checkpoint, a run that is resumed still starts from --pretrained.
     still = options(max_epochs=1, learning_rate=1e-12)
-    _pretrain(
+    pretrain(
         tmp_path,
         tmp_path / "run",
         still,
@@ -157,7 +103,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert not any("share all seven" in line for line in progress.lines)
 
     with pytest.raises(CheckpointError, match=r"does not fit.*feature size 12; expected feature size 24"):
-        _pretrain(
+        pretrain(
             tmp_path,
             tmp_path / "other",
             options(network=type(run.network)(feature_size=24, pathways=2)),

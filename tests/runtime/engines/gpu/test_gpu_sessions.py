@@ -26,6 +26,7 @@ from gcis_runtime.errors import BundleError, DeviceMemoryError, EngineError
 from tests.support import fake_cuda
 from tests.support.bundles_and_images import ROI
 from tests.support.fake_tensorrt import FakeTensorrt, network
+from tests.support.numpy_kernels import array_at
 
 WINDOW = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
 
@@ -84,8 +85,8 @@ class Bound:
         (_, _, _, shape, source), (_, _, _, answer, target) = self.bound["image"], self.bound["margins"]
 
         def compute():
-            window = np.array(fake_cuda._at(source, shape, np.float32))
-            fake_cuda._at(target, answer, np.float32)[...] = self._real.run(["margins"], {"image": window})[0]
+            window = np.array(array_at(source, shape, np.float32))
+            array_at(target, answer, np.float32)[...] = self._real.run(["margins"], {"image": window})[0]
 
         self._driver.queue(self._stream, compute)
 

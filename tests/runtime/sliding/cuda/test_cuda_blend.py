@@ -7,98 +7,30 @@ import itertools
 import numpy as np
 import pytest
 
-from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
-from gcis_runtime.sliding.cuda.finish import GridFinish
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.sliding.cuda.slabs import group_windows
-from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 from tests.support import fake_cuda
-
-ROI = (8, 12, 10)
-WEIGHTS = np.random.default_rng(1).uniform(0.1, 1, ROI).astype(np.float32)
-CHANNELS = 3
-
-
-def network(window):
-    """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
-    return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
-        np.float32
-    )
-
-
-class Session:
-    """A network on the fake GPU."""
-
-    name, device, precision = "fake", "cuda:0", "fp32"
-
-    def __init__(self, driver, roi, *, batch=1, run=network):
-        self.gpu, self.batch, self._run, self._roi = Device(fake_cuda.gpu(), driver), batch, run, roi
-        self.stream = self.gpu.stream()
-        size = 4 * batch * int(np.prod(roi))
-        self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(size * CHANNELS)
-        self.runs = 0
-
-    def enqueue(self):
-        self.runs += 1
-        self.gpu.driver.queue(self.stream, self._compute)
-
-    def _compute(self):
-        windows = fake_cuda._at(self.input.address, (self.batch, *self._roi), np.float32)
-        out = fake_cuda._at(self.output.address, (self.batch, CHANNELS, *self._roi), np.float32)
-        for window, answer in zip(windows, out, strict=True):
-            answer[...] = self._run(window)
-
-
-def image(shape, seed=0):
-    """Noise, and a corner that is constant: some windows are, between others that are not."""
-    array = np.random.default_rng(seed).random(shape, dtype=np.float32)
-    array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
-    return array
-
-
-def whole_volume_blend(array, plan, channels):
-    """Logits of a blend that holds everything: the truth. Zero where no window lies."""
-    total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
-    for start in plan.starts:
-        box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
-        answer = network(np.ascontiguousarray(array[box]))
-        for sums, channel in zip(total, channels, strict=True):
-            sums[box] += answer[channel] * WEIGHTS
-        norm[box] += WEIGHTS
-    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)
-
-
-def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
-    padded = tuple(max(n, r) for n, r in zip(shape, ROI, strict=True))
-    along = [axis_starts(n, r, overlap) for n, r in zip(padded, ROI, strict=True)]
-    starts = sorted(itertools.product(*along), key=lambda s: (s[axis], s))
-    kept = tuple(start for i, start in enumerate(starts) if i not in drop)
-    return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
-
-
-def row_source(array, plan):
-    def rows(first, out):
-        planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
-        out[...] = np.moveaxis(planes, 0, plan.axis)
-
-    return rows
-
-
-def finish(plan, channels, values):
-    """Return labels on the network's grid, or logits where no values are given."""
-    groups = group_windows(plan)
-    given = values or tuple(range(1, 1 + len(channels)))
-    return GridFinish(plan, groups, values=given, logits=values is None)
+from tests.support.gpu_blending import (
+    ORDERS,
+    ROI,
+    WEIGHTS,
+    Session,
+    image,
+    make_finish,
+    make_plan,
+    network,
+    row_source,
+    whole_volume_blend,
+)
 
 
 def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
     session = Session(driver, plan.patch_size, batch=batch, run=network)
     kernels = Kernels(session.gpu, b"compiled")
     blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=channels, finish=finish(plan, channels, values)
+        session, kernels, plan, WEIGHTS, channels=channels, finish=make_finish(plan, channels, values)
     )
     made = len(driver.alive)
     slabs = blender.slabs(row_source(array, plan), count=count)
@@ -114,9 +46,6 @@ def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, c
 
 def labels_of(logits, values):
     return np.where(logits.max(axis=0) > 0, np.array(values)[logits.argmax(axis=0)], 0)
-
-
-ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
 
 
 @pytest.mark.parametrize(("axis", "order"), list(itertools.product((0, 1, 2), ORDERS)))
@@ -210,7 +139,7 @@ def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
     )
     blender = GpuBlender(
-        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,))
+        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=make_finish(plan, (0,), (1,))
     )
     with pytest.raises(EngineError, match="not finite"):
         list(blender.slabs(row_source(image(plan.padded), plan)))
@@ -226,7 +155,7 @@ def test_too_little_memory_frees_what_was_taken():
     driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=finish(plan, (0,), (1,)))
+        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=make_finish(plan, (0,), (1,)))
     assert driver.alive.keys() == before.keys()
 
 
