@@ -24,6 +24,12 @@ def ct(tmp_path: Path) -> Path:
     return write_ct(tmp_path / "ct.nii.gz")
 
 
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a `$GCIS_HOME` of its own, without calibration of other runs."""
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel] | None:
     """The CUDA kernels compiled for the host; None if there is no C++ compiler."""

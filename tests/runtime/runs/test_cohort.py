@@ -491,3 +491,15 @@ def test_the_report_vouches_only_for_what_was_written_with_it(tmp_path, make_bun
     with pytest.raises(OutputError, match="No space left"):
         runs.write_case(case, result, RunOptions())
     assert job.labels.is_file() and not job.report.exists()
+
+
+def test_with_a_limit_cases_do_not_overlap(monkeypatch):
+    jobs = [SimpleNamespace(number=n) for n in range(4)]
+    held = []
+    monkeypatch.setattr(cohort, "read_case", lambda _s, job, _o: (held.append("read"), job)[1])
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: (held.append("compute"), case)[1])
+    monkeypatch.setattr(cohort, "write_case", lambda _c, _r, _o: (held.append("write"), {})[1])
+    outcomes = []
+    cohort.run_cases(None, jobs, RunOptions(max_memory=1 << 30), done=outcomes.append)
+    assert held == ["read", "compute", "write"] * 4
+    assert [outcome.job.number for outcome in outcomes] == [0, 1, 2, 3]
