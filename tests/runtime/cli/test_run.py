@@ -311,7 +311,9 @@ def test_the_command_ends_cleanly_as_a_process(bundle, ct, tmp_path):
 def test_threads_can_be_chosen(run, bundle, ct, tmp_path):
     result = run(ct, "--bundle", bundle, "--threads", 1, "--json", "--engine", "onnx")
     assert json.loads(result.stdout)["results"][0]["engine"]["threads"] == 1
-    assert_one_error(run(ct, "--bundle", bundle, "--threads", 100_000), "no number of threads", "1 to ")
+    assert_one_error(
+        run(ct, "--bundle", bundle, "--threads", 100_000), "the number of threads is invalid", "1 to "
+    )
     assert run(ct, "--bundle", bundle, "--threads", 0).exit_code == 2
 
 
