@@ -148,7 +148,7 @@ def test_the_store_is_used_without_a_bundle(run, make_bundle, ct):
     make_bundle("home/bundles/organs.gcis")
     assert run(ct).exit_code == 0
     make_bundle("home/bundles/kidneys.gcis", name="kidneys", prompts=("right kidney", "left kidney"))
-    assert_one_error(run(ct), "several installed bundles fit", "kidneys (right kidney, left kidney)")
+    assert_one_error(run(ct), "several installed bundles match", "kidneys (right kidney, left kidney)")
     result = run(ct, "--prompt", "left kidney", "--json")
     assert [s["name"] for s in json.loads(result.stdout)["results"][0]["structures"]] == ["left kidney"]
     assert_one_error(run(ct, "--prompt", "livr"), "no such prompt", "'liver'")

@@ -174,8 +174,8 @@ def test_options_of_a_wrong_kind_are_one_clear_line(array, options, message):
         ({"device": None}, "unknown device; received None"),
         ({"prompts": "bone"}, r"the prompts are one text; received 'bone'; .* Pass \['bone'\]"),
         ({"prompts": [1]}, "no such prompt; received 1"),
-        ({"bundle": 5}, "this names no bundle; received int"),
-        ({"bundle": ["demo"]}, "this names no bundle; received list"),
+        ({"bundle": 5}, "the bundle is not a path or a name; received int"),
+        ({"bundle": ["demo"]}, "the bundle is not a path or a name; received list"),
     ],
 )
 def test_what_a_segmenter_cannot_be_opened_with(make_bundle, options, message):
