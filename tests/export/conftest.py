@@ -1,4 +1,4 @@
-"""Networks and graphs are built once: an export costs seconds."""
+"""Fixtures of the export tests: networks and graphs are built once per session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.export_cases import ROI, Case, load_case, write_checkpoint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Built:
-    """A conformance case with its exportable export_model, its logits (B, prompts, ...) and its ONNX file."""
+    """A conformance case with its export model, logits (B, prompts, X, Y, Z) and ONNX file."""
 
     case: Case
     export_model: ExportNet
@@ -28,7 +28,7 @@ class Built:
 
 @pytest.fixture(scope="session", params=["small", "two_pathways"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Each conformance case, exported."""
+    """Export each conformance case."""
     case = load_case(request.param)
     export_model = ExportNet(case.static, ROI)
     with torch.no_grad():
@@ -41,5 +41,5 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A routed checkpoint with random weights."""
+    """Write a routed checkpoint with random weights."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")

@@ -29,14 +29,14 @@ PROGRAMS = {
 
 
 def commands(text: str, kind: str = "bash") -> list[list[str]]:
-    """Return the command lines of a document's blocks of a kind, as words; `$ ` before one is dropped."""
+    """Return the command lines of a document's blocks of a kind as lists of words, without a leading `$ `."""
     blocks = re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line.removeprefix("$ ")) for line in lines if line.strip()]
 
 
 def run_command(words: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    """Run one of our programs as it stands in a document; its failure is the test's."""
+    """Run a program of the project as written in a document, and check that it succeeds."""
     program = Path(sys.executable).parent / words[0]
     done = subprocess.run(
         [str(program), *words[1:]],
