@@ -155,7 +155,7 @@ def test_doctor_judges_gpus(run, monkeypatch, capability, works):
     assert {name: findings[name]["works"] for name in works} == works
     assert findings["trt-rtx"]["builds"], "TensorRT-RTX builds for machines that have another GPU"
     if not works["trt-rtx"]:
-        assert f"does not support Card (sm_{capability[0]}{capability[1]})" in findings["trt-rtx"]["why"]
+        assert f"no code for Card (sm_{capability[0]}{capability[1]})" in findings["trt-rtx"]["why"]
     assert f"Card, sm_{capability[0]}{capability[1]}, 8.0 GiB" in run("doctor").stdout
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     findings = {f.engine: f for f in doctor.examine()["engines"] if f.device == "cuda"}
