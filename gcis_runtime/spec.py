@@ -1,7 +1,7 @@
-"""Pre-processing and windows as data: written once, read by training, export and the runtime.
+"""Describe preprocessing and sliding windows as data, shared by training, export and the runtime.
 
-Axis order everywhere is the file's (X, Y, Z) after re-orientation; lengths are in millimetres,
-intensities in Hounsfield units (HU).
+Axis order is the file's (X, Y, Z) after reorientation. Lengths are in millimetres, intensities in Hounsfield
+units (HU).
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ import msgspec
 Triple = tuple[float, float, float]
 Shape3 = tuple[int, int, int]
 
+FLOAT32_BYTES = 4
+_LARGEST_UINT8 = 255
 _AXIS_PAIRS = ("LR", "PA", "IS")
 MOST_MARGIN = 1000
-"""Voxels: a larger margin crops nothing, and is a mistake."""
+"""Largest margin in voxels: a larger one crops nothing and is a mistake."""
+
+
+def label_dtype(largest: int) -> Literal["uint8", "uint16"]:
+    """Return the name of the smallest NumPy type that holds label values from 0 to `largest`."""
+    return "uint8" if largest <= _LARGEST_UINT8 else "uint16"
 
 
 class Foreground(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rule that crops the network's grid to what is not air, before windows are laid or drawn.
+    """Rule that crops the network grid to the foreground before windows are placed or sampled.
 
-    The box that holds every voxel whose mapped intensity is above 0, grown and cut at the grid's border, as
-    MONAI's `CropForeground(margin=margin, allow_smaller=True)`. Where nothing is above 0 it is empty.
+    The crop is the smallest box that holds every voxel whose mapped intensity is above 0, extended by a
+    margin and clipped to the grid, as by MONAI's `CropForeground(margin=margin, allow_smaller=True)`. It is
+    empty if no intensity is above 0.
 
     Attributes:
-        margin: Voxels of the network's grid that the box grows by on every side.
+        margin: Voxels of the network grid by which the box is extended on every side.
     """
 
     margin: int = 0
@@ -37,15 +45,15 @@ class Foreground(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a CT volume becomes the network's input. Valid, or it does not exist.
+    """Preprocessing from a CT volume to the network input. Validated on construction.
 
     Attributes:
-        orientation: Axis codes that the volume is flipped and permuted to, as nibabel's `aff2axcodes`
-            spells them (`"RAS"`: increasing index goes towards the patient's right, anterior, superior);
+        orientation: Axis codes to which the volume is flipped and permuted, in the notation of nibabel's
+            `aff2axcodes` (`"RAS"`: indices increase towards the patient's right, anterior, superior);
             None keeps the file's axes.
-        spacing: Voxel size in mm along each axis after re-orientation; None keeps the file's.
+        spacing: Voxel size in mm along each axis after reorientation; None keeps the file's.
         intensity_window: HU values mapped to 0 and 1; values outside are clipped.
-        foreground: The last step: crops the grid to what is not air. Unset, and then not written: no crop.
+        foreground: Foreground crop, the last step. If unset, there is no crop and the field is not written.
     """
 
     orientation: str | None = None
@@ -64,7 +72,7 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def crop(self) -> Foreground | None:
-        """The foreground rule, if there is one."""
+        """The foreground rule, or None."""
         return self.foreground if isinstance(self.foreground, Foreground) else None
 
 
@@ -75,14 +83,14 @@ class WindowSpec(
     forbid_unknown_fields=True,
     rename={"patch_size": "roi"},  # the name in files
 ):
-    """The sliding window: MONAI's convention (fixed step, last window pulled back to the border).
+    """Sliding window, as in MONAI: a fixed step, with the last window moved back to the border.
 
     Attributes:
-        patch_size: Window size in voxels (`roi` in files); each a multiple of 32, at least 64.
-        overlap: Share of the window that consecutive windows have in common, in [0, 1).
+        patch_size: Window size in voxels (`roi` in files); multiples of 32, at least 64.
+        overlap: Fraction of the window shared by consecutive windows, in [0, 1).
         blend: `"gaussian"` or `"constant"` weights.
-        sigma_scale: Gaussian standard deviation as a share of the window size.
-        padding_value: Value, after intensity mapping, that fills a window beyond the volume.
+        sigma_scale: Gaussian standard deviation as a fraction of the window size.
+        padding_value: Value after intensity mapping that fills windows outside the volume.
     """
 
     patch_size: Shape3 = (96, 96, 96)
@@ -101,21 +109,20 @@ class WindowSpec(
 
 
 def check_padding(preprocess: PreprocessSpec, window: WindowSpec) -> None:
-    """Refuse a window whose padding is not what a foreground rule crops off.
+    """Check that the padding value is compatible with the foreground rule.
 
-    Around the cropped box lie zeros: windows may then be read from the uncropped grid.
+    Intensities outside the cropped box are 0. Windows are read from the uncropped grid, so that padding must
+    be 0 as well.
 
     Raises:
-        ValueError: A foreground rule with another padding value than 0.
+        ValueError: The padding value is not 0 and there is a foreground rule.
     """
     if preprocess.crop is not None and window.padding_value != 0.0:
-        raise ValueError(
-            f"padding value {window.padding_value:g} with a foreground rule: what that crops off is 0"
-        )
+        raise ValueError(f"padding value {window.padding_value:g} with a foreground rule, which requires 0")
 
 
 def is_orientation(codes: str) -> bool:
-    """Tell whether `codes` names one direction of each body axis, such as `"RAS"` or `"LPS"`."""
+    """Return whether `codes` names one direction of each body axis, such as `"RAS"` or `"LPS"`."""
     return any(
         all(c in pair for c, pair in zip(codes, order, strict=False)) and len(codes) == 3
         for order in itertools.permutations(_AXIS_PAIRS)

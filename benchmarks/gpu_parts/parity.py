@@ -19,6 +19,7 @@ from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.sliding.blend import logits_to_labels
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts
+from gcis_runtime.sliding.schedule import Schedule, make_schedule
 
 LIMIT = 1e-3
 """Largest difference of a float32 logit from the published network's."""
@@ -146,40 +147,38 @@ class _Work:
 
     def logits(self) -> NDArray[np.float32]:
         """Blend on the GPU: (C, X, Y, Z) on the plan's grid."""
-        from gcis_runtime.sliding.cuda.finish import GridFinish  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.output import NetworkGridOutput  # noqa: PLC0415 (needs cuda-python)
 
-        finish = GridFinish(self.plan, self._groups(), values=_VALUES, logits=True)
-        return np.concatenate([d for _, d in self._slabs(finish)], axis=self.plan.axis + 1)
+        output = NetworkGridOutput(self._schedule(), values=_VALUES, logits=True)
+        return np.concatenate([d for _, d in self._blocks(output)], axis=self.plan.axis + 1)
 
     def labels(self, grid: GridMap) -> NDArray[np.uint8]:
         """Blend and restore on the GPU: labels of a file's grid."""
-        from gcis_runtime.sliding.cuda.finish import FileFinish  # noqa: PLC0415 (needs cuda-python)
+        from gcis_runtime.sliding.cuda.output import NativeGridOutput  # noqa: PLC0415 (needs cuda-python)
 
         found = np.zeros(grid.shape_out, np.uint8)
-        for box, data in self._slabs(FileFinish(self.plan, self._groups(), grid=grid, values=_VALUES)):
+        for box, data in self._blocks(NativeGridOutput(self._schedule(), grid=grid, values=_VALUES)):
             found[box] |= data
         return found
 
-    def _groups(self) -> Any:
-        from gcis_runtime.sliding.cuda.slabs import group_windows  # noqa: PLC0415 (needs cuda-python)
+    def _schedule(self) -> Schedule:
+        return make_schedule(self.plan)
 
-        return group_windows(self.plan)
-
-    def _slabs(self, finish: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
+    def _blocks(self, output: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Run everything and give what comes back."""
         from gcis_runtime.sliding.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
 
         axis = self.plan.axis
 
-        def some_rows(first: int, out: NDArray[np.float32]) -> None:
+        def some_planes(first: int, out: NDArray[np.float32]) -> None:
             planes = np.moveaxis(self.array, axis, 0)[first : first + out.shape[axis]]
             out[...] = np.moveaxis(planes, 0, axis)
 
         blender = GpuBlender(
-            self.session, self.kernels, self.plan, self.weights, channels=(0, 1, 2), finish=finish
+            self.session, self.kernels, self._schedule(), self.weights, channels=(0, 1, 2), output=output
         )
         try:
-            yield from ((slab.box, np.array(slab.data)) for slab in blender.slabs(some_rows))
+            yield from ((block.box, np.array(block.data)) for block in blender.blocks(some_planes))
         finally:
             blender.close()
 

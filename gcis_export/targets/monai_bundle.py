@@ -15,7 +15,7 @@ from typing import Any
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.errors import OutputError
-from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.spec import PreprocessSpec, label_dtype
 from gcis_runtime.system.atomic_files import replacing_folder, unwritable
 
 METADATA = "configs/metadata.json"
@@ -134,7 +134,6 @@ def inference(m: Manifest) -> dict[str, Any]:
     Logits come to the file's grid by linear interpolation and are compared there, as `gcis-run` does.
     """
     values = [label.value for label in m.labels]
-    deep = max(values) > 255
     return {
         "imports": [
             "$import glob",
@@ -189,7 +188,7 @@ def inference(m: Manifest) -> dict[str, Any]:
                     "keys": "pred",
                     "output_dir": "@output_dir",
                     "output_postfix": "seg",
-                    "output_dtype": "$numpy.uint16" if deep else "$numpy.uint8",
+                    "output_dtype": f"$numpy.{label_dtype(max(values))}",
                     "resample": False,
                     "separate_folder": False,
                 },

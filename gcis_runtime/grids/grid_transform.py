@@ -1,7 +1,7 @@
-"""The grid trace: from a file's grid to the network's, and labels exactly back.
+"""Transform between the grid of a file and the grid of the network, and its exact inverse for labels.
 
-The steps are those of MONAI's `Orientationd` and `Spacingd` (diagonal=False), which training uses, and
-their inverses: flip and permute to axis codes, then resample to a voxel size keeping directions.
+The steps are those of MONAI's `Orientationd` and `Spacingd(diagonal=False)`, which training uses: flip and
+permute the axes to axis codes, then resample to a voxel size without rotation.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gcis_runtime.grids.resample import GridMap, matrix_product
 from gcis_runtime.spec import PreprocessSpec, Shape3, Triple
 
 _TOLERANCE = 1e-3
-"""MONAI's AFFINE_TOL: spacings this close (mm) are equal, affines this close need no resampling."""
+"""MONAI's AFFINE_TOL: spacings (mm) and affines that differ by less count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridTransform:
-    """How a file's grid became the network's grid. Made by `plan_grid`.
+    """Transform from the grid of a file to the grid of the network. Made by `plan_grid`.
 
     Attributes:
         flips: File axes that are reversed.
-        order: File axis that becomes each network axis, after the flips.
-        to_network: Resampling from the re-oriented file grid; None when nothing changes.
-        to_file: The way back, for labels; None when nothing changes.
-        shape: The network's grid (X, Y, Z).
-        affine: (4, 4), network voxel index to RAS+ mm.
+        order: File axis of each network axis, after the flips.
+        to_network: Resampling from the reoriented file grid; None if the grids are the same.
+        to_file: Resampling back to the reoriented file grid; None if the grids are the same.
+        shape: Shape of the network grid (X, Y, Z).
+        affine: (4, 4), from network voxel index to RAS+ mm.
     """
 
     flips: tuple[int, ...]
@@ -42,14 +42,15 @@ class GridTransform:
     affine: NDArray[np.float64]
 
     def forward(self, array: NDArray[Any], box: Box | None = None) -> NDArray[Any]:
-        """Bring an image to the network's grid.
+        """Resample an image to the network grid.
 
         Args:
-            array: (X, Y, Z) on the file's grid, int16 or float32.
-            box: Part of the network's grid; None is all of it. Values do not depend on it.
+            array: (X, Y, Z) on the file grid, int16 or float32.
+            box: Part of the network grid to compute; None computes all of it. Values do not depend on the
+                box.
 
         Returns:
-            (X, Y, Z) of the box: a view of `array` where nothing is resampled, else float32.
+            (X, Y, Z) of the box: float32, or a view of `array` if the grids are the same.
         """
         array = self.oriented(array)
         if self.to_network is None:
@@ -57,17 +58,20 @@ class GridTransform:
         return self.to_network.linear(array, box)
 
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of an array on the file's grid, flipped and permuted to the network's axes."""
+        """Return a view of an array on the file grid, flipped and permuted to the axes of the network."""
         return np.flip(array, self.flips).transpose(self.order)
 
     def around(self, low: ArrayLike, high: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first and the last network voxel whose value or label goes with a part of the file.
+        """Return the first and last network voxels that interpolation reads for a part of the file grid.
 
-        One voxel more on either side than interpolation takes: rounding cannot matter then.
+        Both are moved outwards by one voxel, so that rounding does not matter.
 
         Args:
-            low: Smallest coordinates of the part, voxels of the re-oriented file grid (3,).
-            high: Largest.
+            low: (3,) smallest coordinates of the part, in voxels of the reoriented file grid.
+            high: (3,) largest coordinates of the part.
+
+        Returns:
+            (3,) first and (3,) last voxel index, clipped to the network grid.
         """
         matrix = np.eye(4) if self.to_file is None else self.to_file.matrix
         corners = np.stack(np.meshgrid(*np.stack([low, high], axis=1), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -77,28 +81,28 @@ class GridTransform:
         last = np.clip(np.ceil(where.max(axis=0)) + 1, 0, top)
         return first.astype(np.int64), last.astype(np.int64)
 
-    def restore(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Bring labels on the network's grid back to the file's, nearest voxel.
+    def invert(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Resample labels from the network grid to the file grid, with nearest-neighbour interpolation.
 
         Args:
-            labels: (X, Y, Z) on the network's grid.
+            labels: (X, Y, Z) on the network grid.
 
         Returns:
-            (X, Y, Z) on the file's grid, same type, contiguous.
+            (X, Y, Z) on the file grid, same type, Fortran-contiguous.
         """
         if self.to_file is not None:
             labels = self.to_file.nearest(labels)
         labels = np.flip(labels.transpose(np.argsort(self.order)), self.flips)
-        return np.asfortranarray(labels)  # NIfTI's order: writing then needs no copy
+        return np.asfortranarray(labels)  # the memory order of NIfTI: writing needs no copy
 
 
 def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) -> GridTransform:
-    """Work out the trace from a file's grid to the grid that `spec` asks for.
+    """Return the transform from the grid of a file to the orientation and spacing of the network input.
 
     Args:
-        shape: The file's grid (X, Y, Z).
-        affine: (4, 4), file voxel index to RAS+ mm, invertible.
-        spec: Orientation and spacing of the network's input.
+        shape: Shape of the file grid (X, Y, Z).
+        affine: (4, 4), from file voxel index to RAS+ mm, invertible.
+        spec: Orientation and spacing of the network input.
     """
     flips: tuple[int, ...] = ()
     order: tuple[int, ...] = (0, 1, 2)
@@ -126,7 +130,7 @@ def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) 
 
 
 def _resampling(shape: Shape3, affine: NDArray[np.float64], spacing: Triple) -> GridMap | None:
-    """Return the map to `spacing`, or None when the grid is that already."""
+    """Return the resampling to `spacing`, or None if the grid already has it."""
     current = np.sqrt(np.sum(affine[:3, :3] ** 2, axis=0))
     wanted = np.where(np.abs(current - spacing) <= _TOLERANCE, current, spacing)
     target = _zoomed(affine, wanted)
@@ -146,7 +150,7 @@ def _solve(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _zoomed(affine: NDArray[np.float64], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the affine's rotation with another spacing, without shear or translation (`zoom_affine`)."""
+    """Return an affine's rotation with another spacing, without shear or translation (`zoom_affine`)."""
     linear = affine[:3, :3]
     zoom = np.linalg.cholesky(linear.T @ linear).T
     out = np.eye(4)
@@ -159,8 +163,8 @@ def _extent(
 ) -> tuple[Shape3, NDArray[np.float64]]:
     """Return shape and origin (mm) of the target grid (MONAI `compute_shape_offset`).
 
-    The first voxel centre stays where it was. Only if no corner of the box is smallest along every axis
-    (shear, or header noise above 1e-8 voxel) is the grid centred instead, with MONAI's `shape / 2` as centre.
+    The centre of the first voxel does not move. If no corner of the box is smallest along every axis (shear,
+    or header noise above 1e-8 voxel), the grid is centred instead, with MONAI's `shape / 2` as the centre.
     """
     sides = [(0.0, n - 1.0) for n in shape]
     corners = np.array(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)

@@ -1,11 +1,12 @@
-"""Resampling between voxel grids: linear for images, nearest for labels; numpy only.
+"""Resample between voxel grids with NumPy: linear interpolation for images, nearest neighbour for labels.
 
-Convention: voxel centres at integer indices, values beyond the border repeat the border voxel. This is
-MONAI's `Spacing` (`align_corners=False`, `padding_mode="border"`): there, normalised coordinates count
-voxel edges, which makes integer indices the centres.
+Voxel centres lie at integer indices, and values beyond the border repeat the border voxel. This is the
+convention of MONAI's `Spacing` with `align_corners=False` and `padding_mode="border"`: its normalised
+coordinates refer to voxel edges, which places voxel centres at integer indices.
 
-Where two grids share directions, the map of indices is diagonal and resampling is done axis by axis: two
-gathers and a linear step each. A sheared grid (CT gantry tilt) takes the general path: MONAI removes shear.
+If two grids have the same directions, the index map is diagonal and resampling is separable: two gathers and
+one linear interpolation per axis. A sheared grid (CT gantry tilt) takes the general path, because MONAI
+removes shear.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from gcis_runtime.grids.box import Box, whole
 from gcis_runtime.spec import Shape3
 
 _SHEAR_TOLERANCE = 1e-3
-"""Voxels by which off-diagonal terms may move a sample before the general path is taken."""
+"""Largest displacement in voxels by off-diagonal terms for which resampling is separable."""
 _CHUNK_VOXELS = 1 << 22
 _CACHED_VOXELS = 1 << 17
-"""Voxels interpolated at a time along an axis: as many as stay in a processor's cache."""
+"""Voxels interpolated at a time along an axis, so that they stay in the processor cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridMap:
-    """Where each voxel of an output grid lies in an input grid.
+    """Map from the voxel indices of an output grid to those of an input grid.
 
     Attributes:
-        matrix: (4, 4) float64, output voxel index to input voxel index.
-        shape_in: Input grid (X, Y, Z).
-        shape_out: Output grid (X, Y, Z).
+        matrix: (4, 4) float64, from output voxel index to input voxel index.
+        shape_in: Shape of the input grid (X, Y, Z).
+        shape_out: Shape of the output grid (X, Y, Z).
     """
 
     matrix: NDArray[np.float64]
@@ -43,11 +44,11 @@ class GridMap:
 
     @property
     def separable(self) -> bool:
-        """Off-diagonal terms move no sample by more than a thousandth of a voxel."""
+        """Whether off-diagonal terms move every sample by at most a thousandth of a voxel."""
         return bool(self._reach().max() <= _SHEAR_TOLERANCE)
 
     def _reach(self) -> NDArray[np.float64]:
-        """Return by how many input voxels off-diagonal terms may move a sample along each axis."""
+        """Return the largest displacement along each axis by off-diagonal terms, in input voxels."""
         linear = np.abs(self.matrix[:3, :3])
         return np.asarray((linear - np.diag(np.diag(linear))) @ (np.array(self.shape_out) - 1.0))
 
@@ -56,7 +57,7 @@ class GridMap:
 
         Args:
             array: (X, Y, Z) of `shape_in`, int16 or float32.
-            box: Part of the output to compute; None is all of it. Values do not depend on it.
+            box: Part of the output to compute; None computes all of it. Values do not depend on the box.
 
         Returns:
             (X, Y, Z) of the box, float32.
@@ -71,7 +72,7 @@ class GridMap:
             crop.append(slice(low, high + 1))
             positions.append(position - low)
         array = array[tuple(crop)]
-        # Memory order: slowest axis first, so that gathers move long runs (NIfTI arrays have X fastest).
+        # Slowest axis first, as in memory: gathers then copy long runs (NIfTI arrays have X fastest).
         order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
         out: NDArray[Any] = array.transpose(order)
         for axis in self.cheapest_order():
@@ -79,15 +80,16 @@ class GridMap:
         return np.asarray(out, dtype=np.float32).transpose(np.argsort(order))
 
     def cheapest_order(self) -> list[int]:
-        """Return the axes by growth, the one that shrinks most first: the others then have less to do.
+        """Return the axes ordered by increasing ratio of output to input size.
 
-        Of equals, the last comes first: files have X fastest, and gathers along it are the slowest.
+        Interpolating the axis that shrinks most first leaves less work for the others. Among equal ratios the
+        last axis comes first: files have X fastest, and gathers along X are the slowest.
         """
         growth = [round(n / m, 3) for n, m in zip(self.shape_out, self.shape_in, strict=True)]
         return sorted(range(3), key=lambda axis: (growth[axis], -axis))
 
     def nearest(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Resample labels to the nearest voxel centre; a tie goes to the even index (see `axis_coordinates`).
+        """Resample labels to the nearest voxel centre; ties go to the even index (see `axis_coordinates`).
 
         Args:
             labels: (X, Y, Z) of `shape_in`.
@@ -105,10 +107,10 @@ class GridMap:
         return out
 
     def noise_breaks_ties(self) -> bool:
-        """Noise off the diagonal of an oblique grid decides samples halfway between voxels.
+        """Return whether rounding noise off the diagonal decides samples halfway between two voxels.
 
-        It is 1e-17 from rounding, 1e-8 where a NIfTI header kept directions as float32. MONAI lets it decide,
-        voxel by voxel; only then is the slower general path needed to agree.
+        The noise of an oblique grid is about 1e-17, or 1e-8 if a NIfTI header stores directions as float32.
+        In MONAI it breaks ties voxel by voxel, and only the slower general path reproduces that.
         """
         theta = unit_matrix(self)[:3, :3]
         if not np.any(theta - np.diag(np.diag(theta))):
@@ -123,9 +125,9 @@ def axis_coordinates(grid: GridMap, axis: int) -> NDArray[np.float64]:
     """Return the input coordinate of each output index along one axis, clipped to the input.
 
     The arithmetic follows `torch.nn.functional.affine_grid` and `grid_sample` step by step in float64
-    (normalise to [-1, 1], scale, undo), not the shorter `a * i + b`. With a spacing ratio such as 1:2 every
-    second label sample lies exactly between two voxels, and the last bit of this arithmetic decides before
-    the rule "round half to even" does; following it keeps those voxels equal to MONAI's inverse.
+    (normalise to [-1, 1], scale, denormalise) instead of the shorter `a * i + b`. With a spacing ratio such
+    as 1:2, every second label sample lies exactly between two voxels, and the last bit of this arithmetic
+    decides before "round half to even" does. Following it keeps those voxels equal to MONAI's inverse.
     """
     theta = unit_matrix(grid)
     return _to_voxels(
@@ -134,9 +136,10 @@ def axis_coordinates(grid: GridMap, axis: int) -> NDArray[np.float64]:
 
 
 def matrix_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Multiply two (4, 4) matrices, each sum taken first to last and rounded at every step.
+    """Multiply two (4, 4) matrices, with each sum taken from first to last and rounded at every step.
 
-    PyTorch multiplies small matrices so, BLAS does not; the difference of 1e-17 decides oblique ties.
+    PyTorch multiplies small matrices in this order; BLAS does not. The difference of 1e-17 decides ties of
+    oblique grids.
     """
     out = np.zeros((4, 4))
     for k in range(4):
@@ -145,7 +148,7 @@ def matrix_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np
 
 
 def unit_matrix(grid: GridMap) -> NDArray[np.float64]:
-    """Return the map between coordinates in which each grid's edges are -1 and 1 (MONAI `to_norm_affine`)."""
+    """Return the map in normalised coordinates: edges at -1 and 1 (MONAI `to_norm_affine`)."""
 
     def to_unit(shape: Shape3) -> NDArray[np.float64]:
         size = np.array(shape, dtype=np.float64)
@@ -163,20 +166,21 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def unit_axis(count: int) -> NDArray[np.float64]:
-    """Return the voxel centres of an axis whose edges are -1 and 1."""
+    """Return the voxel centres of an axis in normalised coordinates: its edges are -1 and 1."""
     return _linspace(count) * (count - 1) / count
 
 
 def _to_voxels(unit: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Bring coordinates from [-1, 1] to voxel indices, clipped to the axis."""
+    """Convert normalised coordinates to voxel indices, clipped to the axis."""
     return np.clip(((unit + 1.0) * count - 1.0) / 2.0, 0.0, count - 1.0)
 
 
 def _linspace(count: int) -> NDArray[np.float64]:
-    """`torch.linspace(-1, 1, count)`: from both ends, each value rounded once (it uses fused multiply-add).
+    """Return `torch.linspace(-1, 1, count)` bit for bit.
 
-    The product is exact in x86's 80-bit floats. Where `longdouble` is no wider than a double the last bit
-    may differ, which moves only labels of voxels exactly between two others.
+    PyTorch computes from both ends with a fused multiply-add, which rounds each value once. The product is
+    exact in the 80-bit floats of x86. Where `longdouble` is no wider than a double, the last bit may differ,
+    which affects only labels of voxels exactly between two others.
     """
     if count == 1:
         return np.array([-1.0])
@@ -191,11 +195,11 @@ def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> 
 
     Args:
         array: Three axes, any layout.
-        position: Coordinate of each output index, not decreasing, within the axis.
-        axis: Which axis.
+        position: Coordinate of each output index, non-decreasing, within the axis.
+        axis: Axis to interpolate along.
 
     Returns:
-        float32, in C order; a view of `array`, of its type, where every position is the next voxel's centre.
+        float32 in C order; or a view of `array` if the positions are consecutive voxel centres.
     """
     first = int(position[0])
     if np.array_equal(position, np.arange(first, first + len(position))):
@@ -223,10 +227,10 @@ def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> 
 
 
 def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
-    """Return clipped input coordinates along X, Y, Z of an output box, three arrays of the box's shape."""
+    """Return the clipped input coordinates of an output box along X, Y, Z: three arrays of its shape."""
     theta = unit_matrix(grid)
     x, y, z = np.ix_(*(unit_axis(n)[part] for n, part in zip(grid.shape_out, box, strict=True)))
-    # Summed from the last axis to the first, as torch does.
+    # Summed from the last axis to the first, as in PyTorch.
     return [
         _to_voxels(z * t[2] + y * t[1] + x * t[0] + t[3], n)
         for t, n in zip(theta[:3], grid.shape_in, strict=True)
@@ -234,14 +238,14 @@ def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
 
 
 def trilinear(array: NDArray[Any], coordinates: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Sample linearly at arbitrary coordinates.
+    """Interpolate linearly at arbitrary coordinates.
 
     Args:
         array: Three axes.
-        coordinates: Along each axis, within the array, all of one shape.
+        coordinates: One array of coordinates per axis, all of one shape, within the array.
 
     Returns:
-        float32 of the coordinates' shape.
+        float32 of the shape of the coordinates.
     """
     low = [np.floor(c).astype(np.intp) for c in coordinates]
     weight = [(c - i).astype(np.float32) for c, i in zip(coordinates, low, strict=True)]
@@ -256,20 +260,20 @@ def trilinear(array: NDArray[Any], coordinates: Sequence[NDArray[np.float64]]) -
 
 
 def _row_chunks(box: Box) -> list[Box]:
-    """Cut a box along X into boxes of about a quarter of `_CHUNK_VOXELS` (coordinates are float64)."""
+    """Split a box along X into boxes of about a quarter of `_CHUNK_VOXELS`: coordinates are float64."""
     x, y, z = box
     rows = max(1, _CHUNK_VOXELS // (4 * max(1, (y.stop - y.start) * (z.stop - z.start))))
     return [(slice(s, min(s + rows, x.stop)), y, z) for s in range(x.start, x.stop, rows)]
 
 
 def _general_linear(array: NDArray[Any], grid: GridMap, box: Box) -> NDArray[np.float32]:
-    """Trilinear sampling at arbitrary coordinates."""
+    """Resample linearly at arbitrary coordinates."""
     chunks = [trilinear(array, general_coordinates(grid, part)) for part in _row_chunks(box)]
     return np.concatenate(chunks)
 
 
 def _general_nearest(labels: NDArray[Any], grid: GridMap) -> NDArray[Any]:
-    """Nearest sampling at arbitrary coordinates."""
+    """Resample with nearest neighbour at arbitrary coordinates."""
     out = np.empty(grid.shape_out, dtype=labels.dtype)
     for part in _row_chunks(whole(grid.shape_out)):
         out[part] = labels[tuple(np.rint(c).astype(np.intp) for c in general_coordinates(grid, part))]

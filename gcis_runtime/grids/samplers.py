@@ -1,13 +1,15 @@
-"""Which voxels of the file's grid a tile of the network's grid decides, and their values.
+"""Sample the voxels of the file grid that a tile of the network grid determines.
 
-Two samplers offer the same: `AxisSampler` where the grids share directions, `BlockSampler` for the rest
-(gantry tilt, rounding noise that decides ties). Boxes and starts are (X, Y, Z) of the re-oriented grids.
+Every voxel of the file grid is assigned to exactly one tile: the tile that holds its nearest network voxel
+or, for linear interpolation, its upper neighbours. `AxisSampler` handles grids of the same directions,
+`BlockSampler` all others (gantry tilt, rounding noise that breaks ties). Boxes and start indices are (X, Y,
+Z) of the reoriented grids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,54 +18,69 @@ from gcis_runtime.grids.box import Box, positive_box
 from gcis_runtime.grids.resample import GridMap, axis_coordinates, general_coordinates, lerp_axis, trilinear
 
 _BLOCK = 48
-"""Edge of the blocks that the file's grid is cut into; coordinates cost 24 bytes a voxel of a block."""
+"""Edge length in voxels of the blocks of the file grid; coordinates take 24 bytes per voxel of a block."""
 
 _PLACE_VOXELS = 1 << 22
-"""A coarse network's tile covers much of the file's grid: without a limit its logits there took 0.5 GB."""
+"""Voxels sampled at a time: a tile of a coarse network may cover file voxels with 0.5 GB of logits."""
 
-Found = tuple[Box, NDArray[Any]]
-"""A box of the file's grid and its values; zero where a voxel belongs to another tile."""
+
+class SampledBox(NamedTuple):
+    """Values on a box of the file grid.
+
+    Attributes:
+        box: The box.
+        values: (X, Y, Z) of the box; zero where another tile determines the voxel.
+    """
+
+    box: Box
+    values: NDArray[Any]
 
 
 class Place(Protocol):
-    """File voxels that one tile decides."""
+    """Box of the file grid with voxels that one tile determines."""
 
     @property
     def box(self) -> Box:
-        """Part of the file's grid that holds them."""
+        """The box of the file grid."""
         ...
 
-    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> Found | None:
-        """Take each voxel's nearest value.
+    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> SampledBox | None:
+        """Sample with nearest neighbour.
 
         Args:
-            values: Labels or a mask of the tile.
-            start: First index of the tile.
+            values: (X, Y, Z) labels or a mask of the tile.
+            start: First index of the tile on the network grid.
 
         Returns:
-            Where values are positive; None where none is.
+            A box that holds every positive value, or None if there is none.
         """
         ...
 
-    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
-        """Interpolate logits.
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> SampledBox | None:
+        """Interpolate logits linearly.
 
         Args:
-            logits: The tile with one plane and row of the tiles before it.
-            start: First index of `logits`.
+            logits: (X, Y, Z) of the tile, extended by the last plane and the last line of earlier tiles.
+            start: First index of `logits` on the network grid.
 
         Returns:
-            Where logits may be positive; None where none can be.
+            A box that holds every positive logit, or None if no logit can be positive.
         """
         ...
 
 
 class AxisSampler:
-    """File voxels by axis: each axis of the file's grid has its own coordinates.
+    """Sampler for grids of the same directions: one array of coordinates per axis.
 
     Args:
-        grid: From file voxels to network voxels.
-        smooth: Whether `linear` will be asked, or `nearest`.
+        grid: Map from file voxels to network voxels.
+        smooth: Prepare for `Place.linear`; otherwise for `Place.nearest`.
+
+    Attributes:
+        order: Axes in the order in which they are interpolated.
+        position: Network coordinate of each file index, per axis.
+        low: Lower neighbour of each coordinate, or its nearest voxel, per axis.
+        high: Upper neighbour of each coordinate, or its nearest voxel, per axis.
     """
 
     def __init__(self, grid: GridMap, *, smooth: bool) -> None:
@@ -76,7 +93,12 @@ class AxisSampler:
             self.high.append(np.minimum(low + int(smooth), size - 1).astype(np.intp))
 
     def places(self, start: Sequence[int], shape: Sequence[int]) -> list[Place]:
-        """Return the voxels that a tile decides: none, or boxes of at most about `_PLACE_VOXELS`."""
+        """Return the voxels that a tile determines, in boxes of at most about `_PLACE_VOXELS`; may be empty.
+
+        Args:
+            start: First index of the tile on the network grid.
+            shape: Shape of the tile.
+        """
         ranges = [
             np.searchsorted(high, (first, first + size))
             for high, first, size in zip(self.high, start, shape, strict=True)
@@ -98,16 +120,16 @@ class _AxisPlace:
     def __init__(self, sampler: AxisSampler, box: Box) -> None:
         self._sampler, self.box = sampler, box
 
-    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> Found | None:
+    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> SampledBox | None:
         box = self._within(values, start)
         if box is None:
             return None
         for axis in self._sampler.order:
             index = self._sampler.low[axis][box[axis]] - start[axis]
             values = values.take(index, axis=axis)
-        return box, values
+        return SampledBox(box, values)
 
-    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> SampledBox | None:
         box = self._within(logits, start)
         if box is None:
             return None
@@ -119,10 +141,10 @@ class _AxisPlace:
         values: NDArray[Any] = logits[tuple(crop)]
         for axis in s.order:
             values = lerp_axis(values, positions[axis], axis)
-        return box, values
+        return SampledBox(box, values)
 
     def _within(self, values: NDArray[Any], start: Sequence[int]) -> Box | None:
-        """Return the part of this place that depends on a positive value."""
+        """Return the part of the box that depends on a positive value, or None."""
         positive = positive_box(values)
         if positive is None:
             return None
@@ -138,11 +160,11 @@ class _AxisPlace:
 
 
 class BlockSampler:
-    """File voxels by blocks: each voxel has its own coordinates.
+    """Sampler for any two grids: coordinates per voxel, computed in blocks.
 
     Args:
-        grid: From file voxels to network voxels.
-        smooth: Whether `linear` will be asked, or `nearest`.
+        grid: Map from file voxels to network voxels.
+        smooth: Prepare for `Place.linear`; otherwise for `Place.nearest`.
     """
 
     def __init__(self, grid: GridMap, *, smooth: bool) -> None:
@@ -153,43 +175,45 @@ class BlockSampler:
         corners = np.stack([ends[:, (0, 1, 2), c] for c in np.ndindex(2, 2, 2)], axis=1)
         where = corners @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
         where = np.clip(where, 0, np.array(grid.shape_in) - 1)
-        # A voxel of slack on either side: which voxels a tile decides is worked out exactly below.
+        # One voxel of tolerance on either side: `places` determines the voxels of a tile exactly.
         self._first, self._last = where.min(axis=1) - 1, where.max(axis=1) + 2
 
     def places(self, start: Sequence[int], shape: Sequence[int]) -> list[Place]:
-        """Return the blocks with voxels that a tile decides."""
+        """Return the blocks with voxels that a tile determines; see `AxisSampler.places`."""
         stop = np.add(start, shape)
         near = (self._first < stop).all(axis=1) & (self._last >= start).all(axis=1)
         found: list[Place] = []
         for number in np.flatnonzero(near):
             block = self._blocks[number]
             coordinates = general_coordinates(self.grid, block)
-            mine = np.ones(coordinates[0].shape, dtype=np.bool_)
+            inside = np.ones(coordinates[0].shape, dtype=np.bool_)
             for c, first, end, size in zip(coordinates, start, stop, self.grid.shape_in, strict=True):
                 owner = np.minimum(np.floor(c) + 1, size - 1) if self.smooth else np.rint(c)
-                mine &= (owner >= first) & (owner < end)
-            if mine.any():
-                found.append(_BlockPlace(block, mine, [c[mine] for c in coordinates]))
+                inside &= (owner >= first) & (owner < end)
+            if inside.any():
+                found.append(_BlockPlace(block, inside, [c[inside] for c in coordinates]))
         return found
 
 
 class _BlockPlace:
     """See `Place`."""
 
-    def __init__(self, box: Box, mine: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]) -> None:
-        self.box, self._mine, self._coordinates = box, mine, coordinates
+    def __init__(
+        self, box: Box, inside: NDArray[np.bool_], coordinates: Sequence[NDArray[np.float64]]
+    ) -> None:
+        self.box, self._inside, self._coordinates = box, inside, coordinates
 
-    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> Found | None:
+    def nearest(self, values: NDArray[Any], start: Sequence[int]) -> SampledBox | None:
         index = tuple(np.rint(c).astype(np.intp) - s for c, s in zip(self._coordinates, start, strict=True))
         return self._spread(values[index])
 
-    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> Found | None:
-        inside = [c - s for c, s in zip(self._coordinates, start, strict=True)]
-        return self._spread(trilinear(logits, inside))
+    def linear(self, logits: NDArray[np.float32], start: Sequence[int]) -> SampledBox | None:
+        relative = [c - s for c, s in zip(self._coordinates, start, strict=True)]
+        return self._spread(trilinear(logits, relative))
 
-    def _spread(self, values: NDArray[Any]) -> Found | None:
+    def _spread(self, values: NDArray[Any]) -> SampledBox | None:
         if not (values > 0).any():
             return None
-        out = np.zeros(self._mine.shape, dtype=values.dtype)
-        out[self._mine] = values
-        return self.box, out
+        out = np.zeros(self._inside.shape, dtype=values.dtype)
+        out[self._inside] = values
+        return SampledBox(self.box, out)

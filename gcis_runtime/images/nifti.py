@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.nifti_header import FIX, Layout, read_layout
 from gcis_runtime.images.volume import Volume, check_file
+from gcis_runtime.spec import label_dtype
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.atomic_files import replacing
 
@@ -103,7 +104,7 @@ def lean_labels(labels: NDArray[Any], *, like: Volume) -> NDArray[Any]:
         raise ImageError(
             "label map and volume differ in shape", received=f"{labels.shape}", expected=f"{like.shape}"
         )
-    dtype = np.uint8 if labels.size == 0 or int(labels.max()) <= 255 else np.uint16
+    dtype = np.dtype(label_dtype(int(labels.max(initial=0))))
     return labels.astype(dtype, copy=False)
 
 

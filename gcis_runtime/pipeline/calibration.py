@@ -1,8 +1,8 @@
-"""What runs of a bundle cost on this machine: measured by every run, and kept for the next one's forecast.
+"""Store the measured time and memory of runs of a bundle on this machine, as calibration of later forecasts.
 
-One small JSON file for each graph, engine, version, precision, threads, batch and processor, in
-`$GCIS_HOME/cache/calibration`. A file that is missing, damaged or of another version is no calibration; one
-that cannot be written is not kept. Nothing but forecasts depends on it.
+There is one small JSON file per graph, engine, version, precision, threads, batch and processor, in
+`$GCIS_HOME/cache/calibration`. Files that are missing, damaged or of another version are ignored, and so are
+errors when writing. Only forecasts depend on the calibration.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from gcis_runtime.system.home import home_folder
 
 _SCHEMA = 1
 _MEMORY = 0.5
-"""Share of the newest run in the mean: machines get busy, and idle again."""
+"""Weight of the latest run in the mean, because the load of a machine varies."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured.
+    """Measurements of earlier runs.
 
     Attributes:
-        schema: Version of this file.
-        key: What it was measured of.
-        runs: Runs so far.
-        window_seconds: Time of the network for a window that is computed.
-        blend_seconds: Time of adding up a window's logits.
-        voxel_seconds: Time of pre-processing and restoring, by voxel of the file.
-        run_bytes: Host memory that the engine's first runs took, beyond loading it; the most so far.
-        device_bytes: Device memory of the loaded engine after its first runs; 0 on the CPU.
+        schema: Version of the file format.
+        key: What the measurements depend on, such as graph, engine and processor.
+        runs: Number of runs.
+        window_seconds: Seconds of the network per computed window.
+        blend_seconds: Seconds of accumulating logits per window.
+        voxel_seconds: Seconds of preprocessing and mapping to the native grid per voxel of the file.
+        run_bytes: Largest host memory of the engine's first runs, without loading it.
+        device_bytes: Largest device memory of the loaded engine after its first runs; 0 on the CPU.
     """
 
     schema: int = _SCHEMA
@@ -47,8 +47,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device_bytes: int = 0
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One run's share of a `Calibration`; see there."""
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """Measurements of one run; see `Calibration`."""
 
     window_seconds: float
     blend_seconds: float
@@ -58,7 +58,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(key: Mapping[str, str]) -> Calibration | None:
-    """Return what earlier runs measured, or None."""
+    """Return the calibration for a key, or None."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         found = msgspec.json.decode(_file(key).read_bytes(), type=Calibration)
         if found.schema == _SCHEMA and found.key == dict(key):
@@ -66,8 +66,8 @@ def find(key: Mapping[str, str]) -> Calibration | None:
     return None
 
 
-def keep(key: Mapping[str, str], run: Measured) -> None:
-    """Let a run count; where the disk refuses, nothing happens."""
+def record(key: Mapping[str, str], run: Measurement) -> None:
+    """Add the measurements of a run to the calibration; errors when writing are ignored."""
     before = find(key)
     if before is None:
         new = Calibration(key=dict(key), runs=1, **msgspec.structs.asdict(run))

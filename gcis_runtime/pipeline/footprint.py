@@ -1,7 +1,8 @@
-"""How much memory segmenting a volume will take, worked out before any of it is taken.
+"""Compute the host memory for segmenting a volume from the sizes of grids, windows and channels.
 
-The parts are those that `labelling` and what it calls allocate, so they are exact where they are arrays of a
-known size; where content decides (interpolating costs what the structures' boxes cost), the worst is assumed.
+The parts follow the allocations of `sliding.labeller` and the functions that it calls. Arrays of a known size
+are exact. Where the size depends on the content (interpolation costs as much as the boxes of the structures),
+the worst case is assumed.
 """
 
 from __future__ import annotations
@@ -14,55 +15,54 @@ from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.carry_over import STAGED_BYTES
 from gcis_runtime.sliding.plan import WindowPlan
-from gcis_runtime.sliding.schedule import Schedule, schedule
-from gcis_runtime.spec import Shape3
+from gcis_runtime.sliding.schedule import Schedule, make_schedule
+from gcis_runtime.spec import FLOAT32_BYTES, Shape3, label_dtype
 
-_FLOAT = 4
 _SLACK = 32 << 20
-"""The interpreter's own comings and goings, and pieces that are cut to fit a cache."""
+"""Temporary objects of the interpreter, and parts of arrays that fit the processor cache, in bytes."""
 _PLACE = 24 << 22
-"""Interpolating a box of 4 million voxels (`samplers`): what goes in, comes out and lies between, bytes."""
+"""Bytes for interpolating a box of 4 million voxels (`samplers`): input, output and intermediate arrays."""
 _CHUNK = 100 << 20
-"""Coordinates of a chunk of a sheared grid (`resample`)."""
+"""Bytes of the coordinates of a chunk of a sheared grid (`resample`)."""
 _FEATURES, _WEIGHTS = 12, 4.25e6
-"""A network of feature size 12 with seven prompts has so many bytes of weights; they grow with its square."""
+"""Feature size and bytes of weights of a reference network with seven prompts. Bytes grow with the square."""
 _MAPS = {"onnx": 90, "openvino": 20}
-"""Arrays of one window times the feature size that an engine holds at its peak, as measured."""
+"""Measured peak memory of an engine, in arrays of one window per feature of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes by what they are for.
+    """Host memory in bytes by purpose.
 
     Attributes:
-        labels: Label map, masks and probabilities on the file's grid.
-        image: The slab that windows are cut from, and resampling it.
-        sums: Logits and weights that wait for more windows.
-        answers: Logits of single windows.
-        restore: Bringing a tile to the file's grid.
+        labels: Label map, masks and probabilities on the file grid.
+        image: Slab of the image from which windows are cut, and its resampling.
+        sums: Unfinished sums of logits and weights.
+        outputs: Outputs of the network for single windows.
+        native_grid: Mapping of a tile to the native grid.
     """
 
     labels: int
     image: int
     sums: int
-    answers: int
-    restore: int
+    outputs: int
+    native_grid: int
 
     @property
     def total(self) -> int:
-        """All of it, with slack."""
-        return self.labels + self.image + self.sums + self.answers + self.restore + _SLACK
+        """Sum of all parts, with a reserve."""
+        return self.labels + self.image + self.sums + self.outputs + self.native_grid + _SLACK
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What of a segmentation decides its memory.
+class RequestedOutputs:
+    """Requested outputs of a segmentation that determine its memory.
 
     Attributes:
         values: Label values.
-        smooth: Whether logits are interpolated.
-        masks: Masks are kept.
-        probabilities: Probabilities are kept.
+        smooth: Whether logits are interpolated on the native grid.
+        masks: Whether masks are stored.
+        probabilities: Whether probabilities are stored.
     """
 
     values: tuple[int, ...]
@@ -75,71 +75,76 @@ def host_footprint(
     plan: WindowPlan,
     transform: GridTransform,
     shape: Shape3,
-    wanted: Wanted,
+    requested: RequestedOutputs,
     *,
     graph_channels: int,
     on_disk: bool = False,
 ) -> Footprint:
-    """Return what blending with numpy takes beside the image, the engine and the interpreter.
+    """Return the memory for blending with NumPy, without the image, the engine and the interpreter.
 
     Args:
-        plan: Window positions.
-        transform: The way between the grids.
-        shape: The file's grid (X, Y, Z).
-        wanted: What is made.
-        graph_channels: Channels of a window's answer.
-        on_disk: Sums that wait for more windows lie in a file.
+        plan: The window plan.
+        transform: Transform between the file grid and the network grid.
+        shape: Shape of the file grid (X, Y, Z).
+        requested: The requested outputs.
+        graph_channels: Number of channels of the graph's output.
+        on_disk: Whether unfinished sums are carried over in a temporary file.
     """
-    channels, voxels, window = len(wanted.values), _count(shape), _count(plan.patch_size)
+    channels, voxels, window = len(requested.values), _count(shape), _count(plan.patch_size)
     plane = _count(plan.padded) // plan.padded[plan.axis]
-    answer = graph_channels * window * _FLOAT
-    order = schedule(plan)
-    waiting = STAGED_BYTES if on_disk else order.waiting_bytes(channels)
+    output = graph_channels * window * FLOAT32_BYTES
+    schedule = make_schedule(plan)
+    carried = STAGED_BYTES if on_disk else schedule.carry_over_bytes(channels)
     return Footprint(
-        labels=_label_bytes(voxels, wanted),
-        image=(plane * plan.patch_size[plan.axis] + window) * _FLOAT + _resampling(plan, transform),
-        sums=order.working_bytes(channels) + waiting + (2 << 20),
-        answers=3 * answer,  # the one that is added, and those of two constant windows: air and bone
-        restore=_restoring(order, transform, shape, wanted),
+        labels=_label_bytes(voxels, requested),
+        image=(plane * plan.patch_size[plan.axis] + window) * FLOAT32_BYTES + _resampling(plan, transform),
+        sums=schedule.working_bytes(channels) + carried + (2 << 20),
+        outputs=3 * output,  # the current one, and those of two constant windows: air and bone
+        native_grid=_native_grid(schedule, transform, shape, requested),
     )
 
 
 def activations(manifest: Manifest, *, weights: int, engine: str, batch: int) -> int:
-    """Guess what an engine takes for its first runs, from the sizes of model and window alone.
+    """Estimate the memory of an engine's first runs from the sizes of model and window.
 
     Args:
-        manifest: The bundle's manifest.
-        weights: Bytes of the graph's file.
-        engine: The engine's name.
-        batch: Windows a run.
+        manifest: Manifest of the bundle.
+        weights: Bytes of the graph file.
+        engine: Name of the engine.
+        batch: Windows per run.
     """
     features = _FEATURES * float(np.sqrt(weights / _WEIGHTS))
     maps = _MAPS.get(engine, max(_MAPS.values())) * max(1.0, features)
-    return int(maps * _count(manifest.window.patch_size) * _FLOAT * batch)
+    return int(maps * _count(manifest.window.patch_size) * FLOAT32_BYTES * batch)
 
 
 def _count(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-def _label_bytes(voxels: int, wanted: Wanted) -> int:
-    """Label map; masks of one bit a voxel, unpacked one at a time; probabilities that deflate shrinks."""
-    structures = len(wanted.values)
-    item = 1 if max(wanted.values) <= 255 else 2
-    masks = voxels * structures // 8 + voxels if wanted.masks else 0
-    probabilities = voxels * structures // 8 + voxels if wanted.probabilities else 0
+def _label_size(requested: RequestedOutputs) -> int:
+    """Return the bytes of a label."""
+    return np.dtype(label_dtype(max(requested.values))).itemsize
+
+
+def _label_bytes(voxels: int, requested: RequestedOutputs) -> int:
+    """Return the bytes of the label map, masks (one bit per voxel, unpacked in turn) and probabilities."""
+    structures = len(requested.values)
+    item = _label_size(requested)
+    masks = voxels * structures // 8 + voxels if requested.masks else 0
+    probabilities = voxels * structures // 8 + voxels if requested.probabilities else 0
     return voxels * item + masks + probabilities
 
 
 def _resampling(plan: WindowPlan, transform: GridTransform) -> int:
-    """What `GridMap.linear` holds while it makes the first slab's planes."""
+    """Return the bytes that `GridMap.linear` holds while it computes the planes of the first slab."""
     depth = min(plan.patch_size[plan.axis], plan.shape[plan.axis])
     planes = _count(plan.shape) // plan.shape[plan.axis] * depth
     grid = transform.to_network
     if grid is None:
-        return planes * _FLOAT
+        return planes * FLOAT32_BYTES
     if not grid.separable:
-        return 2 * planes * _FLOAT + _CHUNK
+        return 2 * planes * FLOAT32_BYTES + _CHUNK
     size = list(grid.shape_in)
     size[plan.axis] = min(size[plan.axis], -(-depth * size[plan.axis] // plan.shape[plan.axis]) + 2)
     out = list(plan.shape)
@@ -148,21 +153,23 @@ def _resampling(plan: WindowPlan, transform: GridTransform) -> int:
     for axis in grid.cheapest_order():
         size[axis] = out[axis]
         steps.append(_count(tuple(size)))
-    return _FLOAT * max(a + b for a, b in zip(steps, [*steps[1:], 0], strict=True))
+    return FLOAT32_BYTES * max(a + b for a, b in zip(steps, [*steps[1:], 0], strict=True))
 
 
-def _restoring(order: Schedule, transform: GridTransform, shape: Shape3, wanted: Wanted) -> int:
-    """What a tile takes on its way to the file's grid, with the plane and the row that are kept."""
-    plan, tile, channels = order.plan, order.tile, len(wanted.values)
+def _native_grid(
+    schedule: Schedule, transform: GridTransform, shape: Shape3, requested: RequestedOutputs
+) -> int:
+    """Return the bytes for mapping a tile to the native grid, with the stored plane and line of logits."""
+    plan, tile, channels = schedule.plan, schedule.tile_shape, len(requested.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)
-    if transform.to_file is None or not wanted.smooth:
+    if transform.to_file is None or not requested.smooth:
         return int(_count(tile) * 8 + min(_PLACE, 6 * covered))
-    kept = _count(plan.padded) // plan.padded[plan.axis] * channels * _FLOAT
-    row = tile[plan.axis] * tile[plan.across[1]] * channels * _FLOAT
-    extended = _count(tuple(n + 1 for n in tile)) * _FLOAT
-    canvas = _FLOAT + (1 if max(wanted.values) <= 255 else 2)
+    kept = _count(plan.padded) // plan.padded[plan.axis] * channels * FLOAT32_BYTES
+    line = tile[plan.axis] * tile[plan.across[1]] * channels * FLOAT32_BYTES
+    extended = _count(tuple(n + 1 for n in tile)) * FLOAT32_BYTES
+    canvas = FLOAT32_BYTES + _label_size(requested)
     place = min(_PLACE, 24 * covered)
     if not transform.to_file.separable:
-        place += 30 * covered  # coordinates of every voxel that the tile decides
-    return int(kept + 2 * row + 2 * extended + canvas * covered + place)
+        place += 30 * covered  # coordinates of every voxel that the tile determines
+    return int(kept + 2 * line + 2 * extended + canvas * covered + place)

@@ -1,13 +1,14 @@
-"""What a volume will take, said before it starts: windows, time, host and device memory.
+"""Forecast windows, time, host memory and device memory of a volume before it is segmented.
 
-Memory is worked out from sizes (`footprint`), the engine's share taken from earlier runs of the bundle on
-this machine (`calibration`) or guessed. Time is known only from earlier runs.
+Memory is computed from sizes (`footprint`). The memory of the engine is taken from earlier runs of the bundle
+on this machine (`calibration`), or estimated. Time is known only from earlier runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,36 +18,38 @@ from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.images.files import voxel_bytes
 from gcis_runtime.pipeline import calibration
 from gcis_runtime.pipeline.calibration import Calibration
-from gcis_runtime.pipeline.footprint import Wanted, activations, host_footprint
+from gcis_runtime.pipeline.footprint import RequestedOutputs, activations, host_footprint
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.sliding.carry_over import room_for_file
 from gcis_runtime.sliding.labeller import Restore
-from gcis_runtime.sliding.plan import WindowPlan, turned
-from gcis_runtime.sliding.schedule import schedule
+from gcis_runtime.sliding.plan import WindowPlan, with_slab_axis
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import Shape3
 from gcis_runtime.system.memory import bytes_text, peak_memory_bytes, resident_bytes
 from gcis_runtime.text import counted
 
-_FLOAT = 4
+if TYPE_CHECKING:
+    from gcis_runtime.sliding.cuda.workspace import WorkspaceBytes
+
 _IN_MEMORY = 1 << 30
-"""Sums that wait take at most so much memory where no limit is given and a disk has room for them."""
+"""Without a memory limit, larger unfinished sums are carried over in a temporary file if a disk has space."""
 _INTERPRETER = 160 << 20
-"""Python with numpy and an engine's libraries, where the system does not say what is resident."""
+"""Bytes of Python with NumPy and the libraries of an engine, used if the resident memory is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a volume is expected to take.
+    """Expected time and memory for segmenting a volume.
 
     Attributes:
-        windows: Windows in all.
-        seconds: Time without reading and writing if every window is computed; None before a first run.
-        host_bytes: Memory that the process will have resident at most while it segments this volume.
-        device_bytes: Device memory of the engine and its blending; None on the CPU.
-        runs: Earlier runs that it rests on; 0: sizes alone.
-        allowed_bytes: What `max_memory` allows; None without.
-        steps: What was given up to stay below it, one line a step.
-        file_bytes: Size of a temporary file in which sums wait; None where they wait in memory.
+        windows: Number of windows.
+        seconds: Seconds without reading and writing if every window is computed; None before the first run.
+        host_bytes: Largest resident memory of the process.
+        device_bytes: Device memory of the engine and of blending; None on the CPU.
+        runs: Number of earlier runs that calibrate the forecast.
+        allowed_bytes: Memory limit (`max_memory`); None without a limit.
+        steps: Changes made to stay below the limit, one line per step.
+        file_bytes: Size of the temporary file for unfinished sums; None if they are in memory.
     """
 
     windows: int
@@ -60,7 +63,7 @@ class Forecast:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """Forecast in one line for users."""
         parts = [counted(self.windows, "window")]
         if self.seconds is not None:
             parts.append(f"about {self.seconds:.1f} s")
@@ -68,20 +71,20 @@ class Forecast:
         if self.file_bytes is not None:
             parts.append(f"{bytes_text(self.file_bytes)} in a temporary file")
         if self.device_bytes is not None:
-            parts.append(f"{bytes_text(self.device_bytes)} of the GPU's")
+            parts.append(f"{bytes_text(self.device_bytes)} of GPU memory")
         if self.allowed_bytes is not None:
             parts.append(f"{bytes_text(self.allowed_bytes)} allowed")
         return ", ".join(parts) + ("" if self.runs else " (no calibration yet)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """How a volume's windows are laid and its labels restored.
+class ExecutionPlan:
+    """Choices for segmenting a volume that affect its memory.
 
     Attributes:
-        plan: Window positions.
-        restore: How labels come to the file's grid.
-        on_disk: Sums that wait for more windows lie in a temporary file.
+        plan: The window plan.
+        restore: Mapping of labels to the native grid.
+        on_disk: Whether unfinished sums are carried over in a temporary file.
     """
 
     plan: WindowPlan
@@ -91,45 +94,51 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a forecast is about.
+    """Grids and requested outputs of a volume.
 
     Attributes:
-        transform: The way between the grids.
-        shape: The file's grid.
-        wanted: What is made.
+        transform: Transform between the file grid and the network grid.
+        shape: Shape of the file grid (X, Y, Z).
+        requested: The requested outputs.
     """
 
     transform: GridTransform
     shape: Shape3
-    wanted: Wanted
+    requested: RequestedOutputs
 
 
-def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | None) -> tuple[Way, Forecast]:
-    """Say what a volume will take; where that is more than is allowed, find a way that takes less.
+def choose_execution(
+    engine: LoadedEngine, sizes: Sizes, execution: ExecutionPlan, *, allowed: int | None
+) -> tuple[ExecutionPlan, Forecast]:
+    """Forecast a volume, and reduce its memory step by step if the forecast exceeds the limit.
 
-    Without a limit, sums of more than `_IN_MEMORY` wait in a temporary file where a disk has room for it.
-    With one, steps are taken in this order: sums that wait in such a file (labels stay the same), windows in
-    slabs along the axis that needs least (sums are added in another order, so that labels of voxels whose
-    logit is zero but for rounding may change), labels of the nearest voxel in place of interpolated logits.
+    Without a limit, unfinished sums of more than `_IN_MEMORY` bytes are carried over in a temporary file if a
+    disk has space. With a limit, the steps are, in this order: carry unfinished sums over in a temporary file
+    (labels stay the same); order windows in slabs along the axis that needs the least memory (sums are added
+    in another order, so that labels may change where a logit is zero up to rounding); take the label of the
+    nearest voxel instead of interpolating logits.
 
     Args:
-        engine: What will compute.
-        sizes: What the forecast is about.
-        way: What is wanted.
-        allowed: Most memory that may be resident, bytes.
+        engine: The loaded engine.
+        sizes: Grids and requested outputs.
+        execution: The requested choices.
+        allowed: Limit of the resident memory in bytes; None for no limit.
+
+    Returns:
+        The choices to run with, and their forecast.
 
     Raises:
-        MemoryLimitError: Every way takes more.
+        MemoryLimitError: All choices exceed the limit.
     """
     resident = resident_bytes() or peak_memory_bytes() or _INTERPRETER
     known = calibration.find(engine.key())
-    if allowed is None and _waiting_bytes(sizes, way) > _IN_MEMORY:
-        way = replace(way, on_disk=_no_file(engine, sizes, way) is None)
-    forecast = _predict(engine, sizes, way, resident, known)
+    if allowed is None and _carry_over_bytes(sizes, execution) > _IN_MEMORY:
+        execution = replace(execution, on_disk=_no_file(engine, sizes, execution) is None)
+    forecast = _predict(engine, sizes, execution, resident, known)
     if allowed is None:
-        return way, forecast
+        return execution, forecast
     steps: list[str] = []
-    for candidate, step in _smaller(engine, sizes, way, known):
+    for candidate, step in _smaller(engine, sizes, execution, known):
         if forecast.host_bytes <= allowed:
             break
         less = _predict(engine, sizes, candidate, resident, known)
@@ -138,9 +147,9 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
                 f"{step}: {bytes_text(less.host_bytes)} instead of {bytes_text(forecast.host_bytes)},"
                 f" {bytes_text(allowed)} are allowed"
             )
-            way, forecast = candidate, less
+            execution, forecast = candidate, less
     if forecast.host_bytes > allowed:
-        problem = None if way.on_disk else _no_file(engine, sizes, way)
+        problem = None if execution.on_disk else _no_file(engine, sizes, execution)
         raise MemoryLimitError(
             "the image needs more memory than is allowed",
             received=f"{bytes_text(forecast.host_bytes)} predicted"
@@ -149,14 +158,18 @@ def choose_way(engine: LoadedEngine, sizes: Sizes, way: Way, *, allowed: int | N
             expected=f"at most {bytes_text(allowed)}",
             fix=f"Allow --max-memory {(forecast.host_bytes >> 20) + 1}M, or fewer structures with --prompt.",
         )
-    return way, replace(forecast, allowed_bytes=allowed, steps=tuple(steps))
+    return execution, replace(forecast, allowed_bytes=allowed, steps=tuple(steps))
 
 
 def check_image(path: Path, allowed: int | None) -> None:
-    """Refuse a file whose voxels alone would take more memory than is allowed, before they are read.
+    """Check before reading a file that its voxels alone do not exceed the memory limit.
+
+    Args:
+        path: The image file.
+        allowed: Limit of the resident memory in bytes; None for no limit.
 
     Raises:
-        MemoryLimitError: They would.
+        MemoryLimitError: They exceed it.
         ImageError: The file cannot be read.
     """
     if allowed is None:
@@ -172,63 +185,63 @@ def check_image(path: Path, allowed: int | None) -> None:
 
 
 def _smaller(
-    engine: LoadedEngine, sizes: Sizes, way: Way, known: Calibration | None
-) -> list[tuple[Way, str]]:
-    """Return ways that take less, each with what is given up; later ones give up more."""
+    engine: LoadedEngine, sizes: Sizes, execution: ExecutionPlan, known: Calibration | None
+) -> list[tuple[ExecutionPlan, str]]:
+    """Return choices that need less memory, each with a description; later ones change more."""
 
-    def host(candidate: Way) -> int:
+    def host(candidate: ExecutionPlan) -> int:
         return _predict(engine, sizes, candidate, 0, known).host_bytes
 
     found = []
-    in_file = replace(way, on_disk=True)
-    if host(in_file) < host(way) and _no_file(engine, sizes, way) is None:
-        size = bytes_text(_waiting_bytes(sizes, way))
-        way = in_file
-        found.append((way, f"sums that wait in a temporary file of {size}"))
-    plans = [turned(way.plan, axis) for axis in range(3)]
-    best = min(plans, key=lambda plan: host(replace(way, plan=plan)))
-    along = replace(way, plan=best)
+    in_file = replace(execution, on_disk=True)
+    if host(in_file) < host(execution) and _no_file(engine, sizes, execution) is None:
+        size = bytes_text(_carry_over_bytes(sizes, execution))
+        execution = in_file
+        found.append((execution, f"unfinished sums in a temporary file of {size}"))
+    plans = [with_slab_axis(execution.plan, axis) for axis in range(3)]
+    best = min(plans, key=lambda plan: host(replace(execution, plan=plan)))
+    along = replace(execution, plan=best)
     found.append((along, f"slabs along {'XYZ'[best.axis]}"))
-    if way.restore == "smooth":
-        found.append((replace(along, restore="nearest"), "labels restored from the nearest voxel"))
+    if execution.restore == "smooth":
+        found.append((replace(along, restore="nearest"), "labels of the nearest voxel"))
     return found
 
 
-def _no_file(engine: LoadedEngine, sizes: Sizes, way: Way) -> str | None:
-    """Tell why sums cannot wait in a file; None where they can."""
+def _no_file(engine: LoadedEngine, sizes: Sizes, execution: ExecutionPlan) -> str | None:
+    """Return why a temporary file cannot hold unfinished sums, or None if it can."""
     if isinstance(engine.session, DeviceSession):
-        return "sums wait on the GPU"
-    return room_for_file(_waiting_bytes(sizes, way))
+        return "unfinished sums are in GPU memory"
+    return room_for_file(_carry_over_bytes(sizes, execution))
 
 
-def _waiting_bytes(sizes: Sizes, way: Way) -> int:
-    channels = len(sizes.wanted.values)
-    return schedule(way.plan).waiting_bytes(channels)
+def _carry_over_bytes(sizes: Sizes, execution: ExecutionPlan) -> int:
+    """Return the bytes of the unfinished sums that are carried over."""
+    return make_schedule(execution.plan).carry_over_bytes(len(sizes.requested.values))
 
 
 def _predict(
-    engine: LoadedEngine, sizes: Sizes, way: Way, resident: int, known: Calibration | None
+    engine: LoadedEngine, sizes: Sizes, execution: ExecutionPlan, resident: int, known: Calibration | None
 ) -> Forecast:
-    """Work out a forecast from the bytes that are resident now and what earlier runs measured."""
-    wanted = replace(sizes.wanted, smooth=way.restore == "smooth")
+    """Return the forecast for `resident` bytes before the run and the calibration of earlier runs."""
+    requested = replace(sizes.requested, smooth=execution.restore == "smooth")
     manifest = engine.bundle.manifest
-    seconds, windows = None, len(way.plan.starts)
+    seconds, windows = None, len(execution.plan.starts)
     if known is not None:
         seconds = windows * (known.window_seconds + known.blend_seconds)
         seconds += float(np.prod(sizes.shape)) * known.voxel_seconds
     footprint = host_footprint(
-        way.plan,
+        execution.plan,
         sizes.transform,
         sizes.shape,
-        wanted,
+        requested,
         graph_channels=manifest.output.shape[1],
-        on_disk=way.on_disk,
+        on_disk=execution.on_disk,
     )
     host, device = footprint.total, None
     if isinstance(engine.session, DeviceSession):
-        on_device, pinned = _on_device(sizes, way, wanted)
-        host += pinned - footprint.sums - footprint.answers
-        device = on_device + _engine_on_device(engine, known)
+        workspace = _workspace(engine.session, sizes, execution, requested)
+        host += workspace.pinned - footprint.sums - footprint.outputs
+        device = workspace.device + _engine_on_device(engine, known)
     elif engine.run_bytes is None:
         host += max(known.run_bytes, 8 << 20) if known is not None else _guess(engine)
     return Forecast(
@@ -237,36 +250,37 @@ def _predict(
         host_bytes=resident + host,
         device_bytes=device,
         runs=0 if known is None else known.runs,
-        file_bytes=_waiting_bytes(sizes, way) if way.on_disk else None,
+        file_bytes=_carry_over_bytes(sizes, execution) if execution.on_disk else None,
     )
 
 
 def _guess(engine: LoadedEngine) -> int:
+    """Return the estimated memory of the engine's first runs, in bytes."""
     return activations(
         engine.bundle.manifest, weights=engine.graph_bytes, engine=engine.info.name, batch=engine.batch
     )
 
 
 def _engine_on_device(engine: LoadedEngine, known: Calibration | None) -> int:
+    """Return the device memory of the engine in bytes: measured, or estimated."""
     if known is not None and known.device_bytes:
         return known.device_bytes
     return 2 * engine.graph_bytes + _guess(engine)
 
 
-def _on_device(sizes: Sizes, way: Way, wanted: Wanted) -> tuple[int, int]:
-    """Return the bytes of blending on the device and, page-locked, on the host."""
-    from gcis_runtime.sliding.cuda.labeller import choose_finish  # noqa: PLC0415 (only where a GPU is)
-    from gcis_runtime.sliding.cuda.slabs import group_windows  # noqa: PLC0415
+def _workspace(
+    session: DeviceSession, sizes: Sizes, execution: ExecutionPlan, requested: RequestedOutputs
+) -> WorkspaceBytes:
+    """Return the memory for blending on the GPU of a session."""
+    from gcis_runtime.sliding.cuda.labeller import choose_output  # noqa: PLC0415 (only on a GPU)
     from gcis_runtime.sliding.cuda.workspace import workspace_bytes  # noqa: PLC0415
 
-    logits = wanted.masks or wanted.probabilities
-    finish = choose_finish(
-        way.plan, sizes.transform, values=wanted.values, smooth=wanted.smooth, logits=logits
+    schedule = make_schedule(execution.plan)
+    output = choose_output(
+        schedule,
+        sizes.transform,
+        values=requested.values,
+        smooth=requested.smooth,
+        logits=requested.masks or requested.probabilities,
     )
-    return workspace_bytes(
-        way.plan,
-        group_windows(way.plan),
-        count=finish.count,
-        kept=finish.kept,
-        piece_bytes=finish.piece_bytes,
-    )
+    return workspace_bytes(schedule, output, output_bytes=session.output.bytes // session.batch)

@@ -1,4 +1,4 @@
-"""What a run took, beside what was forecast, and kept for later forecasts."""
+"""Compare measured time and memory with the forecast, and store them as calibration."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from typing import Any
 
 from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.pipeline import calibration
-from gcis_runtime.pipeline.calibration import Measured
+from gcis_runtime.pipeline.calibration import Measurement
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.system.memory import peak_memory_bytes
 
 
-def remember(engine: LoadedEngine, seconds: Mapping[str, float], *, voxels: int, count: WindowCount) -> None:
-    """Let a run that ended well count for later forecasts, if it computed any window.
+def record_calibration(
+    engine: LoadedEngine, seconds: Mapping[str, float], *, voxels: int, count: WindowCount
+) -> None:
+    """Store the measurements of a successful run as calibration, if it computed any window.
 
     Args:
-        engine: What computed.
-        seconds: Time of each stage.
-        voxels: Voxels of the file.
-        count: Windows.
+        engine: The engine that ran.
+        seconds: Seconds per stage.
+        voxels: Number of voxels of the file.
+        count: Number of windows.
     """
     computed = count.total - count.reused
     if computed <= 0:
         return
-    calibration.keep(
+    calibration.record(
         engine.key(),
-        Measured(
+        Measurement(
             window_seconds=seconds["network"] / computed,
             blend_seconds=seconds["blend"] / count.total,
             voxel_seconds=(seconds["preprocess"] + seconds["restore"]) / voxels,
@@ -39,18 +41,23 @@ def remember(engine: LoadedEngine, seconds: Mapping[str, float], *, voxels: int,
 
 
 def device_peak(engine: LoadedEngine) -> int | None:
-    """Return the device memory that the last volume took with its engine, as measured; None on the CPU."""
-    taken, least = engine.device_bytes, getattr(engine.labeller, "least_free", None)
+    """Return the measured device memory in bytes of the engine and its last volume; None on the CPU."""
+    taken, least = engine.device_bytes, engine.labeller.least_free
     session = engine.session
     if taken is None or least is None or not isinstance(session, DeviceSession):
         return None
-    return taken + max(0, session.gpu.free_memory() - int(least))
+    return taken + max(0, session.gpu.free_memory() - least)
 
 
-def measured(forecast: Forecast, seconds: float, device_bytes: int | None) -> dict[str, Any]:
-    """Return a forecast beside what was then measured, ready for JSON.
+def forecast_report(forecast: Forecast, seconds: float, device_bytes: int | None) -> dict[str, Any]:
+    """Return a forecast and the measurements of the run, ready for JSON.
 
-    The host memory that was measured is the process's peak so far: an earlier, larger volume may have set it.
+    The measured host memory is the peak of the process so far: an earlier, larger volume may have caused it.
+
+    Args:
+        forecast: Forecast of the run.
+        seconds: Measured seconds.
+        device_bytes: Measured device memory; None on the CPU.
     """
     return {
         "windows": forecast.windows,

@@ -14,12 +14,12 @@ from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, reason_of
 from gcis_runtime.errors import OutputError
 from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.footprint import Wanted
-from gcis_runtime.pipeline.forecast import Forecast, Sizes, Way, choose_way
+from gcis_runtime.pipeline.footprint import RequestedOutputs
+from gcis_runtime.pipeline.forecast import ExecutionPlan, Forecast, Sizes, choose_execution
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.regions.region import Region, oriented_boxes, windows_touching
 from gcis_runtime.sliding.blend import WindowCount
-from gcis_runtime.sliding.foreground_crop import lay_windows
+from gcis_runtime.sliding.foreground_crop import place_windows
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, STAGES, LabelTask, Restore
 from gcis_runtime.spec import PreprocessSpec
@@ -124,16 +124,18 @@ def run_pass(
     spec = manifest.preprocess if spec is None else spec
     with clock.stage("preprocess"):
         image = preprocess(volume, spec)
-        laid = lay_windows(image, spec, manifest.window, weights, crop=request.foreground)
+        laid = place_windows(image, spec, manifest.window, weights, crop=request.foreground)
     plan = laid.plan
     boxes = None if region is None else oriented_boxes(region, image.transform, volume.shape)
     if boxes is not None:
         plan = windows_touching(plan, image.transform, boxes)
     values = tuple(manifest.labels[channel].value for channel in channels)
-    wanted = Wanted(values=values, smooth=True, masks=request.masks, probabilities=request.probabilities)
-    sizes = Sizes(transform=image.transform, shape=volume.shape, wanted=wanted)
-    way, forecast = choose_way(
-        engine, sizes, Way(plan=plan, restore=request.restore), allowed=request.max_memory
+    requested = RequestedOutputs(
+        values=values, smooth=True, masks=request.masks, probabilities=request.probabilities
+    )
+    sizes = Sizes(transform=image.transform, shape=volume.shape, requested=requested)
+    way, forecast = choose_execution(
+        engine, sizes, ExecutionPlan(plan=plan, restore=request.restore), allowed=request.max_memory
     )
     if request.on_forecast is not None:
         request.on_forecast(forecast)

@@ -23,7 +23,7 @@ from gcis_runtime.images.convert import ImageLike, as_volume
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
-from gcis_runtime.pipeline.measurements import device_peak, measured, remember
+from gcis_runtime.pipeline.measurements import device_peak, forecast_report, record_calibration
 from gcis_runtime.pipeline.result import Segmentation, measure
 from gcis_runtime.pipeline.run_pass import Pass, Progress, Request, run_pass, until_it_fits
 from gcis_runtime.pipeline.warnings import context_warnings, intensity_warnings, limit_warnings
@@ -35,7 +35,7 @@ from gcis_runtime.regions.coarse import (
     locate,
     matching_labels,
 )
-from gcis_runtime.regions.resolve import Area, Found, find_area
+from gcis_runtime.regions.resolve import Area, ResolvedArea, find_area
 from gcis_runtime.regions.roi import parse_roi
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_runtime.sliding.plan import window_weights
@@ -205,8 +205,8 @@ class Segmenter:
         )
         device = device_peak(engine)
         if part.region is None:  # restoring a part takes less time than the file's voxels say
-            remember(engine, found.clock.seconds, voxels=volume.array.size, count=found.count)
-        forecast = measured(found.forecast, time.perf_counter() - begun, device)
+            record_calibration(engine, found.clock.seconds, voxels=volume.array.size, count=found.count)
+        forecast = forecast_report(found.forecast, time.perf_counter() - begun, device)
         return self._result(volume, found, part, forecast, peak_before=peak)
 
     def _locate(
@@ -247,7 +247,7 @@ class Segmenter:
         self,
         volume: Volume,
         found: Pass,
-        part: Found,
+        part: ResolvedArea,
         forecast: dict[str, Any],
         *,
         peak_before: int | None,

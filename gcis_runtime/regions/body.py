@@ -1,4 +1,4 @@
-"""Where the patient is: boxes of a volume that hold the body, without most of the air and the table."""
+"""Find boxes that hold the patient's body, without most of the air and the table."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
 
 THRESHOLD = -400.0
-"""HU: air, foam and cushions lie below, fat, skin and muscle above."""
+"""HU: air, foam and cushions are below, fat, skin and muscle above."""
 MARGIN = 25.0
-"""mm around what was found: fingers and skin folds that a coarse grid or the erosion lost."""
+"""Margin in mm for fingers and skin folds lost on the coarse grid or by erosion."""
 _CELL = 4.0
-"""mm: about the voxel that the body is looked for on."""
+"""Approximate voxel size in mm of the grid on which the body is searched."""
 _BLOCK = 48.0
-"""mm along the file's third axis that share a box."""
+"""Thickness of a box in mm along the third axis of the file."""
 
 
 def body_region(volume: Volume) -> Region | None:
-    """Return boxes that hold the body; None where there is none to find.
+    """Return boxes that hold the body, or None if no body is found.
 
-    Air against tissue on a grid of some 4 mm, a voxel worn off (a table's shell is thinner than two), the
-    largest connected part, and a box around it in every 48 mm of slices, grown by `MARGIN`.
+    The volume is thresholded on a grid of about 4 mm and eroded by one voxel, which removes a table's shell
+    of less than two voxels. The largest connected component is enclosed by one box per 48 mm of slices,
+    extended by `MARGIN`.
     """
     steps = [max(1, round(_CELL / s)) for s in volume.spacing]
     coarse = volume.array[tuple(slice(None, None, step) for step in steps)]
@@ -46,10 +47,13 @@ def body_region(volume: Volume) -> Region | None:
 
 
 def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest part whose voxels touch face to face; empty where nothing is.
+    """Return the largest connected component of a mask, with 6-connectivity; empty for an empty mask.
 
-    Every voxel begins with a number of its own; the largest of a run along an axis becomes that of the whole
-    run, axis after axis, until nothing changes.
+    Every voxel starts with a unique number. Along each axis in turn, every run of set voxels takes its
+    largest number, until nothing changes.
+
+    Args:
+        mask: (X, Y, Z).
     """
     labels = np.where(mask, np.arange(1, mask.size + 1, dtype=np.int64).reshape(mask.shape), 0)
     while True:
@@ -64,7 +68,7 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _spread(labels: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-    """Give every voxel of a run along an axis the run's largest number; 0 separates runs."""
+    """Set every voxel of a run along an axis to the largest number of the run; 0 separates runs."""
     turned = np.moveaxis(labels, axis, -1)
     flat = np.ascontiguousarray(turned).reshape(-1, turned.shape[-1])
     begins = np.ones(flat.shape, dtype=np.bool_)
@@ -76,7 +80,7 @@ def _spread(labels: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the voxels whose six neighbours are set too; beyond the border everything counts as set."""
+    """Return the set voxels whose six neighbours are set as well; voxels beyond the border count as set."""
     out = mask.copy()
     for axis in range(3):
         view, source = np.moveaxis(out, axis, 0), np.moveaxis(mask, axis, 0)
@@ -86,7 +90,7 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _joined(boxes: list[Box]) -> tuple[Box, ...]:
-    """Join neighbouring blocks of the same extent."""
+    """Join adjacent boxes that have the same extent along X and Y."""
     out: list[Box] = []
     for box in boxes:
         if out and out[-1][:2] == box[:2] and out[-1][2].stop == box[2].start:

@@ -1,7 +1,7 @@
-"""A coarse pass finds structures; only what lies near them is then refined.
+"""Locate structures in a coarse pass, so that only their surroundings are segmented at full resolution.
 
-Coarse means the same bundle on a grid of larger voxels, or another bundle. A structure that it misses cannot
-be refined where it is, so that then everything is: slower, and safe.
+The coarse pass uses the same bundle on a grid of larger voxels, or another bundle. If it misses a structure,
+the whole volume is segmented at full resolution.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from gcis_runtime.spec import PreprocessSpec
 DEFAULT_FACTOR = 2.0
 _MARGIN = 10.0
 _VOXELS = 2.0
-"""Boxes grow by 10 mm and two voxels of the coarse grid: a surface there is known to a voxel."""
-_FARTHEST = 50.0
+"""Boxes are extended by 10 mm plus two coarse voxels: the coarse pass locates a surface within one voxel."""
+_LARGEST_VOXEL = 50.0
+"""Largest voxel size of a coarse grid in mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coarse:
-    """What a coarse pass found.
+    """Result of a coarse pass.
 
     Attributes:
-        boxes: Name and grown box of the file's voxels of each structure that was found.
-        missing: Names of the structures that were not.
-        how: What computed, for people.
-        seconds: Its time.
-        windows: Windows that it computed.
+        boxes: Name and extended box of each structure that was found, in voxels of the file.
+        missing: Names of the structures that were not found.
+        how: Description of the coarse pass for users.
+        seconds: Duration.
+        windows: Number of windows.
     """
 
     boxes: tuple[tuple[str, Box], ...]
@@ -50,7 +51,7 @@ class Coarse:
 
     @property
     def region(self) -> Region | None:
-        """The boxes; None, which means everything, where a structure was missed."""
+        """Region of the boxes; None, which means the whole volume, if a structure was missed."""
         if self.missing:
             return None
         names = ", ".join(name for name, _ in self.boxes)
@@ -58,13 +59,13 @@ class Coarse:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """Warnings for the user."""
         if not self.missing:
             return ()
         return (f"the coarse pass missed {', '.join(self.missing)}: the whole volume was refined",)
 
     def report(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return a description ready for JSON."""
         return {
             "how": self.how,
             "seconds": round(self.seconds, 4),
@@ -77,10 +78,10 @@ class Coarse:
 
 
 def check_factor(factor: object) -> float:
-    """Refuse a factor that makes no coarser grid.
+    """Return a valid factor of a coarse pass.
 
     Raises:
-        OutputError: It is no number above 1 and at most 16.
+        OutputError: It is not a number above 1 and at most 16.
     """
     number = float(factor) if isinstance(factor, int | float | np.number) else np.nan
     if not 1.0 < number <= 16.0:
@@ -93,28 +94,33 @@ def check_factor(factor: object) -> float:
 
 
 def coarse_spec(volume: Volume, spec: PreprocessSpec, factor: float) -> PreprocessSpec:
-    """Return the pre-processing to voxels `factor` times as large as a bundle's; all else is the bundle's.
+    """Return a bundle's preprocessing with voxels `factor` times as large.
+
+    Args:
+        volume: The image.
+        spec: Preprocessing of the bundle.
+        factor: Ratio of the voxel sizes, above 1 and at most 16.
 
     Raises:
-        OutputError: They would be larger than 50 mm, or make no coarser grid.
+        OutputError: The factor is out of range, or voxels would be larger than 50 mm.
     """
     grid = plan_grid(volume.shape, volume.affine, spec)
     x, y, z = (float(s) * check_factor(factor) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    if max(x, y, z) > _FARTHEST:
+    if max(x, y, z) > _LARGEST_VOXEL:
         raise OutputError(
             "the coarse grid is too coarse",
             received=f"voxels of {max(x, y, z):.0f} mm",
-            expected=f"at most {_FARTHEST:g} mm",
+            expected=f"at most {_LARGEST_VOXEL:g} mm",
             fix="Use a smaller factor with --coarse.",
         )
     return msgspec.structs.replace(spec, spacing=(x, y, z))
 
 
 def matching_labels(wanted: Sequence[Label], manifest: Manifest) -> tuple[Label, ...]:
-    """Return another bundle's labels of the same structures, by name or prompt.
+    """Return the labels of another bundle that have the name or prompt of the wanted labels.
 
     Raises:
-        PromptError: It lacks one.
+        PromptError: The other bundle lacks a structure.
     """
     found = []
     for label in wanted:
@@ -139,14 +145,14 @@ def locate(
     how: str,
     spec: PreprocessSpec,
 ) -> Coarse:
-    """Run a coarse pass and return where structures are.
+    """Run a coarse pass and return the boxes of structures.
 
     Args:
         volume: The image.
-        run: Gives a label map on the image's grid, and how many windows it took.
-        names: Name of each label value that is looked for.
-        how: What computes, for people.
-        spec: The coarse grid.
+        run: Function that returns a label map (X, Y, Z) on the grid of the image and its number of windows.
+        names: Name of each label value to locate.
+        how: Description of the coarse pass for users.
+        spec: Preprocessing of the coarse pass.
     """
     begun = time.perf_counter()
     labels, windows = run()

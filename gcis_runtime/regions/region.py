@@ -1,8 +1,8 @@
-"""Regions: boxes of the file's voxels outside which every label is background, and the windows they need.
+"""Define regions of a volume outside which every label is background, and select the windows that they need.
 
-A voxel's label depends on the logits of the network's voxels around it, and those on every window that
-holds them. All windows that touch a region's logits are run, in the order of the whole plan: inside a region
-labels equal those of the whole run bit for bit.
+The label of a voxel depends on the logits of the network voxels around it, and these on every window that
+contains them. All windows that contribute to a region are run, in the order of the full plan. Labels inside
+the region equal those of a run without a region bit for bit.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Region:
     """Part of a volume.
 
     Attributes:
-        boxes: Boxes of the file's voxels (X, Y, Z), which may overlap; none: nothing.
-        origin: Where it comes from, for people.
+        boxes: Boxes of voxels of the file (X, Y, Z), which may overlap; no boxes mean an empty region.
+        origin: Description of the region's origin for users.
     """
 
     boxes: tuple[Box, ...]
     origin: str
 
     def intersection(self, other: Region) -> Region:
-        """Return what both hold."""
+        """Return the intersection of two regions."""
         pairs = [
             tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, two, strict=True))
             for one in self.boxes
@@ -41,7 +41,7 @@ class Region:
         return Region(boxes=boxes, origin=f"{self.origin}, {other.origin}")
 
     def bounds(self) -> list[list[int]] | None:
-        """Return first index and end along each axis of the box around all boxes; None for nothing."""
+        """Return the first index and end of the bounding box along each axis; None for an empty region."""
         if not self.boxes:
             return None
         return [
@@ -51,12 +51,12 @@ class Region:
 
 
 def oriented_boxes(region: Region, transform: GridTransform, shape: Shape3) -> tuple[Box, ...]:
-    """Return a region's boxes on the re-oriented file grid (the network's axes, the file's voxels).
+    """Return a region's boxes on the reoriented file grid: axes of the network, voxels of the file.
 
     Args:
         region: The region.
-        transform: Re-orientation of the file.
-        shape: The file's grid (X, Y, Z).
+        transform: Transform that reorients the file grid.
+        shape: Shape of the file grid (X, Y, Z).
     """
     found = []
     for box in region.boxes:
@@ -70,12 +70,12 @@ def oriented_boxes(region: Region, transform: GridTransform, shape: Shape3) -> t
 
 
 def windows_touching(plan: WindowPlan, transform: GridTransform, boxes: Sequence[Box]) -> WindowPlan:
-    """Return the part of a plan whose windows decide labels of `boxes`.
+    """Return a plan with only the windows that contribute to labels in `boxes`.
 
     Args:
-        plan: All windows.
-        transform: The way from the file's grid to the network's.
-        boxes: On the re-oriented file grid.
+        plan: Plan with all windows.
+        transform: Transform between the file grid and the network grid.
+        boxes: Boxes of the reoriented file grid.
     """
     starts = np.array(plan.starts, dtype=np.int64).reshape(-1, 3)
     kept, before = np.zeros(len(starts), dtype=np.bool_), np.array(plan.before)

@@ -1,4 +1,4 @@
-"""Which part of a volume is worked on: a region, the body, what a coarse pass found, or all of it."""
+"""Determine the part of a volume to segment: a region, the body, or the result of a coarse pass."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gcis_runtime.regions.region import Region
 from gcis_runtime.regions.roi import Roi, StructureRoi
 
 Locate = Callable[[Sequence[int]], Coarse]
-"""Finds the structures of some graph channels in a coarse pass."""
+"""Function that locates the structures of graph channels in a coarse pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Area:
-    """What part of a volume is wanted.
+    """Requested part of a volume.
 
     Attributes:
-        roi: A region; None: no limit.
-        coarse: Only near structures that a coarse pass finds.
-        body_crop: Only around the body.
+        roi: Region of interest; None for no limit.
+        coarse: Only segment near structures that a coarse pass finds.
+        body_crop: Only segment the body.
     """
 
     roi: Roi | None = None
@@ -33,14 +33,14 @@ class Area:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What part of a volume that is.
+class ResolvedArea:
+    """Part of a volume to segment.
 
     Attributes:
-        region: Outside it every label is background; None: no such limit.
-        warnings: What the user should know.
-        report: Where it comes from, ready for JSON; empty where nothing was asked for.
-        seconds: Time of each search.
+        region: Region outside which every label is background; None for no limit.
+        warnings: Warnings for the user.
+        report: Description of the region, ready for JSON; empty if no part was requested.
+        seconds: Seconds per search: `coarse`, `body`.
     """
 
     region: Region | None
@@ -49,27 +49,27 @@ class Found:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def gain_warnings(self, skipped: int) -> tuple[str, ...]:
-        """Say where a coarse pass cost time and saved none.
+        """Return a warning if a coarse pass did not save any window.
 
         Args:
-            skipped: Windows that were left out.
+            skipped: Number of windows outside the region.
         """
         if skipped or self.region is None or not {"coarse", "roi_structure"} & set(self.report):
             return ()
-        return ("no window could be left out: without a coarse pass this would be faster, and exact",)
+        return ("the coarse pass saved no window: without it, the run is faster and exact",)
 
 
-def find_area(volume: Volume, area: Area, channels: Sequence[int], locate: Locate) -> Found:
-    """Find the part of a volume that is wanted.
+def find_area(volume: Volume, area: Area, channels: Sequence[int], locate: Locate) -> ResolvedArea:
+    """Determine the part of a volume to segment.
 
     Args:
         volume: The image.
-        area: What is wanted.
-        channels: Graph channels of the structures that are segmented.
-        locate: Runs a coarse pass.
+        area: The requested part.
+        channels: Graph channels of the structures to segment.
+        locate: Function that runs a coarse pass.
 
     Raises:
-        ImageError: A region holds nothing of the image.
+        ImageError: The region of interest lies outside the image.
         PromptError: The coarse bundle lacks a structure.
         EngineError: A coarse pass failed.
     """
@@ -100,10 +100,10 @@ def find_area(volume: Volume, area: Area, channels: Sequence[int], locate: Locat
     if area.coarse:
         look("coarse", locate(channels))
     if not regions:
-        return Found(region=None, warnings=tuple(warnings), report=report, seconds=seconds)
+        return ResolvedArea(region=None, warnings=tuple(warnings), report=report, seconds=seconds)
     region = regions[0]
     for other in regions[1:]:
         region = region.intersection(other)
     report |= {"within": region.origin, "box": region.bounds(), "boxes": len(region.boxes)}
     report["outside"] = "background"
-    return Found(region=region, warnings=tuple(warnings), report=report, seconds=seconds)
+    return ResolvedArea(region=region, warnings=tuple(warnings), report=report, seconds=seconds)

@@ -1,4 +1,4 @@
-"""`--roi`: a box of the file's voxels, the box around a mask, or the box around a structure."""
+"""Parse a region of interest (`--roi`): voxel ranges, the box around a mask, or a structure."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
 
 MASK_MARGIN = 10.0
-"""mm around a mask: people draw close to what they want."""
+"""Margin in mm around a mask, because masks are often drawn close to the structure."""
 _RANGE = re.compile(r"\s*(\d*)\s*:\s*(\d*)\s*")
-_EXPECTED = "x0:x1,y0:y1,z0:z1, a mask's file, or a structure's name"
+_EXPECTED = "x0:x1,y0:y1,z0:z1, a mask file, or the name of a structure"
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxRoi:
-    """Voxel ranges along the file's axes; None where a range is open.
+    """Voxel ranges along the axes of the file.
 
     Attributes:
-        ranges: First index and end along X, Y, Z.
-        text: As it was given.
+        ranges: First index and end along X, Y, Z; None for an open end.
+        text: The ranges as the user wrote them.
     """
 
     ranges: tuple[tuple[int | None, int | None], ...]
     text: str
 
     def region(self, volume: Volume) -> Region:
-        """Return the part of a volume.
+        """Return the region of a volume.
 
         Raises:
-            ImageError: None of it lies in the volume.
+            ImageError: No voxel of the volume is inside.
         """
         x, y, z = (
             slice(min(first or 0, n), n if end is None else min(end, n))
@@ -49,34 +49,39 @@ class BoxRoi:
         )
         if any(part.start >= part.stop for part in (x, y, z)):
             raise ImageError(
-                "the region holds no voxel of the image",
+                "the region of interest contains no voxel of the image",
                 received=self.text,
                 expected="ranges within " + ",".join(f"0:{n}" for n in volume.shape),
-                fix="Count voxels of the file from 0; the end is not part of a range.",
+                fix="Count voxels of the file from 0; the end of a range is exclusive.",
             )
         return Region(boxes=((x, y, z),), origin=self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRoi:
-    """The box around a mask on any grid, with a margin.
+    """Box around a mask on any grid, with a margin.
 
     Attributes:
-        path: The mask: voxels other than 0.
+        path: Image file whose nonzero voxels form the mask.
     """
 
     path: Path
 
     def region(self, volume: Volume) -> Region:
-        """Return the box of a volume's voxels that hold every voxel of the mask, and `MASK_MARGIN`.
+        """Return the box of a volume that holds every voxel of the mask, extended by `MASK_MARGIN`.
 
         Raises:
-            ImageError: The mask cannot be read, is empty, or lies elsewhere.
+            ImageError: The mask cannot be read, is empty, or lies outside the volume.
         """
         mask = read_volume(self.path)
         extent = _extent_in(mask, volume.affine)
         if extent is None:
-            raise ImageError(f"{self.path} is an empty mask", fix="Mark at least one voxel.")
+            raise ImageError(
+                f"{self.path} is an empty mask",
+                received="no nonzero voxel",
+                expected="at least one nonzero voxel",
+                fix="Mark at least one voxel.",
+            )
         ranges = [
             (int(np.floor(low + 0.5 + _ROUNDING)), int(np.ceil(high - 0.5 - _ROUNDING)) + 1)
             for low, high in extent
@@ -84,9 +89,9 @@ class MaskRoi:
         if any(end <= 0 or first >= n for (first, end), n in zip(ranges, volume.shape, strict=True)):
             raise ImageError(
                 f"{self.path} lies outside the image",
-                received=f"voxels {', '.join(f'{a}:{b}' for a, b in ranges)} of the image's grid",
+                received=f"voxels {', '.join(f'{a}:{b}' for a, b in ranges)} of the image grid",
                 expected="within " + ",".join(f"0:{n}" for n in volume.shape),
-                fix="Give a mask of the same patient position.",
+                fix="Use a mask drawn on an image of the same patient position.",
             )
         x, y, z = (slice(first, end) for first, end in ranges)
         box = dilated((x, y, z), volume.shape, volume.spacing, MASK_MARGIN)
@@ -95,10 +100,10 @@ class MaskRoi:
 
 @dataclass(frozen=True, kw_only=True)
 class StructureRoi:
-    """The box around a structure, which a coarse pass has to find.
+    """Box around a structure, located in a coarse pass.
 
     Attributes:
-        channel: The structure's graph channel.
+        channel: Graph channel of the structure.
     """
 
     channel: int
@@ -108,21 +113,24 @@ Roi = BoxRoi | MaskRoi | StructureRoi
 
 
 def parse_roi(text: object, manifest: Manifest) -> Roi:
-    """Understand `--roi`; a mask is not read yet.
+    """Parse a region of interest, without reading a mask.
 
     Args:
-        text: `x0:x1,y0:y1,z0:z1` (an end may be left out), a mask's file (a path object always is one), or a
-            structure's name or prompt.
-        manifest: The bundle's manifest, which names the structures.
+        text: `x0:x1,y0:y1,z0:z1` (each number is optional), a mask file (required for path objects), or the
+            name or prompt of a structure.
+        manifest: Manifest of the bundle, which names the structures.
 
     Raises:
-        ImageError: Ranges that are not three, or run backwards; neither a text nor a path.
-        PromptError: Neither a file nor a structure.
+        ImageError: There are not three ranges, a range is not increasing, or `text` is neither a string nor a
+            path.
+        PromptError: `text` is neither a file nor a structure.
     """
     if isinstance(text, os.PathLike):
         return MaskRoi(path=Path(text))
     if not isinstance(text, str):
-        raise ImageError("the region is no text", received=type(text).__name__, expected=_EXPECTED)
+        raise ImageError(
+            "the region of interest is not a string", received=type(text).__name__, expected=_EXPECTED
+        )
     if re.fullmatch(r"[\d\s:,]*[:,][\d\s:,]*", text):
         return _box(text)
     if suffix_of(Path(text)) or Path(text).exists():
@@ -132,7 +140,7 @@ def parse_roi(text: object, manifest: Manifest) -> Roi:
         if wanted in {label.name.casefold(), label.prompt.casefold()}:
             return StructureRoi(channel=channel)
     raise PromptError(
-        "the region is no structure of the bundle, and no file",
+        "the region of interest is neither a structure of the bundle nor a file",
         received=repr(text),
         expected=f"{_EXPECTED}: {', '.join(label.name for label in manifest.labels)}",
         fix="Check the spelling with `gcis-bundle inspect`.",
@@ -145,18 +153,19 @@ def _box(text: str) -> BoxRoi:
     backwards = any(first is not None and end is not None and first >= end for first, end in ranges)
     if len(ranges) != len(found) or len(ranges) != 3 or backwards:
         raise ImageError(
-            "the region is no box",
+            "the region of interest is not a box",
             received=repr(text),
             expected="three ranges x0:x1,y0:y1,z0:z1 of voxels, such as 100:300,:,40:",
-            fix="The end is not part of a range; leave out what is open.",
+            fix="The end of a range is exclusive; omit a number for an open end.",
         )
     return BoxRoi(ranges=ranges, text=text.replace(" ", ""))
 
 
 def _extent_in(mask: Volume, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
-    """Return the extent of a mask's voxels, whole, in the index space of another affine; None when empty.
+    """Return the extent of the voxels of a mask in the index space of another affine; None for an empty mask.
 
-    Plane by plane: the coordinates of all voxels of a large mask would be gigabytes.
+    The extent includes the whole voxels, not only their centres. It is computed plane by plane: the
+    coordinates of all voxels of a large mask would take gigabytes.
     """
     to_other = np.linalg.solve(affine, mask.affine)
     half = np.abs(to_other[:3, :3]).sum(axis=1) / 2

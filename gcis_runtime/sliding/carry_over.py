@@ -1,6 +1,7 @@
-"""Where unfinished sums wait for the next slab of windows: in memory, or in a file where memory is short.
+"""Store unfinished sums between slabs, in memory or, if memory is short, in a temporary file.
 
-Rows are views ordered (channel, a, u, v) as in `sums`; the last channel is the sum of weights.
+Arrays are views ordered (channel, a, u, v) as in `accumulator`; the last channel is the sum of weights. A
+line has one index along `u`, a plane one index along the slab axis `a`.
 """
 
 from __future__ import annotations
@@ -16,48 +17,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.spec import FLOAT32_BYTES
 from gcis_runtime.system.worker_threads import Workers
 
 STAGED_BYTES = 1 << 24
-"""Rows are brought to a file and back in pieces of about this size."""
+"""Approximate number of bytes copied to or from a file at a time."""
 _MOUNTS = Path("/proc/mounts")
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-class Waiting(Protocol):
-    """Sums of rows that wait."""
+class CarryOver(Protocol):
+    """Storage for sums of logits and weights between slabs."""
 
-    def take(self, start: int, into: NDArray[np.float32]) -> None:
-        """Copy what waits of some rows.
+    def load(self, start: int, into: NDArray[np.float32]) -> None:
+        """Copy stored sums into an array.
 
         Args:
-            start: First row.
-            into: (C + 1, planes, rows, v): the first planes that wait.
+            start: First line.
+            into: (C + 1, planes, lines, v) output: the first stored planes.
         """
         ...
 
-    def keep(self, start: int, rows: NDArray[np.float32]) -> None:
-        """Let rows wait.
+    def store(self, start: int, sums: NDArray[np.float32]) -> None:
+        """Copy sums into the storage.
 
         Args:
-            start: First row.
-            rows: (C + 1, planes, rows, v).
+            start: First line.
+            sums: (C + 1, planes, lines, v), from the first stored plane on.
         """
         ...
 
     def close(self) -> None:
-        """Free it; may be called again."""
+        """Free the storage. May be called again."""
         ...
 
 
-class MemoryWaiting:
-    """See `Waiting`.
+class MemoryCarryOver:
+    """`CarryOver` in memory.
 
     Args:
-        shape: Channels with weights, then the grid's size in its own axis order, planes that wait for the
-            slab axis.
+        shape: Number of channels including weights, then the shape of the grid (X, Y, Z) with the number of
+            stored planes along the slab axis.
         order: Slab axis, `u`, `v`.
-        workers: Copy channels.
+        workers: Threads that copy channels.
 
     Attributes:
         sums: (C + 1, a, u, v).
@@ -67,94 +69,101 @@ class MemoryWaiting:
         self.sums = np.zeros(shape, dtype=np.float32).transpose(0, *(1 + axis for axis in order))
         self._workers = workers
 
-    def take(self, start: int, into: NDArray[np.float32]) -> None:
-        """See `Waiting.take`."""
-        planes, rows = into.shape[1:3]
-        self._workers.each(np.copyto, into, self.sums[:, :planes, start : start + rows])
+    def load(self, start: int, into: NDArray[np.float32]) -> None:
+        """See `CarryOver.load`."""
+        planes, lines = into.shape[1:3]
+        self._workers.each(np.copyto, into, self.sums[:, :planes, start : start + lines])
 
-    def keep(self, start: int, rows: NDArray[np.float32]) -> None:
-        """See `Waiting.keep`."""
-        planes, count = rows.shape[1:3]
-        self._workers.each(np.copyto, self.sums[:, :planes, start : start + count], rows)
+    def store(self, start: int, sums: NDArray[np.float32]) -> None:
+        """See `CarryOver.store`."""
+        planes, lines = sums.shape[1:3]
+        self._workers.each(np.copyto, self.sums[:, :planes, start : start + lines], sums)
 
     def close(self) -> None:
-        """See `Waiting.close`."""
+        """See `CarryOver.close`."""
 
 
-class FileWaiting:
-    """See `Waiting`: a file without a name in the folder for temporary files, which goes with the process.
+class FileCarryOver:
+    """`CarryOver` in an unnamed file in the folder for temporary files, deleted when the process ends.
 
     Args:
-        shape: As `MemoryWaiting`'s.
-        order: As `MemoryWaiting`'s.
-        workers: Copy channels.
+        shape: As for `MemoryCarryOver`.
+        order: As for `MemoryCarryOver`.
+        workers: Threads that copy channels.
 
     Raises:
-        OutputError: The file cannot be made.
+        OutputError: The file cannot be created.
     """
 
     def __init__(self, shape: Sequence[int], order: Sequence[int], workers: Workers) -> None:
         self._workers = workers
         axis, _, v = order
-        self._row = shape[0] * shape[1 + axis] * shape[1 + v]  # floats of a row
-        rows = max(1, STAGED_BYTES // (4 * max(1, self._row)))
-        # A row's channels lie together, each in the grid's axis order.
-        size = [rows, shape[0], *(shape[1 + a] for a in sorted((axis, v)))]
+        line = shape[0] * shape[1 + axis] * shape[1 + v]
+        self._line_bytes = FLOAT32_BYTES * line
+        lines = max(1, STAGED_BYTES // (FLOAT32_BYTES * max(1, line)))
+        # The channels of a line are contiguous, each in the axis order of the grid.
+        size = [lines, shape[0], *(shape[1 + a] for a in sorted((axis, v)))]
         self._stage = np.empty(size, dtype=np.float32)
         later = (2, 3) if axis < v else (3, 2)
         self._view = self._stage.transpose(1, later[0], 0, later[1])
         try:
             self._file = tempfile.TemporaryFile(buffering=0, prefix="gcis-")  # noqa: SIM115 (see `close`)
         except OSError as error:
-            raise _ours(error) from error
+            raise _file_error(error) from error
 
-    def take(self, start: int, into: NDArray[np.float32]) -> None:
-        """See `Waiting.take`."""
+    def load(self, start: int, into: NDArray[np.float32]) -> None:
+        """See `CarryOver.load`."""
         planes = into.shape[1]
         for first, count in self._pieces(into.shape[2]):
             bytes_in = self._stage[:count].data.cast("B")
-            self._file.seek(4 * self._row * (start + first))
+            self._file.seek(self._line_bytes * (start + first))
             done = 0
             while done < len(bytes_in):
                 read = self._file.readinto(bytes_in[done:])
                 if not read:
-                    raise OutputError("the file for sums that wait ended early", received=f"{done} bytes")
+                    raise OutputError(
+                        "the temporary file for unfinished sums ended early",
+                        received=f"{done} bytes",
+                        expected=f"{len(bytes_in)} bytes",
+                        fix="Run again; check the disk of the folder for temporary files.",
+                    )
                 done += read
             target = into[:, :, first : first + count]
             self._workers.each(np.copyto, target, self._view[:, :planes, :count])
 
-    def keep(self, start: int, rows: NDArray[np.float32]) -> None:
-        """See `Waiting.keep`.
+    def store(self, start: int, sums: NDArray[np.float32]) -> None:
+        """See `CarryOver.store`.
 
         Raises:
             OutputError: No space is left.
         """
-        planes = rows.shape[1]
-        for first, count in self._pieces(rows.shape[2]):
-            source = rows[:, :, first : first + count]
+        planes = sums.shape[1]
+        for first, count in self._pieces(sums.shape[2]):
+            source = sums[:, :, first : first + count]
             self._workers.each(np.copyto, self._view[:, :planes, :count], source)
             bytes_out = self._stage[:count].data.cast("B")
             try:
-                self._file.seek(4 * self._row * (start + first))
+                self._file.seek(self._line_bytes * (start + first))
                 done = 0
                 while done < len(bytes_out):
                     done += self._file.write(bytes_out[done:]) or 0
             except OSError as error:
-                raise _ours(error) from error
+                raise _file_error(error) from error
 
-    def _pieces(self, rows: int) -> list[tuple[int, int]]:
+    def _pieces(self, lines: int) -> list[tuple[int, int]]:
+        """Split lines into pieces that fit the staging buffer: first line and number of lines of each."""
         step = len(self._stage)
-        return [(first, min(step, rows - first)) for first in range(0, rows, step)]
+        return [(first, min(step, lines - first)) for first in range(0, lines, step)]
 
     def close(self) -> None:
-        """See `Waiting.close`."""
+        """See `CarryOver.close`."""
         self._file.close()
 
 
 def room_for_file(size: int) -> str | None:
-    """Tell why a file of some bytes would not do; None where it would.
+    """Return why a temporary file of `size` bytes cannot be used, or None if it can.
 
-    A folder for temporary files that lies in memory itself is no help, nor is one without space.
+    The folder for temporary files must have enough space, and must not lie in memory itself.
     """
     folder = Path(tempfile.gettempdir())
     if _file_system(folder) in _IN_MEMORY:
@@ -164,7 +173,7 @@ def room_for_file(size: int) -> str | None:
 
 
 def _file_system(folder: Path) -> str | None:
-    """Return the kind of file system that a folder lies on; None where the system does not say."""
+    """Return the type of the file system of a folder, or None if it is unknown."""
     try:
         mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
     except OSError:
@@ -174,9 +183,9 @@ def _file_system(folder: Path) -> str | None:
     return max(found)[1] if found else None
 
 
-def _ours(error: OSError) -> OutputError:
+def _file_error(error: OSError) -> OutputError:
     return OutputError(
-        "sums that wait cannot be kept in a file",
+        "unfinished sums cannot be kept in a file",
         received=os.strerror(error.errno) if error.errno else str(error),
         expected=f"space for temporary files in {tempfile.gettempdir()}",
         fix="Free space, set TMPDIR to another folder, or allow more with --max-memory.",

@@ -1,7 +1,8 @@
-"""The foreground rule: windows are laid on the box of what is not air, as training and MONAI's pipeline do.
+"""Place windows on the foreground of an image, as training and MONAI's pipeline do.
 
-Outside the box every mapped intensity is 0, as is the padding: windows are read from the uncropped grid, and
-only where they lie differs. What none of them decides is background, as MONAI's inverse crop fills in.
+Outside the foreground box every mapped intensity is 0, like the padding. Windows are therefore read from the
+uncropped grid, and only their positions differ. Voxels that no window covers are background, as after MONAI's
+inverse crop.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 
 _CHUNK_VOXELS = 1 << 20
 _NOISE = 1e-3
-"""HU: what rounding may add to values at the window's low end on a sheared grid, whose eight weights do not
-add up to 1 exactly. Images that were clipped there would otherwise be body everywhere."""
+"""HU that rounding may add to values at the lower end of the intensity window on a sheared grid, whose eight
+weights do not sum to exactly 1. Without this tolerance, images clipped to that value would be foreground
+everywhere."""
 _FAR = 1e9
-"""Voxels: further than any grid reaches."""
+"""Distance in voxels beyond the end of any grid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layout:
-    """Windows as a pre-processing asks for them.
+class WindowLayout:
+    """Windows placed according to a preprocessing specification.
 
     Attributes:
-        plan: Where they lie.
-        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where the crop cuts it off.
-        report: What was cropped, ready for JSON; empty without a rule.
-        warnings: What the user should know.
+        plan: The window plan.
+        weights: (X, Y, Z) blending weights of a window; zero outside the crop.
+        report: Description of the crop, ready for JSON; empty without a foreground rule.
+        warnings: Warnings for the user.
     """
 
     plan: WindowPlan
@@ -43,55 +45,57 @@ class Layout:
     warnings: tuple[str, ...] = ()
 
 
-def lay_windows(
+def place_windows(
     image: NetworkInput,
     spec: PreprocessSpec,
     window: WindowSpec,
     weights: NDArray[np.float32],
     *,
     crop: bool = True,
-) -> Layout:
-    """Lay windows on an image: on its foreground where the pre-processing has a rule, else on all of it.
+) -> WindowLayout:
+    """Place windows on the foreground of an image, or on the whole image if there is no foreground rule.
 
     Args:
-        image: The image on the network's grid.
-        spec: Its pre-processing.
+        image: The network input.
+        spec: Its preprocessing.
         window: The sliding window.
-        weights: Blending weight of each voxel of a window, (X, Y, Z).
-        crop: Follow the rule; else windows are laid otherwise than in training, which a warning says.
+        weights: (X, Y, Z) blending weights of a window.
+        crop: Apply the foreground rule. If False, windows are placed on the whole image, unlike in training;
+            this adds a warning.
     """
     everything = plan_windows(image.transform.shape, window)
     rule = spec.crop
     if rule is None:
-        return Layout(plan=everything, weights=weights)
+        return WindowLayout(plan=everything, weights=weights)
     if not crop:
-        warning = "windows lie on the whole image: the network was trained on images without the air around"
-        return Layout(plan=everything, weights=weights, warnings=(warning,))
+        warning = "windows cover the whole image: the network was trained on images cropped to the foreground"
+        return WindowLayout(plan=everything, weights=weights, warnings=(warning,))
     box = foreground_box(image, rule)
     report: dict[str, Any] = {"margin": rule.margin, "grid": list(image.transform.shape)}
     warnings: tuple[str, ...] = ()
     if box is None:
         plan = replace(everything, starts=())
-        warnings = (f"nothing lies above {spec.intensity_window[0]:g} HU: all is background",)
+        warnings = (f"no voxel is above {spec.intensity_window[0]:g} HU: all labels are background",)
     else:
         plan = plan_windows(image.transform.shape, window, within=box)
         weights = weights_within(weights, plan, box)
     report["box"] = None if box is None else [[part.start, part.stop] for part in box]
     report["windows_of_whole_grid"] = len(everything.starts)
     report["windows_saved"] = len(everything.starts) - len(plan.starts)
-    return Layout(plan=plan, weights=weights, report=report, warnings=warnings)
+    return WindowLayout(plan=plan, weights=weights, report=report, warnings=warnings)
 
 
 def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
-    """Return the box of the network's grid that holds every intensity above 0, grown by the rule's margin.
+    """Return the box of the network grid that holds every intensity above 0, with the rule's margin.
 
-    The box of MONAI's `CropForeground(margin=rule.margin, allow_smaller=True)`; None where nothing is above
-    0, of which MONAI makes an empty one. Only planes outside the box and six of its own are computed.
+    Equal to the box of MONAI's `CropForeground(margin=rule.margin, allow_smaller=True)`. If no intensity is
+    above 0, the result is None, where MONAI returns an empty box. Only planes outside the box and six planes
+    of the box are computed.
     """
     grid, (low, high) = image.transform.to_network, image.window
     least = 0.0 if grid is None or grid.separable else _NOISE / (high - low)
     box = _reach(image)
-    for axis in (2, 1, 0):  # planes that lie together in a file's memory first
+    for axis in (2, 1, 0):  # planes that are contiguous in the memory of a file first
         box = None if box is None else _peeled(image, box, axis, least)
     if box is None:
         return None
@@ -103,15 +107,15 @@ def foreground_box(image: NetworkInput, rule: Foreground) -> Box | None:
 
 
 def _reach(image: NetworkInput) -> Box | None:
-    """Return a box of the network's grid outside which every intensity is 0; None where all are.
+    """Return a box of the network grid outside which every intensity is 0, or None if all intensities are 0.
 
-    What is interpolated between values that become 0 becomes 0.
+    Interpolation between values that map to 0 yields 0.
     """
     source = image.transform.oriented(image.source)
     box = _box_above(source, np.float32(image.window[0]))
     if box is None:
         return None
-    # Beyond the file's border its last voxels go on.
+    # Values beyond the border of the file repeat its border voxels.
     low = [part.start - 1.0 if part.start else -_FAR for part in box]
     high = [float(part.stop) if part.stop < n else _FAR for part, n in zip(box, source.shape, strict=True)]
     first, last = image.transform.around(low, high)
@@ -120,7 +124,7 @@ def _reach(image: NetworkInput) -> Box | None:
 
 
 def _box_above(array: NDArray[Any], limit: np.float32) -> Box | None:
-    """Return the box of what is larger than a limit, a few planes at a time."""
+    """Return the box of the values above a limit, or None, computed a few planes at a time."""
     found: list[Box] = []
     axis = int(np.argmax(np.abs(array.strides)))
     for part in _chunks(array.shape[axis], array.size // array.shape[axis]):
@@ -137,14 +141,14 @@ def _box_above(array: NDArray[Any], limit: np.float32) -> Box | None:
 
 
 def _chunks(count: int, plane: int) -> Iterator[slice]:
-    """Cut an axis into parts of about `_CHUNK_VOXELS`."""
+    """Split an axis into parts of about `_CHUNK_VOXELS`; `plane` is the number of voxels of a plane."""
     step = max(1, _CHUNK_VOXELS // plane)
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
 
 
 def _peeled(image: NetworkInput, box: Box, axis: int, least: float) -> Box | None:
-    """Return a box without the planes on both sides along an axis that hold nothing above `least`."""
+    """Return a box without its outer planes with no intensity above `least`; None if no plane has one."""
 
     def filled(plane: int) -> bool:
         return bool((image.box(with_part(box, axis, slice(plane, plane + 1))) > least).any())

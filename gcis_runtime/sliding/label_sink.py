@@ -1,4 +1,4 @@
-"""Where finished labels go: a label map on the file's grid and counts; masks and probabilities on request."""
+"""Collect labels on the file grid, count their voxels, and store masks and probabilities on request."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box
 from gcis_runtime.grids.grid_transform import GridTransform
-from gcis_runtime.spec import Shape3
+from gcis_runtime.spec import Shape3, label_dtype
 
 _Piece = tuple[Box, bytes]
 _Pieces = list[list[_Piece]]
 
 
 class LabelSink:
-    """Collects boxes of labels given on the re-oriented file grid (the network's axes, the file's voxels).
+    """Collector of labels in boxes of the reoriented file grid (axes of the network, voxels of the file).
 
     Args:
-        transform: Re-orientation of the file.
-        shape: The file's grid (X, Y, Z).
+        transform: Transform that reorients the file grid.
+        shape: Shape of the file grid (X, Y, Z).
         values: Label value of each structure.
-        masks: Keep a mask of each structure too: structures may overlap, a label map has room for one.
-        probabilities: Keep the foreground probability of each structure too.
-        within: Boxes of the re-oriented file grid outside which everything is background; None: everywhere.
+        masks: Store one mask per structure as well: structures may overlap, which a label map cannot
+            represent.
+        probabilities: Store one map of foreground probabilities per structure as well.
+        within: Boxes of the reoriented file grid outside which all voxels are background; None for no limit.
 
     Attributes:
-        labels: (X, Y, Z) on the file's grid in NIfTI's memory order, uint8, or uint16 for values above 255.
+        labels: (X, Y, Z) on the file grid in the memory order of NIfTI; uint8 or uint16.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class LabelSink:
     ) -> None:
         self._transform, self._shape, self._values = transform, shape, tuple(values)
         self._within = within
-        self.labels = np.zeros(shape, dtype=np.uint8 if max(values) <= 255 else np.uint16, order="F")
+        self.labels = np.zeros(shape, dtype=label_dtype(max(values)), order="F")
         self._target = transform.oriented(self.labels)
         self._counts = np.zeros(max(values) + 1, dtype=np.int64)
         self._masks: _Pieces | None = [[] for _ in values] if masks else None
@@ -52,39 +53,39 @@ class LabelSink:
 
     @property
     def wants_masks(self) -> bool:
-        """Whether `put_mask` is expected."""
+        """Whether masks are stored."""
         return self._masks is not None
 
     @property
     def wants_probabilities(self) -> bool:
-        """Whether `put_probability` is expected."""
+        """Whether probabilities are stored."""
         return self._probabilities is not None
 
     @property
     def wants_logits(self) -> bool:
-        """Whether labels alone are not enough."""
+        """Whether masks or probabilities are stored, which are computed from logits."""
         return self.wants_masks or self.wants_probabilities
 
     def put(self, box: Box, labels: NDArray[np.unsignedinteger]) -> None:
-        """Store a box of labels; boxes may overlap where all but one are 0. What no box covers is 0."""
+        """Store the labels of a box. Where boxes overlap, at most one may be nonzero. Other voxels are 0."""
         labels = self._inside(box, labels)
         np.copyto(self._target[box], labels, where=labels > 0)
         self._counts += np.bincount(labels.ravel(), minlength=len(self._counts))
 
     def put_mask(self, index: int, box: Box, inside: NDArray[np.bool_]) -> None:
-        """Store where structure `index` has a positive logit, one bit a voxel."""
+        """Store the mask of structure `index` in a box, one bit per voxel."""
         inside = self._inside(box, inside)
         if self._masks is not None and inside.any():
             self._masks[index].append((box, np.packbits(inside).tobytes()))
 
     def put_probability(self, index: int, box: Box, scaled: NDArray[np.uint8]) -> None:
-        """Store structure `index`'s probability times 255, compressed: it is 0 or 255 nearly everywhere."""
+        """Store the probability times 255 of structure `index` in a box, compressed: most are 0 or 255."""
         scaled = self._inside(box, scaled)
         if self._probabilities is not None and scaled.any():
             self._probabilities[index].append((box, zlib.compress(scaled.tobytes(), level=1)))
 
     def _inside(self, box: Box, values: NDArray[Any]) -> NDArray[Any]:
-        """Return values of a box with zero where background is certain; as they are where nothing is."""
+        """Return the values of a box with zero outside `within`; unchanged if there is no limit."""
         if self._within is None:
             return values
         kept = np.zeros(values.shape, dtype=np.bool_)
@@ -98,15 +99,15 @@ class LabelSink:
         return values * kept
 
     def counts(self) -> dict[int, int]:
-        """Return how many voxels have each structure's label value."""
+        """Return the number of voxels per label value."""
         return {value: int(self._counts[value]) for value in self._values}
 
     def masks(self) -> StructureMaps | None:
-        """Return the masks stored so far, 0 and 1, or None when they were not asked for."""
+        """Return the masks, with values 0 and 1, or None if masks are not stored."""
         return self._maps(self._masks, _unpack_bits)
 
     def probabilities(self) -> StructureMaps | None:
-        """Return the probabilities stored so far, 0 to 255, or None when they were not asked for."""
+        """Return the probabilities times 255, or None if probabilities are not stored."""
         return self._maps(self._probabilities, _inflate)
 
     def _maps(
@@ -123,7 +124,7 @@ class LabelSink:
 
 
 class StructureMaps:
-    """One map a structure, by label value, unpacked when asked for: fifty whole ones would be gigabytes."""
+    """Maps of structures by label value, unpacked on access: fifty unpacked maps would take gigabytes."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class StructureMaps:
         return iter(self._pieces)
 
     def __getitem__(self, value: int) -> NDArray[np.uint8]:
-        """Return the map of the structure with label `value`, (X, Y, Z) on the file's grid."""
+        """Return the map (X, Y, Z) of the structure with label `value` on the file grid."""
         out = np.zeros(self._shape, dtype=np.uint8, order="F")
         target = self._transform.oriented(out)
         for box, packed in self._pieces[value]:

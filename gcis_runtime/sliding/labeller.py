@@ -1,7 +1,8 @@
-"""From a pre-processed image to labels on its file's grid: windows, blending, restoring, slab by slab.
+"""Label a preprocessed image on its native grid, slab by slab.
 
-`Labeller` is the seam: whatever computes where the logits are (numpy here, CUDA elsewhere) takes a
-`LabelTask` and puts boxes of finished labels into a `LabelSink`.
+The stages are windows, blending, and mapping to the file grid. A `Labeller` takes a `LabelTask` and puts
+boxes of labels into a `LabelSink`. `CpuLabeller` computes with NumPy, `cuda.labeller.GpuLabeller` on the
+GPU that holds the logits.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from numpy.typing import NDArray
 from gcis_runtime.grids.preprocess import NetworkInput
 from gcis_runtime.sliding.blend import Predictor, WindowCount, blend_tiles, reuse_constant
 from gcis_runtime.sliding.label_sink import LabelSink
-from gcis_runtime.sliding.native_grid import Restorer
+from gcis_runtime.sliding.native_grid import NativeGridMapper
 from gcis_runtime.sliding.plan import WindowPlan, WindowReader
-from gcis_runtime.sliding.schedule import schedule
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import Shape3
 from gcis_runtime.system.stage_clock import StageClock
 from gcis_runtime.system.worker_threads import workers
 
 Restore = Literal["smooth", "nearest"]
-"""`"smooth"` interpolates the blended logits at the file's voxels, then compares them; `"nearest"` takes the
-label of the network's nearest voxel, as the published pipeline does."""
+"""Mapping to the native grid: `"smooth"` interpolates the blended logits at the voxels of the file and then
+compares them; `"nearest"` takes the label of the nearest network voxel, as the published pipeline does."""
 
 DEFAULT_RESTORE: Restore = "smooth"
 
 STAGES = ("preprocess", "network", "blend", "restore")
-"""What a `Labeller` spends its time on."""
+"""Timed stages of a `Labeller`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelTask:
-    """What to segment, and how.
+    """Image to label, and settings.
 
     Attributes:
-        image: The image on the network's grid, computed a box at a time.
-        plan: Window positions on that grid; what no window of it decides is background.
-        weights: Blending weight of each voxel of a window, (X, Y, Z); zero where logits do not count.
-        padding_value: What lies around an image that is smaller than a window.
-        channels: Graph channels that take part.
-        values: Label value of each of them.
-        restore: How labels come to the file's grid.
-        on_disk: Keep sums that wait for more windows in a temporary file; not on a GPU.
-        done: Told the number of windows finished so far.
+        image: The network input, computed box by box.
+        plan: Window plan on the network grid. Voxels that no window covers are background.
+        weights: (X, Y, Z) blending weights of a window; zero where logits do not contribute.
+        padding_value: Value outside the image.
+        channels: Graph channels to use.
+        values: Label value of each channel.
+        restore: Mapping of labels to the native grid.
+        on_disk: Carry unfinished sums over in a temporary file; ignored on a GPU.
+        done: Callback that receives the number of finished windows.
     """
 
     image: NetworkInput
@@ -61,35 +62,45 @@ class LabelTask:
 
 
 class Labeller(Protocol):
-    """Computes labels slab by slab."""
+    """Interface for labelling an image slab by slab.
+
+    Attributes:
+        least_free: Bytes of device memory that were free while the last volume held all its memory; None on
+            the CPU and before the first volume.
+    """
+
+    least_free: int | None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
-        """Put every voxel that is not background into `sink`.
+        """Label an image, and put every voxel that is not background into `sink`.
 
         Args:
-            task: What to segment.
-            sink: Takes labels, and masks where it wants them, a box of the file's grid at a time.
-            clock: Adds up the stages `preprocess`, `network`, `blend` and `restore`.
+            task: The image and settings.
+            sink: Destination of labels, and of masks and probabilities on request, box by box of the file
+                grid.
+            clock: Clock of the stages `preprocess`, `network`, `blend` and `restore`.
 
         Returns:
-            How many windows there were.
+            Number of windows.
 
         Raises:
-            EngineError: The engine failed or answered with a value that is not finite.
+            EngineError: The engine failed, or its output is not finite.
         """
         ...
 
 
 class CpuLabeller:
-    """Blends and restores with numpy; see `Labeller`.
+    """Blend and label with NumPy; see `Labeller`.
 
     Args:
         predict: The network.
-        threads: CPU threads that blend while the network waits; labels do not depend on them.
+        threads: CPU threads for blending, which alternates with the network. Labels do not depend on their
+            number.
     """
 
     def __init__(self, predict: Predictor, *, threads: int = 1) -> None:
         self._predict, self._threads = predict, threads
+        self.least_free: int | None = None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""
@@ -98,13 +109,13 @@ class CpuLabeller:
 
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             with clock.stage("network"):
-                answer = predict(window)
+                output = predict(window)
             if task.done is not None:
                 task.done(count.total)
-            return answer
+            return output
 
         with workers(self._threads) as threads, clock.stage("blend"):
-            restorer = Restorer(
+            mapper = NativeGridMapper(
                 plan=task.plan,
                 transform=task.image.transform,
                 values=task.values,
@@ -121,10 +132,10 @@ class CpuLabeller:
                     return reader(start)
 
             tiles = blend_tiles(
-                schedule(task.plan), read, task.weights, run,
+                make_schedule(task.plan), read, task.weights, run,
                 channels=task.channels, workers=threads, on_disk=task.on_disk,
             )  # fmt: skip
             for tile in tiles:
                 with clock.stage("restore"):
-                    restorer.add(tile)
+                    mapper.add(tile)
         return count

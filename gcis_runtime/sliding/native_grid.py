@@ -1,9 +1,10 @@
-"""Finished tiles of logits become labels on the file's grid, tile by tile.
+"""Map tiles of blended logits to labels on the native grid of the file, tile by tile.
 
-A file voxel belongs to the tile that completes what it depends on: with linear interpolation that is the tile
-that holds its upper neighbours, so that of earlier tiles only the last plane and the last row are kept.
-Nothing is computed where no logit is positive: between logits of at most zero, interpolation gives none
-above (also as rounded). A voxel's label does not depend on how the grid was cut into tiles.
+A voxel of the file is labelled with the last tile that its interpolation depends on. With linear
+interpolation, this tile holds its upper neighbours, so that only the last plane and the last line of earlier
+tiles are kept. Nothing is computed where no logit is positive: interpolating between logits of at most zero
+never yields a positive value, even when rounded. The label of a voxel does not depend on how the grid is
+split into tiles.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.worker_threads import ALONE, Workers
 
 
-class Restorer:
-    """Turns tiles into labels and puts them into a sink.
+class NativeGridMapper:
+    """Convert tiles of logits to labels on the native grid, and put them into a sink.
 
     Args:
-        plan: How the tiles lie.
-        transform: The way to the file's grid.
+        plan: The window plan of the tiles.
+        transform: Transform between the file grid and the network grid.
         values: Label value of each channel of the tiles.
-        smooth: Interpolate logits, then compare them (smooth boundaries); else take the label of the
-            network's nearest voxel. The same where nothing was resampled.
-        sink: Takes the labels.
-        workers: Compare logits.
+        smooth: Interpolate logits and then compare them, for smooth boundaries; otherwise take the label of
+            the nearest network voxel. Both are the same if the volume was not resampled.
+        sink: Destination of the labels.
+        workers: Threads that compare logits.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Restorer:
         self._border = _Border(plan, len(values)) if smooth else None
 
     def add(self, tile: Tile) -> None:
-        """Take the next tile; tiles come in the order of `blend_tiles`."""
+        """Process the next tile; tiles must be added in the order of `blend_tiles`."""
         inner = _unpadded(tile, self._plan)
         if inner is None:
             return
@@ -70,11 +71,11 @@ class Restorer:
             self._border.keep(inner)
 
     def add_labels(self, start: Shape3, labels: NDArray[np.unsignedinteger]) -> None:
-        """Take labels that were compared elsewhere in place of a tile; not where logits are needed.
+        """Process labels instead of a tile of logits, for nearest-neighbour labels without masks.
 
         Args:
             start: First index on the padded grid.
-            labels: (X, Y, Z).
+            labels: (X, Y, Z) label values.
         """
         part = _inside(start, labels.shape, self._plan)
         if part is not None:
@@ -99,7 +100,7 @@ class Restorer:
         self._put(tile.start, self._labels(tile.logits), places)
 
     def _labels(self, logits: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
-        """Compare logits (C, X, Y, Z), parts of X side by side."""
+        """Return the labels (X, Y, Z) of logits (C, X, Y, Z); threads share the voxels along X."""
         labels = np.empty(logits.shape[1:], dtype=self._sink.labels.dtype)
 
         def compare(part: slice) -> None:
@@ -146,7 +147,7 @@ class Restorer:
 
 
 class _Canvas:
-    """Labels of a box of the file's grid while its channels are compared one after another."""
+    """Labels of a box of the file grid while channels are compared one after another."""
 
     def __init__(self, box: Box, dtype: np.dtype[np.unsignedinteger]) -> None:
         self.box, self.touched = box, False
@@ -155,7 +156,7 @@ class _Canvas:
         self._best = np.zeros(shape, dtype=np.float32)
 
     def compare(self, box: Box, logits: NDArray[np.float32], value: int) -> None:
-        """Give `value` to the voxels of `box` whose logit is the largest so far and positive."""
+        """Set the voxels of `box` to `value` where its logit is positive and the largest so far."""
         inner = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(box, self.box, strict=True))
         best = self._best[inner]
         self.labels[inner][logits > best] = value
@@ -164,69 +165,75 @@ class _Canvas:
 
 
 class _Border:
-    """The logits around a tile that earlier tiles have had: a plane before it, and a row.
+    """Logits of earlier tiles next to the current tile: the plane before it and the line before it.
 
-    Arrays are views ordered (channel, a, u, v) as in `blend`.
+    Arrays are views ordered (channel, a, u, v) as in `accumulator`.
     """
 
     def __init__(self, plan: WindowPlan, channels: int) -> None:
         self._order = (plan.axis, *plan.across)
         u, v = plan.across
         self._plane = np.zeros((channels, plan.shape[u], plan.shape[v]), dtype=np.float32)
-        self._row = np.zeros((channels, 0, plan.shape[v]), dtype=np.float32)
+        self._line = np.zeros((channels, 0, plan.shape[v]), dtype=np.float32)
         self._corner = np.zeros((channels, plan.shape[v]), dtype=np.float32)
 
     def any_positive(self, tile: Tile, index: int) -> bool:
-        """Tell whether channel `index` is positive in the tile or the border before it."""
-        rows = self._rows(tile)
+        """Return whether channel `index` has a positive logit in the tile or in the border before it."""
+        lines = self._lines(tile)
         return bool(
             tile.logits[index].max() > 0
-            or self._plane[index, rows].max() > 0
-            or self._row[index].max(initial=0) > 0
+            or self._plane[index, lines].max() > 0
+            or self._line[index].max(initial=0) > 0
             or self._corner[index].max() > 0
         )
 
     def extended(self, tile: Tile, index: int) -> tuple[NDArray[np.float32], tuple[int, ...]]:
-        """Return channel `index` of the tile with its border, (X, Y, Z), and where that starts."""
+        """Return channel `index` of the tile with its border, (X, Y, Z), and its first index."""
         a, u, _ = self._order
         before = [0, 0, 0]
         before[a], before[u] = int(tile.start[a] > 0), int(tile.start[u] > 0)
         shape = tuple(n + b for n, b in zip(tile.logits.shape[1:], before, strict=True))
         out = np.empty(shape, dtype=np.float32)
         view = out.transpose(self._order)
-        plane, row = before[a], before[u]
-        view[plane:, row:] = tile.logits[index].transpose(self._order)
+        plane, line = before[a], before[u]
+        view[plane:, line:] = tile.logits[index].transpose(self._order)
         if plane:
-            view[0, row:] = self._plane[index, self._rows(tile)]
-        if row:
-            view[plane:, 0] = self._row[index]
-        if plane and row:
+            view[0, line:] = self._plane[index, self._lines(tile)]
+        if line:
+            view[plane:, 0] = self._line[index]
+        if plane and line:
             view[0, 0] = self._corner[index]
         return out, tuple(s - b for s, b in zip(tile.start, before, strict=True))
 
     def keep(self, tile: Tile) -> None:
-        """Remember the tile's last plane and last row."""
-        rows = self._rows(tile)
+        """Store the last plane and the last line of the tile."""
+        lines = self._lines(tile)
         view = tile.logits.transpose(0, *(axis + 1 for axis in self._order))
-        self._corner = self._plane[:, rows.stop - 1].copy()  # what lay before the plane that is stored now
-        if self._row.shape[1] != view.shape[1]:
-            self._row = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
-        self._row[...] = view[:, :, -1]
-        self._plane[:, rows] = view[:, -1]
+        self._corner = self._plane[
+            :, lines.stop - 1
+        ].copy()  # the line before those of the plane that is stored now
+        if self._line.shape[1] != view.shape[1]:
+            self._line = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
+        self._line[...] = view[:, :, -1]
+        self._plane[:, lines] = view[:, -1]
 
-    def _rows(self, tile: Tile) -> slice:
+    def _lines(self, tile: Tile) -> slice:
         u = self._order[1]
         return slice(tile.start[u], tile.start[u] + tile.logits.shape[1 + u])
 
 
 def _unpadded(tile: Tile, plan: WindowPlan) -> Tile | None:
-    """Return the part of a tile that lies on the unpadded grid, in its indices; None when nothing does."""
+    """Return the part of a tile inside the unpadded grid, in indices of that grid; None if it is empty."""
     part = _inside(tile.start, tile.logits.shape[1:], plan)
     return None if part is None else Tile(start=part[0], logits=tile.logits[:, *part[1]])
 
 
 def _inside(start: Shape3, shape: Sequence[int], plan: WindowPlan) -> tuple[Shape3, Box] | None:
-    """Return where a box of the padded grid begins on the unpadded one, and its part there; or None."""
+    """Return the part of a box of the padded grid that lies inside the unpadded grid, or None if it is empty.
+
+    Returns:
+        First index on the unpadded grid, and the part relative to the box.
+    """
     first = [max(s, b) for s, b in zip(start, plan.before, strict=True)]
     stop = [min(s + n, b + m) for s, n, b, m in zip(start, shape, plan.before, plan.shape, strict=True)]
     if any(f >= s for f, s in zip(first, stop, strict=True)):

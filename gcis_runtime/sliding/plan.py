@@ -1,4 +1,4 @@
-"""Sliding windows: MONAI's positions and weights, in slab order."""
+"""Place sliding windows and compute their blending weights as MONAI does, and cut windows from an image."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.worker_threads import ALONE, Workers
 
 _PREFER_Z = 1.5
+"""Z is the slab axis unless another axis is longer by more than this factor."""
 _PART_VOXELS = 1 << 22
-"""Voxels of the image that are computed at a time: few enough to take little memory."""
+"""Voxels of the image computed at a time, which limits temporary memory."""
 MAX_WINDOWS = 1_000_000
-"""More than any image needs: days of computing. An overlap near 1 plans them by the hundred million."""
+"""Largest number of windows of a plan, which takes days; an overlap near 1 yields 100 times as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """Where windows lie on a grid that was padded to hold each of them.
+    """Positions of windows on a grid that is padded to hold all of them.
 
     Attributes:
-        shape: The unpadded grid (X, Y, Z).
+        shape: Shape of the unpadded grid (X, Y, Z).
         before: Voxels of padding before each axis.
-        padded: The padded grid.
-        patch_size: Window size.
-        axis: Slab axis: windows are ordered by their start along it, then along the others.
-        starts: First index of each window on the padded grid. To leave windows out,
-            `dataclasses.replace` this tuple by a part of it in the same order.
+        padded: Shape of the padded grid.
+        patch_size: Shape of a window.
+        axis: Slab axis: windows are ordered by their start along it, then along the other axes.
+        starts: First index of each window on the padded grid. To skip windows, `dataclasses.replace` the
+            tuple with a subset in the same order.
     """
 
     shape: Shape3
@@ -45,13 +46,13 @@ class WindowPlan:
 
     @property
     def across(self) -> tuple[int, int]:
-        """The other two axes, `u` and `v`: within a slab, windows are ordered along `u`, then `v`."""
+        """The other two axes, `u` and `v`: windows of a slab are ordered along `u`, then along `v`."""
         u, v = (axis for axis in range(3) if axis != self.axis)
         return u, v
 
     @cached_property
     def covered(self) -> Box:
-        """The box of the unpadded grid that windows read; all of it where there are none."""
+        """The box of the unpadded grid that the windows read; the whole grid if there are no windows."""
         if not self.starts:
             return whole(self.shape)
         firsts, lasts = np.min(self.starts, axis=0), np.max(self.starts, axis=0)
@@ -70,15 +71,16 @@ def plan_windows(
     """Place windows as MONAI's `sliding_window_inference` does.
 
     Args:
-        shape: The grid (X, Y, Z).
+        shape: Shape of the grid (X, Y, Z).
         spec: Window size and overlap.
-        within: Part of the grid that windows are laid on as if it were all; where it is smaller than a window
-            they reach over it on both sides. See `weights_within`.
-        axis: Slab axis; None takes the longest, which makes slabs smallest, but Z unless another is 1.5 times
-            as long: rows of windows then lie in long runs of memory, and so do slabs of most files.
+        axis: Slab axis. None selects Z unless another axis is more than 1.5 times as long, in which case the
+            longest axis is selected. Slabs are smallest along the longest axis; along Z, rows of windows and
+            slabs of most files are contiguous in memory.
+        within: Part of the grid on which windows are placed as if it were the whole grid. Windows extend
+            beyond a part that is smaller than a window; see `weights_within`.
 
     Raises:
-        ImageError: More than `MAX_WINDOWS`.
+        ImageError: The plan would have more than `MAX_WINDOWS` windows.
     """
     part = whole(shape) if within is None else within
     sizes = [p.stop - p.start for p in part]
@@ -95,7 +97,7 @@ def plan_windows(
     count = math.prod(map(len, along))
     if count > MAX_WINDOWS:
         raise ImageError(
-            "the image would take too many windows",
+            "the image needs too many windows",
             received=f"{count} windows of {spec.patch_size} voxels at overlap {spec.overlap:g} in {shape}",
             expected=f"at most {MAX_WINDOWS}",
             fix="Use a bundle with less overlap or a larger voxel size.",
@@ -108,27 +110,33 @@ def plan_windows(
         axis=axis,
         starts=tuple((x, y, z) for x in along[0] for y in along[1] for z in along[2]),
     )
-    return turned(plan, axis)
+    return with_slab_axis(plan, axis)
 
 
-def turned(plan: WindowPlan, axis: int) -> WindowPlan:
-    """Return the same windows in slabs along an axis."""
+def with_slab_axis(plan: WindowPlan, axis: int) -> WindowPlan:
+    """Return the same windows ordered in slabs along another axis."""
     return replace(plan, axis=axis, starts=tuple(sorted(plan.starts, key=lambda s: (s[axis], s))))
 
 
-def axis_starts(length: int, roi: int, overlap: float) -> list[int]:
-    """Return window starts along an axis of at least `roi` voxels: a fixed step, the last one pulled back."""
-    if length == roi:
+def axis_starts(length: int, size: int, overlap: float) -> list[int]:
+    """Return the start indices of windows along one axis: a fixed step, with the last window moved back.
+
+    Args:
+        length: Voxels of the axis, at least `size`.
+        size: Voxels of a window.
+        overlap: Fraction of a window shared by consecutive windows.
+    """
+    if length == size:
         return [0]
-    step = max(1, int(roi * (1 - overlap)))
-    count = math.ceil((length - roi) / step) + 1
-    return [min(i * step, length - roi) for i in range(count)]
+    step = max(1, int(size * (1 - overlap)))
+    count = math.ceil((length - size) / step) + 1
+    return [min(i * step, length - size) for i in range(count)]
 
 
 def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
-    """Return the blending weight of each voxel of a window, (X, Y, Z), as MONAI's `compute_importance_map`.
+    """Return the blending weights of a window, (X, Y, Z), as MONAI's `compute_importance_map`.
 
-    Gaussian weights are clamped from below at their minimum or 0.001, whichever is larger.
+    Gaussian weights are clamped from below at the larger of their minimum and 0.001.
     """
     if spec.blend == "constant":
         return np.ones(spec.patch_size, dtype=np.float32)
@@ -142,21 +150,21 @@ def window_weights(spec: WindowSpec) -> NDArray[np.float32]:
 
 
 def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) -> NDArray[np.float32]:
-    """Return the blending weights of windows that were laid on a part of the grid: zero outside the part.
+    """Return blending weights for windows that were placed on a part of the grid: zero outside the part.
 
-    Where the part is smaller than a window, every window reaches over it by the same voxels, whose logits
-    count for nothing. Returned as they are where none does.
+    If the part is smaller than a window, every window extends beyond it by the same voxels, whose logits must
+    not contribute. Otherwise, the weights are returned unchanged.
 
     Args:
-        weights: Of a window, (X, Y, Z).
-        plan: `plan_windows(..., within=within)`.
-        within: The part.
+        weights: (X, Y, Z) of a window.
+        plan: Result of `plan_windows(..., within=within)`.
+        within: The part of the grid.
     """
     inside: list[slice] = []
-    for axis, (part, roi) in enumerate(zip(within, plan.patch_size, strict=True)):
+    for axis, (part, length) in enumerate(zip(within, plan.patch_size, strict=True)):
         first = part.start + plan.before[axis] - plan.starts[0][axis]
         size = part.stop - part.start
-        inside.append(slice(first, first + size) if size < roi else slice(0, roi))
+        inside.append(slice(first, first + size) if size < length else slice(0, length))
     index = tuple(inside)
     if weights[index].shape == weights.shape:
         return weights
@@ -166,7 +174,7 @@ def weights_within(weights: NDArray[np.float32], plan: WindowPlan, within: Box) 
 
 
 def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> NDArray[np.float32]:
-    """Pad an array of `plan.shape` to `plan.padded` with `value`; returned as it is when large enough."""
+    """Pad an array of `plan.shape` to `plan.padded` with `value`; no copy if the shapes are equal."""
     if plan.shape == plan.padded:
         return array
     out = np.full(plan.padded, value, dtype=np.float32)
@@ -175,13 +183,13 @@ def pad_to_plan(array: NDArray[np.float32], plan: WindowPlan, value: float) -> N
 
 
 class WindowReader:
-    """Cuts windows out of an image that is computed a slab at a time; call it with starts in plan order.
+    """Cut windows from an image of which one slab is held at a time. Call it with starts in plan order.
 
     Args:
-        box: Computes a part of the unpadded grid, (X, Y, Z) float32.
-        plan: Window positions.
-        padding_value: What lies around the unpadded grid.
-        workers: Compute parts of a slab.
+        box: Function that computes a part of the unpadded grid, (X, Y, Z) float32.
+        plan: The window plan.
+        padding_value: Value outside the unpadded grid.
+        workers: Threads that compute parts of a slab.
     """
 
     def __init__(
@@ -196,16 +204,15 @@ class WindowReader:
         shape = tuple(plan.patch_size[a] if a == plan.axis else plan.padded[a] for a in range(3))
         self._slab = np.full(shape, padding_value, dtype=np.float32)
         self._padding = padding_value
-        self._window = np.empty(
-            plan.patch_size, dtype=np.float32
-        )  # one for all: fresh memory costs page faults
+        # One buffer for all windows: fresh memory costs page faults.
+        self._window = np.empty(plan.patch_size, dtype=np.float32)
         self._first: int | None = None
 
     def __call__(self, start: Shape3) -> NDArray[np.float32]:
-        """Return a window's content, (1, 1, X, Y, Z) C-contiguous, valid until the next call.
+        """Return the content of a window, (1, 1, X, Y, Z) C-contiguous, valid until the next call.
 
         Args:
-            start: First index on the padded grid.
+            start: First index of the window on the padded grid.
         """
         if start[self._plan.axis] != self._first:
             self._move(start[self._plan.axis])
@@ -218,7 +225,7 @@ class WindowReader:
         return self._window[None, None]
 
     def _move(self, first: int) -> None:
-        """Advance the slab and compute only its new planes."""
+        """Move the slab to plane `first` and compute only its new planes."""
         plan, axis = self._plan, self._plan.axis
         depth = plan.patch_size[axis]
         step = depth if self._first is None else first - self._first
@@ -240,15 +247,16 @@ def read_planes(
     padding_value: float,
     workers: Workers = ALONE,
 ) -> None:
-    """Compute what windows read of planes of the padded grid.
+    """Compute planes of the padded image, as far as windows read them.
 
     Args:
-        box: Computes a part of the unpadded grid, (X, Y, Z).
-        plan: How the grid is padded.
-        first: First plane along the slab axis.
-        out: Where they go, (X, Y, Z): as many planes as it has. Where no window lies it is padding.
-        padding_value: What lies around the unpadded grid.
-        workers: Compute parts, small enough to take little memory.
+        box: Function that computes a part of the unpadded grid, (X, Y, Z) float32.
+        plan: The window plan.
+        first: First plane along the slab axis of the padded grid.
+        out: (X, Y, Z) output; its length along the slab axis is the number of planes. Voxels that no window
+            reads are filled with `padding_value`.
+        padding_value: Value outside the unpadded grid.
+        workers: Threads that compute parts.
     """
     axis, (u, v) = plan.axis, plan.across
     offset = first - plan.before[axis]
@@ -262,25 +270,25 @@ def read_planes(
     target = [slice(p.start + b, p.stop + b) for p, b in zip(part, plan.before, strict=True)]
     target[axis] = slice(begin - offset, stop - offset)
 
-    def fill(rows: slice) -> None:
+    def fill(lines: slice) -> None:
         source, place = list(part), list(target)
-        source[u] = slice(part[u].start + rows.start, part[u].start + rows.stop)
-        place[u] = slice(target[u].start + rows.start, target[u].start + rows.stop)
+        source[u] = slice(part[u].start + lines.start, part[u].start + lines.stop)
+        place[u] = slice(target[u].start + lines.start, target[u].start + lines.stop)
         out[tuple(place)] = box((source[0], source[1], source[2]))
 
-    rows, face = part[u].stop - part[u].start, (part[v].stop - part[v].start) * (stop - begin)
-    workers.share(rows, fill, parts=rows * face // _PART_VOXELS)
+    lines, face = part[u].stop - part[u].start, (part[v].stop - part[v].start) * (stop - begin)
+    workers.share(lines, fill, parts=lines * face // _PART_VOXELS)
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
-    """Move planes `steps` to `steps + keep` of a buffer (three axes) to its front along `axis`, in place."""
+    """Move planes `steps` to `steps + keep` of a buffer (X, Y, Z) to its front along `axis`, in place."""
     if not keep or not steps:
         return
     view = np.moveaxis(buffer, axis, 0)
     slowest = int(np.argmax(np.abs(view.strides)))
-    if slowest == 0:  # plane by plane: source and target overlap, and numpy would copy it all
+    if slowest == 0:  # plane by plane: source and target overlap, and NumPy would copy all of it
         for plane in range(keep):
             view[plane] = view[plane + steps]
         return
-    for part in np.moveaxis(view, slowest, 0):  # memory's order: a plane across it touches every cache line
+    for part in np.moveaxis(view, slowest, 0):  # in memory order: a plane across it touches every cache line
         part[:keep] = part[steps : steps + keep]

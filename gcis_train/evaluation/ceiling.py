@@ -66,7 +66,7 @@ def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float
     found = []
     for index, target in enumerate(case.targets):
         truth = read_mask(target)
-        nearest = transform.restore(learned.mask(index).astype(np.uint8)) > 0
+        nearest = transform.invert(learned.mask(index).astype(np.uint8)) > 0
         smooth = _smooth(truth, transform)
         found.append(("nearest", target.prompt, dice(nearest, truth)))
         found.append(("smooth", target.prompt, dice(smooth, truth)))

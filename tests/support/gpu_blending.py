@@ -10,11 +10,13 @@ import numpy as np
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.sliding.cuda.finish import GridFinish
-from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.kernels import Kernels
+from gcis_runtime.sliding.cuda.output import NetworkGridOutput
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.stage_clock import StageClock
 from tests.support import fake_cuda
@@ -30,7 +32,7 @@ ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
 
 
 def network(window):
-    """(X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
+    """Map (X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
     return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
         np.float32
     )
@@ -60,14 +62,14 @@ class Session:
 
 
 def image(shape, seed=0):
-    """Noise, and a corner that is constant: some windows are, between others that are not."""
+    """Return noise with a constant part, so that some windows are constant."""
     array = np.random.default_rng(seed).random(shape, dtype=np.float32)
     array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
     return array
 
 
 def whole_volume_blend(array, plan, channels):
-    """Logits of a blend that holds everything: the truth. Zero where no window lies."""
+    """Return reference logits, blended with sums of the whole volume. Zero where no window lies."""
     total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
     for start in plan.starts:
         box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
@@ -86,26 +88,25 @@ def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
     return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
 
 
-def row_source(array, plan):
-    def rows(first, out):
+def plane_source(array, plan):
+    def planes_into(first, out):
         planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
         out[...] = np.moveaxis(planes, 0, plan.axis)
 
-    return rows
+    return planes_into
 
 
-def make_finish(plan, channels, values):
-    """Return labels on the network's grid, or logits where no values are given."""
-    groups = group_windows(plan)
+def make_output(plan, channels, values):
+    """Return the output of labels on the network grid, or of logits if no values are given."""
     given = values or tuple(range(1, 1 + len(channels)))
-    return GridFinish(plan, groups, values=given, logits=values is None)
+    return NetworkGridOutput(make_schedule(plan), values=given, logits=values is None)
 
 
 CPU = CpuLabeller(lambda window: network(window[0, 0])[None])
 
 
 def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0)):
-    """Noise, and a part that is constant, on a grid that is resampled, and padded where it is too small."""
+    """Return a task with noise and a constant part, on a resampled grid that is padded if it is too small."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = linear, (-50, 20, 7)
     array = np.random.default_rng(seed).integers(-200, 300, shape).astype(np.int16)
@@ -126,3 +127,29 @@ def native_labels(labeller, shape, task, **wanted):
     )
     labeller.label(task, sink, StageClock(*STAGES))
     return sink
+
+
+def blend_on_gpu(
+    driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network
+):
+    """Blend on the fake GPU; return labels, or logits without values, and the number of network runs."""
+    session = Session(driver, plan.patch_size, batch=batch, run=network)
+    kernels = Kernels(session.gpu, b"compiled")
+    blender = GpuBlender(
+        session,
+        kernels,
+        make_schedule(plan),
+        WEIGHTS,
+        channels=channels,
+        output=make_output(plan, channels, values),
+    )
+    made = len(driver.alive)
+    blocks = blender.blocks(plane_source(array, plan), count=count)
+    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in blocks]
+    blender.close()
+    assert len(driver.alive) < made
+    session.gpu.close()
+    assert driver.alive == {}, "something was not freed"
+    axis = plan.axis + (values is None)
+    assert [first for first, _ in parts] == [0, *np.cumsum([p.shape[axis] for _, p in parts])[:-1]]
+    return np.concatenate([part for _, part in parts], axis=axis), session.runs

@@ -45,14 +45,14 @@ def _place(start: Any, box: Any, buffer: Any) -> Any:
     return np.ix_(*((s + np.arange(n)) % length for s, n, length in zip(start, box, buffer, strict=True)))
 
 
-def _spread(_blocks: int, _threads: int, pointers: int) -> None:
+def _scatter(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     rows, image = a.addresses(2)
     buffer, start, box = a.shape(), a.shape(), a.shape()
     array_at(image, buffer, np.float32)[_place(start, box, buffer)] = array_at(rows, box, np.float32)
 
 
-def _extent(blocks: int, _threads: int, pointers: int) -> None:
+def _value_range(blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     image, starts, least, most = a.addresses(4)
     buffer, box = a.shape(), a.shape()
@@ -120,7 +120,7 @@ def _best(channels: Iterator[np.ndarray], values: int, count: int) -> np.ndarray
     return np.append(0, array_at(values, (count,), np.int32))[logits.argmax(axis=0)]
 
 
-def _restore_axes(_blocks: int, _threads: int, pointers: int) -> None:
+def _resample_separable(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     logits, low, high, share, values, labels = a.addresses(6)
     ring, start, box, file, order = (a.shape() for _ in range(5))
@@ -145,7 +145,7 @@ def _restore_axes(_blocks: int, _threads: int, pointers: int) -> None:
     )
 
 
-def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
+def _resample_sheared(_blocks: int, _threads: int, pointers: int) -> None:
     a = _Arguments(pointers)
     logits, unit, matrix, values, labels = a.addresses(5)
     ring, start, box, file, grid, pad = (a.shape() for _ in range(6))
@@ -179,18 +179,18 @@ def _restore_sheared(_blocks: int, _threads: int, pointers: int) -> None:
 
 
 IN_NUMPY: dict[str, Kernel] = {
-    "spread": _spread,
-    "extent": _extent,
+    "scatter": _scatter,
+    "value_range": _value_range,
     "crop": _crop,
     "accumulate": _accumulate,
     "finish_labels8": functools.partial(_finish_labels, np.uint8),
     "finish_labels16": functools.partial(_finish_labels, np.uint16),
     "finish_logits": _finish_logits,
-    "restore_axes": _restore_axes,
-    "restore_sheared": _restore_sheared,
+    "resample_separable": _resample_separable,
+    "resample_sheared": _resample_sheared,
 }
 
-LAYOUT = {"spread": (2, 3, 0), "extent": (4, 2, 0), "crop": (2, 3, 0), "accumulate": (6, 3, 1)}
+LAYOUT = {"scatter": (2, 3, 0), "value_range": (4, 2, 0), "crop": (2, 3, 0), "accumulate": (6, 3, 1)}
 """Pointers, shapes and numbers that each kernel takes, in this order."""
 LAYOUT |= {"finish_labels8": (4, 3, 1), "finish_labels16": (4, 3, 1), "finish_logits": (3, 5, 1)}
-LAYOUT |= {"restore_axes": (6, 5, 2), "restore_sheared": (5, 6, 5)}
+LAYOUT |= {"resample_separable": (6, 5, 2), "resample_sheared": (5, 6, 5)}

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import EngineError
-
-_FLOAT = 4
+from gcis_runtime.spec import FLOAT32_BYTES
 
 
 class GpuBuffers:
@@ -39,7 +38,8 @@ class GpuBuffers:
         self.input_shape = (batch, *manifest.input.shape[1:])
         self.output_shape = (batch, *manifest.output.shape[1:])
         self.stream: Any = device.stream()
-        input_bytes, output_bytes = (int(np.prod(s)) * _FLOAT for s in (self.input_shape, self.output_shape))
+        shapes = self.input_shape, self.output_shape
+        input_bytes, output_bytes = (int(np.prod(shape)) * FLOAT32_BYTES for shape in shapes)
         self.input, self.output = device.allocate(input_bytes), device.allocate(output_bytes)
         self._pinned_input, self._pinned_output = device.pinned(input_bytes), device.pinned(output_bytes)
 
@@ -55,7 +55,7 @@ class GpuBuffers:
             )
         self._device.activate()
         self._pinned_input.view(windows.shape, np.float32)[...] = windows
-        self._device.upload(self.input, self._pinned_input.address, windows.size * _FLOAT, self.stream)
+        self._device.upload(self.input, self._pinned_input.address, windows.size * FLOAT32_BYTES, self.stream)
         enqueue()
         size = self.output.bytes // batch * count
         self._device.download(self._pinned_output.address, self.output, size, self.stream)

@@ -1,6 +1,6 @@
-"""How each voxel of the file's grid finds its logits on the GPU: tables that the kernels read.
+"""Tables from which the kernels compute where the logits of each voxel of the file lie on the GPU.
 
-The counterpart of `gcis_runtime.grids.samplers`, whose arithmetic both follow step by step.
+This is the counterpart of `gcis_runtime.grids.samplers`; the arithmetic of both is the same, step by step.
 """
 
 from __future__ import annotations
@@ -14,87 +14,94 @@ from numpy.typing import NDArray
 from gcis_runtime.engines.gpu.device import Buffer
 from gcis_runtime.grids.resample import GridMap, general_coordinates, unit_axis, unit_matrix
 from gcis_runtime.grids.samplers import AxisSampler
-from gcis_runtime.sliding.cuda.kernels import Box, Kernels
+from gcis_runtime.sliding.cuda.kernels import Kernels, RingBox
 from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import Shape3
 
 _SLACK = 1e-6
-"""Voxels by which rounding may move a coordinate, and far more than it does."""
+"""Upper bound in voxels of the rounding error of a coordinate."""
 
 
 class FileGrid(Protocol):
-    """The file's grid, re-oriented, as kernels see it."""
+    """Reoriented file grid as tables for the kernels.
 
-    def rows(self, first: int, stop: int) -> slice:
-        """Return the file's rows along the slab axis that hold every voxel which some rows decide.
+    Attributes:
+        table_bytes: Bytes of the tables on the device.
+    """
+
+    table_bytes: int
+
+    def file_planes(self, first: int, stop: int) -> slice:
+        """Return the planes of the file grid that hold every voxel determined by planes of the network grid.
 
         Args:
-            first: First of these rows, on the padded network grid.
-            stop: Their end.
+            first: First plane along the slab axis of the padded network grid.
+            stop: End of these planes.
         """
         ...
 
     def send(self, work: Workspace) -> None:
-        """Put the tables on the device."""
+        """Send the tables to the device."""
         ...
 
     def launch(
-        self, kernels: Kernels, work: Workspace, out: Buffer, part: Box, *, decided: tuple[int, int],
+        self, kernels: Kernels, work: Workspace, out: Buffer, part: RingBox, *, planes: tuple[int, int],
         values: Buffer, wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
-        """Queue the labelling of a part of `rows`.
+        """Queue the labelling of a part of `file_planes`.
 
         Args:
-            kernels: Our kernels.
-            work: Where finished logits lie: those of the rows, and of the one before.
-            out: Labels of the part.
-            part: Which part of the file's grid.
-            decided: First and end of the rows, on the padded network grid.
+            kernels: The compiled kernels.
+            work: Workspace with the finished logits of the network planes and of the plane before them.
+            out: Output buffer for the labels of the part.
+            part: Part of the file grid.
+            planes: First plane and end of the network planes, on the padded network grid.
             values: Label value of each channel, int32.
-            wide: Labels above 255.
-            count: Channels.
-            stream: Where it is queued.
+            wide: Write uint16 labels; otherwise uint8.
+            count: Number of channels.
+            stream: Stream in which the kernel is queued.
         """
         ...
 
 
 def file_grid(grid: GridMap, plan: WindowPlan) -> FileGrid:
-    """Return the form for a grid: by axis where it shares directions with the network's.
+    """Return an `AxisGrid` if the file and network grids have the same directions, else a `ShearedGrid`.
 
     Args:
-        grid: From file voxels to network voxels.
-        plan: How the network's grid is padded, and its slab axis.
+        grid: Map from file voxels to network voxels.
+        plan: Window plan, with the padding of the network grid and the slab axis.
     """
     return AxisGrid(grid, plan) if grid.separable else ShearedGrid(grid, plan)
 
 
 class AxisGrid:
-    """A file's grid that shares its directions with the network's; see `FileGrid`."""
+    """File grid with the directions of the network grid; see `FileGrid`."""
 
     def __init__(self, grid: GridMap, plan: WindowPlan) -> None:
         self._sampler, self._plan = AxisSampler(grid, smooth=True), plan
+        self.table_bytes = (8 + 8 + 4) * sum(grid.shape_out)  # two offsets (int64) and a weight (float32)
 
-    def rows(self, first: int, stop: int) -> slice:
-        """See `FileGrid.rows`: just the voxels that are decided."""
+    def file_planes(self, first: int, stop: int) -> slice:
+        """See `FileGrid.file_planes`: exactly the planes of these voxels."""
         axis, before = self._plan.axis, self._plan.before
         begin, end = np.searchsorted(self._sampler.high[axis], (first - before[axis], stop - before[axis]))
         return slice(int(begin), int(end))
 
     def send(self, work: Workspace) -> None:
         """See `FileGrid.send`."""
-        sampler, ring = self._sampler, work.sums
-        shares = [
+        sampler, ring = self._sampler, work.sum_ring
+        weights = [
             (at - low).astype(np.float32) for at, low in zip(sampler.position, sampler.low, strict=True)
         ]
         self._tables = [
             work.send(self._offsets(sampler.low, ring)),
             work.send(self._offsets(sampler.high, ring)),
-            work.send(np.concatenate(shares)),
+            work.send(np.concatenate(weights)),
         ]
 
     def _offsets(self, index: list[NDArray[np.intp]], ring: Shape3) -> NDArray[np.int64]:
-        """Return where network voxels lie in a ring, counted in floats, x, y and z after each other."""
+        """Return the offsets of network voxels in a ring buffer, in floats: along x, then y, then z."""
         strides = (ring[1] * ring[2], ring[2], 1)
         return np.concatenate(
             [
@@ -104,23 +111,24 @@ class AxisGrid:
         )
 
     def launch(
-        self, kernels: Kernels, work: Workspace, out: Buffer, part: Box, *, decided: tuple[int, int],
+        self, kernels: Kernels, work: Workspace, out: Buffer, part: RingBox, *, planes: tuple[int, int],
         values: Buffer, wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
         """See `FileGrid.launch`."""
-        kernels.restore_axes(
-            work.total, out, part, tables=[*self._tables, values], ring=work.sums, order=self._sampler.order,
-            wide=wide, count=count, stream=stream,
+        kernels.resample_separable(
+            work.total, out, part, tables=[*self._tables, values], ring=work.sum_ring,
+            order=self._sampler.order, wide=wide, count=count, stream=stream,
         )  # fmt: skip
 
 
 class ShearedGrid:
-    """A file's grid of directions of its own (gantry tilt); see `FileGrid`."""
+    """File grid with directions that differ from those of the network grid (gantry tilt); see `FileGrid`."""
 
     def __init__(self, grid: GridMap, plan: WindowPlan) -> None:
         self._grid, self._plan = grid, plan
+        self.table_bytes = 8 * (sum(grid.shape_out) + 3 * 4)  # coordinates and a (3, 4) matrix, float64
         axis, shape = plan.axis, grid.shape_out
-        # Coordinates are linear, so that those of a row of the file's grid lie between those of its corners.
+        # Coordinates are linear: those of a plane of the file grid lie between those of its corners.
         x, y, z = (
             [slice(0, n)] if a == axis else [slice(0, 1), slice(n - 1, n)] for a, n in enumerate(shape)
         )
@@ -129,24 +137,24 @@ class ShearedGrid:
         self._least = np.minimum(np.floor(corners.min(axis=0) - _SLACK) + 1, last) + plan.before[axis]
         self._most = np.minimum(np.floor(corners.max(axis=0) + _SLACK) + 1, last) + plan.before[axis]
 
-    def rows(self, first: int, stop: int) -> slice:
-        """See `FileGrid.rows`: also voxels that other rows decide, which become 0."""
+    def file_planes(self, first: int, stop: int) -> slice:
+        """See `FileGrid.file_planes`: includes voxels of other network planes, which become 0."""
         found = np.flatnonzero((self._least < stop) & (self._most >= first))
         return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
 
     def send(self, work: Workspace) -> None:
         """See `FileGrid.send`."""
-        places = np.concatenate([unit_axis(n) for n in self._grid.shape_out])
-        self._tables = [work.send(places), work.send(np.ascontiguousarray(unit_matrix(self._grid)[:3]))]
+        coordinates = np.concatenate([unit_axis(n) for n in self._grid.shape_out])
+        self._tables = [work.send(coordinates), work.send(np.ascontiguousarray(unit_matrix(self._grid)[:3]))]
 
     def launch(
-        self, kernels: Kernels, work: Workspace, out: Buffer, part: Box, *, decided: tuple[int, int],
+        self, kernels: Kernels, work: Workspace, out: Buffer, part: RingBox, *, planes: tuple[int, int],
         values: Buffer, wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
         """See `FileGrid.launch`."""
-        kernels.restore_sheared(
-            work.total, out, part, tables=[*self._tables, values], ring=work.sums,
+        kernels.resample_sheared(
+            work.total, out, part, tables=[*self._tables, values], ring=work.sum_ring,
             grid=self._plan.shape, pad=self._plan.before,
-            axis=self._plan.axis, first=decided[0], rows=decided[1] - decided[0],
+            axis=self._plan.axis, first=planes[0], planes=planes[1] - planes[0],
             wide=wide, count=count, stream=stream,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Our kernels: compiled for the GPU at hand by NVRTC, launched with typed arguments."""
+"""Compile the CUDA kernels for a GPU with NVRTC, and launch them with typed arguments."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.private_cache import PrivateCache
 
 NAMES = (
-    "spread", "extent", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_logits",
-    "restore_axes", "restore_sheared",
+    "scatter", "value_range", "crop", "accumulate", "finish_labels8", "finish_labels16", "finish_logits",
+    "resample_separable", "resample_sheared",
 )  # fmt: skip
 OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
-"""No fused multiply-add: sums and interpolated logits have to equal numpy's."""
+"""Without fused multiply-add: sums and interpolated logits must equal those of NumPy."""
 
 
 def source() -> str:
-    """Return the kernels' CUDA C++ source."""
+    """Return the CUDA C++ source of the kernels."""
     return resources.files("gcis_runtime.sliding.cuda").joinpath("kernels.cu").read_text(encoding="utf-8")
 
 
@@ -35,14 +35,14 @@ def compile_kernels(sm: str, *, nvrtc: Any = None) -> bytes:
 
     Args:
         sm: Compute capability, such as `"sm_89"`.
-        nvrtc: `cuda.bindings.nvrtc`, or something that answers like it.
+        nvrtc: `cuda.bindings.nvrtc` or an object with the same interface.
 
     Returns:
-        A cubin; where this NVRTC is older than the GPU, PTX of the newest architecture that it knows, which
-        the driver finishes.
+        A cubin. If NVRTC is older than the GPU, PTX for the newest architecture that NVRTC supports, which
+        the driver compiles.
 
     Raises:
-        EngineError: NVRTC is missing or refuses.
+        EngineError: NVRTC is missing, or compilation fails.
     """
     nvrtc = nvrtc or import_bindings("nvrtc")
     known = _known(nvrtc)
@@ -67,15 +67,15 @@ def compile_kernels(sm: str, *, nvrtc: Any = None) -> bytes:
 
 
 def _known(nvrtc: Any) -> list[int]:
-    """Return the architectures that NVRTC compiles for.
+    """Return the architectures that NVRTC supports.
 
     Raises:
-        EngineError: Its library is not there.
+        EngineError: The NVRTC library is missing.
     """
     try:
         count = _nvrtc(nvrtc, "nvrtcGetNumSupportedArchs")
         return list(_nvrtc(nvrtc, "nvrtcGetSupportedArchs"))[:count]
-    except (ImportError, OSError, RuntimeError) as error:  # how cuda-python reports a missing library
+    except (ImportError, OSError, RuntimeError) as error:  # raised by cuda-python if the library is missing
         raise EngineError(
             "running on a GPU needs NVRTC, CUDA's run-time compiler",
             received=str(error).splitlines()[0][:200],
@@ -84,7 +84,7 @@ def _known(nvrtc: Any) -> list[int]:
 
 
 def _nvrtc(nvrtc: Any, name: str, *arguments: Any) -> Any:
-    """Call NVRTC and return its answer without the result code."""
+    """Call an NVRTC function and return its result without the status code."""
     result, *answer = getattr(nvrtc, name)(*arguments)
     if int(result):
         raise EngineError("NVRTC failed", received=f"{getattr(result, 'name', result)} from {name}")
@@ -92,38 +92,38 @@ def _nvrtc(nvrtc: Any, name: str, *arguments: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Box:
-    """A part of a ring buffer, all in voxels (X, Y, Z).
+class RingBox:
+    """RingBox of a ring buffer, in voxels (X, Y, Z).
 
     Attributes:
-        buffer: Shape of the whole buffer.
-        start: First voxel of the part.
-        shape: Its shape; it may run over the end of the ring's axis and go on at the beginning.
+        ring: Shape of the ring buffer.
+        start: First voxel of the box.
+        shape: Shape of the box, which may wrap around the end of the ring buffer.
     """
 
-    buffer: Shape3
+    ring: Shape3
     start: Shape3
     shape: Shape3
 
     @property
     def voxels(self) -> int:
-        """Number of voxels in the part."""
+        """Number of voxels of the box."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def arguments(self) -> list[NDArray[Any]]:
-        """Return the kernels' parameters `buffer`, `start`, `box`."""
-        return [_shape(shape) for shape in (self.buffer, self.start, self.shape)]
+        """Return the kernel parameters `ring`, `start` and `box`."""
+        return [_shape(shape) for shape in (self.ring, self.start, self.shape)]
 
 
 def cached_kernels(sm: str, cache: PrivateCache | None) -> bytes:
-    """Compile the kernels, or take them from an earlier compilation: it costs a second.
+    """Return the compiled kernels, from a cache if possible: compiling takes a second.
 
     Args:
         sm: Compute capability, such as `"sm_89"`.
-        cache: Where they are kept; None compiles.
+        cache: Cache of compiled kernels; None compiles without one.
 
     Raises:
-        EngineError: As `compile_kernels`.
+        EngineError: See `compile_kernels`.
     """
     if cache is None:
         return compile_kernels(sm)
@@ -138,38 +138,39 @@ def cached_kernels(sm: str, cache: PrivateCache | None) -> bytes:
 
 
 class Kernels:
-    """The compiled kernels on one device; each call queues one launch on a stream."""
+    """Compiled kernels loaded on one device; each method queues one launch in a stream."""
 
     def __init__(self, device: Device, image: bytes) -> None:
         module = device.load(image)
         self._device = device
         self._functions = {name: device.function(module, name) for name in NAMES}
 
-    def spread(self, rows: Buffer, image: Buffer, box: Box, *, stream: Any) -> None:
-        """Put rows that lie in one piece into `box` of the image's ring."""
-        self._launch("spread", box.voxels, [_address(rows), _address(image), *box.arguments()], stream)
+    def scatter(self, planes: Buffer, image: Buffer, box: RingBox, *, stream: Any) -> None:
+        """Copy contiguous planes into a box of the ring buffer of the image."""
+        self._launch("scatter", box.voxels, [_address(planes), _address(image), *box.arguments()], stream)
 
-    def extent(
-        self, image: Buffer, starts: Buffer, extents: Buffer, *, count: int, ring: Shape3, window: Shape3,
+    def value_range(
+        self, image: Buffer, starts: Buffer, ranges: Buffer, *, count: int, ring: Shape3, window: Shape3,
         stream: Any,
     ) -> None:  # fmt: skip
-        """Find the smallest and the largest bit pattern of `count` windows: equal for a window of one value.
+        """Compute the smallest and largest bit pattern of each window; they are equal for a constant window.
 
         Args:
-            image: The image's ring.
-            starts: (count, 3) int32, where each window begins in the ring.
-            extents: (2, count) uint32: smallest, largest; begins as all ones and zeros.
+            image: Ring buffer of the image.
+            starts: (count, 3) int32 start of each window in the ring buffer.
+            ranges: (2, count) uint32 output: smallest and largest, initialised with all bits set and with
+                zeros.
             count: Number of windows.
-            ring: Shape of the ring.
+            ring: Shape of the ring buffer.
             window: Shape of a window.
-            stream: Where it is queued.
+            stream: Stream in which the kernel is queued.
         """
         shapes = [_shape(shape) for shape in (ring, window)]
-        pointers = [_address(image), _address(starts), _address(extents), _address(extents, 4 * count)]
-        self._launch("extent", count * BLOCK, [*pointers, *shapes], stream)
+        pointers = [_address(image), _address(starts), _address(ranges), _address(ranges, 4 * count)]
+        self._launch("value_range", count * BLOCK, [*pointers, *shapes], stream)
 
-    def crop(self, image: Buffer, window: Buffer, box: Box, *, offset: int, stream: Any) -> None:
-        """Cut `box` out of the image's ring into the window buffer at `offset` bytes."""
+    def crop(self, image: Buffer, window: Buffer, box: RingBox, *, offset: int, stream: Any) -> None:
+        """Copy a box of the ring buffer of the image into the window buffer at `offset` bytes."""
         self._launch(
             "crop", box.voxels, [_address(image), _address(window, offset), *box.arguments()], stream
         )
@@ -177,7 +178,7 @@ class Kernels:
     def accumulate(
         self,
         logits: Buffer,
-        box: Box,
+        box: RingBox,
         *,
         offset: int,
         weights: Buffer,
@@ -185,12 +186,25 @@ class Kernels:
         count: int,
         total: Buffer,
         norm: Buffer,
-        bad: Buffer,
+        not_finite: Buffer,
         stream: Any,
     ) -> None:
-        """Add one window's weighted logits, which begin at `offset` bytes, to `box` of the sums."""
+        """Add the weighted logits of one window to a box of the sums.
+
+        Args:
+            logits: Output of the network, (C, X, Y, Z) float32 from `offset` on.
+            box: The box of the window in the sums.
+            offset: Offset of the logits in bytes.
+            weights: (X, Y, Z) float32 blending weights of a window.
+            channels: Graph channel of each blended channel, int32.
+            count: Number of blended channels.
+            total: Sums of weighted logits, `count` ring buffers.
+            norm: Sums of weights.
+            not_finite: int32 flag, set to 1 if a logit is not finite.
+            stream: Stream in which the kernel is queued.
+        """
         pointers = [
-            _address(logits, offset), *(_address(b) for b in (weights, channels, total, norm, bad))
+            _address(logits, offset), *(_address(b) for b in (weights, channels, total, norm, not_finite))
         ]  # fmt: skip
         self._launch("accumulate", box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
@@ -200,84 +214,96 @@ class Kernels:
         norm: Buffer,
         values: Buffer,
         labels: Buffer,
-        box: Box,
+        box: RingBox,
         *,
         wide: bool,
         count: int,
         stream: Any,
     ) -> None:
-        """Turn `box` of the sums into labels (uint16 when `wide`, else uint8) and clear it."""
+        """Convert a box of the sums to labels, and clear the box.
+
+        Args:
+            total: Sums of weighted logits, `count` ring buffers.
+            norm: Sums of weights.
+            values: Label value of each channel, int32.
+            labels: (X, Y, Z) output of the box: uint16 if `wide`, else uint8.
+            box: The box of the sums.
+            wide: Write uint16 labels; otherwise uint8.
+            count: Number of channels.
+            stream: Stream in which the kernel is queued.
+        """
         pointers = [_address(b) for b in (total, norm, values, labels)]
         name = "finish_labels16" if wide else "finish_labels8"
         self._launch(name, box.voxels, [*pointers, *box.arguments(), _one(count, np.int32)], stream)
 
     def finish_logits(
-        self, total: Buffer, norm: Buffer, logits: Buffer, box: Box, target: Box, *, count: int, stream: Any
-    ) -> None:
-        """Divide `box` of the sums by the weights and clear both.
+        self, total: Buffer, norm: Buffer, logits: Buffer, box: RingBox, target: RingBox, *, count: int,
+        stream: Any,
+    ) -> None:  # fmt: skip
+        """Divide a box of the sums by the sums of weights, and clear both.
 
         Args:
-            total: The sums.
-            norm: The weights.
-            logits: Where logits go, `count` rings; may be `total`: sums become logits where they are.
-            box: Part of the sums.
-            target: The same part of `logits`.
-            count: Channels.
-            stream: Where it is queued.
+            total: Sums of weighted logits, `count` ring buffers.
+            norm: Sums of weights.
+            logits: Output, `count` ring buffers; may be `total`, to convert sums to logits in place.
+            box: The box of the sums.
+            target: The box of `logits`, of the same shape.
+            count: Number of channels.
+            stream: Stream in which the kernel is queued.
         """
         pointers = [_address(b) for b in (total, norm, logits)]
         where = [*box.arguments(), *target.arguments()[:2]]
         self._launch("finish_logits", box.voxels, [*pointers, *where, _one(count, np.int32)], stream)
 
-    def restore_axes(
-        self, logits: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
+    def resample_separable(
+        self, logits: Buffer, labels: Buffer, part: RingBox, *, tables: Sequence[Buffer], ring: Shape3,
         order: Sequence[int], wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
-        """Label part of a file's grid that shares its directions with the network's.
+        """Label a part of a file grid that has the directions of the network grid.
 
         Args:
-            logits: `count` rings of finished logits.
-            labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
-            part: Which part of the file's grid.
-            tables: Offset of the lower and upper logit (int64) and distance from the lower (float32) of each
-                voxel along x, then y, then z; label value of each channel (int32).
-            ring: Shape of a ring of logits.
+            logits: Finished logits, `count` ring buffers.
+            labels: (X, Y, Z) output of the part: uint16 if `wide`, else uint8.
+            part: Part of the file grid.
+            tables: Offsets of the lower and of the upper neighbour (int64) and weight of the upper neighbour
+                (float32) of each file index along x, then y, then z; label value of each channel (int32).
+            ring: Shape of a ring buffer of logits.
             order: Axes in the order in which they are interpolated.
-            wide: Labels above 255.
-            count: Channels.
-            stream: Where it is queued.
+            wide: Write uint16 labels; otherwise uint8.
+            count: Number of channels.
+            stream: Stream in which the kernel is queued.
         """
-        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, order)]
+        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.ring, order)]
         pointers = [_address(b) for b in (logits, *tables, labels)]
         numbers = [_one(n, np.int32) for n in (count, wide)]
-        self._launch("restore_axes", part.voxels, [*pointers, *shapes, *numbers], stream)
+        self._launch("resample_separable", part.voxels, [*pointers, *shapes, *numbers], stream)
 
-    def restore_sheared(
-        self, logits: Buffer, labels: Buffer, part: Box, *, tables: Sequence[Buffer], ring: Shape3,
-        grid: Shape3, pad: Shape3, axis: int, first: int, rows: int, wide: bool, count: int, stream: Any,
+    def resample_sheared(
+        self, logits: Buffer, labels: Buffer, part: RingBox, *, tables: Sequence[Buffer], ring: Shape3,
+        grid: Shape3, pad: Shape3, axis: int, first: int, planes: int, wide: bool, count: int, stream: Any,
     ) -> None:  # fmt: skip
-        """Label part of a file's grid of other directions: voxels whose upper neighbour is one of some rows.
+        """Label the voxels of a part of any file grid whose upper neighbour lies in given network planes.
 
         Args:
-            logits: `count` rings of finished logits.
-            labels: (X, Y, Z) of the part, uint16 when `wide`, else uint8.
-            part: Which part of the file's grid.
-            tables: Places along x, then y, then z of the file's grid, whose edges are -1 and 1 (float64); the
-                way from there to the network's, (3, 4) float64; label value of each channel (int32).
-            ring: Shape of a ring of logits.
-            grid: Shape of the network's grid.
-            pad: Voxels of padding before it.
+            logits: Finished logits, `count` ring buffers.
+            labels: (X, Y, Z) output of the part: uint16 if `wide`, else uint8.
+            part: Part of the file grid.
+            tables: Normalised coordinates of the file grid along x, then y, then z (float64); (3, 4) map to
+                those of the network grid (float64); label value of each channel (int32).
+            ring: Shape of a ring buffer of logits.
+            grid: Shape of the network grid.
+            pad: Voxels of padding before the network grid.
             axis: Slab axis.
-            first: First of the rows, on the padded grid.
-            rows: How many there are.
-            wide: Labels above 255.
-            count: Channels.
-            stream: Where it is queued.
+            first: First network plane, on the padded grid.
+            planes: Number of network planes.
+            wide: Write uint16 labels; otherwise uint8.
+            count: Number of channels.
+            stream: Stream in which the kernel is queued.
         """
-        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.buffer, grid, pad)]
+        shapes = [_shape(s) for s in (ring, part.start, part.shape, part.ring, grid, pad)]
         pointers = [_address(b) for b in (logits, *tables, labels)]
-        numbers = [_one(n, np.int32) for n in (axis, first, rows, count, wide)]
-        self._launch("restore_sheared", part.voxels, [*pointers, *shapes, *numbers], stream)
+        numbers = [_one(n, np.int32) for n in (axis, first, planes, count, wide)]
+        self._launch("resample_sheared", part.voxels, [*pointers, *shapes, *numbers], stream)
 
     def _launch(self, name: str, threads: int, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
         self._device.launch(self._functions[name], threads, arguments, stream)

@@ -1,4 +1,4 @@
-"""`Labeller` on a GPU: the image goes there slab by slab, and labels come back."""
+"""Label an image on a GPU: upload the image slab by slab, and download labels."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.accumulator import Tile
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
-from gcis_runtime.sliding.cuda.finish import FileFinish, Finish, GridFinish, Slab
 from gcis_runtime.sliding.cuda.kernels import Kernels, cached_kernels
-from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.output import NativeGridOutput, NetworkGridOutput, OutputBlock, SlabOutput
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import LabelTask
-from gcis_runtime.sliding.native_grid import Restorer
-from gcis_runtime.sliding.plan import WindowPlan, read_planes
+from gcis_runtime.sliding.native_grid import NativeGridMapper
+from gcis_runtime.sliding.plan import read_planes
+from gcis_runtime.sliding.schedule import Schedule, make_schedule
 from gcis_runtime.system.private_cache import open_cache
 from gcis_runtime.system.stage_clock import StageClock
 
 
-def choose_finish(
-    plan: WindowPlan, transform: GridTransform, *, values: tuple[int, ...], smooth: bool, logits: bool
-) -> Finish:
-    """Return what becomes of finished sums on the GPU.
+def choose_output(
+    schedule: Schedule, transform: GridTransform, *, values: tuple[int, ...], smooth: bool, logits: bool
+) -> SlabOutput:
+    """Return the conversion of finished sums on the GPU.
 
     Args:
-        plan: Window positions.
-        transform: The way to the file's grid.
+        schedule: The schedule of the windows.
+        transform: Transform between the file grid and the network grid.
         values: Label value of each channel.
-        smooth: Interpolate logits at the file's voxels.
-        logits: Masks or probabilities are wanted, which the host makes of logits.
+        smooth: Interpolate logits at the voxels of the file.
+        logits: Return logits, from which the host computes masks or probabilities.
     """
-    groups = group_windows(plan)
     if smooth and not logits and transform.to_file is not None:
-        return FileFinish(plan, groups, grid=transform.to_file, values=values)
-    return GridFinish(plan, groups, values=values, logits=logits)
+        return NativeGridOutput(schedule, grid=transform.to_file, values=values)
+    return NetworkGridOutput(schedule, values=values, logits=logits)
 
 
 class GpuLabeller:
-    """Blends and restores on the session's GPU; see `Labeller`.
+    """Blend and label on the GPU of the session; see `Labeller`.
 
-    Only labels come back: on the file's grid where boundaries are smooth, else on the network's, of which
-    the host takes the nearest. Masks and probabilities need the logits on the host.
-    The time that the CPU waits for the GPU counts as `network`: blending and restoring run there among the
-    windows.
+    Only labels are downloaded: labels on the native grid for smooth boundaries, otherwise labels on the
+    network grid, from which the host takes the nearest. Masks and probabilities require the logits on the
+    host. The time that the CPU waits for the GPU counts as `network`, because blending and native-grid labels
+    run on the GPU between windows.
 
     Args:
         session: The network on a GPU.
-        kernels: Our kernels on that GPU; None compiles them, or takes them from this user's cache.
+        kernels: The compiled kernels on that GPU; None compiles them or loads them from the user's cache.
 
     Attributes:
-        least_free: Device memory that was free when the last volume had taken all it needed; None before.
+        least_free: Bytes of device memory that were free while the last volume held all its memory; None
+            before the first volume.
 
     Raises:
         EngineError: The kernels cannot be compiled.
@@ -73,55 +73,59 @@ class GpuLabeller:
         """See `Labeller.label`."""
         count, plan = WindowCount(), task.plan
 
-        def rows(first: int, out: NDArray[np.float32]) -> None:
+        def planes(first: int, out: NDArray[np.float32]) -> None:
             with clock.stage("preprocess"):
                 read_planes(task.image.box, plan, first, out, padding_value=task.padding_value)
 
-        finish = choose_finish(
-            plan,
+        schedule = make_schedule(plan)
+        output = choose_output(
+            schedule,
             task.image.transform,
             values=task.values,
             smooth=task.restore == "smooth",
             logits=sink.wants_logits,
         )
-        take = _taker(finish, task, sink)
+        take = _consumer(output, task, sink)
         blender = GpuBlender(
-            self._session, self._kernels, plan, task.weights, channels=task.channels, finish=finish
+            self._session, self._kernels, schedule, task.weights, channels=task.channels, output=output
         )
         try:
             with clock.stage("network"):
-                for slab in blender.slabs(rows, count=count, done=task.done):
+                for block in blender.blocks(planes, count=count, done=task.done):
                     with clock.stage("restore"):
-                        take(slab)
+                        take(block)
             self.least_free = self._session.gpu.free_memory()
         finally:
             blender.close()
         return count
 
 
-def _taker(finish: Finish, task: LabelTask, sink: LabelSink) -> Callable[[Slab], None]:
-    """Return what the host does with a slab."""
+def _consumer(output: SlabOutput, task: LabelTask, sink: LabelSink) -> Callable[[OutputBlock], None]:
+    """Return the function that processes output on the host."""
 
-    def file_labels(slab: Slab) -> None:
-        found = positive_box(slab.data)
+    def put_labels(block: OutputBlock) -> None:
+        found = positive_box(block.data)
         if found is not None:
             x, y, z = (
-                slice(s.start + p.start, s.start + p.stop) for s, p in zip(slab.box, found, strict=True)
+                slice(b.start + p.start, b.start + p.stop) for b, p in zip(block.box, found, strict=True)
             )
-            sink.put((x, y, z), slab.data[found])
+            sink.put((x, y, z), block.data[found])
 
-    if isinstance(finish, FileFinish):
-        return file_labels
-    smooth = task.restore == "smooth"
-    restorer = Restorer(
-        plan=task.plan, transform=task.image.transform, values=task.values, smooth=smooth, sink=sink
+    if isinstance(output, NativeGridOutput):
+        return put_labels
+    mapper = NativeGridMapper(
+        plan=task.plan,
+        transform=task.image.transform,
+        values=task.values,
+        smooth=task.restore == "smooth",
+        sink=sink,
     )
 
-    def grid_values(slab: Slab) -> None:
-        x, y, z = (part.start for part in slab.box)
+    def map_values(block: OutputBlock) -> None:
+        x, y, z = (part.start for part in block.box)
         if sink.wants_logits:
-            restorer.add(Tile(start=(x, y, z), logits=slab.data))
+            mapper.add(Tile(start=(x, y, z), logits=block.data))
         else:
-            restorer.add_labels((x, y, z), slab.data)
+            mapper.add_labels((x, y, z), block.data)
 
-    return grid_values
+    return map_values

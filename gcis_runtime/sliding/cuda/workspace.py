@@ -1,114 +1,142 @@
-"""Memory, streams and events of one volume's blending on a GPU."""
+"""Allocate the memory, streams and events for blending one volume on a GPU, and forecast their bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.engines.gpu.device import Buffer, Device, Pinned
-from gcis_runtime.sliding.cuda.slabs import Group, with_axis
-from gcis_runtime.sliding.plan import WindowPlan
+from gcis_runtime.grids.box import with_length
+from gcis_runtime.sliding.blend import kept_outputs
+from gcis_runtime.sliding.schedule import Schedule
+from gcis_runtime.spec import FLOAT32_BYTES
 
-_FLOAT = 4
+_INT32_BYTES = 4
+_START_BYTES = 12
+"""Start of a window: x, y, z as int32."""
+_RANGE_BYTES = 8
+"""Value range of a window: smallest and largest bit pattern as uint32."""
 
 
-def workspace_bytes(
-    plan: WindowPlan, groups: Sequence[Group], *, count: int, kept: int, piece_bytes: int
-) -> tuple[int, int]:
-    """Return the bytes that a `Workspace` takes on the device and, page-locked, on the host.
+class OutputSizes(Protocol):
+    """Sizes of a `SlabOutput` that determine the memory of a workspace.
 
-    Answers of constant windows that are kept, and buffers of a few bytes, are not counted.
+    Attributes:
+        count: Number of blended channels.
+        kept_planes: Finished planes that stay in the sums until the next slab.
+        chunk_bytes: Bytes of the largest chunk.
+        table_bytes: Bytes of the tables on the device.
+    """
+
+    count: int
+    kept_planes: int
+    chunk_bytes: int
+    table_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceBytes:
+    """Memory for blending a volume.
+
+    Attributes:
+        device: Bytes on the device.
+        pinned: Bytes of page-locked memory on the host.
+    """
+
+    device: int
+    pinned: int
+
+
+def workspace_bytes(schedule: Schedule, output: OutputSizes, *, output_bytes: int) -> WorkspaceBytes:
+    """Return the memory that a `GpuBlender` allocates at most.
+
+    Outputs of constant windows are counted as if every window were constant with a value of its own; all else
+    is exact, except that no buffer is smaller than one byte.
 
     Args:
-        plan: Window positions.
-        groups: The plan's windows by first row.
-        count: Channels that are blended.
-        kept: Finished rows that stay among the sums.
-        piece_bytes: Size of the largest piece that comes back.
+        schedule: The schedule of the windows.
+        output: The conversion of finished sums.
+        output_bytes: Bytes of the output of the network for one window, all channels of the graph.
     """
-    depth = plan.patch_size[plan.axis]
-    later = max((group.new_rows for group in groups[1:]), default=0)
-    windows = max((len(group.starts) for group in groups), default=0)
-    plane = int(np.prod(with_axis(plan.padded, plan.axis, 1), dtype=np.int64))
-    rows = (depth + later) + depth + (depth + kept) * (count + 1)  # image, arrived, sums and weights
-    return (
-        plane * rows * _FLOAT + 2 * piece_bytes + windows * 20,
-        plane * (depth + max(later, 1)) * _FLOAT + 2 * piece_bytes + windows * 40,
-    )
+    plan, windows = schedule.plan, schedule.slab_windows
+    depth, later = plan.patch_size[plan.axis], schedule.later_planes
+    plane = math.prod(with_length(plan.padded, plan.axis, 1))
+    image = plane * depth + math.prod(schedule.plane_ring_shape(later))
+    sums = (output.count + 1) * math.prod(schedule.plane_ring_shape(output.kept_planes))
+    weights = math.prod(plan.patch_size)
+    kept = min(kept_outputs(output_bytes), len(plan.starts))
+    device = FLOAT32_BYTES * (image + sums + weights)
+    device += 2 * output.chunk_bytes + windows * (_START_BYTES + _RANGE_BYTES) + kept * output_bytes
+    device += _INT32_BYTES * (1 + output.count) + output.table_bytes  # flag, channels
+    pinned = FLOAT32_BYTES * plane * (depth + max(later, 1))
+    pinned += 2 * (output.chunk_bytes + windows * (_START_BYTES + _RANGE_BYTES) + _INT32_BYTES)
+    return WorkspaceBytes(device=device, pinned=pinned)
 
 
 class Workspace:
-    """What `GpuBlender` works in; one slab deep, whatever the volume's length.
+    """Memory, streams and events of a `GpuBlender`; their size does not depend on the length of the volume.
 
-    Pairs are used in turn by even and odd groups, those of pieces by even and odd pieces.
+    Pairs of buffers and events are used alternately: by even and odd slabs, or by even and odd chunks of
+    output.
 
     Args:
         device: The GPU.
-        plan: Window positions.
-        groups: The plan's windows by first row.
-        count: Channels that are blended.
-        kept: Finished rows that stay among the sums.
-        piece_bytes: Size of the largest piece that comes back.
+        schedule: The schedule of the windows.
+        output: The conversion of finished sums.
 
     Attributes:
-        ring: Shape of the image's ring: a window and the rows that arrive meanwhile along the slab axis.
-        sums: Shape of the sums' ring: one window and what is kept along the slab axis.
-        image: The image, float32.
-        arrived: Rows on their way into `image`.
-        places: Where the next group's windows begin in `image`, (windows, 3) int32.
-        extents: Smallest and largest value of each of them.
-        total: (count, sums) float32.
-        norm: Sum of weights.
-        bad: int32, 1 when a logit was not finite.
-        finished: Pair of finished pieces.
-        staged: Pair of rows on the host.
-        starts: Pair, host side of `places`.
-        found: Pair, host side of `extents`.
-        answers: Pair, host side of `finished`.
-        flags: Pair, host side of `bad`.
-        copy: The stream that copies.
-        rows: Pair of events: a group's rows and extents are there.
-        ready: Pair of events: a piece is finished.
-        back: Pair of events: a piece is on the host.
+        image_ring: Shape of the ring buffer of the image: one window and the planes uploaded meanwhile.
+        sum_ring: Shape of the ring buffer of the sums: one window and the finished planes that are kept.
+        image: Ring buffer of the image, float32.
+        uploaded: Planes of the image before they are copied into the ring buffer, float32.
+        starts: (windows, 3) int32 starts of the windows of the next slab in the image ring buffer.
+        ranges: (2, windows) uint32 smallest and largest bit pattern of these windows.
+        total: (count, *sum_ring) float32 sums of weighted logits.
+        norm: Ring buffer of the sums of weights, float32.
+        not_finite: int32, 1 after a logit was not finite.
+        chunks: Pair of output chunks.
+        staged: Pair of host buffers for planes of the image.
+        host_starts: Pair of host buffers for `starts`.
+        host_ranges: Pair of host buffers for `ranges`.
+        host_chunks: Pair of host buffers for `chunks`.
+        host_flags: Pair of host buffers for `not_finite`.
+        copy: Stream for copies.
+        loaded: Pair of events: planes and value ranges of a slab are available.
+        computed: Pair of events: a chunk is computed.
+        downloaded: Pair of events: a chunk is on the host.
+
+    Raises:
+        DeviceMemoryError: The device has not enough memory.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        plan: WindowPlan,
-        groups: Sequence[Group],
-        *,
-        count: int,
-        kept: int,
-        piece_bytes: int,
-    ) -> None:
-        axis, depth = plan.axis, plan.patch_size[plan.axis]
+    def __init__(self, device: Device, schedule: Schedule, output: OutputSizes) -> None:
+        plan = schedule.plan
+        depth, later, windows = plan.patch_size[plan.axis], schedule.later_planes, schedule.slab_windows
         self._device = device
         self._made: list[Any] = []
-        later = max((group.new_rows for group in groups[1:]), default=0)
-        windows = max((len(group.starts) for group in groups), default=0)
-        self.ring = with_axis(plan.padded, axis, depth + later)
-        self.sums = with_axis(plan.padded, axis, depth + kept)
-        plane = int(np.prod(with_axis(plan.padded, axis, 1), dtype=np.int64))
+        self.image_ring = schedule.plane_ring_shape(later)
+        self.sum_ring = schedule.plane_ring_shape(output.kept_planes)
+        plane_bytes = FLOAT32_BYTES * math.prod(with_length(plan.padded, plan.axis, 1))
+        ring_bytes = FLOAT32_BYTES * math.prod(self.sum_ring)
         try:
-            self.image = self.allocate(plane * (depth + later) * _FLOAT)
-            self.arrived = self.allocate(plane * depth * _FLOAT)
-            self.places = self.allocate(windows * 12)
-            self.extents = self.allocate(windows * 8)
-            self.total = self.allocate(plane * (depth + kept) * count * _FLOAT)
-            self.norm = self.allocate(plane * (depth + kept) * _FLOAT)
-            self.bad = self.allocate(_FLOAT)
-            self.finished = [self.allocate(piece_bytes) for _ in range(2)]
-            self.staged = [self._pin(plane * rows * _FLOAT) for rows in (depth, max(later, 1))]
-            self.starts = [self._pin(windows * 12) for _ in range(2)]
-            self.found = [self._pin(windows * 8) for _ in range(2)]
-            self.answers = [self._pin(piece_bytes) for _ in range(2)]
-            self.flags = [self._pin(_FLOAT) for _ in range(2)]
+            self.image = self.allocate(FLOAT32_BYTES * math.prod(self.image_ring))
+            self.uploaded = self.allocate(plane_bytes * depth)
+            self.starts = self.allocate(windows * _START_BYTES)
+            self.ranges = self.allocate(windows * _RANGE_BYTES)
+            self.total = self.allocate(ring_bytes * output.count)
+            self.norm = self.allocate(ring_bytes)
+            self.not_finite = self.allocate(_INT32_BYTES)
+            self.chunks = [self.allocate(output.chunk_bytes) for _ in range(2)]
+            self.staged = [self._pin(plane_bytes * planes) for planes in (depth, max(later, 1))]
+            self.host_starts = [self._pin(windows * _START_BYTES) for _ in range(2)]
+            self.host_ranges = [self._pin(windows * _RANGE_BYTES) for _ in range(2)]
+            self.host_chunks = [self._pin(output.chunk_bytes) for _ in range(2)]
+            self.host_flags = [self._pin(_INT32_BYTES) for _ in range(2)]
             self.copy = self._keep(device.stream())
-            self.rows, self.ready, self.back = (
+            self.loaded, self.computed, self.downloaded = (
                 [self._keep(device.event()) for _ in range(2)] for _ in range(3)
             )
         except BaseException:
@@ -122,7 +150,7 @@ class Workspace:
         return buffer
 
     def send(self, array: NDArray[Any]) -> Buffer:
-        """Copy a small array to the device and wait for it."""
+        """Copy a small array to the device, and wait for the copy."""
         buffer = self.allocate(array.nbytes)
         self._device.upload(buffer, array.ctypes.data, array.nbytes, self.copy)
         self._device.finish(self.copy)

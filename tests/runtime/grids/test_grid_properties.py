@@ -44,7 +44,7 @@ STORED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A file to make: its grid, what each step along an axis adds in HU, and how its header says it."""
+    """File to write: its grid, the HU gradient per axis, and the header fields that store the affine."""
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4): rotation, permutation and flips; no shear, which has tests of its own against MONAI."""
+        """(4, 4) with rotation, permutation and flips, without shear (tested against MONAI elsewhere)."""
         axes = np.eye(3)[:, list(self.order)] * np.array(self.flips)
         affine = np.eye(4)
         rotation = Rotation.from_euler("xyz", self.angles, degrees=True).as_matrix()
@@ -71,13 +71,13 @@ class Case:
         return affine
 
     def hu(self, index: np.ndarray) -> np.ndarray:
-        """HU at voxel indices (3, ...) of the file: linear, 0 somewhere inside."""
+        """Return the HU at voxel indices (3, ...) of the file: linear, with 0 inside the grid."""
         middle = np.array(self.centre) * (np.array(self.shape) - 1)
         return np.tensordot(np.array(self.slopes), index, 1) - float(np.dot(self.slopes, middle))
 
     @property
     def rounding(self) -> float:
-        """Most by which a stored voxel differs from `hu`."""
+        """Largest difference of a stored voxel from `hu`."""
         dtype, slope, _ = STORED[self.stored]
         return slope / 2 if np.dtype(dtype).kind == "i" else 0.01
 
@@ -163,7 +163,7 @@ def check_grid(case: Case, before: nib.Nifti1Image, after: nib.Nifti1Image) -> N
 def check_labels(
     case: Case, affine: np.ndarray, spec: PreprocessSpec, labels: np.ndarray, restore: str
 ) -> None:
-    """Compare with the image's own HU; what may differ is said in HU, 20 to 60 of which are a voxel."""
+    """Compare with the HU of the image; tolerances are in HU, and a voxel is 20 to 60 HU."""
     index = np.indices(case.shape).reshape(3, -1).astype(np.float64)
     hu = case.hu(index)
     transform = plan_grid(case.shape, affine, spec)
@@ -185,12 +185,12 @@ def check_labels(
 
 
 def beyond(position: np.ndarray, low: float, high: float) -> np.ndarray:
-    """How far positions lie outside an interval: beyond a grid's last voxel, its value is repeated."""
+    """Return the distance of positions from an interval: border values are repeated beyond the grid."""
     return np.maximum(0, np.maximum(low - position, position - high))
 
 
 def check_border(outside: float, first: float, *, step_ratio: float) -> None:
-    """The network's grid ends within half a voxel of the image's, in the coarser of the two.
+    """The network grid ends within half a voxel (of the coarser grid) of the end of the image.
 
     It starts at the image's first voxel, and rounding its size moves the other end by up to half a voxel.
     Where float32 in an oblique header hides which voxel is first, MONAI centres it instead (`shape / 2`):
@@ -200,7 +200,7 @@ def check_border(outside: float, first: float, *, step_ratio: float) -> None:
 
 
 def check_network_grid(case: Case, volume, spec: PreprocessSpec) -> None:
-    """The network sees the patient in the orientation and spacing that it was trained with."""
+    """The network input has the orientation and spacing of training."""
     image = preprocess(volume, spec)
     transform = image.transform
     if spec.orientation is not None:

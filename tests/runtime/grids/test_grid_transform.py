@@ -1,4 +1,4 @@
-"""Orientation, spacing and their undo agree with MONAI on every kind of grid, voxel for voxel."""
+"""Test that orientation, spacing and their inverse agree with MONAI voxel by voxel on every kind of grid."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_forward_and_undo_agree_with_monai(case, shape):
     data["label"][0] = torch.from_numpy(labels).float()
     undo = Invertd("label", transform, orig_keys="image", nearest_interp=True, to_tensor=True)
     expected = undo(data)["label"][0].numpy()
-    restored = ours.transform.restore(labels)
+    restored = ours.transform.invert(labels)
     assert restored.shape == shape
     assert restored.dtype == np.uint8
     assert np.mean(restored != expected) <= 1e-4
@@ -113,7 +113,7 @@ def test_a_point_keeps_its_place_in_the_patient():
 def test_restoring_an_identity_grid_changes_nothing():
     transform = plan_grid((5, 6, 7), np.eye(4), PreprocessSpec(orientation="RAS", spacing=(1, 1, 1)))
     labels = np.random.default_rng(2).integers(0, 9, (5, 6, 7)).astype(np.uint8)
-    np.testing.assert_array_equal(transform.restore(labels), labels)
+    np.testing.assert_array_equal(transform.invert(labels), labels)
     assert transform.to_network is None
 
 

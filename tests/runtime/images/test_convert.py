@@ -145,7 +145,10 @@ def test_an_array_with_four_axes_and_one_volume_is_that_volume(array):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"roi": ((0, 1), (0, 1), (0, 1))}, "the region is no text; received tuple; expected x0:x1"),
+        (
+            {"roi": ((0, 1), (0, 1), (0, 1))},
+            "the region of interest is not a string; received tuple; expected x0:x1",
+        ),
         ({"roi": Path("mask.nii.gz")}, "mask.nii.gz does not exist"),
         ({"coarse": "2"}, "not a factor of a coarse pass; received '2'; expected more than 1"),
         ({"coarse": float("nan")}, "not a factor of a coarse pass; received nan"),

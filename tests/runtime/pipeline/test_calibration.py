@@ -16,8 +16,8 @@ KEY = {"graph": "0" * 64, "engine": "onnx 1"}
 
 def test_runs_are_averaged_and_the_most_memory_counts():
     assert calibration.find(KEY) is None
-    calibration.keep(KEY, RUN)
-    calibration.keep(KEY, msgspec.structs.replace(RUN, window_seconds=4.0, run_bytes=50))
+    calibration.record(KEY, RUN)
+    calibration.record(KEY, msgspec.structs.replace(RUN, window_seconds=4.0, run_bytes=50))
     found = calibration.find(KEY)
     assert (found.runs, found.window_seconds, found.run_bytes) == (2, 3.0, 100)
     assert calibration.find(KEY | {"engine": "onnx 2"}) is None
@@ -25,16 +25,16 @@ def test_runs_are_averaged_and_the_most_memory_counts():
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 1}', bytes(100)])
 def test_a_damaged_calibration_is_none(content):
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     (file,) = calibration._file(KEY).parent.iterdir()
     file.write_bytes(content)
     assert calibration.find(KEY) is None
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     assert calibration.find(KEY).runs == 1
 
 
 def test_a_calibration_of_something_else_under_the_same_name_is_none():
-    calibration.keep(KEY, RUN)
+    calibration.record(KEY, RUN)
     file = calibration._file(KEY)
     other = msgspec.structs.replace(calibration.find(KEY), key={"graph": "1"})
     file.write_bytes(msgspec.json.encode(other))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcis_runtime.pipeline.footprint import Wanted, host_footprint
+from gcis_runtime.pipeline.footprint import RequestedOutputs, host_footprint
 from tests.support.forecasting import engine_and_sizes
 
 
@@ -12,10 +12,10 @@ def test_more_of_anything_needs_more():
     def total(wanted, shape=sizes.shape):
         return host_footprint(way.plan, sizes.transform, shape, wanted, graph_channels=2).total
 
-    least = total(Wanted(values=(1,), smooth=False))
+    least = total(RequestedOutputs(values=(1,), smooth=False))
     for more in (
-        Wanted(values=(1, 2), smooth=False), Wanted(values=(300,), smooth=False),
-        Wanted(values=(1,), smooth=True), Wanted(values=(1,), smooth=False, masks=True),
-        Wanted(values=(1,), smooth=False, probabilities=True),
+        RequestedOutputs(values=(1, 2), smooth=False), RequestedOutputs(values=(300,), smooth=False),
+        RequestedOutputs(values=(1,), smooth=True), RequestedOutputs(values=(1,), smooth=False, masks=True),
+        RequestedOutputs(values=(1,), smooth=False, probabilities=True),
     ):  # fmt: skip
         assert total(more) > least

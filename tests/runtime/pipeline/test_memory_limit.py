@@ -23,7 +23,7 @@ FACTOR = 3.0
 
 
 def run_alone(*arguments):
-    """Run the command in a process of its own: memory that other tests left is none of its."""
+    """Run the command in a separate process, whose memory does not include that of other tests."""
     command = [sys.executable, "-m", "gcis_runtime.cli.run", *map(str, arguments), "--engine", "onnx"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -36,7 +36,7 @@ def report_of(*arguments):
 
 @pytest.fixture
 def middling(tmp_path):
-    """A CT of 200 x 200 x 120 voxels."""
+    """Write a CT of 200 x 200 x 120 voxels."""
     import nibabel as nib
 
     array = np.kron(smooth_ct((50, 50, 30)), np.ones((4, 4, 4), np.int16)).astype(np.int16)
@@ -45,7 +45,7 @@ def middling(tmp_path):
 
 
 def test_memory_stays_below_its_forecast_and_under_its_limit(make_bundle, middling, tmp_path):
-    """The law of forecasts, on a network of its own grid and on a coarser one; then the limit, for real."""
+    """Peak memory stays below the forecast, on the file grid and on a coarser one, and below a limit."""
     arguments = middling, "--bundle", make_bundle(), "-o", tmp_path / "out.nii.gz"
     first = report_of(*arguments)
     forecast = first["forecast"]
@@ -118,7 +118,7 @@ def test_one_image_too_large_fails_alone(make_bundle, tmp_path, monkeypatch):
 
 
 def test_a_step_is_taken_for_real(monkeypatch):
-    """What the forecast chose is what runs: labels of the nearest voxel, as if they had been asked for."""
+    """The choices of the forecast are applied: labels equal those of a request for nearest voxels."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     volume = Volume(array=smooth_ct((90, 40, 70)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))

@@ -13,8 +13,8 @@ from gcis_runtime import Volume
 from gcis_runtime.errors import OutputError
 from gcis_runtime.pipeline import footprint
 from gcis_runtime.pipeline import forecast as forecast_module
-from gcis_runtime.pipeline.forecast import choose_way
-from gcis_runtime.sliding import carry_over as waiting
+from gcis_runtime.pipeline.forecast import choose_execution
+from gcis_runtime.sliding import carry_over
 from tests.support.bundles_and_images import smooth_ct
 from tests.support.fake_session import threshold_segmenter
 from tests.support.forecasting import engine_and_sizes
@@ -24,16 +24,16 @@ pytestmark = pytest.mark.usefixtures("own_home")
 
 @pytest.fixture
 def small_disk(monkeypatch):
-    """Small pieces, so that these tests' small sums are worth a file; a disk wherever the tests run."""
+    """Use a small staging buffer, so that a file saves memory for small sums, and simulate a disk."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
-    monkeypatch.setattr(waiting, "_file_system", lambda _: "ext4")
-    monkeypatch.setattr(waiting, "STAGED_BYTES", 1 << 18)
+    monkeypatch.setattr(carry_over, "_file_system", lambda _: "ext4")
+    monkeypatch.setattr(carry_over, "STAGED_BYTES", 1 << 18)
     monkeypatch.setattr(footprint, "STAGED_BYTES", 1 << 18)
 
 
 @pytest.mark.usefixtures("small_disk")
 def test_sums_wait_in_a_file_before_anything_is_given_up(monkeypatch, tmp_path):
-    """Labels stay the same bit for bit, the file has no name, and it is gone afterwards."""
+    """Labels stay the same bit for bit; the file has no name and is deleted afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = tempfile.TemporaryFile
@@ -55,15 +55,15 @@ def test_sums_wait_in_a_file_before_anything_is_given_up(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("small_disk")
 def test_large_sums_wait_in_a_file_by_themselves(monkeypatch):
     engine, sizes, way = engine_and_sizes()
-    assert not choose_way(engine, sizes, way, allowed=None)[0].on_disk
+    assert not choose_execution(engine, sizes, way, allowed=None)[0].on_disk
     monkeypatch.setattr(forecast_module, "_IN_MEMORY", 1 << 16)
-    chosen, forecast = choose_way(engine, sizes, way, allowed=None)
+    chosen, forecast = choose_execution(engine, sizes, way, allowed=None)
     assert chosen == replace(way, on_disk=True) and forecast.steps == ()
     assert forecast.file_bytes > 1 << 16 and " in a temporary file" in forecast.text
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
-    assert choose_way(engine, sizes, way, allowed=None)[0] == way
+    assert choose_execution(engine, sizes, way, allowed=None)[0] == way
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: None)
-    assert choose_way(engine, sizes, way, allowed=1 << 40)[0] == way
+    assert choose_execution(engine, sizes, way, allowed=1 << 40)[0] == way
 
 
 @pytest.mark.usefixtures("small_disk")

@@ -1,4 +1,4 @@
-"""Parts of a volume: inside, labels are those of the whole run bit for bit; outside, background."""
+"""Test regions: labels inside equal those of the whole volume bit for bit; outside is background."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.fake_session import ThresholdSession, threshold_bundle
 
 
 class WindowSession(ThresholdSession):
-    """Answers depend on the window as a whole, so that a window that is left out is seen in the mean."""
+    """Session whose output depends on the whole window, so that a missing window changes labels."""
 
     def run(self, window):
         shift = np.float32((float(window.mean()) * 7919.0 % 1.0) * 400.0 - 200.0)
@@ -40,7 +40,7 @@ def segmenter(**preprocess):
 
 
 def affine_of(order, flips, angle, spacing):
-    """A grid of permuted, flipped, turned axes."""
+    """Return an affine with permuted, flipped and rotated axes."""
     turned = Rotation.from_euler("xyz", [angle, -angle, angle], degrees=True).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = turned[:, list(order)] * np.where(flips, -1, 1) * np.array(spacing)
@@ -112,7 +112,7 @@ LONG = Volume(array=smooth_ct((60, 60, 300), seed=2), affine=np.diag([-2.0, -2.0
 
 
 def test_only_windows_that_touch_are_run_and_each_of_them_matters(monkeypatch):
-    """The law sees a window that is missing: were one of those that touch left out, labels would change."""
+    """Labels change if a contributing window is missing: the test detects it."""
     ours = segmenter()
     whole = ours.segment(LONG)
     part = ours.segment(LONG, roi=":,:,150:170")
@@ -164,7 +164,7 @@ def test_ranges_are_voxels_of_the_file(text, ranges):
     "text", ["1:2,3:4", "1:2,3:4,5:6,7:8", "5:3,:,:", "1,2,3", "1:2:3,:,:", ":", "3:3,:,:"]
 )
 def test_what_is_no_box_is_refused(text):
-    with pytest.raises(ImageError, match=r"region is no box.*x0:x1"):
+    with pytest.raises(ImageError, match=r"region of interest is not a box.*x0:x1"):
         parse_roi(text, MANIFEST)
 
 
@@ -177,7 +177,7 @@ def test_names_are_structures_or_files_or_an_error(tmp_path):
     assert parse_roi("Bone", MANIFEST) == StructureRoi(channel=0)
     assert parse_roi("liver ", MANIFEST) == StructureRoi(channel=1)
     assert isinstance(parse_roi("mask.nii.gz", MANIFEST), MaskRoi)
-    with pytest.raises(PromptError, match=r"no structure of the bundle, and no file.*bone, liver"):
+    with pytest.raises(PromptError, match=r"neither a structure of the bundle nor a file.*bone, liver"):
         parse_roi("spleen", MANIFEST)
 
 
@@ -187,7 +187,7 @@ def test_names_are_structures_or_files_or_an_error(tmp_path):
     angle=st.sampled_from([0.0, 25.0]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_a_mask_on_any_grid_lies_whole_inside_its_box(tmp_path_factory, order, flips, angle, seed):
-    """The corners of its voxels lie in the box less the margin, and the box is no larger than they need."""
+    """The box less the margin holds the corners of the mask's voxels, and is no larger than necessary."""
     rng = np.random.default_rng(seed)
     array = np.zeros((12, 9, 7), np.int16)
     array[tuple(rng.integers(0, n, 3) for n in array.shape)] = 5
@@ -225,7 +225,7 @@ def test_a_mask_that_is_empty_or_elsewhere_is_refused(tmp_path):
 
 
 def blobs(shape=(80, 80, 240), where=((40, 40, 60),), value=700):
-    """Water with a ball of bone at each place."""
+    """Return water with a ball of bone at each position."""
     array = np.zeros(shape, np.int16)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     for place in where:
@@ -266,7 +266,7 @@ def test_a_coarse_pass_that_saves_nothing_is_told():
     small = blobs(shape=(60, 60, 60), where=((30, 30, 30),))
     for options in ({"coarse": 2.0}, {"roi": "bone"}):
         found = ours.segment(small, **options)
-        assert found.windows_skipped == 0 and "no window could be left out" in found.warnings[0]
+        assert found.windows_skipped == 0 and "the coarse pass saved no window" in found.warnings[0]
     assert not any("left out" in w for w in ours.segment(small, roi="1:50,:,:").warnings)
     assert not any("left out" in w for w in ours.segment(blobs(), coarse=2.0).warnings)
 
@@ -290,7 +290,7 @@ def test_another_bundle_may_find_structures():
 
 
 class Lacking:
-    """A manifest's name and labels."""
+    """Return a stub with the name and labels of a manifest."""
 
     def __init__(self, name, labels):
         self.name, self.labels = name, labels
@@ -306,7 +306,7 @@ def test_a_factor_that_is_none_is_refused(factor):
 
 
 def scan(*, table=True):
-    """An ellipse of tissue with lungs, above a thin table that does not reach the ends."""
+    """Return an ellipse of tissue with lungs above a thin, shorter table."""
     array = np.full((120, 110, 80), -1000, np.int16)
     x, y, _ = np.meshgrid(*map(np.arange, array.shape), indexing="ij")
     body = ((x - 55) / 32) ** 2 + ((y - 60) / 22) ** 2 < 1
@@ -392,7 +392,7 @@ def test_the_command_says_what_lies_outside(run, ct, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--roi", "spleen"), "no structure of the bundle"),
+        (("--roi", "spleen"), "neither a structure of the bundle nor a file"),
         (("--roi", "90:99,:,:"), "no voxel of the image"),
         (("--roi", "no.nii.gz"), "does not exist"),
         (("--coarse", "0.5"), "not a factor"),

@@ -28,7 +28,7 @@ def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkey
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
 def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkeypatch, suffix, dtype):
-    """Reading through ITK holds its image and a copy of it, then that and the lean one."""
+    """Reading with ITK holds its image and a copy, then the copy and the lean array."""
     array = smooth_ct((40, 36, 30)).astype(dtype)
     image = sitk.GetImageFromArray(array.T)
     path = tmp_path / f"ct{suffix}"

@@ -1,4 +1,4 @@
-"""Streaming blend: constant in, constant out; equal to the whole-volume blend bit for bit."""
+"""Test streaming blending: equal to blending the whole volume at once, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
-from gcis_runtime.sliding import accumulator as sums
-from gcis_runtime.sliding import carry_over as waiting
+from gcis_runtime.sliding import accumulator, carry_over
 from gcis_runtime.sliding.blend import WindowCount, blend_tiles, logits_to_labels, reuse_constant
 from gcis_runtime.sliding.plan import WindowReader, pad_to_plan, plan_windows, window_weights
-from gcis_runtime.sliding.schedule import schedule
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import WindowSpec
 from gcis_runtime.system.worker_threads import Workers
 
 ROI = (8, 10, 6)
-"""Smaller than `WindowSpec` allows: the laws do not depend on size, the tests' time does."""
+"""Smaller than `WindowSpec` allows, to save time: the tested properties do not depend on the size."""
 
 
 @dataclasses.dataclass
@@ -34,7 +33,7 @@ class _Spec:
 
 
 def network(channels, roi):
-    """A predictor whose answer depends on the position in the window, so that blending matters."""
+    """Return a predictor whose output depends on the position in the window, so that blending matters."""
     x, y, z = np.ogrid[0 : roi[0], 0 : roi[1], 0 : roi[2]]
     ramp = ((x + 2 * y + 3 * z) % 17).astype(np.float32) / 17
 
@@ -67,21 +66,23 @@ def shared_by(threads):
 
 
 def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, threads=1, on_disk=False):
-    """Put the tiles of `array` together; every voxel of the padded grid must come once, in order."""
+    """Assemble the tiles of `array`; check that they cover the padded grid exactly once, in order."""
     out = np.full((channels, *plan.padded), np.nan, dtype=np.float32)
-    order = schedule(plan)
+    schedule = make_schedule(plan)
     shared = shared_by(threads)
     reader = WindowReader(lambda box: array[box], plan, padding_value=padding_value, workers=shared)
     last = (-1, -1)
     everything = tuple(range(channels))
     for tile in blend_tiles(
-        order, reader, weights, predict, channels=everything, workers=shared, on_disk=on_disk
+        schedule, reader, weights, predict, channels=everything, workers=shared, on_disk=on_disk
     ):
         at = tile.start[plan.axis], tile.start[plan.across[0]]
         assert at > last
         last = at
         index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.logits.shape[1:], strict=True))
-        assert all(n <= m for n, m in zip(tile.logits.shape[1:], order.tile, strict=True)) or no_window(tile)
+        assert all(
+            n <= m for n, m in zip(tile.logits.shape[1:], schedule.tile_shape, strict=True)
+        ) or no_window(tile)
         assert np.isnan(out[(slice(None), *index)]).all()
         out[(slice(None), *index)] = tile.logits
     assert not np.isnan(out).any()
@@ -90,9 +91,9 @@ def streamed(array, plan, weights, predict, channels, *, padding_value=0.0, thre
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    """Let the small windows of these tests be added in several pieces, as real ones are."""
-    monkeypatch.setattr(sums, "_CACHED_VOXELS", 130)
-    monkeypatch.setattr(waiting, "STAGED_BYTES", 4000)
+    """Split the addition of the small windows of these tests into several parts, as for real windows."""
+    monkeypatch.setattr(accumulator, "_CACHED_VOXELS", 130)
+    monkeypatch.setattr(carry_over, "STAGED_BYTES", 4000)
 
 
 @settings(max_examples=160, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +147,9 @@ def test_channels_may_be_left_out_and_reordered():
     array = np.random.default_rng(0).random((20, 20, 20), dtype=np.float32)
     expected = whole_blend(array, plan, weights, predict, 4)
     reader = WindowReader(lambda box: array[box], plan, padding_value=0.0)
-    for tile in blend_tiles(schedule(plan), reader, weights, predict, channels=(3, 1), workers=shared_by(1)):
+    for tile in blend_tiles(
+        make_schedule(plan), reader, weights, predict, channels=(3, 1), workers=shared_by(1)
+    ):
         index = tuple(slice(s, s + n) for s, n in zip(tile.start, tile.logits.shape[1:], strict=True))
         np.testing.assert_array_equal(tile.logits, expected[[3, 1]][(slice(None), *index)])
 
@@ -157,7 +160,12 @@ def test_constant_in_constant_out():
     answer = np.full((1, 1, 64, 64, 64), 0.7, dtype=np.float32)
     reader = WindowReader(np.zeros(plan.padded, np.float32).__getitem__, plan, padding_value=0.0)
     tiles = blend_tiles(
-        schedule(plan), reader, window_weights(spec), lambda _: answer, channels=(0,), workers=shared_by(1)
+        make_schedule(plan),
+        reader,
+        window_weights(spec),
+        lambda _: answer,
+        channels=(0,),
+        workers=shared_by(1),
     )
     for tile in tiles:
         np.testing.assert_allclose(tile.logits, 0.7, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The foreground rule: windows lie where MONAI's cropped pipeline lays them, and labels are its labels."""
+"""Test the foreground rule: window positions and labels equal those of MONAI's cropping pipeline."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from gcis_runtime.runs.resume import run_key
 from gcis_runtime.sliding import foreground_crop as foreground
 from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
-from gcis_runtime.sliding.foreground_crop import foreground_box, lay_windows
+from gcis_runtime.sliding.foreground_crop import foreground_box, place_windows
 from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.sliding.plan import (
     WindowReader,
     pad_to_plan,
     plan_windows,
-    turned,
     weights_within,
     window_weights,
+    with_slab_axis,
 )
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_runtime.system.stage_clock import StageClock
@@ -56,7 +56,7 @@ LOW, HIGH = -175.0, 250.0
 
 
 class AirSession(ThresholdSession):
-    """Finds structure 2 in air, and answers by the window as a whole: where windows lie shows in labels."""
+    """Session whose output depends on the whole window, so that window positions affect labels."""
 
     count = 2
 
@@ -69,7 +69,7 @@ class AirSession(ThresholdSession):
 
 
 def bundle_of(rule, *, overlap=0.25, **preprocess):
-    """A bundle for that session; `rule` is a margin, or None for a bundle without a rule."""
+    """Return a bundle for the session; `rule` is a margin, or None for a bundle without a rule."""
     bundle = threshold_bundle()
     fields = {"orientation": "RAS", "spacing": (2.0, 2.0, 2.0), "intensity_window": (LOW, HIGH), **preprocess}
     if rule is not None:
@@ -84,7 +84,7 @@ def segmenter_of(rule, **bundle):
 
 
 def body_in_air(shape, box, *, seed=0):
-    """Air of -1000 HU with a body of other values in a box (first and end of each axis)."""
+    """Return air of -1000 HU with a body of other values in a box (first index and end of each axis)."""
     out = np.full(shape, -1000, dtype=np.int16)
     part = tuple(slice(*ends) for ends in box)
     body = smooth_ct(shape, seed=seed)[part]
@@ -129,7 +129,7 @@ def case_volume(name):
 
 
 def monai_transforms(spec):
-    """What a network with a rule is trained behind."""
+    """Return MONAI's training transforms for a network with a rule."""
     steps = [
         ScaleIntensityRanged(["image"], *spec.intensity_window, 0, 1, clip=True),
         CropForegroundd(["image"], "image", margin=spec.crop.margin, allow_smaller=True),
@@ -142,7 +142,7 @@ def monai_transforms(spec):
 
 
 def reference(volume, spec, window, restore):
-    """MONAI: transforms with the crop, sliding window, inverse; margins or labels go back."""
+    """Run MONAI's transforms with the crop, its sliding window, and the inverse of logits or labels."""
     transform = monai_transforms(spec)
     image = MetaTensor(torch.from_numpy(volume.array.astype(np.float32))[None], affine=volume.affine)
     data = transform({"image": image})
@@ -192,7 +192,7 @@ def test_air_alone_is_background_without_a_window(restore):
     np.testing.assert_array_equal(result.labels, reference(volume, spec, window, restore))
     assert not result.labels.any() and result.windows == 0
     assert result.crop["box"] is None and result.crop["windows_saved"] > 0
-    assert "nothing lies above -175 HU: all is background" in result.warnings
+    assert "no voxel is above -175 HU: all labels are background" in result.warnings
     assert ours.segment(volume, restore=restore, body_crop=False).labels.any()
 
 
@@ -238,7 +238,7 @@ def test_the_box_is_monais(found):
 @pytest.mark.parametrize("tilt", [0.4, -0.4])
 @pytest.mark.parametrize("side", [slice(0, 3), slice(-3, None)])
 def test_beyond_a_tilted_border_the_last_voxels_go_on(tilt, side):
-    """A tilted grid reaches over the file's border, where MONAI repeats it: air or, here, body."""
+    """A tilted grid extends beyond the border of the file, where MONAI repeats border voxels (here: body)."""
     array = np.full((20, 30, 40), -1000, np.int16)
     array[5:15, side, 15:25] = 40
     linear = np.array([[2, 0, 0], [0, 2, 2 * tilt], [0, 0, 2]])
@@ -252,7 +252,7 @@ def test_beyond_a_tilted_border_the_last_voxels_go_on(tilt, side):
 
 
 def test_only_what_is_not_known_is_computed(monkeypatch):
-    """Of 120 planes an axis, some at the box's faces: not the whole image once more."""
+    """Only planes at the faces of the box are computed, not the whole image."""
     array = body_in_air((120, 120, 120), ((30, 90), (20, 60), (50, 110)))
     image = preprocess(
         Volume(array=array, affine=np.diag([2.0, 2.0, 2.0, 1.0])), PreprocessSpec(spacing=(1.5, 1.5, 1.5))
@@ -314,7 +314,7 @@ def test_without_a_part_windows_and_weights_are_as_ever():
 
 
 def test_only_what_windows_read_is_computed():
-    """Of planes that are 200 x 180 voxels, those of the box; windows hold what they hold otherwise."""
+    """Only the part of each plane inside the box is computed; the content of windows does not change."""
     array = np.random.default_rng(0).random((200, 180, 90), np.float32)
     box = (slice(100, 180), slice(20, 50), slice(5, 85))
     spec = WindowSpec(patch_size=ROI, overlap=0.25)
@@ -336,14 +336,14 @@ def test_only_what_windows_read_is_computed():
 @pytest.mark.parametrize("restore", ["nearest", "smooth"])
 @pytest.mark.parametrize("masks", [False, True])
 def test_gpu_and_cpu_agree(restore, masks):
-    """A box smaller than a window, in the middle of the grid: what reaches over it is cut off on both."""
+    """Windows are cut off on both sides of a box that is smaller than a window."""
     array = body_in_air((70, 60, 110), ((30, 60), (10, 50), (5, 90)))
     volume = Volume(array=array, affine=np.diag([-2.0, -2.0, 3.0, 1.0]))
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.5, 2.0), foreground=Foreground(margin=1))
     window, image = WindowSpec(patch_size=ROI, overlap=0.25), preprocess(volume, spec)
     session, values = AirSession(), (1, 2)
     session.count = 3  # as the simulated device's network has
-    laid = lay_windows(image, spec, window, window_weights(window))
+    laid = place_windows(image, spec, window, window_weights(window))
     assert np.count_nonzero(laid.weights == 0) and any(np.array(laid.plan.shape) > 64)
 
     def label(labeller):
@@ -378,7 +378,7 @@ def test_a_volume_with_much_air_takes_fewer_windows_and_the_report_says_so():
     assert crop["windows_of_whole_grid"] == whole.windows and crop["margin"] == 0
     assert all(0 <= a < b <= n for (a, b), n in zip(crop["box"], crop["grid"], strict=True))
     assert result.windows_skipped == 0 and whole.crop == {} and result.region == {}
-    assert any("trained on images without the air around" in w for w in whole.warnings)
+    assert any("trained on images cropped to the foreground" in w for w in whole.warnings)
     assert not any("air around" in w for w in result.warnings)
     assert result.forecast["windows"] == result.windows
 
@@ -410,13 +410,13 @@ def test_a_coarse_pass_follows_the_rule_too(monkeypatch):
     spec = coarse_spec(AIRY, bundle_of(4).manifest.preprocess, 2.0)
     assert spec.crop == Foreground(margin=4) and spec.spacing == (4.0, 4.0, 4.0)
     assert spec.intensity_window == (LOW, HIGH)
-    seen, real = [], passes.lay_windows
+    seen, real = [], passes.place_windows
 
     def lay(*arguments, crop):
         seen.append((arguments[1].spacing, arguments[1].crop, crop))
         return real(*arguments, crop=crop)
 
-    monkeypatch.setattr(passes, "lay_windows", lay)
+    monkeypatch.setattr(passes, "place_windows", lay)
     ours, other = segmenter_of(0), segmenter_of(3, spacing=(5.0, 5.0, 5.0))
     for body_crop, crop in ((None, True), (False, False)):
         seen.clear()
@@ -435,7 +435,7 @@ def test_slabs_along_another_axis_keep_the_crop():
         (220, 100, 90), WindowSpec(patch_size=ROI), within=(slice(50, 190), slice(60, 80), slice(0, 70))
     )
     for axis in range(3):
-        other = turned(plan, axis)
+        other = with_slab_axis(plan, axis)
         assert set(other.starts) == set(plan.starts) and (other.before, other.padded) == (
             plan.before,
             plan.padded,

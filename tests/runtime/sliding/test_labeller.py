@@ -1,4 +1,4 @@
-"""From volume to sink: stages that exclude one another, memory that grows with a slab."""
+"""Test the CPU labeller: exclusive stage times, and memory that grows with a slab only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restoring tile by tile: the same as restoring the whole, whatever the tiles and the grids are."""
+"""Test mapping to the native grid tile by tile: equal to mapping the whole grid, for any tiles and grids."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gcis_runtime.grids.grid_transform import plan_grid
 from gcis_runtime.sliding.accumulator import Tile
 from gcis_runtime.sliding.blend import logits_to_labels
 from gcis_runtime.sliding.label_sink import LabelSink
-from gcis_runtime.sliding.native_grid import Restorer
+from gcis_runtime.sliding.native_grid import NativeGridMapper
 from gcis_runtime.sliding.plan import WindowPlan
-from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.spec import PreprocessSpec, label_dtype
 from tests.support.grids import LINEAR
 
 
@@ -25,7 +25,7 @@ def setting(linear, shape):
 
 
 def blobs(shape, rng):
-    """Three channels of smooth logits, a third of them positive, the last one nowhere."""
+    """Return three channels of smooth logits: two with a third of positive values, one without any."""
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     waves = [
         np.sin(x * a + p) + np.sin(y * b + p) + np.sin(z * c) for a, b, c, p in rng.uniform(0.2, 1, (2, 4))
@@ -36,7 +36,7 @@ def blobs(shape, rng):
 def restored(
     logits, transform, shape, *, smooth, axis, cuts, pad=(0, 0, 0), masks=False, probabilities=False
 ):
-    """Restore through tiles that are cut at `cuts` along the slab axis and the next one."""
+    """Map tiles that are split at `cuts` along the slab axis and the next axis."""
     grid = tuple(int(n) for n in logits.shape[1:])
     padded = tuple(n + 2 * p for n, p in zip(grid, pad, strict=True))
     plan = WindowPlan(shape=grid, before=pad, padded=padded, patch_size=padded, axis=axis, starts=())
@@ -45,7 +45,7 @@ def restored(
     sink = LabelSink(
         transform=transform, shape=shape, values=(1, 2, 7), masks=masks, probabilities=probabilities
     )
-    restorer = Restorer(plan=plan, transform=transform, values=(1, 2, 7), smooth=smooth, sink=sink)
+    restorer = NativeGridMapper(plan=plan, transform=transform, values=(1, 2, 7), smooth=smooth, sink=sink)
     u = plan.across[0]
     edges = [sorted({0, *(c for c in cuts if c < padded[d]), padded[d]}) for d in (axis, u)]
     for a0, a1 in zip(edges[0], edges[0][1:], strict=False):
@@ -60,9 +60,9 @@ def restored(
 
 
 def whole(logits, transform, *, smooth):
-    """Restore without tiles: MONAI's order of things, through the public parts."""
+    """Map the whole grid without tiles, in MONAI's order."""
     if not smooth or transform.to_file is None:
-        return transform.restore(logits_to_labels(logits, values=(1, 2, 7)))
+        return transform.invert(logits_to_labels(logits, values=(1, 2, 7)))
     file_logits = np.stack([transform.to_file.linear(m) for m in logits])
     labels = logits_to_labels(file_logits, values=(1, 2, 7))
     return np.flip(labels.transpose(np.argsort(transform.order)), transform.flips)
@@ -85,7 +85,7 @@ def test_tiles_give_what_the_whole_gives(case, smooth):
 
 @pytest.fixture(autouse=True)
 def small_places(monkeypatch):
-    """Let these tests' small tiles be restored in several places, as those of real files are."""
+    """Sample the small tiles of these tests in several boxes, as for real files."""
     monkeypatch.setattr(samplers, "_PLACE_VOXELS", 1500)
 
 
@@ -124,7 +124,7 @@ def test_masks_keep_what_the_label_map_hides(case, smooth):
 
 
 def test_smooth_boundaries_are_nearer_to_the_truth():
-    """A ball on a 4 mm grid, restored to 1 mm."""
+    """A ball on a 4 mm grid is mapped to 1 mm."""
     shape, centre = (80, 80, 80), 39.5
     transform = plan_grid(shape, np.eye(4), PreprocessSpec(orientation="RAS", spacing=(4.0, 4.0, 4.0)))
     distance = [np.sqrt(sum((g * k - centre) ** 2 for g in np.ogrid[tuple(slice(0, n) for n in s)]))
@@ -141,6 +141,7 @@ def test_smooth_boundaries_are_nearer_to_the_truth():
 
 
 def test_uint16_when_values_need_it():
+    assert (label_dtype(0), label_dtype(255), label_dtype(256)) == ("uint8", "uint8", "uint16")
     transform = setting(LINEAR["same grid"], (3, 3, 3))
     assert (
         LabelSink(transform=transform, shape=(3, 3, 3), values=(1, 300), masks=False).labels.dtype
@@ -165,7 +166,7 @@ def test_probabilities_are_the_sigmoid_of_the_restored_logit(case, smooth):
             exact = 255 / (1 + np.exp(-transform.to_file.linear(logit).astype(float)))
             exact = np.flip(exact.transpose(np.argsort(transform.order)), transform.flips)
         else:
-            exact = transform.restore(np.rint(255 / (1 + np.exp(-logit.astype(float)))).astype(np.uint8))
+            exact = transform.invert(np.rint(255 / (1 + np.exp(-logit.astype(float)))).astype(np.uint8))
         ours = found[0].probabilities()[value]
         assert np.abs(ours - exact.astype(float)).max() < 0.51
         np.testing.assert_array_equal(ours, found[1].probabilities()[value])

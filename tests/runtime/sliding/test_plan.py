@@ -1,4 +1,4 @@
-"""Window positions and weights are MONAI's."""
+"""Test that window positions and weights equal those of MONAI."""
 
 from __future__ import annotations
 

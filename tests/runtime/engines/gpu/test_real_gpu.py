@@ -15,17 +15,18 @@ from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.support.bundles_and_images import ROI, write_ct
 from tests.support.gpu_blending import (
     CPU,
     WEIGHTS,
     image,
-    make_finish,
+    make_output,
     make_plan,
     make_task,
     native_labels,
     network,
-    row_source,
+    plane_source,
 )
 from tests.support.gpu_blending import ROI as SMALL
 from tests.support.grids import LINEAR
@@ -65,9 +66,14 @@ def test_blending_equals_numpy_bit_for_bit(axis):
     session = HostNetwork()
     kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
     blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=(0, 2, 1), finish=make_finish(plan, (0, 2, 1), None)
+        session,
+        kernels,
+        make_schedule(plan),
+        WEIGHTS,
+        channels=(0, 2, 1),
+        output=make_output(plan, (0, 2, 1), None),
     )
-    parts = [np.array(slab.data) for slab in blender.slabs(row_source(array, plan))]
+    parts = [np.array(block.data) for block in blender.blocks(plane_source(array, plan))]
     blender.close()
     session.gpu.close()
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Blending on the GPU equals blending on the CPU bit for bit, whatever runs when."""
+"""Test blending on a simulated GPU: equal to the CPU bit for bit in every execution order."""
 
 from __future__ import annotations
 
@@ -8,40 +8,25 @@ import numpy as np
 import pytest
 
 from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.sliding import blend
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.support import fake_cuda
 from tests.support.gpu_blending import (
     ORDERS,
     ROI,
     WEIGHTS,
     Session,
+    blend_on_gpu,
     image,
-    make_finish,
+    make_output,
     make_plan,
     network,
-    row_source,
+    plane_source,
     whole_volume_blend,
 )
-
-
-def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
-    session = Session(driver, plan.patch_size, batch=batch, run=network)
-    kernels = Kernels(session.gpu, b"compiled")
-    blender = GpuBlender(
-        session, kernels, plan, WEIGHTS, channels=channels, finish=make_finish(plan, channels, values)
-    )
-    made = len(driver.alive)
-    slabs = blender.slabs(row_source(array, plan), count=count)
-    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in slabs]
-    blender.close()
-    assert len(driver.alive) < made
-    session.gpu.close()
-    assert driver.alive == {}, "something was not freed"
-    axis = plan.axis + (values is None)
-    assert [first for first, _ in parts] == [0, *np.cumsum([p.shape[axis] for _, p in parts])[:-1]]
-    return np.concatenate([part for _, part in parts], axis=axis), session.runs
 
 
 def labels_of(logits, values):
@@ -54,7 +39,7 @@ def test_labels_equal_the_whole_volume_blend(axis, order, host_kernels):
     array = image(plan.padded)
     logits = whole_volume_blend(array, plan, (0, 2, 1))
     driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=axis)
-    labels, _ = run(driver, plan, array)
+    labels, _ = blend_on_gpu(driver, plan, array)
     np.testing.assert_array_equal(labels, labels_of(logits, (5, 9, 2)))
     assert set(np.unique(labels)) == {0, 2, 5, 9} or set(np.unique(labels)) == {2, 5, 9}
 
@@ -65,12 +50,12 @@ def test_logits_equal_bit_for_bit(overlap, host_kernels):
     array = image(plan.padded)
     expected = whole_volume_blend(array, plan, (1, 0))
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=3)
-    logits, _ = run(driver, plan, array, channels=(1, 0), values=None)
+    logits, _ = blend_on_gpu(driver, plan, array, channels=(1, 0), values=None)
     np.testing.assert_array_equal(logits, expected)
 
 
 def test_windows_may_be_left_out(host_kernels):
-    """Gaps in front, behind, beside, and wider than a window between."""
+    """Gaps before, behind and beside windows, and between windows by more than a window."""
     full = make_plan((15, 12, 83), overlap=0.25)
     drop = [0, 1, 5, *range(7, 13), len(full.starts) - 1, len(full.starts) - 2]
     plan = make_plan((15, 12, 83), overlap=0.25, drop=drop)
@@ -79,7 +64,7 @@ def test_windows_may_be_left_out(host_kernels):
     expected = whole_volume_blend(array, plan, (0, 1, 2))
     for values in (None, (1, 2, 300)):
         driver = fake_cuda.FakeDriver("late", kernels=host_kernels)
-        found, _ = run(driver, plan, array, channels=(0, 1, 2), values=values)
+        found, _ = blend_on_gpu(driver, plan, array, channels=(0, 1, 2), values=values)
         np.testing.assert_array_equal(found, expected if values is None else labels_of(expected, values))
         assert values is None or found.dtype == np.uint16
 
@@ -91,7 +76,7 @@ def test_batches_and_constant_windows(batch, host_kernels):
     expected = whole_volume_blend(array, plan, (0, 2, 1))
     count = WindowCount()
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=batch)
-    logits, runs = run(driver, plan, array, batch=batch, values=None, count=count)
+    logits, runs = blend_on_gpu(driver, plan, array, batch=batch, values=None, count=count)
     np.testing.assert_array_equal(logits, expected)
     boxes = (tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True)) for start in plan.starts)
     constant = sum(np.ptp(array[box]) == 0 for box in boxes)
@@ -105,7 +90,7 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
     plan = make_plan((8, 12, 25))
     array = -image(plan.padded)
     count = WindowCount()
-    logits, _ = run(
+    logits, _ = blend_on_gpu(
         fake_cuda.FakeDriver(kernels=host_kernels), plan, array, channels=(0,), values=None, count=count
     )
     expected = whole_volume_blend(array, plan, (0,))
@@ -114,18 +99,18 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
 
 
 def test_copies_overlap_the_network(host_kernels):
-    """The rows of the next group are queued, on another stream, before this group's labels are waited for."""
+    """The upload of the next slab is queued in another stream before the CPU waits for this slab's labels."""
     driver = fake_cuda.FakeDriver(kernels=host_kernels)
     plan = make_plan((8, 12, 50))
-    run(driver, plan, image(plan.padded))
+    blend_on_gpu(driver, plan, image(plan.padded))
     copies = [a[-1] for name, a in driver.calls if name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")]
     kernels = [(a[0], a[8]) for name, a in driver.calls if name == "cuLaunchKernel"]
     (copy,) = set(copies)
-    assert {stream for name, stream in kernels if name in ("spread", "extent")} == {copy}
-    (compute,) = {stream for name, stream in kernels if name not in ("spread", "extent")}
+    assert {stream for name, stream in kernels if name in ("scatter", "value_range")} == {copy}
+    (compute,) = {stream for name, stream in kernels if name not in ("scatter", "value_range")}
     assert compute != copy
     order = [name for name, _ in kernels]
-    first, second, *_ = (i for i, name in enumerate(order) if name == "spread")
+    first, second, *_ = (i for i, name in enumerate(order) if name == "scatter")
     assert first < order.index("crop") < second < order.index("crop", second)
     back = [i for i, (name, _) in enumerate(driver.calls) if name == "cuMemcpyDtoHAsync"]
     assert back
@@ -139,10 +124,15 @@ def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
         fake_cuda.FakeDriver(kernels=host_kernels), ROI, run=lambda w: network(w) * np.float32(np.nan)
     )
     blender = GpuBlender(
-        session, Kernels(session.gpu, b""), plan, WEIGHTS, channels=(0,), finish=make_finish(plan, (0,), (1,))
+        session,
+        Kernels(session.gpu, b""),
+        make_schedule(plan),
+        WEIGHTS,
+        channels=(0,),
+        output=make_output(plan, (0,), (1,)),
     )
     with pytest.raises(EngineError, match="not finite"):
-        list(blender.slabs(row_source(image(plan.padded), plan)))
+        list(blender.blocks(plane_source(image(plan.padded), plan)))
     blender.close()
     blender.close()
 
@@ -155,19 +145,27 @@ def test_too_little_memory_frees_what_was_taken():
     driver.fail["cuMemAllocHost"] = "CUDA_ERROR_OUT_OF_MEMORY"
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        GpuBlender(session, kernels, plan, WEIGHTS, channels=(0,), finish=make_finish(plan, (0,), (1,)))
+        GpuBlender(
+            session,
+            kernels,
+            make_schedule(plan),
+            WEIGHTS,
+            channels=(0,),
+            output=make_output(plan, (0,), (1,)),
+        )
     assert driver.alive.keys() == before.keys()
 
 
 def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
-    """The law that lets numpy stand for the kernels where there is no compiler."""
+    """The NumPy versions of the kernels, used without a C++ compiler, equal the compiled kernels."""
     if host_kernels is None:
         pytest.skip("no C++ compiler")
     plan = make_plan((10, 25, 30), axis=1)
     array = image(plan.padded)
     for values in (None, (1, 2, 3), (1, 2, 3000)):
         answers = [
-            run(fake_cuda.FakeDriver(kernels=k), plan, array, values=values)[0] for k in (host_kernels, None)
+            blend_on_gpu(fake_cuda.FakeDriver(kernels=k), plan, array, values=values)[0]
+            for k in (host_kernels, None)
         ]
         np.testing.assert_array_equal(*answers)
 
@@ -181,3 +179,20 @@ def test_nvrtc_compiles_the_kernels(sm):
     from gcis_runtime.sliding.cuda.kernels import NAMES
 
     assert all(name.encode() in image for name in NAMES)
+
+
+def test_cpu_and_gpu_keep_the_same_outputs(monkeypatch):
+    """For windows of three alternating values, CPU and GPU reuse the same windows."""
+    plan = make_plan((8, 12, 200), overlap=0.0)
+    array = np.zeros(plan.padded, np.float32)
+    for number, (_, _, z) in enumerate(plan.starts):
+        array[:, :, z : z + ROI[2]] = number % 3
+    for kept, reused in ((1, 6), (2, 12)):
+        monkeypatch.setattr(blend, "KEPT_OUTPUT_BYTES", kept * 3 * 4 * int(np.prod(ROI)))
+        counts = WindowCount(), WindowCount()
+        predict = blend.reuse_constant(lambda window: network(window[0, 0])[None], counts[0])
+        for start in plan.starts:
+            box = tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True))
+            predict(array[box][None, None])
+        blend_on_gpu(fake_cuda.FakeDriver(), plan, array, count=counts[1])
+        assert counts[0] == counts[1] == WindowCount(total=20, reused=reused)

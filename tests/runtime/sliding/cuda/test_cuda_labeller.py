@@ -1,4 +1,4 @@
-"""A whole volume through the GPU labeller gives what the CPU labeller gives."""
+"""Test the GPU labeller: labels of a volume equal those of the CPU labeller."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def label(labeller, *, shape, restore, masks, spacing=(3.0, 2.5, 4.0)):
 
 
 def test_logits_stay_on_the_gpu_where_nothing_was_resampled():
-    """Smooth boundaries are the default; on the network's own grid they are the labels."""
+    """Without resampling, smooth labels are those of the network grid."""
     driver = fake_cuda.FakeDriver()
     session = Session(driver, ROI)
     labels, _, _ = label(

@@ -1,4 +1,4 @@
-"""Smooth boundaries made on the GPU: labels on the file's grid, equal to the host's bit for bit."""
+"""Test native-grid labels with smooth boundaries on a simulated GPU: equal to the CPU bit for bit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gcis_runtime.errors import DeviceMemoryError
-from gcis_runtime.sliding.cuda import finish
+from gcis_runtime.sliding.cuda import output
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels
-from gcis_runtime.sliding.cuda.labeller import GpuLabeller, choose_finish
-from gcis_runtime.sliding.cuda.slabs import group_windows
+from gcis_runtime.sliding.cuda.labeller import GpuLabeller, choose_output
+from gcis_runtime.sliding.schedule import make_schedule
 from tests.support import fake_cuda
 from tests.support.gpu_blending import (
     CPU,
@@ -31,8 +31,8 @@ from tests.support.grids import LINEAR
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    """Let these tests' small slabs come back in several pieces, as those of fine files do."""
-    monkeypatch.setattr(finish, "_PIECE_VOXELS", 2000)
+    """Split the output of the small slabs of these tests into several chunks, as for fine grids."""
+    monkeypatch.setattr(output, "_CHUNK_VOXELS", 2000)
 
 
 def on_gpu(shape, task, *, order="late", kernels=None, seed=0):
@@ -58,8 +58,8 @@ def test_labels_equal_the_hosts(case, host_kernels):
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         assert ours.counts() == theirs.counts()
         assert set(np.unique(ours.labels)) == {0, *VALUES}
-        kind = "sheared" if case == "tilt" else "axes"
-        assert case == "same grid" or f"restore_{kind}" in names(driver)
+        kind = "sheared" if case == "tilt" else "separable"
+        assert case == "same grid" or f"resample_{kind}" in names(driver)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -92,7 +92,7 @@ def test_any_grid_slab_axis_overlap_and_windows_left_out(
 @pytest.mark.parametrize("linear", [np.diag([2.6, 2.1, 0.9]), LINEAR["tilt"]], ids=["axes", "tilt"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_gaps_between_groups_of_windows(axis, linear, host_kernels):
-    """One row wide, several windows wide, before the first window and behind the last."""
+    """Gaps of one plane and of several windows, before the first window and behind the last."""
     size = tuple(80 if a == axis else 22 for a in range(3))
     shape, task = make_task(linear, size, axis=axis, overlap=0.5)
     depth, length = ROI[axis], task.plan.padded[axis]
@@ -119,11 +119,11 @@ def test_labels_above_255(host_kernels):
         ours, driver = on_gpu(shape, task, kernels=host_kernels)
         np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
         assert ours.labels.dtype == np.uint16 and 300 in ours.labels
-        assert {"restore_axes", "restore_sheared"} & names(driver)
+        assert {"resample_separable", "resample_sheared"} & names(driver)
 
 
 def test_the_first_of_equal_logits_wins(host_kernels):
-    """Two channels that are the same everywhere."""
+    """Two channels are equal everywhere."""
     shape, task = make_task(LINEAR["finer"], (20, 22, 12))
     task = replace(task, channels=(0, 0, 1))
     ours, _ = on_gpu(shape, task, kernels=host_kernels)
@@ -132,17 +132,17 @@ def test_the_first_of_equal_logits_wins(host_kernels):
 
 
 def test_only_labels_come_back(host_kernels):
-    """A byte a voxel of the file, not four a channel and network voxel; each voxel once."""
+    """One byte per voxel of the file is downloaded, each voxel once."""
     shape, task = make_task(np.diag([1.6, 1.7, 2.3]), (30, 40, 25))
     sink, driver = on_gpu(shape, task, kernels=host_kernels)
-    groups = len(group_windows(task.plan))
+    groups = len(make_schedule(task.plan).slabs)
     sizes = [a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync"]
     pieces = [size for size in sizes if size > 8 * len(task.plan.starts)]
     assert sum(pieces) == sink.labels.size
     assert len(pieces) > groups and max(pieces) <= 2000
     streams = [a[3] for name, a in driver.calls if name == "cuMemcpyDtoHAsync" and a[2] in pieces]
     kernels = {a[0]: a[8] for name, a in driver.calls if name == "cuLaunchKernel"}
-    assert set(streams) == {kernels["spread"]} != {kernels["restore_axes"]}
+    assert set(streams) == {kernels["scatter"]} != {kernels["resample_separable"]}
 
 
 @pytest.mark.parametrize("wanted", [{"masks": True}, {"masks": False, "probabilities": True}])
@@ -155,35 +155,43 @@ def test_masks_and_probabilities_take_logits(wanted):
     for found, expected in ((ours.masks(), theirs.masks()), (ours.probabilities(), theirs.probabilities())):
         assert (found is None) == (expected is None)
         assert found is None or all(np.array_equal(found[value], expected[value]) for value in VALUES)
-    assert not any(name.startswith("restore") for name in names(session.gpu.driver))
+    assert not any(name.startswith("resample") for name in names(session.gpu.driver))
 
 
 @pytest.mark.parametrize("case", ["finer", "tilt"])
 def test_memory_does_not_grow_with_the_volume(case, monkeypatch):
-    """Slabs and sums are as large for a volume of four times the length; up to a row, by where voxels lie."""
+    """Chunks have the same size for a volume of four times the length, up to one line of voxels."""
     sizes = []
-    monkeypatch.setattr(finish, "_PIECE_VOXELS", 1 << 25)
+    monkeypatch.setattr(output, "_CHUNK_VOXELS", 1 << 25)
     for length in (60, 240):
         _, task = make_task(LINEAR[case], (16, 16, length))
-        found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
-        sizes.append(found.piece_bytes)
+        found = choose_output(
+            make_schedule(task.plan), task.image.transform, values=VALUES, smooth=True, logits=False
+        )
+        sizes.append(found.chunk_bytes)
     assert abs(sizes[0] - sizes[1]) <= 16 * 16
-    monkeypatch.setattr(finish, "_PIECE_VOXELS", 100)  # less than one row across the file: cut twice
-    found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
-    assert 0 < found.piece_bytes <= 100
+    monkeypatch.setattr(output, "_CHUNK_VOXELS", 100)  # less than one row across the file: cut twice
+    found = choose_output(
+        make_schedule(task.plan), task.image.transform, values=VALUES, smooth=True, logits=False
+    )
+    assert 0 < found.chunk_bytes <= 100
 
 
 @pytest.mark.parametrize("case", ["finer", "tilt"])
 def test_too_little_memory_at_any_point_frees_what_was_taken(case):
-    """Every allocation in turn is the one that fails."""
+    """Each allocation fails in turn."""
     _, task = make_task(LINEAR[case], (16, 16, 30))
     driver = fake_cuda.FakeDriver()
     session = Session(driver, ROI)
     kernels, before = Kernels(session.gpu, b""), set(driver.alive)
 
     def blender():
-        found = choose_finish(task.plan, task.image.transform, values=VALUES, smooth=True, logits=False)
-        return GpuBlender(session, kernels, task.plan, WEIGHTS, channels=(0, 1, 2), finish=found)
+        found = choose_output(
+            make_schedule(task.plan), task.image.transform, values=VALUES, smooth=True, logits=False
+        )
+        return GpuBlender(
+            session, kernels, make_schedule(task.plan), WEIGHTS, channels=(0, 1, 2), output=found
+        )
 
     start = len(driver.calls)
     blender().close()
@@ -197,7 +205,7 @@ def test_too_little_memory_at_any_point_frees_what_was_taken(case):
 
 
 def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
-    """The law that lets numpy stand for the kernels where there is no compiler."""
+    """The NumPy versions of the kernels, used without a C++ compiler, equal the compiled kernels."""
     if host_kernels is None:
         pytest.skip("no C++ compiler")
     for case, values in (
