@@ -1,7 +1,6 @@
-# Shared by the scripts: make a virtual environment and install this project into it.
-# Not executable: source it.
+# Create a virtual environment and install this project into it. The scripts source this file.
 
-# Print the newest Python from 3.11 on that is on the PATH.
+# Print the name of a Python 3.11 or newer on the PATH.
 find_python() {
   local name
   for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
@@ -15,8 +14,8 @@ find_python() {
   return 1
 }
 
-# make_environment FOLDER REQUIREMENT [pip arguments]: create or reuse, install quietly, show the log on failure.
-# The installation runs again only when pyproject.toml or the constraints changed, or when it is not editable.
+# make_environment FOLDER REQUIREMENT [pip arguments]: create or reuse an environment; show the log on failure.
+# An editable installation is repeated only if pyproject.toml or the constraints changed; others always.
 make_environment() {
   local folder=$1 requirement=$2 python stamp log editable=no
   shift 2
@@ -34,12 +33,12 @@ make_environment() {
   log="$folder/install.log"
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   if [ "$editable" = no ] && [ "$(cat "$folder/.installed" 2>/dev/null)" = "$stamp" ]; then
-    # Dependencies stand; bring in the present sources only.
+    # Dependencies are up to date: install the current sources only.
     arguments+=(--no-deps --force-reinstall)
   fi
   if ! "$folder/bin/python" -m pip install --quiet --no-cache-dir "${arguments[@]}" "$requirement" >"$log" 2>&1; then
     tail -n 20 "$log" >&2
-    echo "error: the installation failed; the whole log is in $log" >&2
+    echo "error: the installation failed; the full log is in $log" >&2
     return 1
   fi
   echo "$stamp" >"$folder/.installed"
