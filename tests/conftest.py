@@ -1,4 +1,4 @@
-"""What all tests share: no test reads or writes the user's own bundle store and engine cache."""
+"""Fixtures of all tests: the bundle store and the engine cache are in a temporary folder."""
 
 from __future__ import annotations
 

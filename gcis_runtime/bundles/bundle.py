@@ -1,4 +1,4 @@
-"""A bundle folder, opened: manifest understood, paths safe, every hash checked before anything is loaded."""
+"""Open a bundle folder: read the manifest, check paths, and verify the hash of every file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from gcis_runtime.bundles.onnx_external_data import check_references
 from gcis_runtime.errors import BundleError, PromptError
 
 _MAX_MANIFEST_BYTES = 4 << 20
-"""Real ones have thousands; JSON values take up to forty times their text in memory."""
+"""Manifests have a few thousand bytes. Decoded JSON takes up to 40 times the memory of its text."""
 _FIX = "Export it again, or fetch it again if it was copied."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle whose manifest was understood and whose files were verified. Made by `open_bundle`.
+    """A bundle whose manifest is valid and whose files were verified; see `open_bundle`.
 
     Attributes:
-        folder: Where it lies.
-        manifest: What it says.
-        sha256: Hash of `manifest.json`, which names the hash of every file: it identifies the whole bundle.
+        folder: Folder of the bundle.
+        manifest: The decoded manifest.
+        sha256: SHA-256 hash of `manifest.json`. It identifies the whole bundle, since the manifest contains
+            the hash of every file.
     """
 
     folder: Path
@@ -34,7 +35,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The bundle's name."""
+        """Name of the bundle."""
         return self.manifest.name
 
     @property
@@ -43,10 +44,10 @@ class Bundle:
         return self.folder / MODEL_FILE
 
     def file(self, path: str) -> Path:
-        """Return where a listed file lies, such as a graph's or an engine's.
+        """Return the path of a file that the manifest lists, such as a graph or an engine.
 
         Raises:
-            BundleError: The manifest does not list it: nobody has checked it.
+            BundleError: The manifest does not list the file, so that it was not verified.
         """
         if path not in [entry.path for entry in self.manifest.files]:
             raise BundleError(f"bundle {self.name!r} has no such file", received=repr(path), fix=_FIX)
@@ -54,19 +55,19 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes of all files that the manifest lists."""
+        """Total size of the listed files in bytes."""
         return sum(entry.bytes for entry in self.manifest.files)
 
 
 def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle folder and verify it completely.
+    """Open a bundle folder and verify all its files.
 
     Args:
         folder: A folder with `manifest.json`.
 
     Raises:
-        BundleError: Missing, not a bundle, another schema, an unsafe path, a file that differs, or a graph
-            whose weights lie in a file that the manifest does not list.
+        BundleError: The folder is missing or not a bundle, the schema is unknown, a path is unsafe, a file
+            differs, or a graph has weights in a file that the manifest does not list.
     """
     folder = Path(folder)
     manifest, digest = read_manifest(folder)
@@ -78,10 +79,10 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """Read a bundle's manifest and its hash, without looking at the other files.
+    """Return the manifest of a bundle and its SHA-256 hash, without reading the other files.
 
     Raises:
-        BundleError: No such folder, no manifest, or one that this version does not understand.
+        BundleError: The folder or the manifest is missing, or this version cannot decode the manifest.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -93,20 +94,25 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         )
     size = path.stat().st_size
     if size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} is implausibly large", received=f"{size} bytes", fix=_FIX)
+        raise BundleError(
+            f"{path} is implausibly large",
+            received=f"{size} bytes",
+            expected=f"at most {_MAX_MANIFEST_BYTES} bytes",
+            fix=_FIX,
+        )
     data = path.read_bytes()
     return decode(data, source=str(path)), hashlib.sha256(data).hexdigest()
 
 
 def verify_file(folder: Path, entry: FileEntry) -> Path:
-    """Check one file's path, size and hash, and return where it lies.
+    """Check the path, size and hash of a file, and return its path.
 
     Raises:
-        BundleError: The path leaves the bundle, or the file is missing or not the one that was exported.
+        BundleError: The path is outside the bundle, or the file is missing or differs from the exported one.
     """
     path = safe_path(folder, entry.path)
     if not path.is_file():
-        raise BundleError(f"{folder} lacks a file", expected=entry.path, fix=_FIX)
+        raise BundleError(f"{folder} lacks a file", received="no such file", expected=entry.path, fix=_FIX)
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
@@ -125,10 +131,10 @@ def verify_file(folder: Path, entry: FileEntry) -> Path:
 
 
 def safe_path(folder: Path, relative: str) -> Path:
-    """Join a path from a manifest to its folder; symbolic links may not lead out either.
+    """Join a path of a manifest to the bundle's folder, and check that it stays inside, also through links.
 
     Raises:
-        BundleError: Absolute, with `..`, a drive, a backslash, or leading out of the folder.
+        BundleError: The path is absolute, contains `..`, a drive or a backslash, or leads out of the folder.
     """
     pure = PurePosixPath(relative)
     path = folder / relative
@@ -144,25 +150,25 @@ def safe_path(folder: Path, relative: str) -> Path:
 
 
 def _leads_into(path: Path, folder: Path) -> bool:
-    """Tell whether a path stays in a folder when links are followed; one that no file can have does not."""
+    """Return whether a path stays in a folder when links are followed; False for impossible paths."""
     try:
-        path.exists()  # raises what resolving leaves for later
+        path.exists()  # raises for names too long and cycles of links, which `resolve` ignores
         return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a name too long, links in a circle, a zero byte
+    except (OSError, RuntimeError, ValueError):  # a name too long, a cycle of links, a null byte
         return False
 
 
 def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]:
-    """Return the graph channels of the named structures, in the manifest's order; all when none is named.
+    """Return the graph channels of structures in the order of the manifest; all channels without prompts.
 
     Args:
         manifest: The bundle's manifest.
-        prompts: Prompts or structure names; case and outer blanks do not matter.
+        prompts: Prompts or structure names; case and surrounding spaces are ignored.
 
     Raises:
-        PromptError: A prompt that the bundle was not exported with; lists the known and the nearest.
+        PromptError: The bundle was not exported with a prompt. The message lists known and similar prompts.
     """
-    if isinstance(prompts, str):  # a sequence of texts too: its letters
+    if isinstance(prompts, str):  # a string is a sequence of strings as well
         raise PromptError(
             "the prompts are one text", received=repr(prompts), expected="a list", fix=f"Pass [{prompts!r}]."
         )
@@ -182,7 +188,7 @@ def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]
 
 
 def unknown_prompt(prompt: str, labels: Sequence[Label], *, where: str) -> PromptError:
-    """Make the error for a prompt that is in none of `labels`, with the known and the nearest ones."""
+    """Return the error for a prompt that is in none of `labels`; it lists known and similar prompts."""
     known = list(dict.fromkeys(label.prompt for label in labels))
     near = difflib.get_close_matches(_key(prompt), [_key(name) for name in known], n=3, cutoff=0.5)
     fix = (

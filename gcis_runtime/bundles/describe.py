@@ -11,9 +11,7 @@ def describe(bundle: Bundle) -> str:
     """Return a description of a bundle: structures, pathways, grid, engines, parity, provenance and sizes."""
     m = bundle.manifest
     p = m.preprocess
-    spacing = (
-        "spacing of the file" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
-    )
+    spacing = "spacing of the file" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
     roi = " x ".join(map(str, m.window.patch_size))
     low, high = p.intensity_window
     grid = f"{p.orientation or 'orientation of the file'}, {spacing}, HU {low:g} to {high:g}"

@@ -1,9 +1,9 @@
-"""Files that an ONNX graph takes weights from: only those that the manifest lists, and so were hashed.
+"""Check that an ONNX graph reads weights only from files that the manifest lists, whose hashes were verified.
 
-An ONNX file may keep tensors in other files, by path ("external data"). Engines follow such a path; newer
-ones refuse one that leaves the folder, but none knows the manifest. Protocol buffers are read here by hand,
-since the runtime has no `onnx` package: a message is a sequence of numbered fields, and only messages that
-can hold a tensor are entered (field numbers are those of `onnx.proto`).
+An ONNX file may store tensors in other files, which it names by path ("external data"). Engines read these
+files. Newer engines reject paths outside the folder, but no engine knows the manifest. The protocol buffer is
+parsed here, since the runtime does not depend on the `onnx` package: a message is a sequence of numbered
+fields, and only messages that can contain a tensor are parsed (field numbers as in `onnx.proto`).
 """
 
 from __future__ import annotations
@@ -28,32 +28,35 @@ _HOLDS: dict[str, dict[int, str]] = {
 _KEY, _VALUE = 1, 2
 _LOCATION = b"location"
 _MAX_DEPTH = 100
-"""Protocol buffers' own limit: engines refuse what is nested deeper."""
+"""Recursion limit of protocol buffers; engines reject deeper nesting."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 Buffer = mmap.mmap | bytes
 
 
 def check_references(folder: Path, graph: str, *, listed: Collection[str]) -> None:
-    """Refuse a graph with weights in a file that nobody has checked.
+    """Check that a graph has no weights in files that were not verified.
 
     Args:
-        folder: The bundle.
-        graph: Path of its ONNX file, relative to it.
-        listed: Paths of the bundle's files, relative to it.
+        folder: Folder of the bundle.
+        graph: Path of the ONNX file relative to `folder`.
+        listed: Paths of the verified files relative to `folder`.
 
     Raises:
-        BundleError: It names another file, or is no ONNX file.
+        BundleError: The graph names another file, or is not an ONNX file.
     """
     path = folder / graph
     with path.open("rb") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                # No reference is without this word, and finding it is faster than walking all nodes.
+                # Every reference contains this word, and searching it is faster than parsing all nodes.
                 names = list(_locations(data, "model", 0, len(data))) if data.find(_LOCATION) >= 0 else []
-        except ValueError as error:  # also an empty file, which cannot be mapped
+        except ValueError as error:  # raised for an empty file as well, which cannot be mapped
             raise BundleError(
-                f"{path} is not an ONNX file", received=str(error), fix="Export the bundle again."
+                f"{path} is not an ONNX file",
+                received=str(error),
+                expected="an ONNX model",
+                fix="Export the bundle again.",
             ) from error
     for name in names:
         if posixpath.normpath(posixpath.join(posixpath.dirname(graph), name)) not in listed:
@@ -66,10 +69,10 @@ def check_references(folder: Path, graph: str, *, listed: Collection[str]) -> No
 
 
 def _locations(data: Buffer, kind: str, start: int, stop: int, depth: int = 0) -> Iterator[str]:
-    """Give the path of every tensor of a message that lies in another file.
+    """Yield the path of every external file that a message names.
 
     Raises:
-        ValueError: It is no message.
+        ValueError: The bytes are not a valid message.
     """
     if depth > _MAX_DEPTH:
         raise ValueError(f"messages nested deeper than {_MAX_DEPTH}")
@@ -84,10 +87,10 @@ def _locations(data: Buffer, kind: str, start: int, stop: int, depth: int = 0) -
 
 
 def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Give number, start and end of every field of bytes in a message.
+    """Yield number, start and end of every length-delimited field of a message.
 
     Raises:
-        ValueError: It is no message.
+        ValueError: The bytes are not a valid message.
     """
     while start < stop:
         tag, start = _varint(data, start, stop)
@@ -95,7 +98,7 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int
         if wire == _BYTES:
             size, start = _varint(data, start, stop)
             if size > stop - start:
-                raise ValueError(f"a field of {size} bytes where {stop - start} are left")
+                raise ValueError(f"a field of {size} bytes with {stop - start} bytes left")
             yield tag >> 3, start, start + size
             start += size
         elif wire == _VARINT:
@@ -103,16 +106,16 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int
         elif wire in (_FIXED64, _FIXED32):
             start += 8 if wire == _FIXED64 else 4
         else:
-            raise ValueError(f"a field of unknown kind {wire}")
+            raise ValueError(f"a field of unknown wire type {wire}")
     if start > stop:
-        raise ValueError("a field goes beyond its message")
+        raise ValueError("a field exceeds its message")
 
 
 def _varint(data: Buffer, start: int, stop: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, lowest first, and where it ends."""
+    """Decode a variable-length integer (seven bits per byte, lowest first); return it and its end."""
     value = 0
     for position in range(start, min(stop, start + 10)):
         value |= (data[position] & 0x7F) << (7 * (position - start))
         if data[position] < 0x80:
             return value, position + 1
-    raise ValueError("a number without an end")
+    raise ValueError("an integer of more than ten bytes")

@@ -1,4 +1,4 @@
-"""The bundle store: where exported bundles are installed, and which one a command means."""
+"""Find bundles in the bundle store, the folder of installed bundles, by name, prompt or path."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SUFFIX = ".gcis"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBundle:
-    """An installed bundle by its manifest; its files are verified when it is opened.
+    """An installed bundle; its files are verified when it is opened.
 
     Attributes:
-        slug: Name of its folder without `.gcis`; `"demo"` for the shipped one.
-        folder: Where it lies.
-        manifest: What it says; None when it cannot be read.
-        problem: Why it cannot be read.
+        slug: Name of its folder without `.gcis`; `"demo"` for the shipped bundle.
+        folder: Folder of the bundle.
+        manifest: The decoded manifest; None if it cannot be read.
+        problem: Reason why the manifest cannot be read; None if it was read.
     """
 
     slug: str
@@ -41,24 +41,27 @@ def store_folder() -> Path:
 
 
 def slugify(name: str) -> str:
-    """Turn a bundle's name into a folder name: lower case, digits and hyphens.
+    """Convert the name of a bundle to a folder name of lower-case letters, digits and hyphens.
 
     Raises:
-        BundleError: Nothing is left.
+        BundleError: The name contains no letter or digit.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug:
         raise BundleError(
-            "the bundle's name has no letter or digit", received=repr(name), fix="Give another name."
+            "the bundle's name has no letter or digit",
+            received=repr(name),
+            expected="a name with at least one of a to z or 0 to 9",
+            fix="Choose another name.",
         )
     return slug
 
 
 def list_bundles(*, with_demo: bool = False) -> list[StoredBundle]:
-    """Return the installed bundles by slug; unreadable ones too, with their problem."""
+    """Return the installed bundles sorted by slug, including unreadable ones with their problem."""
     store = store_folder()
     found = sorted(p for p in store.iterdir() if (p / MANIFEST_FILE).is_file()) if store.is_dir() else []
-    # Half-written exports have names that begin with a dot.
+    # Unfinished exports have names that begin with a dot.
     bundles = [_stored(p.name.removesuffix(SUFFIX), p) for p in found if not p.name.startswith(".")]
     if with_demo and (DEMO_FOLDER / MANIFEST_FILE).is_file():
         bundles.insert(0, _stored(DEMO, DEMO_FOLDER))
@@ -66,15 +69,16 @@ def list_bundles(*, with_demo: bool = False) -> list[StoredBundle]:
 
 
 def find_bundle(bundle: str | os.PathLike[str] | None, prompts: Sequence[str] = ()) -> Path:
-    """Return the folder of the bundle that is meant.
+    """Return the folder of a bundle that is given by path, name or prompts.
 
     Args:
         bundle: A folder, the name of an installed bundle, `"demo"`, or None to choose by prompts.
-        prompts: Without `bundle`: the one installed bundle that has them all; none named: the only one.
+        prompts: If `bundle` is None, choose the installed bundle that has all these prompts. Without prompts,
+            choose the only installed bundle.
 
     Raises:
-        BundleError: None or several fit; lists the choices.
-        PromptError: No installed bundle has one of the prompts.
+        BundleError: No bundle or several bundles match; the message lists the choices.
+        PromptError: No installed bundle has all prompts.
     """
     if bundle is not None:
         return _named(bundle)
@@ -83,7 +87,8 @@ def find_bundle(bundle: str | os.PathLike[str] | None, prompts: Sequence[str] = 
         raise BundleError(
             "no bundle is installed",
             received=f"an empty store {store_folder()}",
-            fix="Export one with gcis-export, give a folder with --bundle, or try --bundle demo.",
+            expected="at least one bundle",
+            fix="Export a bundle with gcis-export, pass a folder with --bundle, or try --bundle demo.",
         )
     fitting = [entry for entry in installed if entry.manifest and _has(entry.manifest, prompts)]
     if len(fitting) == 1:
@@ -98,21 +103,25 @@ def find_bundle(bundle: str | os.PathLike[str] | None, prompts: Sequence[str] = 
         raise PromptError(
             "no installed bundle has all these prompts",
             received=", ".join(map(repr, prompts)),
-            fix="Export one bundle with them all, or run gcis-run once for each.",
+            expected="prompts of one installed bundle",
+            fix="Export a bundle with all these prompts, or run gcis-run once per bundle.",
         )
     raise BundleError(
-        "several installed bundles fit",
+        "several installed bundles match",
         received=", ".join(_describe(entry) for entry in fitting),
         expected="one",
-        fix="Choose with --bundle NAME.",
+        fix="Choose one of them with --bundle NAME.",
     )
 
 
 def _named(bundle: object) -> Path:
-    """Return the folder that a path or name means; a path wins, since names have no slash."""
+    """Return the folder of a path or name; an existing path takes precedence over a name."""
     if not isinstance(bundle, str | os.PathLike):
         raise BundleError(
-            "this names no bundle", received=type(bundle).__name__, expected="a folder, a name, or 'demo'"
+            "the bundle is not a path or a name",
+            received=type(bundle).__name__,
+            expected="a folder, a name, or 'demo'",
+            fix="Pass a str or a Path.",
         )
     path, name = Path(bundle), str(bundle)
     if (path / MANIFEST_FILE).is_file():
@@ -120,14 +129,17 @@ def _named(bundle: object) -> Path:
     if name == DEMO:
         if not (DEMO_FOLDER / MANIFEST_FILE).is_file():
             raise BundleError(
-                "this installation ships no demo bundle", fix="Install gcis from its repository."
+                "this installation has no demo bundle",
+                received=f"no {DEMO_FOLDER / MANIFEST_FILE}",
+                expected="the bundle that the gcis wheel contains",
+                fix="Install gcis again.",
             )
         return DEMO_FOLDER
     for entry in list_bundles():
         if name in (entry.slug, entry.folder.name) or (entry.manifest and name == entry.manifest.name):
             return entry.folder
     if path.exists():
-        return path  # opening it says what is wrong with it
+        return path  # opening it raises an error with the reason
     choices = [_describe(entry) for entry in list_bundles(with_demo=True)]
     raise BundleError(
         f"there is no bundle {name!r}",
@@ -137,7 +149,7 @@ def _named(bundle: object) -> Path:
 
 
 def _stored(slug: str, folder: Path) -> StoredBundle:
-    """Read a folder's manifest, keeping its problem instead of raising."""
+    """Read the manifest of a folder; store an error as `problem` instead of raising it."""
     try:
         return StoredBundle(slug=slug, folder=folder, manifest=read_manifest(folder)[0])
     except BundleError as error:
@@ -145,7 +157,7 @@ def _stored(slug: str, folder: Path) -> StoredBundle:
 
 
 def _has(manifest: Manifest, prompts: Sequence[str]) -> bool:
-    """Tell whether a manifest has all prompts."""
+    """Return whether a manifest has all prompts."""
     try:
         select_labels(manifest, prompts)
     except PromptError:
@@ -154,6 +166,6 @@ def _has(manifest: Manifest, prompts: Sequence[str]) -> bool:
 
 
 def _describe(entry: StoredBundle) -> str:
-    """Return slug and prompts for a message."""
+    """Return slug and prompts of a bundle as text for a message."""
     prompts = ", ".join(label.prompt for label in entry.manifest.labels) if entry.manifest else "unreadable"
     return f"{entry.slug} ({prompts})"

@@ -1,1 +1,1 @@
-"""The demo bundle and the procedural head-and-neck phantom."""
+"""Provide the demo bundle and the procedural head-and-neck phantom."""

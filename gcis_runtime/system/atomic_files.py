@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Write files and folders atomically: an output appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
@@ -22,20 +22,20 @@ _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
 
 @contextlib.contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
-    """Give a temporary file beside `path` that takes its name when the block ends well.
+    """Yield a temporary file beside `path`, and rename it to `path` when the block ends without an error.
 
-    The temporary file lies in the same folder, since a rename is atomic only within a file system. It is
-    locked, so that `remove_leftovers` knows it from one whose process was killed.
+    The temporary file is in the same folder, since a rename is atomic only within a file system. It is
+    locked, so that `remove_leftovers` can distinguish it from the file of a process that was killed.
 
     Args:
-        path: The final name; its folder is created when missing.
-        suffix: Ends the temporary file's name, for libraries that choose a format by it.
+        path: Final path of the file. Its folder is created if it does not exist.
+        suffix: Suffix of the temporary file, for libraries that choose the format by suffix.
 
     Yields:
-        The temporary file to write, not to replace by another.
+        The temporary file. Write to it in place; do not replace it by another file.
 
     Raises:
-        OutputError: The folder or file cannot be written (missing rights, full disk, a folder in the way).
+        OutputError: The folder or file cannot be written (no permission, full disk, `path` is a folder).
     """
     temporary: Path | None = None
     file: int | None = None
@@ -45,7 +45,9 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             raise IsADirectoryError(0, "a folder has that name")
         temporary, file = _new_file(path, suffix)
         yield temporary
-        with temporary.open("rb") as written:  # on disk before it has the name: power may fail in between
+        with temporary.open(
+            "rb"
+        ) as written:  # on disk before the rename: a power failure leaves no empty file
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -58,9 +60,9 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of `replacing` whose process was killed; those that are being written stay.
+    """Remove temporary files of `replacing` whose process was killed; files being written are kept.
 
-    Where the system cannot tell (Windows, a file system without locks), all stay. A missing folder has none.
+    Nothing is removed on Windows, on file systems without locks, or if the folder does not exist.
     """
     if sys.platform == "win32":
         return
@@ -81,22 +83,32 @@ def remove_leftovers(folder: Path) -> None:
                 os.close(file)
 
 
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its name when the block ends well.
+def exchange_paths(one: Path, two: Path) -> bool:
+    """Swap two paths in one step; return False if the system cannot (any system but Linux)."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
 
-    Its files are on disk before it gets the name. An older folder of that name is exchanged for it in one
-    step where the system can (Linux), so that a process killed at any moment leaves the one or the other;
-    elsewhere the older one is moved aside first, and back if that fails.
+
+@contextlib.contextmanager
+def replacing_folder(
+    path: Path, *, exchange: Callable[[Path, Path], bool] = exchange_paths
+) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
+
+    Its files are flushed to disk before the rename. An existing folder is exchanged in one step on Linux, so
+    that a process killed at any moment leaves either the old or the new folder. On other systems the existing
+    folder is first moved aside, and moved back if the rename fails.
 
     Args:
-        path: The final name; the folders above it are created when missing.
+        path: Final path of the folder. Its parent folders are created if they do not exist.
+        exchange: Swaps two paths in one step, and returns False if the system cannot.
 
     Yields:
-        The temporary folder to fill.
+        The temporary folder, empty.
 
     Raises:
-        OSError: The system refuses (missing rights, full disk); `path` is as it was.
+        OSError: The system refuses (no permission, full disk); `path` is unchanged.
     """
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_dir():
@@ -115,21 +127,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 os.fsync(handle.fileno())
         if not path.exists():
             temporary.replace(path)
-        elif not _exchange(temporary, path):
+        elif not exchange(temporary, path):
             _move_aside(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(one: Path, two: Path) -> bool:
-    """Swap two names in one step; false where the system cannot."""
-    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
-
-
 def _move_aside(temporary: Path, path: Path) -> None:
-    """Rename, moving an older folder of that name aside first."""
+    """Rename `temporary` to `path` after moving the existing folder aside."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
     try:
         path.replace(aside / path.name)
@@ -143,10 +148,10 @@ def _move_aside(temporary: Path, path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse early a file that could not be written later; leaves nothing behind.
+    """Check that a file can be written, without leaving anything behind.
 
     Raises:
-        OutputError: The nearest existing folder above `path` takes no file, or a folder has its name.
+        OutputError: No file can be created in the nearest existing parent folder, or `path` is a folder.
     """
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
@@ -165,18 +170,20 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written",
         received=error.strerror or str(error),
-        fix="Choose another place for it.",
+        expected="a folder that this user can write to",
+        fix="Choose another output path, or free disk space.",
     )
 
 
 def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
-    """Create an empty file beside `path` with the rights that the user's umask gives, and lock it.
+    """Create an empty file beside `path` with the permissions of the user's umask, and lock it.
 
-    `tempfile` makes private ones, and to mend that the umask must be known: it can be read only by setting
-    it, which every other thread would notice.
+    `tempfile` is not used: it creates files with mode 0600, and the umask that would correct the mode can
+    only be read by setting it, which affects all threads.
 
     Returns:
-        The file, and the descriptor that holds its lock; None on Windows, where an open file is not renamed.
+        The file and the descriptor that holds its lock; None on Windows, where an open file cannot be
+        renamed.
     """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
@@ -191,8 +198,8 @@ def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
 
 
 def _hold(file: int, temporary: Path) -> bool:
-    """Lock a new file; False where another process took it for a leftover before that."""
+    """Lock a new file; return False if `remove_leftovers` of another process removed it before."""
     try:
         return try_lock(file) and temporary.exists()
     except OSError:
-        return True  # a file system without locks: nothing is removed there
+        return True  # a file system without locks, where `remove_leftovers` removes nothing

@@ -1,4 +1,7 @@
-"""How many processors this process may use; engines that count the machine's run slower in containers."""
+"""Count the processors that this process may use, and read the processor's name.
+
+Engines that start a thread per processor of the machine run slower in containers with a CPU quota.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from gcis_runtime.errors import EngineError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CROWD = 8
-"""Threads a processor: more than one gain nothing; thousands spin for each other and never end."""
+"""Most threads per processor. More than one gives no speed-up; thousands block each other without end."""
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cpus() -> int:
-    """Return the number of CPUs that affinity allows; quotas share out time and name no processor."""
+    """Return the number of CPUs that affinity allows. Quotas limit CPU time and are ignored."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
@@ -25,8 +28,8 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
     """Return the number of CPUs that affinity and the quotas of control groups allow, at least 1.
 
     Args:
-        cgroup: Where control groups are mounted (version 2, or version 1 under `cpu/` or `cpu,cpuacct/`).
-        membership: Which groups this process is in: `/proc/self/cgroup`.
+        cgroup: Mount point of the control groups (version 2, or version 1 under `cpu/` or `cpu,cpuacct/`).
+        membership: File that lists the control groups of this process.
     """
     count = allowed_cpus()
     quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
@@ -34,7 +37,7 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
 
 
 def cpu_fields() -> dict[str, str]:
-    """Return the first processor's fields of `/proc/cpuinfo`; empty elsewhere than on Linux."""
+    """Return the fields of the first processor in `/proc/cpuinfo`; empty on systems other than Linux."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -44,30 +47,30 @@ def cpu_fields() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return this machine's processor, as far as the system names it."""
+    """Return the model name of the processor, or its architecture if the system reports no name."""
     return cpu_fields().get("model name") or platform.processor() or platform.machine()
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that is none, or that would only get in each other's way.
+    """Check a number of threads; None is valid.
 
     Raises:
-        EngineError: It is neither None nor between 1 and `_CROWD` a processor.
+        EngineError: `threads` is neither None nor an integer from 1 to 8 per processor.
     """
     most = _CROWD * (os.cpu_count() or 1)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
         raise EngineError(
-            "no number of threads",
+            "the number of threads is invalid",
             received=repr(threads),
-            expected=f"1 to {most}, {_CROWD} a processor of this machine",
-            fix="Leave it out: then the processors that this process may use are counted.",
+            expected=f"1 to {most}, {_CROWD} per processor of this machine",
+            fix="Leave it out to use every processor that this process may use.",
         )
 
 
 def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
-    """Give the folders of every group that limits this process: its own and those above it.
+    """Yield the folders of all control groups that limit this process: its own and its parents.
 
-    In a container with a namespace of its own the group is the mount's root; elsewhere it lies below.
+    In a container with its own namespace the group is the root of the mount, otherwise a folder below it.
     """
     yield cgroup
     for controller in ("cpu", "cpu,cpuacct"):
@@ -87,7 +90,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Return a group's CPU quota in processors; None when there is none."""
+    """Return the CPU quota of a control group in processors; None if the group has no quota."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The system's locks on open files: they end with their process, however that happens."""
+"""Lock open files with the operating system, which releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file, and tell whether that succeeded: another process may have it.
+    """Lock an open file without blocking; return False if another process holds the lock.
 
     Args:
-        file: Its descriptor, open for writing; the lock ends when it is closed.
+        file: File descriptor, open for writing. Closing it releases the lock.
 
     Raises:
-        OSError: The file system has no locks.
+        OSError: The file system does not support locks.
     """
     if sys.platform == "win32":
         try:

@@ -1,11 +1,14 @@
-"""One run at a time in a folder. The system drops the lock when its process ends, however that happens."""
+"""Lock an output folder, so that one run at a time writes to it.
+
+The operating system releases the lock when the process ends, even if it is killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,18 +20,23 @@ NAME = ".gcis-run.lock"
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; it is created when missing.
+def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if it does not exist.
 
-    The lock is the system's on the file `.gcis-run.lock`, which says who holds it and is removed afterwards.
+    The file `.gcis-run.lock` is locked. It contains the process that holds the lock and is removed
+    afterwards.
+
+    Args:
+        folder: The folder.
+        try_lock: Locks a file descriptor, and returns False if another process holds the lock.
 
     Raises:
-        OutputError: Another run holds it, or the folder cannot be written.
+        OutputError: Another run holds the lock, or the folder cannot be written.
     """
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
+        file = _locked(path, try_lock)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -38,19 +46,18 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.flush()
         yield
     finally:
-        # Removed while locked, where the system can: whoever has just opened it sees that it has no name.
+        # Removed while locked, except on Windows: a process that has just opened the file notices that its
+        # path is gone, and opens a new one.
         with contextlib.suppress(OSError):
             path.unlink()
         file.close()
 
 
-def _locked(path: Path) -> IO[str]:
-    """Open and lock the file of this name."""
+def _locked(path: Path, try_lock: Callable[[int], bool]) -> IO[str]:
+    """Open and lock a file, which is created if it does not exist."""
     while True:
         file = path.open("a+", encoding="utf-8")
-        try:
-            _lock(file)
-        except BlockingIOError as error:
+        if not try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "a process that has just started"
             file.close()
@@ -58,14 +65,8 @@ def _locked(path: Path) -> IO[str]:
                 f"{path.parent} is in use by another gcis-run",
                 received=holder,
                 fix="Wait for it, or choose another folder with -o.",
-            ) from error
+            )
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        file.close()  # its last holder removed it after it was opened here
-
-
-def _lock(file: IO[str]) -> None:
-    """Lock an open file or raise BlockingIOError."""
-    if not try_lock(file.fileno()):
-        raise BlockingIOError
+        file.close()  # the previous holder removed the file after it was opened here

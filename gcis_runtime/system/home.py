@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def home_folder() -> Path:
-    """Return the folder of what gCIS keeps for this user: `$GCIS_HOME`, by default `~/.gcis`."""
+    """Return the folder of this user's bundles and caches: `$GCIS_HOME`, by default `~/.gcis`."""
     home = os.environ.get("GCIS_HOME")
     return Path(home) if home else Path.home() / ".gcis"

@@ -1,4 +1,4 @@
-"""Amounts of memory: read from options, written for people, asked of the system."""
+"""Parse and format amounts of memory, and measure the memory that this process uses."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ _STATM = Path("/proc/self/statm")
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount such as `2G`, `1.5GiB`, `800M` or `1000000`; units are powers of 1024.
+    """Parse an amount such as `2G`, `1.5GiB`, `800M` or `1000000` and return bytes; units are powers of 1024.
 
     Raises:
-        OutputError: It is none, or nothing.
+        OutputError: The text is not an amount, or the amount is zero.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size <= 0:
-        raise OutputError("not an amount of memory", received=repr(text), expected="such as 2G or 800M")
+        raise OutputError(
+            "not an amount of memory",
+            received=repr(text),
+            expected="a positive number of bytes, with or without a unit K, M, G or T",
+            fix="Write it as 2G or 800M.",
+        )
     return size
 
 
 def bytes_text(size: int) -> str:
-    """Return an amount for people: `1.25 GiB`, `310 MiB`."""
+    """Format bytes as text: `1.25 GiB`, `310 MiB`."""
     return f"{size / 2**30:.2f} GiB" if size >= 1 << 30 else f"{max(1, round(size / 2**20))} MiB"
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that this process has resident now; None where the system does not say."""
+    """Return the resident memory of this process in bytes; None if the system does not report it."""
     try:
         pages = int(_STATM.read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -41,9 +46,10 @@ def resident_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has had resident; None where the system does not say.
+    """Return the peak resident memory of this process in bytes; None if the system does not report it.
 
-    Linux's own figure begins with the program; the portable one with what the parent process was at the fork.
+    Linux resets `VmHWM` when a program is executed. `ru_maxrss`, the portable value, starts at the resident
+    memory of the parent process at the fork.
     """
     try:
         status = Path("/proc/self/status").read_text()

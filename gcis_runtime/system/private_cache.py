@@ -1,11 +1,11 @@
-"""Compiled engines kept for the next start, where only this user can write.
+"""Cache compiled engines in a folder that only the current user can write to.
 
-Loading a compiled model is running code. A cache entry is therefore used only from a folder that belongs to
-this user and that nobody else can write (mode 0700), and only when its hash is the one that was noted when it
-was stored: that finds truncation and bit rot, while the folder's owner keeps strangers out. Where no such
-folder can be had there is no cache, never an error.
+Loading a compiled model executes code. A cache entry is therefore used only if its folder belongs to this
+user and has mode 0700, and only if its SHA-256 hash equals the hash that was recorded when the entry was
+stored. The hash detects truncated and damaged files; the permissions keep other users out. If no such folder
+can be created, nothing is cached, and no error is raised.
 
-Two processes may share a cache: data lies under its own hash, and an entry appears by one rename.
+Several processes can share a cache: a data file is named after its hash, and an entry is added by one rename.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import msgspec
 from gcis_runtime.system.home import home_folder
 
 LIMIT = 4 << 30
-"""Bytes that a cache may hold; what was used least recently goes first."""
+"""Largest size of a cache in bytes; the least recently used entries are removed first."""
 
 _NOTE = ".json"
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The note beside cached data: what it is, and its hash."""
+    """Key and hash of a cached file, stored as JSON beside it."""
 
     key: dict[str, str]
     sha256: str
@@ -38,22 +38,22 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateCache:
-    """A folder of cached files. Made by `open_cache`.
+    """A folder of cached files, opened by `open_cache`.
 
     Attributes:
-        folder: Where it lies.
-        limit: Bytes that it may hold.
+        folder: Path of the folder.
+        limit: Largest size in bytes.
     """
 
     folder: Path
     limit: int = LIMIT
 
     def find(self, kind: str, key: Mapping[str, str]) -> Path | None:
-        """Return the file that was stored under a key, verified; None when there is none or it was damaged.
+        """Return the file that was stored under a key after verifying it; None if it is missing or damaged.
 
         Args:
-            kind: What it is, such as `"openvino"`; part of the file name.
-            key: All that decides its content.
+            kind: Kind of file, such as `"openvino"`; part of the file name.
+            key: Everything that determines the content.
         """
         note = self._note(kind, key)
         try:
@@ -64,18 +64,18 @@ class PrivateCache:
             if entry.key != dict(key) or digest != entry.sha256:
                 note.unlink(missing_ok=True)
                 return None
-            os.utime(note)  # used now: pruned last
+            os.utime(note)  # mark as recently used
         except (OSError, msgspec.DecodeError):
             return None
         return data
 
     def store(self, kind: str, key: Mapping[str, str], write: Callable[[Path], object]) -> Path | None:
-        """Keep what `write` puts into a file; None where the disk refuses.
+        """Store a file under a key and return its path; None if it cannot be written.
 
         Args:
-            kind: What it is.
-            key: All that decides its content.
-            write: Writes the file that it is given.
+            kind: Kind of file, such as `"openvino"`.
+            key: Everything that determines the content.
+            write: Writes the content to the path that it receives.
         """
         with contextlib.suppress(OSError), self._temporary() as part:
             write(part)
@@ -99,7 +99,7 @@ class PrivateCache:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
-        """Give a temporary file of this folder that is gone afterwards, unless it was renamed."""
+        """Yield a temporary file in this folder, and remove it afterwards unless it was renamed."""
         handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.folder)
         os.close(handle)
         try:
@@ -108,7 +108,7 @@ class PrivateCache:
             Path(name).unlink(missing_ok=True)
 
     def _prune(self, *, keep: Path) -> None:
-        """Remove the entries used longest ago, and data that no entry names, until the limit holds."""
+        """Remove unreferenced and then least recently used data files until the cache is within its limit."""
         named: dict[Path, float] = {}
         for note in self.folder.glob(f"*{_NOTE}"):
             with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -126,10 +126,10 @@ class PrivateCache:
 
 
 def open_cache(folder: Path | None = None) -> PrivateCache | None:
-    """Open a cache folder, made when missing; None where none can be private to this user.
+    """Open a cache folder, which is created if missing; return None if it cannot be private to this user.
 
     Args:
-        folder: The folder; None takes `$GCIS_HOME/cache`.
+        folder: The folder; None means `$GCIS_HOME/cache`.
     """
     folder = home_folder() / "cache" if folder is None else folder
     try:
@@ -145,11 +145,11 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
 
 
 def open_cache_beside(bundle: Path) -> PrivateCache | None:
-    """Open the cache folder `BUNDLE.cache` beside a bundle, or the one in `$GCIS_HOME` where that is not
-    possible.
+    """Open the cache folder `BUNDLE.cache` beside a bundle, or else the one in `$GCIS_HOME`.
 
     Args:
-        bundle: The bundle's folder. Its neighbour is used only where this user alone can write beside it.
+        bundle: Folder of the bundle. The cache is beside it only if this user alone can write to the parent
+            folder.
     """
     folder = bundle.resolve()
     try:
@@ -162,5 +162,5 @@ def open_cache_beside(bundle: Path) -> PrivateCache | None:
 
 
 def _ours(found: os.stat_result) -> bool:
-    """Tell whether a folder belongs to this user; Windows has no owners here, and private profiles."""
+    """Return whether a folder belongs to this user; always True on Windows, where profiles are private."""
     return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()

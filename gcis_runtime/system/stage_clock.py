@@ -1,4 +1,4 @@
-"""Time of each stage of a run, where stages run inside one another."""
+"""Measure the time per stage of a run; stages may be nested."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 
 class StageClock:
-    """Adds up seconds by stage. A stage's time excludes the stages that run inside it.
+    """A clock that sums seconds per stage. The time of a stage excludes the stages nested in it.
 
     Args:
         names: Stages to list even if they never run.
-        timer: Seconds of what is to be measured: wall time, or `time.process_time`.
+        timer: Returns the current time in seconds: wall time, or CPU time with `time.process_time`.
 
     Attributes:
-        seconds: Seconds of each stage so far, in the order in which the stages first ended or were declared.
+        seconds: Seconds per stage so far, ordered by declaration, then by the first end of a stage.
     """
 
     def __init__(self, *names: str, timer: Callable[[], float] = time.perf_counter) -> None:
@@ -25,7 +25,7 @@ class StageClock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the block's time to `name`."""
+        """Add the time of the block to the stage `name`."""
         self._inside.append(0.0)
         start = self._timer()
         try:

@@ -1,4 +1,4 @@
-"""The CPU threads that cut, add and restore while the network waits."""
+"""Share array operations among CPU threads."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from itertools import pairwise
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workers:
-    """Threads that share one piece of work.
+    """Threads that share a task.
 
     Attributes:
-        pool: Runs the parts; None: the calling thread does.
-        count: How many parts run side by side.
+        pool: Thread pool; None runs everything in the calling thread.
+        count: Number of parts that run in parallel.
     """
 
     pool: Executor | None
     count: int
 
     def each(self, work: Callable[..., object], *items: Iterable[object]) -> None:
-        """Do `work` on each item, or on one of each of several, and wait until all is done."""
+        """Call `work` with each item, as `map` does, and wait for all calls."""
         list((map if self.pool is None else self.pool.map)(work, *items))
 
     def share(self, size: int, work: Callable[[slice], object], *, parts: int = 0) -> None:
-        """Do `work` on consecutive parts of `size` items.
+        """Split `size` items into consecutive parts and call `work` with each part.
 
         Args:
-            size: How many items.
-            work: Does a part.
-            parts: How many parts at least; one for each thread in any case.
+            size: Number of items.
+            work: Receives the slice of a part.
+            parts: Smallest number of parts; never fewer than threads.
         """
         parts = max(parts, self.count)
         cuts = [size * part // parts for part in range(parts + 1)]
@@ -39,11 +39,11 @@ class Workers:
 
 
 ALONE = Workers(pool=None, count=1)
-"""The calling thread."""
+"""Workers that run everything in the calling thread."""
 
 
 @contextmanager
 def workers(count: int) -> Iterator[Workers]:
-    """Start threads, and end them."""
+    """Start a pool of `count` threads, and shut it down after the block."""
     with ThreadPoolExecutor(count) as pool:
         yield Workers(pool=pool, count=count)

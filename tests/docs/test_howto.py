@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.documents import (
+    HOWTO,
+    PROGRAMS,
     commands,
     run_command,
     without_clip,
@@ -22,16 +24,9 @@ from tests.support.documents import (
     write_published,
 )
 
-HOWTO = Path(__file__).parents[2] / "docs" / "how-to"
 EXPORT = (HOWTO / "export.md").read_text()
 DEBUG = (HOWTO / "debug_accuracy.md").read_text()
 RUN = (HOWTO / "run.md").read_text()
-PROGRAMS = {
-    "gcis-train": "gcis_train.cli.main",
-    "gcis-export": "gcis_export.cli",
-    "gcis-run": "gcis_runtime.cli.run",
-    "gcis-bundle": "gcis_runtime.cli.bundle",
-}
 
 
 def lines() -> list[list[str]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.docs.test_howto import PROGRAMS
 from tests.support.documents import (
+    PROGRAMS,
     commands,
     run_command,
     without_clip,

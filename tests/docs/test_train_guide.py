@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.docs.test_howto import HOWTO, PROGRAMS
-from tests.support.documents import commands
+from tests.support.documents import HOWTO, PROGRAMS, commands
 
 GUIDE = commands((HOWTO / "train.md").read_text())
 EXPORT = next(i for i, words in enumerate(GUIDE) if words[0] == "gcis-export")

@@ -106,9 +106,14 @@ def test_new_prompt_is_embedded_with_the_checkpoints_own_weights(tmp_path, monke
 
 def test_random_text_weights_are_drawn_with_the_checkpoints_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(prompts, "TextEncoder", _Tower)
-    table = prompt_table(PROMPTS, _Tower("m", "random", seed=7).embed(PROMPTS))
+    tower = _Tower("m", "random", seed=7)
+    table = prompt_table(PROMPTS, tower.embed(PROMPTS))
     trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="random (seed 7)")
-    resolve(trained, ["spleen"], clip_weights="random")
+    new = ["spleen", "kidney", "stomach"]
+    found = [choice.pathway for choice in resolve(trained, new, clip_weights="random").choices]
+    net = trained.routed()
+    assert found == [net.resolve(e) for e in tower.embed(new)]
+    assert found != [net.resolve(e) for e in _Tower("m", "random", seed=0).embed(new)]
 
 
 def test_text_tower_of_another_width_is_refused(tmp_path, monkeypatch):

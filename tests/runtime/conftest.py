@@ -1,4 +1,4 @@
-"""Fixtures of the runtime's tests; what they are made of is in `runtime_helpers`."""
+"""Fixtures shared by the runtime's tests: small bundles, a CT file, kernels compiled for the host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import fake_cuda
 from tests.support.bundles_and_images import write_bundle, write_ct
+from tests.support.host_kernels import compile_for_host
+from tests.support.numpy_kernels import Kernel
 
 
 @pytest.fixture
@@ -23,7 +24,13 @@ def ct(tmp_path: Path) -> Path:
     return write_ct(tmp_path / "ct.nii.gz")
 
 
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a `$GCIS_HOME` of its own, without calibration of other runs."""
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="session")
-def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, fake_cuda.Kernel] | None:
-    """The CUDA kernels compiled for the host; None where there is no C++ compiler."""
-    return fake_cuda.compile_for_host(tmp_path_factory.mktemp("kernels"))
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel] | None:
+    """The CUDA kernels compiled for the host; None if there is no C++ compiler."""
+    return compile_for_host(tmp_path_factory.mktemp("kernels"))

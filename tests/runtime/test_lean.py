@@ -1,4 +1,4 @@
-"""The runtime runs without PyTorch, MONAI, CLIP, onnx, SciPy and SimpleITK."""
+"""The runtime runs without PyTorch, MONAI, CLIP, onnx, SciPy and SimpleITK, from an installed wheel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("torch", "monai", "open_clip", "onnx", "scipy", "safetensors", "SimpleITK")
 FORBIDDEN = (*PACKAGES, "gcis_train", "gcis_export")
+WHEEL_PACKAGES = ("gcis_runtime", "gcis_train", "gcis_export")
 
 GUARD = f"""
 import sys
@@ -27,9 +30,11 @@ sys.meta_path.insert(0, Guard())
 """
 
 
-def run(python, code_or_module, *arguments, cwd):
+def run(program, code_or_module, *arguments, cwd):
+    """Run a Python interpreter in isolated mode, or another program."""
+    isolated = ["-I"] if Path(program).name.startswith("python") else []
     return subprocess.run(
-        [python, "-I", *code_or_module, *map(str, arguments)],
+        [program, *isolated, *map(str, (*code_or_module, *arguments))],
         capture_output=True,
         text=True,
         check=False,
@@ -68,40 +73,67 @@ def test_the_guard_fires(tmp_path):
     assert "torch is forbidden here" in result.stderr
 
 
-def test_the_base_distribution_alone_segments(make_bundle, ct, tmp_path):
-    """Install into a bare environment from the package index and run; needs the index, and fails without."""
-    source = tmp_path / "source"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: building leaves `build/` and `egg-info` behind."""
+    source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    for name in ("gcis_runtime", "gcis_train", "gcis_export", "benchmarks"):
-        # A copy, since building leaves build/ and egg-info behind.
-        if (REPOSITORY / name).is_dir():
-            shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    home = tmp_path / "bare"
+    for name in (*WHEEL_PACKAGES, "benchmarks"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    built = tmp_path_factory.mktemp("wheel")
+    command = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", built)
+    done = run(sys.executable, command, source, cwd=source)
+    assert done.returncode == 0, done.stderr
+    (file,) = built.glob("gcis-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An environment with the wheel and its dependencies only; needs the package index."""
+    home = tmp_path_factory.mktemp("bare")
     venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
-    install = run(
-        python, ("-m", "pip", "install", "--quiet", "--no-warn-script-location"), source, cwd=tmp_path
-    )
+    command = ("-m", "pip", "install", "--quiet", "--no-warn-script-location")
+    install = run(home / "bin" / "python", command, wheel, cwd=home)
     assert install.returncode == 0, install.stderr
+    yield home
+    shutil.rmtree(home)  # half a gigabyte
+
+
+def test_the_wheel_contains_three_packages_with_their_data(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    installed = {name for name in names if not name.partition("/")[0].endswith(".dist-info")}
+    assert {name.partition("/")[0] for name in installed} == set(WHEEL_PACKAGES)
+    tracked = [p for name in WHEEL_PACKAGES for p in (REPOSITORY / name).rglob("*") if p.is_file()]
+    expected = {str(p.relative_to(REPOSITORY)) for p in tracked if "__pycache__" not in p.parts}
+    assert installed == expected
+    assert {
+        "gcis_runtime/sliding/cuda/kernels.cu",
+        "gcis_runtime/demo/headneck.gcis/manifest.json",
+        "gcis_runtime/demo/headneck.gcis/model.onnx",
+        *(f"{name}/py.typed" for name in WHEEL_PACKAGES),
+    } <= installed
+
+
+def test_the_base_distribution_alone_segments(bare, make_bundle, ct, tmp_path):
+    """Run in an environment that was installed from the wheel and the package index."""
+    python = bare / "bin" / "python"
     for name in PACKAGES:
         assert run(python, ("-c", f"import {name}"), cwd=tmp_path).returncode != 0, f"{name} is installed"
-    command = [
-        home / "bin" / "gcis-run",
-        ct,
-        "--bundle",
-        make_bundle(),
-        "--engine",
-        "onnx",
-        "--json",
-        "--preview",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    words = [ct, "--bundle", make_bundle(), "--engine", "onnx", "--json", "--preview"]
+    result = run(bare / "bin" / "gcis-run", (), *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["results"][0]["structures"][1]["voxels"] > 0
-    doctor = subprocess.run(
-        [home / "bin" / "gcis-bundle", "doctor"], capture_output=True, text=True, check=False
-    )
+    doctor = run(bare / "bin" / "gcis-bundle", ("doctor",), cwd=tmp_path)
     assert doctor.returncode == 0, doctor.stderr
-    shutil.rmtree(home)  # half a gigabyte
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel(bare, tmp_path):
+    words = ["--phantom", 7, "--bundle", "demo", "--json", "-o", tmp_path / "out"]
+    result = run(bare / "bin" / "gcis-run", (), *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    structures = json.loads(result.stdout)["results"][0]["structures"]
+    assert len(structures) == 7 and min(s["dice"] for s in structures) > 0.5
+    assert (tmp_path / "out" / "phantom_ct_seg.nii.gz").is_file()

@@ -1,4 +1,4 @@
-"""Bundles and images for the runtime's tests, made in a second without any training."""
+"""Write small bundles and images for the runtime's tests, without training."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ ROI = (64, 64, 64)
 NAMES = ("bone", "liver")
 GAIN = (30.0, 8.0)
 THRESHOLD = (0.7, 0.45)
-"""Each structure's logit is GAIN * (3 x 3 x 3 mean of the pre-processed image - THRESHOLD)."""
+"""The logit of a structure is GAIN * (3 x 3 x 3 mean of the pre-processed image - THRESHOLD)."""
 
 
 def conv_weights() -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (2, 1, 3, 3, 3) and bias (2,) of the test network."""
+    """Return the kernel (2, 1, 3, 3, 3) and the bias (2,) of the test network."""
     kernel = np.stack([np.full((1, 3, 3, 3), g / 27, dtype=np.float32) for g in GAIN])
     return kernel, np.array([-g * t for g, t in zip(GAIN, THRESHOLD, strict=True)], dtype=np.float32)
 
@@ -109,7 +109,7 @@ def write_bundle(
 
 
 def smooth_ct(shape: tuple[int, int, int], *, seed: int = 0) -> np.ndarray:
-    """A blobby image from -1000 to about 900 HU, int16: smooth, so that labels have surfaces, not salt."""
+    """Return a smooth int16 image from -1000 to about 900 HU, whose labels have connected surfaces."""
     rng = np.random.default_rng(seed)
     out = np.zeros(shape)
     grid = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
@@ -131,7 +131,7 @@ def write_ct(
 
 
 def child_of(work: Callable[[], object]) -> int:
-    """Start a process that does some work, and return its id."""
+    """Fork a process that calls `work`, and return its process ID."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):

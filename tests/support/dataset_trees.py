@@ -1,4 +1,4 @@
-"""Small trees with the true names of every dataset, and what a datalist should make of each."""
+"""Define a small folder tree with the real file names of every dataset, and the expected datalist."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 import SimpleITK
 
 IMAGE = "image"
-"""A CT."""
+"""Content of a CT file."""
 
 MASK = (1,)
-"""A label file with one structure."""
+"""Content of a label file with one structure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A dataset in miniature.
+    """A small dataset.
 
     Attributes:
-        files: By path: IMAGE, the values of a label file, or text.
-        cases: Samples that should be found, in order, and the part that each belongs to.
-        prompts: A few structures of the first sample with the values they should have.
-        lost: A label file whose loss leaves a case incomplete, and that case.
+        files: Content by path: IMAGE, the values of a label file, or text.
+        cases: Expected samples in order, with the split of each.
+        prompts: Some structures of the first sample with their expected values.
+        lost: A label file without which a case is incomplete, and that case.
         stray: An unexpected image.
     """
 
@@ -37,7 +37,7 @@ class Tree:
 
 
 def write_tree(root: Path, files: dict[str, object]) -> Path:
-    """Write the files; images are 8 voxels a side."""
+    """Write the files; images have 8 x 8 x 8 voxels."""
     rng = np.random.default_rng(0)
     for name, content in files.items():
         path = root / name

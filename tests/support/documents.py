@@ -1,4 +1,4 @@
-"""Commands that stand in documents, and the files that they name, at toy size."""
+"""Extract commands from the documents, and write the files that these commands name, at toy size."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ import torch
 from gcis_runtime.demo.phantom import make_phantom
 
 DATA = Path(__file__).parents[1] / "data" / "conformance"
+HOWTO = Path(__file__).parents[2] / "docs" / "how-to"
+PROGRAMS = {
+    "gcis-train": "gcis_train.cli.main",
+    "gcis-export": "gcis_export.cli",
+    "gcis-run": "gcis_runtime.cli.run",
+    "gcis-bundle": "gcis_runtime.cli.bundle",
+}
+"""Module of every program, by its name."""
 
 
 def commands(text: str, kind: str = "bash") -> list[list[str]]:
-    """Return the command lines of a document's blocks of a kind, as words; `$ ` before one is dropped."""
+    """Return the command lines of a document's blocks of a kind as lists of words, without a leading `$ `."""
     blocks = re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line.removeprefix("$ ")) for line in lines if line.strip()]
 
 
 def run_command(words: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    """Run one of our programs as it stands in a document; its failure is the test's."""
+    """Run a program of the project as written in a document, and check that it succeeds."""
     program = Path(sys.executable).parent / words[0]
     done = subprocess.run(
         [str(program), *words[1:]],

@@ -1,4 +1,4 @@
-"""Conformance cases as networks and graphs, and a tiny checkpoint, for the tests of export."""
+"""Build networks of the conformance cases and tiny checkpoints for the export tests."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Case:
         return len(self.static.pathways)
 
     def golden_logits(self) -> NDArray[np.float32]:
-        """(B, prompts, 16, 16, 16): foreground minus background at every fourth voxel."""
+        """Return logits (B, prompts, 16, 16, 16) of every fourth voxel."""
         logits = [self.golden[f"logits_{i}"] for i in range(self.prompts)]
         return np.stack([x[:, 1] - x[:, 0] for x in logits], axis=1)
 
     def golden_foreground(self) -> NDArray[np.bool_]:
-        """(B, prompts, 64, 64, 64): where the published network says foreground."""
+        """Return the foreground masks (B, prompts, 64, 64, 64) of the published network."""
         shape = (self.image.shape[0], *self.image.shape[2:])
         count = int(np.prod(shape))
         masks = [np.unpackbits(self.golden[f"foreground_{i}"])[:count] for i in range(self.prompts)]
@@ -77,13 +77,13 @@ def load_case(name: str) -> Case:
 
 
 def randomise(net: torch.nn.Module) -> None:
-    """Draw weights of a size that keeps signals alive through the depth."""
+    """Draw weights with a scale that preserves the signal through all layers."""
     torch.manual_seed(5)
     for parameter in net.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
     for block in net.decoder.positions[-1].blocks.values() if hasattr(net, "decoder") else ():
-        torch.nn.init.constant_(block.bias[:1], 6.0)  # mostly background, as a trained network says
+        torch.nn.init.constant_(block.bias[:1], 6.0)  # mostly background, as in a trained network
 
 
 def write_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
@@ -121,7 +121,7 @@ def write_static(folder: Path, routed: Checkpoint, *, named: bool = True) -> Che
 
 
 def cheap_bundle(folder: Path, **options: Any) -> Path:
-    """Write the runtime tests' bundle, whose network is one convolution: `bone` and `liver` by thresholds."""
+    """Write the bundle of the runtime tests: one convolution with the structures `bone` and `liver`."""
     from tests.support.bundles_and_images import write_bundle
 
     return write_bundle(folder, **options)

@@ -1,4 +1,4 @@
-"""A session that answers from intensities: every label is then known without a network."""
+"""Define a session that thresholds intensities, so that every label is known without a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gcis_runtime import Bundle, Segmenter, open_bundle
 from tests.support.bundles_and_images import write_bundle
 
 LOW, HIGH = -4000.0, 4000.0
-"""HU that become 0 and 1: wider than CT, so that a linear image stays linear."""
+"""Intensity window in HU: wider than CT, so that a linear image is not clipped."""
 
 
 class ThresholdSession:
-    """Structure 1 where HU > `hu`, structure 2 where HU < -`hu`; margins are in HU."""
+    """Session with structure 1 where HU > `hu` and structure 2 where HU < -`hu`; logits are in HU."""
 
     name, version, device, precision, threads, batch = "onnx", "0", "cpu", "fp32", 1, 1
     notes: tuple[str, ...] = ()
@@ -34,12 +34,12 @@ class ThresholdSession:
         return np.stack([hu - np.float32(self.hu), -hu - np.float32(self.hu)], axis=1)
 
     def close(self) -> None:
-        """Count how often."""
+        """Count the calls."""
         self.closed += 1
 
 
 def threshold_bundle(**preprocess: Any) -> Bundle:
-    """Return a bundle with the window of the fake session and other pre-processing as given."""
+    """Return a bundle with the intensity window of the fake session and the given preprocessing."""
     bundle = _bundle()
     spec = msgspec.structs.replace(bundle.manifest.preprocess, intensity_window=(LOW, HIGH), **preprocess)
     window = msgspec.structs.replace(bundle.manifest.window, overlap=0.25)

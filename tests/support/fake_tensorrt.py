@@ -1,6 +1,7 @@
-"""A TensorRT module: builds plans that say how they were built, and runs them on the fake CUDA driver.
+"""Simulate a TensorRT module, which records build settings in its plans and runs them on the fake driver.
 
-The names are those of `tensorrt_rtx`; `test_tensorrt_build.py` holds this fake against the real module.
+Names are those of `tensorrt_rtx`; `tests/runtime/engines/tensorrt/test_build.py` compares them with the real
+module.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.support import fake_cuda
+from tests.support.numpy_kernels import array_at
 
 
 def network(window: np.ndarray) -> np.ndarray:
-    """(n, 1, X, Y, Z) to (n, 2, X, Y, Z)."""
+    """Return the logits (n, 2, X, Y, Z) of windows (n, 1, X, Y, Z)."""
     return np.concatenate([window - np.float32(0.5), np.float32(0.4) - window], axis=1)
 
 
@@ -53,14 +54,14 @@ class Layer:
 
 
 class FakeTensorrt:
-    """A module. `make` puts one of another name, version or ability together.
+    """A TensorRT module. `make` creates one with another name, version or other features.
 
     Attributes:
         driver: The fake CUDA driver that engines run on.
-        configs: Builder configurations, as they were when an engine was built.
-        fail: What to refuse: `"parse"`, `"build"`, `"deserialise"`, `"context"`, `"execute"`.
-        error: Message logged on a refusal.
-        built: Layer types that the built engine gets; None for the network's own.
+        configs: Builder configurations at the time of each build.
+        fail: Steps that fail: `"parse"`, `"build"`, `"deserialise"`, `"context"`, `"execute"`.
+        error: Message that is logged by a failing step.
+        built: Layer types of the built engine; None keeps those of the network.
     """
 
     LayerInformationFormat = _enum("ONELINE", "JSON")
@@ -239,8 +240,8 @@ class _Context:
         source, target = self.addresses[self._engine.plan["input"]], self.addresses["margins"]
 
         def compute() -> None:
-            answer = network(fake_cuda._at(source, shape, np.float32))
-            fake_cuda._at(target, answer.shape, np.float32)[...] = answer
+            answer = network(array_at(source, shape, np.float32))
+            array_at(target, answer.shape, np.float32)[...] = answer
 
         self._module.driver.queue(stream, compute)
         return True

@@ -1,6 +1,6 @@
-"""Run, kill and resume the stub training; started by test_kill.py in a process of its own.
+"""Run, kill and resume the stub training; test_kill.py starts this script.
 
-python kill_script.py DATA WORK MOMENT...: a fork is killed by SIGKILL at that moment, another one resumes.
+python kill_script.py DATA WORK MOMENT...: a fork is killed by SIGKILL at that moment; another one resumes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.stub_training import RUN, trainer
 
 
 def _killing(function: Callable[..., Any], at: int, *, after: bool = False) -> Callable[..., Any]:
-    """Return the function, which kills the process at its call number `at`."""
+    """Return a function that kills the process at call number `at`."""
     calls = 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,7 @@ def _half_written(tensors: Any, path: Path) -> None:
 
 
 def _arm(moment: str) -> None:
-    """Place the kill."""
+    """Patch the training so that the process is killed at `moment`."""
     if moment.startswith("step"):  # between the backward pass and the update
         steps.Stepper._update = _killing(steps.Stepper._update, int(moment[4:]))  # type: ignore[method-assign]
     elif moment == "updated":
@@ -71,7 +71,7 @@ def _arm(moment: str) -> None:
 
 
 def _child(work: Callable[[], None]) -> int:
-    """Run in a fork; returns the signal that ended it, 0 for a good end, -1 for an error."""
+    """Run in a fork, and return the signal that ended it, 0 for success, or -1 for an error."""
     pid = os.fork()
     if pid == 0:
         try:

@@ -1,7 +1,7 @@
-"""Trainings of two processes that talk by gloo; started by test_distributed.py in a process of its own.
+"""Train in two processes that communicate through gloo; test_distributed.py starts this script.
 
 python process_script.py DATA WORK SCENARIO:PORT...: the two ranks of a scenario are forks, so that torch is
-imported once. Each writes what it saw to WORK/SCENARIO/rank<N>.json.
+imported once. Each rank writes its results to WORK/SCENARIO/rank<N>.json.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SMALL = (64, 32, 32)
 
 
 def changed(**changes: Any) -> TrainOptions:
-    """The stub run's options with changes."""
+    """Return the options of the stub run with changes."""
     return type(RUN)(**{**{f: getattr(RUN, f) for f in RUN.__struct_fields__}, **changes})
 
 
 def routed_step(part: Batch) -> dict[str, torch.Tensor]:
-    """One step of a real routed network on this process's windows; returns weights and gradients.
+    """Take one step of a routed network on this process's windows, and return weights and gradients.
 
-    In float64: AdamW moves a weight by the rate whichever way its gradient points, and for the smallest ones
-    rounding decides that.
+    Computed in float64: AdamW moves a weight by the learning rate in the direction of its gradient's sign,
+    which rounding determines for the smallest gradients.
     """
     torch.manual_seed(3)
     net = GcisNet(NetworkConfig(feature_size=12, pathways=3, text_dim=8)).double()
@@ -55,13 +55,13 @@ def routed_step(part: Batch) -> dict[str, torch.Tensor]:
 
 
 def whole_batch() -> Batch:
-    """Three windows with two, one and no labelled prompts: unequal shares."""
+    """Return three windows with two, one and no labelled prompts, an unequal share per process."""
     made = batch(SMALL, (PROMPTS, PROMPTS[:1], ()), seed=1)
     return dataclasses.replace(made, images=made.images.double())
 
 
 def part_of(whole: Batch, windows: slice) -> Batch:
-    """A process's share of a batch."""
+    """Return the share of a process in a batch."""
     return Batch(
         names=whole.names[windows],
         images=whole.images[windows],
@@ -72,7 +72,7 @@ def part_of(whole: Batch, windows: slice) -> Batch:
 
 
 class Signalled(Recording):
-    """Sends this process a SIGTERM after its third step."""
+    """Progress display that sends SIGTERM to this process after its third step."""
 
     def step(self, **values: Any) -> None:
         super().step(**values)
@@ -81,7 +81,7 @@ class Signalled(Recording):
 
 
 class Dying(Recording):
-    """Ends without a word after its third step."""
+    """Progress display that ends this process after its third step without an error."""
 
     def step(self, **values: Any) -> None:
         super().step(**values)
@@ -90,7 +90,7 @@ class Dying(Recording):
 
 
 def scenario(name: str, data: Path, work: Path, rank: int) -> dict[str, Any]:
-    """Run one rank; returns what it saw."""
+    """Run one rank and return its results."""
     folder = work / f"run{rank}"
     if name == "routed":
         share = slice(0, 1) if rank == 0 else slice(1, 3)

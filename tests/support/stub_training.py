@@ -1,6 +1,6 @@
-"""A run on a stub network that takes milliseconds a step, for tests that kill, resume and distribute it.
+"""Train a stub network in milliseconds per step, for tests that kill, resume and distribute a run.
 
-Everything here can be imported by a child process before it forks: no thread, no autograd.
+A process can import this module before it forks: it starts no thread and no autograd engine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUN = options(
 
 
 class DropoutNet(nn.Module):
-    """Two logits, with dropout: torch's own random state matters."""
+    """A network with two logits and dropout, which depends on torch's random state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class DropoutNet(nn.Module):
 
 
 class StubObjective:
-    """Squared error, mean over (window, prompt) rows."""
+    """Mean squared error over (window, prompt) rows."""
 
     def __init__(self, *, dropout: bool) -> None:
         self.net: nn.Module = DropoutNet()
@@ -74,7 +74,7 @@ class StubObjective:
 
 
 class Recording(Silent):
-    """Keeps every step's loss in a file, so that a killed process leaves what it had."""
+    """Progress display that writes the loss of every step to a file, for processes that are killed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Recording(Silent):
 def trainer(
     data: Path, folder: Path, run: TrainOptions = RUN, *, dropout: bool = True, progress: Any = None
 ) -> Trainer:
-    """Return a trainer on the datalist in `data`, one process's of those that torch has joined."""
+    """Return the trainer of this process on the datalist in `data`."""
     rows = read_datalist(data / "datalist.json")
     cases = group_cases(rows.training, folder=data)
     ball = {p: torch.zeros(12, 12, 12, dtype=torch.bool).numpy() for p in PROMPTS}

@@ -1,4 +1,4 @@
-"""Small volumes, embeddings and batches, for the tests of training."""
+"""Create small volumes, embeddings, batches and options for the training tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPTS = ("left ball", "right ball")
 
 @dataclass(frozen=True)
 class ConformanceCase:
-    """A published network in numbers, and ours with its weights."""
+    """Golden numbers of a published network, and a `GcisNet` with its weights."""
 
     info: dict[str, Any]
     answers: dict[str, np.ndarray]
@@ -40,7 +40,7 @@ class ConformanceCase:
 
 
 def options(**changes: Any) -> TrainOptions:
-    """Options of a tiny run: no augmentation, no mixed precision, one window a case."""
+    """Return options of a tiny run: no augmentation, no mixed precision, one window per case."""
     still = AugmentSpec(flip=(0, 0, 0), rotate90=0, intensity_scale=0, intensity_shift=0)
     settings: dict[str, Any] = {
         "network": NetworkConfig(feature_size=12, pathways=2),
@@ -59,14 +59,14 @@ def options(**changes: Any) -> TrainOptions:
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray = RAS) -> Path:
-    """Write an array as NIfTI, its affine as sform and qform."""
+    """Write an array as NIfTI with the affine as sform and qform."""
     image = nib.Nifti1Image(array, affine)
     nib.save(image, path)
     return path
 
 
 def ball_case(shape: tuple[int, int, int] = (40, 36, 32), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return HU and labels of two balls beside each other: 1 at high X, 2 at low X."""
+    """Return HU and labels of two adjacent balls: label 1 at high X, 2 at low X."""
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     hu = (-200 + 20 * rng.standard_normal(shape)).astype(np.int16)
@@ -127,7 +127,7 @@ def batch(roi: tuple[int, int, int], prompts: tuple[tuple[str, ...], ...], seed:
 
 
 class Silent:
-    """A progress display that keeps what it is told."""
+    """A progress display that stores its messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -145,7 +145,7 @@ class Silent:
 
 
 def equal_states(a: nn.Module | dict[str, Tensor], b: nn.Module | dict[str, Tensor]) -> bool:
-    """Whether two states have the same names and exactly the same values."""
+    """Return whether two states have the same names and identical values."""
     one = a.state_dict() if isinstance(a, nn.Module) else a
     two = b.state_dict() if isinstance(b, nn.Module) else b
     return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)

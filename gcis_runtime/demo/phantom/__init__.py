@@ -1,6 +1,6 @@
-"""A procedural head-and-neck CT with exact labels: demo case, ground truth of tests, extra training data.
+"""Generate a procedural head-and-neck CT with exact labels, for the demo, the tests and training.
 
-Everything is painted from formulas; no patient's image or contour is in it. See `make_phantom`.
+The phantom is computed from formulas and contains no patient's image or contour. See `make_phantom`.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Phantom:
 
     Attributes:
         ct: int16 HU, (X, Y, Z), axes Right, Anterior, Superior.
-        labels: uint8, same shape, values of `STRUCTURES`, 0 elsewhere.
+        labels: uint8, (X, Y, Z), keys of `STRUCTURES`, 0 for background.
         affine: (4, 4) float64, voxel index to RAS+ mm.
-        seed: what it was made from.
+        seed: Seed of the random generator.
     """
 
     ct: NDArray[np.int16]
@@ -43,13 +43,17 @@ class Phantom:
 
 
 def make_phantom(seed: int, *, spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)) -> Phantom:
-    """Make the synthetic patient that belongs to a seed.
+    """Generate the synthetic patient of a seed.
 
-    The seed fixes the person, the pose and the field of view; the spacing (mm) only how finely they are
-    sampled, so label volumes in mL agree between spacings.
+    The seed determines the person, the pose and the field of view. The spacing determines only the sampling,
+    so that label volumes in mL agree between spacings.
+
+    Args:
+        seed: Seed of the random generator.
+        spacing: Voxel size in mm, from 0.25 to 12 per axis.
 
     Raises:
-        ValueError: a spacing is not a positive, finite number of mm, or would give too few voxels.
+        ValueError: A spacing is not a number between 0.25 and 12.
     """
     if len(spacing) != 3 or not all(np.isfinite(s) and 0.25 <= s <= 12 for s in spacing):
         raise ValueError(f"spacing: received {spacing}, expected three numbers of mm between 0.25 and 12")

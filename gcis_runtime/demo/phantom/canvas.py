@@ -1,4 +1,4 @@
-"""The grid that shapes are painted on, with every voxel's place in the anatomy's own frames."""
+"""Paint shapes on a voxel grid, with the coordinates of every voxel in anatomical frames."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from gcis_runtime.demo.phantom.subject import Subject
 Frame = Literal["head", "neck"]
 _COARSE = 4
 
-# Centre of the cord in front of (+) or behind (-) the brain stem's centre, by height, mm.
+# Position of the cord in front of (+) or behind (-) the centre of the brain stem along z, in mm.
 _SPINE_Z = (40.0, -25.0, -70.0, -110.0, -150.0, -190.0, -230.0, -300.0)
 _SPINE_Y = (-5.0, -6.0, -10.0, -13.0, -24.0, -41.0, -60.0, -85.0)
 _PIVOT_Z = -85.0
@@ -21,14 +21,14 @@ _NECK_START = -55.0
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Voxel centres in mm: `origin + index * spacing`, axes Right, Anterior, Superior."""
+    """Grid of voxel centres in mm: `origin + index * spacing`, axes Right, Anterior, Superior."""
 
     origin: tuple[float, float, float]
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
 
     def axis(self, i: int) -> Field:
-        """Coordinates along axis `i` (mm), shaped to broadcast over the volume."""
+        """Return the coordinates along axis `i` in mm, with a shape that broadcasts over the volume."""
         line = (self.origin[i] + self.spacing[i] * np.arange(self.shape[i])).astype(np.float32)
         return line.reshape([-1 if a == i else 1 for a in range(3)])
 
@@ -40,7 +40,7 @@ def _rotate(a: Field, b: Field, degrees: float, weight: Field) -> tuple[Field, F
 
 
 def anatomical(grid: Grid, subject: Subject) -> dict[Frame, tuple[Field, Field, Field]]:
-    """Where every voxel lies in the head's frame and in the neck's (y and x from the cord's centre line)."""
+    """Return voxel coordinates in the head and neck frames (neck: x and y from the centre of the cord)."""
     inverse = np.float32(1 / subject.scale)
     x, y, z = (grid.axis(i) * inverse for i in range(3))
     ramp = np.clip((z + 160) / 130, 0, 1)
@@ -69,21 +69,21 @@ def anatomical(grid: Grid, subject: Subject) -> dict[Frame, tuple[Field, Field, 
 
 
 class Canvas:
-    """CT (float HU) and labels under construction; later paint covers earlier paint."""
+    """A CT (float32 HU) and its labels; later shapes are painted over earlier ones."""
 
     def __init__(self, grid: Grid, subject: Subject) -> None:
         self.grid = grid
         self.frames = anatomical(grid, subject)
         self.ct: Field = np.full(grid.shape, -1000, np.float32)
         self.labels: NDArray[np.uint8] = np.zeros(grid.shape, np.uint8)
-        # A voxel that the surface crosses takes its share of both tissues, over one voxel's width.
+        # Partial volume: tissues are mixed over the width of one voxel at a surface.
         self._edge = np.float32(np.mean(grid.spacing) / subject.scale)
         step = tuple(slice(None, None, _COARSE) for _ in range(3))
         self._coarse = {name: tuple(c[step] for c in field) for name, field in self.frames.items()}
         self._reach = _COARSE * max(grid.spacing) / subject.scale
 
     def box(self, solid: Solid, frame: Frame, side: int) -> tuple[slice, slice, slice] | None:
-        """Index box that holds the shape, or None when it lies outside the grid."""
+        """Return the index box that contains the shape, or None if the shape is outside the grid."""
         inside = np.ones(self._coarse[frame][0].shape, bool)
         for axis, field in enumerate(self._coarse[frame]):
             low, high = solid.low[axis], solid.high[axis]
@@ -102,7 +102,7 @@ class Canvas:
     def distance(
         self, solid: Solid, frame: Frame, side: int = 0
     ) -> tuple[tuple[slice, slice, slice], Field] | None:
-        """The shape's index box and its distance there. `side` -1 mirrors it to the left, +1 is the right."""
+        """Return the index box of a shape and its distance there; `side` -1 mirrors it to the left."""
         box = self.box(solid, frame, side)
         if box is None:
             return None
@@ -119,7 +119,7 @@ class Canvas:
         label: int = 0,
         strength: float = 1.0,
     ) -> None:
-        """Blend `hu` into the shape (None: leave the CT) and write `label` (0: leave the labels)."""
+        """Paint a shape with `hu` (None keeps the CT) and `label` (0 keeps the labels)."""
         found = self.distance(solid, frame, side)
         if found is None:
             return
@@ -130,10 +130,10 @@ class Canvas:
             self.labels[box][d < 0] = label
 
     def pair(self, solid: Solid, hu: float, *, frame: Frame = "head", strength: float = 1.0) -> None:
-        """Paint a right-sided shape on both sides."""
+        """Paint a shape of the right side on both sides."""
         for side in (1, -1):
             self.paint(solid, hu, frame=frame, side=side, strength=strength)
 
     def cover(self, distance: Field) -> Field:
-        """Share of each voxel that lies inside."""
+        """Return the fraction of each voxel that is inside a surface with the given distance."""
         return np.asarray(np.clip(np.float32(0.5) - distance / self._edge, 0, 1), np.float32)

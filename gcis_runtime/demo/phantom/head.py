@@ -1,4 +1,4 @@
-"""Skull, brain, face and mouth."""
+"""Paint the skull, the brain, the face and the mouth."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from gcis_runtime.demo.phantom.trunk import CRANIUM
 
 BRAINSTEM, RIGHT_PAROTID, LEFT_PAROTID, MANDIBLE = 1, 3, 4, 7
 
-# Floor of the skull's cavity (mm) by y: posterior fossa, clivus, middle and anterior fossa.
+# Floor of the cranial cavity (mm) along y: posterior fossa, clivus, middle and anterior fossa.
 _FLOOR = Table(
     (-95, -70, -40, -10, 5, 14, 28, 45, 60, 95), (-8, -30, -37, -33, -28, -12, 4, 8, 26, 32), smooth=8
 )
@@ -17,7 +17,7 @@ _FLOOR = Table(
 
 def _cavity_distance(x: Field, y: Field, z: Field) -> Field:
     vault = CRANIUM.distance(x, y, z)
-    # The petrous ridges run back and outwards, the edge of the anterior fossa forwards and outwards.
+    # The petrous ridges extend backwards and outwards, the edge of the anterior fossa forwards and outwards.
     oblique = np.clip(np.abs(x) - 10, 0, 45) * np.clip((32 - y) / 40, -0.3, 0.6)
     return np.asarray(np.maximum(vault, 0.8 * (_FLOOR(y + oblique) - z)), np.float32)
 
@@ -26,7 +26,7 @@ _CAVITY = Solid(low=CRANIUM.low, high=CRANIUM.high, distance=_cavity_distance)
 
 
 def brainstem(s: Subject) -> Solid:
-    """Midbrain, pons and medulla."""
+    """Return the brain stem: midbrain, pons and medulla."""
     k = s.brainstem_size
     rows = [
         (-28, -6, 7, 6.5),
@@ -40,7 +40,7 @@ def brainstem(s: Subject) -> Solid:
 
 
 def paint_skull(canvas: Canvas, s: Subject) -> None:
-    """Vault with diploe, base, petrous bone and mastoids, then the brain inside."""
+    """Paint the vault with diploe, skull base, petrous bones and mastoids, then the brain inside."""
     hu = s.hu
     canvas.paint(_CAVITY.grown(7), hu["cortical"])
     canvas.paint(_CAVITY.grown(5), 0.45 * hu["cortical"])
@@ -57,7 +57,7 @@ def paint_skull(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_brain(canvas: Canvas, s: Subject) -> None:
-    """Grey and white matter, ventricles, cisterns and the brain stem."""
+    """Paint grey and white matter, ventricles, cisterns and the brain stem."""
     hu = s.hu
     canvas.paint(_CAVITY.grown(-2).shell(4), 0.6 * hu["fluid"] + 0.4 * hu["brain"], strength=0.6)
     canvas.pair(ellipsoid((30, -5, 52), (24, 55, 30)), hu["brain"] - 6)
@@ -76,7 +76,7 @@ def paint_brain(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_face(canvas: Canvas, s: Subject) -> None:
-    """Fat and muscles of the face, orbits, cheek bones, nose, sinuses, palate and ears."""
+    """Paint fat and muscles of the face, orbits, cheek bones, nose, sinuses, palate and ears."""
     hu = s.hu
     canvas.pair(ellipsoid((46, 66, -42), (14, 20, 22)), hu["fat"], strength=0.9)
     canvas.pair(ellipsoid((56, 44, 10), (12, 26, 16)), hu["fat"], strength=0.8)
@@ -118,7 +118,7 @@ def paint_face(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_masticators(canvas: Canvas, s: Subject) -> None:
-    """Chewing muscles, tongue and the floor of the mouth."""
+    """Paint the masticatory muscles, the tongue and the floor of the mouth."""
     hu = s.hu
     canvas.pair(ellipsoid((58, 40, -42), (8, 17, 28), tilt=-10), hu["muscle"])
     canvas.pair(ellipsoid((63, 38, 14), (6, 24, 32)), hu["muscle"])
@@ -136,7 +136,7 @@ def paint_masticators(canvas: Canvas, s: Subject) -> None:
 
 
 def mandible(s: Subject) -> Solid:
-    """The lower jaw: body, angle, ramus, condyle and coronoid process, both sides."""
+    """Return the mandible: body, angle, ramus, condyle and coronoid process on both sides."""
     k = s.jaw_size
     rows = [
         (0, 107, -77, -53, 5.6 * k),
@@ -157,7 +157,7 @@ _ARCH = ((0, 104), (13, 101.5), (24, 92), (33, 78), (41, 60))
 
 
 def paint_jaw(canvas: Canvas, s: Subject) -> None:
-    """Teeth, maxillary arch, metal fillings and the mandible with marrow."""
+    """Paint teeth, maxillary arch, metal fillings and the mandible with its marrow."""
     hu, opening = s.hu, -0.4 * s.mouth_open
     upper = band([(x, y, -44, -32, 6.5) for x, y in _ARCH])
     canvas.pair(upper, 0.7 * hu["cortical"])
@@ -174,7 +174,7 @@ def paint_jaw(canvas: Canvas, s: Subject) -> None:
 
 
 def metal_teeth(s: Subject) -> list[tuple[float, float, float]]:
-    """Places of metal fillings, head frame."""
+    """Return the positions of metal fillings in the head frame, in mm."""
     spots = []
     for index in s.metal:
         x, y = (float(v) for v in _ARCH[2 + index % 3])
@@ -183,7 +183,7 @@ def metal_teeth(s: Subject) -> list[tuple[float, float, float]]:
 
 
 def paint_parotids(canvas: Canvas, s: Subject) -> None:
-    """The parotid glands, behind and over the rami, below the ears; before the jaw is painted over them."""
+    """Paint the parotid glands behind and over the rami, below the ears; the jaw is painted later."""
     jaw = mandible(s)
     for side, label, size in ((1, RIGHT_PAROTID, s.parotid_size[0]), (-1, LEFT_PAROTID, s.parotid_size[1])):
         deep = ellipsoid((56.5, 16, -38), (13.5 * size, 14 * size, 26 * size), tilt=-6)

@@ -1,4 +1,4 @@
-"""Spine and cord, airway and larynx, oesophagus, glands and vessels of the neck (neck frame)."""
+"""Paint the spine, the airway, the oesophagus, and the muscles, glands and vessels of the neck."""
 
 import numpy as np
 
@@ -9,26 +9,26 @@ from gcis_runtime.demo.phantom.subject import Subject
 SPINAL_CORD, OESOPHAGUS, LARYNX = 2, 5, 6
 
 CORD_TOP = -28.0
-# Middle of the vertebral bodies C1, C2 ... T8.
+# Centres of the vertebral bodies C1 to T8 along z, in mm.
 _LEVELS = (-40, -55, -71, -87, -103, -119, -136, -155, -175, -196, -218, -241, -265, -290, -315)
 _LEVEL = Table(_LEVELS, tuple(range(len(_LEVELS))), smooth=2)
 
 
 def canal(s: Subject) -> Solid:
-    """The vertebral canal."""
+    """Return the vertebral canal."""
     k = s.cord_size
     return loft([(CORD_TOP, 0, 13, 13), (-50, 0, 11 * k, 9.5 * k), (-400, 0, 10 * k, 8.8 * k)], smooth=10)
 
 
 def cord(s: Subject) -> Solid:
-    """The spinal cord as it is contoured: a little wider than the cord proper."""
+    """Return the spinal cord as clinicians contour it, slightly wider than the cord itself."""
     k = s.cord_size
     rows = [(CORD_TOP, 0, 6.6, 6.2), (-60, 0, 6.8 * k, 6.0 * k), (-130, 0, 7.2 * k, 6.2 * k)]
     return loft([*rows, (-160, 0, 6.6 * k, 6.0 * k), (-400, 0, 6.2 * k, 5.8 * k)])
 
 
 def paint_spine(canvas: Canvas, s: Subject) -> None:
-    """Vertebral bodies and discs, arches, canal and cord."""
+    """Paint vertebral bodies, discs, arches, canal and cord."""
     hu = s.hu
     region = Solid(low=(-45, -55, -400), high=(45, 36, -30), distance=lambda x, y, z: x)
     box = canvas.box(region, "neck", 0)
@@ -66,7 +66,7 @@ def paint_spine(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_muscles(canvas: Canvas, s: Subject) -> None:
-    """Long neck muscles over fat: sternomastoid, scalene, longus and the paraspinal group."""
+    """Paint the long neck muscles over fat: sternomastoid, scalene, longus and paraspinal muscles."""
     hu = s.hu
     canvas.pair(ellipsoid((34, 26, -105), (15, 22, 60)), hu["fat"], frame="neck", strength=0.75)
     canvas.pair(ellipsoid((52, -2, -150), (14, 24, 34)), hu["fat"], frame="neck", strength=0.7)
@@ -78,7 +78,7 @@ def paint_muscles(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_vessels(canvas: Canvas, s: Subject) -> None:
-    """Carotid arteries, jugular veins, vertebral arteries, a few lymph nodes."""
+    """Paint carotid arteries, jugular veins, vertebral arteries and lymph nodes."""
     hu = s.hu
     canvas.pair(
         tube([(20, 34, -225), (22, 40, -140), (27, 36, -95), (24, 30, -30)], [5, 4, 4, 3]),
@@ -96,7 +96,7 @@ def paint_vessels(canvas: Canvas, s: Subject) -> None:
 
 
 def larynx(s: Subject) -> Solid:
-    """The larynx as it is contoured: cartilages and soft tissue with the air between them."""
+    """Return the larynx as clinicians contour it: cartilages and soft tissue with the air between them."""
     k, z = s.larynx_size, s.larynx_shift - 117
     rows = [(z - 16 * k, 49, 15 * k, 14 * k), (z, 50, 16.5 * k, 15.5 * k), (z + 16 * k, 51, 16.5 * k, 15 * k)]
     return loft(rows, egg=0.12, smooth=6)
@@ -126,7 +126,7 @@ def _airway(s: Subject) -> Solid:
 
 
 def paint_airway(canvas: Canvas, s: Subject) -> None:
-    """Pharynx, larynx, trachea, thyroid gland and the cartilages."""
+    """Paint pharynx, larynx, trachea, thyroid gland and cartilages."""
     hu, k, z = s.hu, s.larynx_size, s.larynx_shift - 117
     airway = _airway(s)
     canvas.paint(airway.grown(5), hu["mucosa"], frame="neck")
@@ -150,7 +150,7 @@ def paint_airway(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_oesophagus(canvas: Canvas, s: Subject) -> None:
-    """The oesophagus from below the cricoid, between trachea and spine, a little to the left."""
+    """Paint the oesophagus from below the cricoid, between trachea and spine, slightly to the left."""
     k, top = s.oesophagus_size, s.larynx_shift - 138
     rows = [(-400, 38, 9 * k, 6.4 * k), (-230, 37.5, 9 * k, 6.2 * k), (top, 34, 9 * k, 5.4 * k)]
     canvas.paint(loft([*rows, (top + 20, 33, 10, 4)], centre_x=-3), s.hu["oesophagus"], frame="neck")
@@ -164,5 +164,5 @@ def paint_oesophagus(canvas: Canvas, s: Subject) -> None:
 
 
 def paint_submandibular(canvas: Canvas, s: Subject) -> None:
-    """The submandibular glands (head frame)."""
+    """Paint the submandibular glands (head frame)."""
     canvas.pair(ellipsoid((33, 56, -78), (8.5, 14, 12)), s.hu["submandibular"])

@@ -1,4 +1,4 @@
-"""What the scanner adds: field of view, table and head rest, streaks, noise, rounding."""
+"""Simulate the acquisition: field of view, table, head rest, mask, blur, streaks, noise, rounding."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _Rng = np.random.Generator
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One acquisition: what is seen (mm about the brain stem) and how well."""
+    """Field of view (mm, relative to the brain stem) and image quality of an acquisition."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
@@ -28,7 +28,7 @@ class Scan:
 
 
 def draw_scan(rng: _Rng, scale: float) -> Scan:
-    """Draw an acquisition. All seven structures are always in view."""
+    """Draw the parameters of an acquisition. All seven structures are always in the field of view."""
     whole = bool(rng.random() < 0.5)
     half = float(rng.uniform(225, 262)) if whole else float(rng.uniform(125, 225))
     top = float(rng.uniform(95, 125) if rng.random() < 0.3 else rng.uniform(32, 95))
@@ -49,7 +49,7 @@ def draw_scan(rng: _Rng, scale: float) -> Scan:
 
 
 def make_grid(scan: Scan, spacing: tuple[float, float, float]) -> Grid:
-    """The grid that covers the field of view."""
+    """Return the voxel grid that covers the field of view."""
     shape = [
         max(8, round((h - low) / step)) for low, h, step in zip(scan.low, scan.high, spacing, strict=True)
     ]
@@ -60,7 +60,7 @@ def make_grid(scan: Scan, spacing: tuple[float, float, float]) -> Grid:
 
 
 def blur(volume: Field, sigma_mm: float, spacing: tuple[float, float, float]) -> Field:
-    """Separable Gaussian of `sigma_mm`; borders repeated."""
+    """Apply a separable Gaussian filter of `sigma_mm`, with borders repeated."""
     for axis, step in enumerate(spacing):
         sigma = sigma_mm / step
         radius = int(3 * sigma + 0.5)
@@ -80,14 +80,14 @@ def blur(volume: Field, sigma_mm: float, spacing: tuple[float, float, float]) ->
 
 
 def paint_devices(canvas: Canvas, scan: Scan, skin: Field) -> None:
-    """Table top, head rest and thermoplastic mask, where they do not run through the body."""
+    """Paint table top, head rest and thermoplastic mask outside the body."""
     x, y, z = (canvas.grid.axis(i) for i in range(3))
     free = canvas.cover(-skin)
     rows = np.flatnonzero((skin < 0).any(axis=(0, 2)))
     back = canvas.grid.origin[1] + canvas.grid.spacing[1] * float(rows[0])
     if scan.table:
         depth = np.abs(y - (back - 14))
-        for half, hu in ((12.0, 350.0), (8.0, -930.0)):  # a stiff skin round foam
+        for half, hu in ((12.0, 350.0), (8.0, -930.0)):  # a stiff shell around foam
             d = np.maximum(depth - half, np.abs(x) - 210 - half) + 0 * z
             canvas.ct += canvas.cover(np.asarray(d, np.float32)) * free * (np.float32(hu) - canvas.ct)
     if scan.rest:
@@ -102,7 +102,7 @@ def paint_devices(canvas: Canvas, scan: Scan, skin: Field) -> None:
 def streaks(
     canvas: Canvas, spots: list[tuple[float, float, float]], height: float, rng: _Rng
 ) -> Field | None:
-    """Bright and dark rays from metal in the teeth, in the axial slices through it."""
+    """Return bright and dark streaks around metal in the teeth (HU), or None if no metal is in the volume."""
     x, y, z = canvas.frames["head"]
     total: Field | None = None
     for sx, sy, sz in spots:
@@ -123,7 +123,7 @@ def streaks(
 def acquire(
     canvas: Canvas, scan: Scan, skin: Field, spots: list[tuple[float, float, float]], rng: _Rng
 ) -> NDArray[np.int16]:
-    """The CT as stored: blurred, streaked, noisy, int16."""
+    """Return the CT as int16 HU after blur, streaks, noise and rounding."""
     step = canvas.grid.spacing
     ct = blur(canvas.ct, scan.blur, step)
     rays = streaks(canvas, spots, scan.streak, rng)

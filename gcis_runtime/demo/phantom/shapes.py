@@ -1,6 +1,6 @@
-"""Implicit shapes: functions that give the signed distance in mm (negative inside) at points in mm.
+"""Define shapes by functions that return the signed distance in mm (negative inside) at points in mm.
 
-Distances are near enough to exact close to the surface, where they set the partial-volume blend of a voxel.
+Distances are approximate, but accurate close to the surface, where they determine partial volumes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,25 +20,25 @@ _FAR = 1e4
 
 @dataclass(frozen=True, kw_only=True)
 class Solid:
-    """A shape and the box (mm, same frame as its points) outside which it has nothing to paint."""
+    """A shape and its bounding box in mm, in the same frame as its points."""
 
     low: Point
     high: Point
     distance: Distance
 
     def grown(self, margin: float) -> "Solid":
-        """The same shape with its surface moved outwards by `margin` mm (inwards if negative)."""
+        """Return the shape with its surface moved outwards by `margin` mm (inwards if negative)."""
         low, high = _widen(self.low, self.high, max(margin, 0.0))
         return Solid(low=low, high=high, distance=lambda x, y, z: self.distance(x, y, z) - np.float32(margin))
 
     def shell(self, thickness: float) -> "Solid":
-        """The wall of `thickness` mm centred on the surface."""
+        """Return a wall of `thickness` mm that is centred on the surface."""
         low, high = _widen(self.low, self.high, thickness)
         half = np.float32(thickness / 2)
         return Solid(low=low, high=high, distance=lambda x, y, z: np.abs(self.distance(x, y, z)) - half)
 
     def without(self, other: "Solid") -> "Solid":
-        """This shape less another one."""
+        """Return the difference of this shape and another one."""
         return Solid(
             low=self.low,
             high=self.high,
@@ -46,7 +46,7 @@ class Solid:
         )
 
     def within(self, other: "Solid") -> "Solid":
-        """The part of this shape that lies in another one."""
+        """Return the intersection of this shape and another one."""
         return Solid(
             low=self.low,
             high=self.high,
@@ -71,7 +71,7 @@ def _hull(points: NDArray[np.float64], margin: float) -> tuple[Point, Point]:
 
 
 def ellipsoid(centre: Point, radii: Point, *, tilt: float = 0.0) -> Solid:
-    """An ellipsoid, turned about the x axis by `tilt` degrees (positive: its top leans backwards)."""
+    """Return an ellipsoid, rotated about the x axis by `tilt` degrees (positive: top backwards)."""
     cx, cy, cz = centre
     rx, ry, rz = radii
     cos, sin = float(np.cos(np.deg2rad(tilt))), float(np.sin(np.deg2rad(tilt)))
@@ -92,7 +92,7 @@ def ellipsoid(centre: Point, radii: Point, *, tilt: float = 0.0) -> Solid:
 
 
 def tube(points: Sequence[Point], radii: Sequence[float] | float) -> Solid:
-    """A round rope through the points, its radius interpolated between them."""
+    """Return a tube through points, with the radius interpolated between them."""
     nodes = np.asarray(points, np.float64)
     thick = np.broadcast_to(np.asarray(radii, np.float64), (len(nodes),))
 
@@ -114,7 +114,7 @@ def tube(points: Sequence[Point], radii: Sequence[float] | float) -> Solid:
 
 
 class Table:
-    """A smooth function of one coordinate, looked up from knots: far faster than `np.interp` on a volume."""
+    """A smooth function of one coordinate in a lookup table, much faster than `np.interp` on a volume."""
 
     def __init__(self, knots: Sequence[float], values: Sequence[float], *, smooth: float = 8.0) -> None:
         order = np.argsort(knots)
@@ -126,16 +126,16 @@ class Table:
         self._values = np.convolve(padded, np.ones(width) / width, mode="valid").astype(np.float32)
 
     def index(self, t: Field) -> NDArray[np.intp]:
-        """Where to look `t` up; share it between tables with the same knots and smoothing."""
+        """Return table indices of `t`, which are valid for all tables with the same knots and smoothing."""
         raw = (t - np.float32(self._start)) * np.float32(1 / _TABLE_STEP)
         return np.asarray(np.clip(raw, 0, len(self._values) - 1), np.intp)
 
     def at(self, index: NDArray[np.intp]) -> Field:
-        """Values at indices from `index`."""
+        """Return the values at indices of `index`."""
         return np.asarray(self._values[index], np.float32)
 
     def __call__(self, t: Field) -> Field:
-        """Values at `t`."""
+        """Return the values at `t`."""
         return self.at(self.index(t))
 
 
@@ -143,13 +143,13 @@ Row = tuple[float, float, float, float]
 
 
 def loft(rows: Sequence[Row], *, centre_x: float = 0.0, egg: float = 0.0, smooth: float = 8.0) -> Solid:
-    """Elliptic sections stacked along z.
+    """Return a solid of elliptic cross-sections along z.
 
     Args:
         rows: (z, centre y, half width x, half depth y), in mm.
-        centre_x: centre of all sections.
-        egg: how much narrower the front is than the back (0.2: 20 % at the front, 20 % wider at the back).
-        smooth: length over which the profile is rounded, mm.
+        centre_x: Centre of all sections, in mm.
+        egg: Relative taper towards the front (0.2: 20 % narrower at the front, 20 % wider at the back).
+        smooth: Length over which the profile is smoothed, in mm.
     """
     z_knots, cy, rx, ry = (list(column) for column in zip(*rows, strict=True))
     tables = [Table(z_knots, column, smooth=smooth) for column in (cy, rx, ry)]
@@ -177,11 +177,11 @@ BandRow = tuple[float, float, float, float, float]
 
 
 def band(rows: Sequence[BandRow], *, rounding: float = 3.0) -> Solid:
-    """An upright, rounded wall that follows a line in the axial plane: jaws, rows of teeth.
+    """Return an upright, rounded wall along a line in the axial plane, such as a jaw or a row of teeth.
 
     Args:
         rows: (x, y, bottom z, top z, half thickness), in mm, in order along the line.
-        rounding: radius of the edges, mm.
+        rounding: Radius of the edges, in mm.
     """
     nodes = np.asarray(rows, np.float64)
 
@@ -205,7 +205,7 @@ def band(rows: Sequence[BandRow], *, rounding: float = 3.0) -> Solid:
 
 
 def union(solids: Sequence[Solid], *, blend: float = 0.0) -> Solid:
-    """All the shapes together; seams are rounded over `blend` mm."""
+    """Return the union of shapes, with seams rounded over `blend` mm."""
     low, high = _hull(np.asarray([s.low for s in solids] + [s.high for s in solids], np.float64), blend / 4)
 
     def distance(x: Field, y: Field, z: Field) -> Field:
@@ -218,7 +218,7 @@ def union(solids: Sequence[Solid], *, blend: float = 0.0) -> Solid:
 
 
 def smooth_min(a: Field, b: Field, blend: float) -> Field:
-    """Minimum of two distances, its kink rounded over `blend` mm (Quilez's polynomial form)."""
+    """Return the minimum of two distances, smoothed over `blend` mm (Quilez's polynomial form)."""
     if blend <= 0:
         return np.minimum(a, b)
     h = np.maximum(np.float32(blend) - np.abs(a - b), 0) / np.float32(blend)

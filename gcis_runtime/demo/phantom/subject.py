@@ -1,4 +1,4 @@
-"""One random person: everything that is drawn about the body, before any grid exists."""
+"""Draw the random properties of a person, independent of the voxel grid."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ _TISSUES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What makes one phantom differ from the next. Lengths in mm, angles in degrees, attenuation in HU."""
+    """Random properties of a phantom. Lengths in mm, angles in degrees, attenuation in HU."""
 
     scale: float
     neck_stretch: float
@@ -76,7 +76,7 @@ def _around(rng: _Rng, mean: float, spread: float, limit: float = 2.0) -> float:
 def _waves(
     rng: _Rng, count: int, shortest: float, longest: float
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """Plane waves (kx, ky, kz in rad/mm, phase) that make soft-tissue texture."""
+    """Draw plane waves (kx, ky, kz in rad/mm, phase) whose sum is the soft-tissue texture."""
     waves = []
     for _ in range(count):
         direction = rng.standard_normal(3)

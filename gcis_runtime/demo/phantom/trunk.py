@@ -1,4 +1,4 @@
-"""The body's outline, soft-tissue background, shoulders and chest."""
+"""Paint the body outline, the soft-tissue background, the shoulders and the chest."""
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def _torso_outline(s: Subject) -> Solid:
 
 
 def body_distance(canvas: Canvas, s: Subject) -> Field:
-    """Distance to the skin for the whole grid."""
+    """Return the signed distance to the skin in mm for every voxel, negative inside the body."""
     head = _head_outline(s).distance(*canvas.frames["head"])
     neck = _neck_outline(s).distance(*canvas.frames["neck"])
     result = smooth_min(head, neck, 22)
@@ -88,7 +88,7 @@ def body_distance(canvas: Canvas, s: Subject) -> Field:
 
 
 def texture(canvas: Canvas, s: Subject) -> Field:
-    """A field of about unit spread that varies over centimetres, fixed to the anatomy."""
+    """Return a texture with unit standard deviation that varies over centimetres, fixed to the anatomy."""
     x, y, z = canvas.frames["neck"]
     total = np.zeros(canvas.grid.shape, np.float32)
     for kx, ky, kz, phase in s.waves:
@@ -97,7 +97,7 @@ def texture(canvas: Canvas, s: Subject) -> Field:
 
 
 def paint_background(canvas: Canvas, s: Subject, skin: Field) -> None:
-    """Skin, subcutaneous fat and, deeper, muscle parted by planes of fat."""
+    """Paint skin, subcutaneous fat, and muscle with planes of fat below."""
     hu = s.hu
     canvas.ct += canvas.cover(skin) * (hu["skin"] + 1000)
     canvas.ct += canvas.cover(skin + 2) * (hu["fat"] - canvas.ct)
@@ -108,7 +108,7 @@ def paint_background(canvas: Canvas, s: Subject, skin: Field) -> None:
 
 
 def paint_chest(canvas: Canvas, s: Subject, skin: Field) -> None:
-    """Lungs with ribs round them, great vessels, sternum, collar bones, shoulder blades, humeral heads."""
+    """Paint lungs, ribs, great vessels, sternum, clavicles, scapulae and humeral heads."""
     hu = s.hu
     for side in (1, -1):
         cage = ellipsoid((side * 60, 26, -300), (52, 68, 116))

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs without PyTorch: driver probe, memory, streams and buffers."""
+"""Access NVIDIA GPUs without PyTorch: driver probe, memory, streams and buffers."""

@@ -1,4 +1,4 @@
-"""A graph's fixed buffers on a GPU, and the way there and back for windows on the host."""
+"""Allocate the input and output buffers of a graph on a GPU, and copy windows to and from the host."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from gcis_runtime.spec import FLOAT32_BYTES
 
 
 class GpuBuffers:
-    """Input and output of a graph at addresses that never change, as CUDA graphs and bindings need.
+    """Input and output of a graph at fixed addresses, as CUDA graphs and bindings require.
 
     Args:
         device: The GPU.
-        manifest: The bundle's manifest: shapes of one window.
-        batch: Windows a run.
+        manifest: The bundle's manifest, which has the shapes of a window.
+        batch: Windows per run.
 
     Attributes:
-        stream: Where everything is queued.
+        stream: CUDA stream of copies and runs.
         input: (batch, 1, X, Y, Z) float32.
         output: (batch, C, X, Y, Z) float32.
-        input_shape: Its shape.
-        output_shape: Its shape.
+        input_shape: Shape of `input`.
+        output_shape: Shape of `output`.
 
     Raises:
-        DeviceMemoryError: The GPU has not enough memory.
+        DeviceMemoryError: The GPU has too little memory.
     """
 
     def __init__(self, device: Device, manifest: Manifest, *, batch: int) -> None:
@@ -38,25 +38,27 @@ class GpuBuffers:
         self.input_shape = (batch, *manifest.input.shape[1:])
         self.output_shape = (batch, *manifest.output.shape[1:])
         self.stream: Any = device.stream()
-        size, answer = (int(np.prod(s)) * FLOAT32_BYTES for s in (self.input_shape, self.output_shape))
-        self.input, self.output = device.allocate(size), device.allocate(answer)
-        self._there, self._back = device.pinned(size), device.pinned(answer)
+        shapes = self.input_shape, self.output_shape
+        input_bytes, output_bytes = (int(np.prod(shape)) * FLOAT32_BYTES for shape in shapes)
+        self.input, self.output = device.allocate(input_bytes), device.allocate(output_bytes)
+        self._pinned_input, self._pinned_output = device.pinned(input_bytes), device.pinned(output_bytes)
 
     def run(self, windows: NDArray[np.float32], enqueue: Callable[[], None]) -> NDArray[np.float32]:
-        """Copy windows in, run, and copy their answers out; see `Session.run`."""
+        """Copy windows to the GPU, run, and copy the logits to the host; see `Session.run`."""
         count, batch = len(windows), self.input_shape[0]
         if count > batch or windows.shape[1:] != self.input_shape[1:]:
             raise EngineError(
-                "the windows have another shape than the graph",
+                "the windows do not have the shape of the graph's input",
                 received=str(windows.shape),
                 expected=f"at most {self.input_shape}",
+                fix="Pass windows of the bundle's patch size, at most one batch per run.",
             )
         self._device.activate()
-        self._there.view(windows.shape, np.float32)[...] = windows
-        self._device.upload(self.input, self._there.address, windows.size * FLOAT32_BYTES, self.stream)
+        self._pinned_input.view(windows.shape, np.float32)[...] = windows
+        self._device.upload(self.input, self._pinned_input.address, windows.size * FLOAT32_BYTES, self.stream)
         enqueue()
         size = self.output.bytes // batch * count
-        self._device.download(self._back.address, self.output, size, self.stream)
+        self._device.download(self._pinned_output.address, self.output, size, self.stream)
         self._device.finish(self.stream)
-        answer: NDArray[np.float32] = self._back.view((count, *self.output_shape[1:]), np.float32)
-        return answer
+        logits: NDArray[np.float32] = self._pinned_output.view((count, *self.output_shape[1:]), np.float32)
+        return logits

@@ -1,8 +1,8 @@
-"""One GPU through the CUDA driver API: a thin layer over cuda-python that turns result codes into errors.
+"""Call the CUDA driver API for one GPU, and raise errors for its result codes.
 
-All that gCIS does on a GPU goes through `Device`: memory, streams, events, copies, kernels, graphs. It holds
-no policy, so that a fake driver can stand below it: the tests run every caller on a simulated device whose
-streams execute as late as the recorded events allow.
+`Device` is a thin layer over cuda-python for memory, streams, events, copies, kernels and CUDA graphs. All
+GPU code uses it. It makes no decisions, so that tests can replace the driver by a simulation whose streams
+execute as late as the recorded events allow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gcis_runtime.engines.gpu.probe import Gpu
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 BLOCK = 256
-"""Threads of a block: all kernels are one-dimensional and bound by memory."""
+"""Threads per block. All kernels are one-dimensional and limited by memory bandwidth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Buffer:
 
     Attributes:
         address: Device address.
-        bytes: Its size.
+        bytes: Size in bytes.
     """
 
     address: int
@@ -38,7 +38,7 @@ class Buffer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pinned:
-    """Host memory that the GPU copies to and from while the CPU goes on.
+    """Page-locked host memory, which the GPU copies asynchronously.
 
     Attributes:
         address: Host address.
@@ -49,20 +49,20 @@ class Pinned:
     array: NDArray[np.uint8]
 
     def view(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the beginning of the memory as an array of a shape and type."""
+        """Return the start of the memory as an array of the given shape and data type."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         return self.array[:size].view(dtype).reshape(tuple(shape))
 
 
 @dataclass(eq=False)
 class Device:
-    """A GPU whose primary context this process holds; a context manager that frees what was made here.
+    """A GPU whose primary context this process holds. As a context manager, it frees its resources.
 
-    Its context must be current in the thread that calls (`activate`). Not for several threads at once.
+    The context must be current in the calling thread (`activate`). Not thread-safe.
 
     Attributes:
-        info: Which GPU it is.
-        driver: `cuda.bindings.driver`, or something that answers like it.
+        info: Name, index and compute capability of the GPU.
+        driver: `cuda.bindings.driver` or an object with the same functions.
     """
 
     info: Gpu
@@ -77,69 +77,74 @@ class Device:
         self.activate()
 
     def activate(self) -> None:
-        """Make the device's context the current one of this thread."""
+        """Make the device's context current in this thread."""
         if self._context is None:
-            raise EngineError("the GPU was closed", fix="Open the bundle again.")
+            raise EngineError(
+                "the GPU was closed",
+                received="a closed device",
+                expected="an open device",
+                fix="Open the bundle again.",
+            )
         self._call("cuCtxSetCurrent", self._context)
 
     def free_memory(self) -> int:
-        """Return the bytes of device memory that are free."""
+        """Return the free device memory in bytes."""
         return int(self._call("cuMemGetInfo")[0])
 
     # Memory
 
     def allocate(self, size: int) -> Buffer:
-        """Allocate device memory.
+        """Allocate `size` bytes of device memory.
 
         Raises:
-            DeviceMemoryError: There is not enough.
+            DeviceMemoryError: The device has too little memory.
         """
         address = int(self._call("cuMemAlloc", size))
         self._made[address] = lambda: self._call("cuMemFree", address)
         return Buffer(address=address, bytes=size)
 
     def pinned(self, size: int) -> Pinned:
-        """Allocate page-locked host memory.
+        """Allocate `size` bytes of page-locked host memory.
 
         Raises:
-            DeviceMemoryError: There is not enough.
+            DeviceMemoryError: The host has too little memory that can be locked.
         """
         address = int(self._call("cuMemAllocHost", size))
         self._made[address] = lambda: self._call("cuMemFreeHost", address)
         return Pinned(address=address, array=_host_bytes(address, size))
 
     def free(self, thing: Any) -> None:
-        """Free memory, a stream or an event before the device is closed."""
+        """Free memory, a stream or an event."""
         self._made.pop(thing.address if isinstance(thing, Buffer | Pinned) else int(thing))()
 
-    # Order
+    # Streams and events
 
     def stream(self) -> Any:
-        """Make a stream that does not wait for the default one."""
+        """Create a stream that does not synchronize with the default stream."""
         stream = self._call("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
         self._made[int(stream)] = lambda: self._call("cuStreamDestroy", stream)
         return stream
 
     def event(self) -> Any:
-        """Make an event without timing, which is faster."""
+        """Create an event without timing, which is faster."""
         event = self._call("cuEventCreate", 2)  # CU_EVENT_DISABLE_TIMING
         self._made[int(event)] = lambda: self._call("cuEventDestroy", event)
         return event
 
     def record(self, event: Any, stream: Any) -> None:
-        """Let an event stand for all that the stream holds now."""
+        """Record an event after all work that is queued in the stream."""
         self._call("cuEventRecord", event, stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        """Let a stream wait for an event; the CPU goes on."""
+        """Make a stream wait for an event, without blocking the CPU."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
     def synchronize(self, event: Any) -> None:
-        """Let the CPU wait for an event; errors of earlier work on the device come out here."""
+        """Block the CPU until an event is reached. Errors of earlier asynchronous work are raised here."""
         self._call("cuEventSynchronize", event)
 
     def finish(self, stream: Any) -> None:
-        """Let the CPU wait for a stream."""
+        """Block the CPU until all work in a stream is finished."""
         self._call("cuStreamSynchronize", stream)
 
     # Work
@@ -153,35 +158,35 @@ class Device:
         self._call("cuMemcpyDtoHAsync", target, source.address, size, stream)
 
     def copy(self, target: Buffer, source: Buffer, size: int, stream: Any) -> None:
-        """Copy `size` bytes from a buffer to another."""
+        """Copy `size` bytes from one buffer to another."""
         self._call("cuMemcpyDtoDAsync", target.address, source.address, size, stream)
 
     def fill(self, buffer: Buffer, byte: int, size: int, stream: Any) -> None:
-        """Set the first `size` bytes of a buffer to one value."""
+        """Set the first `size` bytes of a buffer to the value `byte`."""
         self._call("cuMemsetD8Async", buffer.address, byte, size, stream)
 
     def zero(self, buffer: Buffer, stream: Any) -> None:
-        """Clear a buffer."""
+        """Set all bytes of a buffer to zero."""
         self.fill(buffer, 0, buffer.bytes, stream)
 
     def load(self, image: bytes) -> Any:
-        """Load compiled kernels."""
+        """Load a module of compiled kernels."""
         module = self._call("cuModuleLoadData", image)
         self._made[int(module)] = lambda: self._call("cuModuleUnload", module)
         return module
 
     def function(self, module: Any, name: str) -> Any:
-        """Return a kernel of a module."""
+        """Return the kernel with a name in a module."""
         return self._call("cuModuleGetFunction", module, name.encode())
 
     def launch(self, function: Any, threads: int, arguments: Sequence[NDArray[Any]], stream: Any) -> None:
-        """Start a kernel.
+        """Queue a kernel.
 
         Args:
             function: The kernel.
-            threads: Threads that it needs; rounded up to whole blocks.
-            arguments: One array for each parameter: its bytes are the parameter's.
-            stream: Where it is queued. The driver copies the arguments before this returns.
+            threads: Number of threads; rounded up to whole blocks.
+            arguments: One array per parameter, whose bytes are the value of the parameter.
+            stream: Stream of the kernel. The driver copies the arguments before this function returns.
         """
         pointers = np.array([argument.ctypes.data for argument in arguments], dtype=np.uint64)
         blocks = -(-threads // BLOCK)
@@ -190,21 +195,21 @@ class Device:
         )
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what `work` puts into a stream as a CUDA graph, which starts it all with one call.
+        """Record the work that `work` queues in a stream as a CUDA graph, which one call launches.
 
         Args:
             stream: The stream.
-            work: Puts something into it; addresses must be those of every later run.
+            work: Queues the work. Addresses must be the same in every later launch.
 
         Returns:
-            A function that puts the graph into the stream.
+            A function that launches the graph in the stream.
         """
         mode = self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", stream, mode)
         try:
             work()
         finally:
-            # Ended even when `work` failed: a stream that still records takes nothing else.
+            # Also after an error: a stream that is still recording accepts no other work.
             graph = self._call("cuStreamEndCapture", stream)
         try:
             runnable = self._call("cuGraphInstantiate", graph, 0)
@@ -214,7 +219,7 @@ class Device:
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
     def close(self) -> None:
-        """Free what was made here, newest first, and give the context back. May be called again."""
+        """Free all resources, newest first, and release the context. May be called again."""
         if self._context is None:
             return
         self.activate()
@@ -230,11 +235,11 @@ class Device:
         self.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call the driver and return its answer without the result code.
+        """Call a driver function and return its results without the result code.
 
         Raises:
-            DeviceMemoryError: The device's or the page-locked memory is used up.
-            EngineError: Any other failure, named as CUDA names it.
+            DeviceMemoryError: Device memory or page-locked memory is exhausted.
+            EngineError: Any other failure; the message contains CUDA's name of the result.
         """
         result, *answer = getattr(self.driver, name)(*arguments)
         if int(result):
@@ -262,11 +267,12 @@ def import_bindings(name: str) -> Any:
         raise EngineError(
             "running on a GPU needs the cuda-python package",
             received=str(error),
+            expected="cuda-python >= 13",
             fix="Install it: pip install 'gcis[cuda]'; or use --device cpu.",
         ) from error
 
 
 def _host_bytes(address: int, size: int) -> NDArray[np.uint8]:
-    """Return host memory at an address as an array, without owning it."""
+    """Return host memory at an address as a uint8 array that does not own the memory."""
     memory = (ctypes.c_uint8 * size).from_address(address)
     return np.ctypeslib.as_array(memory)

@@ -1,8 +1,8 @@
-"""Asking the CUDA driver what is there, before anything that would crash without it.
+"""Query the CUDA driver for its version and devices.
 
-Creating a TensorRT runtime where there is no driver ends the interpreter with a segmentation fault, so every
-way to a GPU leads through `require_gpu`. libcuda is asked directly: `gcis-bundle doctor` has to answer on
-machines that have a GPU but not (yet) the cuda-python package.
+Creating a TensorRT runtime without a driver ends the interpreter with a segmentation fault. Every session on
+a GPU therefore calls `require_gpu` first. libcuda is called directly, so that `gcis-bundle doctor` also works
+on machines without the cuda-python package.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gcis_runtime.errors import EngineError
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
 _ADVICE = {
     3: "the driver is not initialised (is another process resetting the GPU?)",
-    100: "the driver sees no GPU",
+    100: "the driver found no GPU",
     802: "the GPUs' fabric manager has not started",
     803: "the driver's library and its kernel module have different versions",
-    804: "the driver's compatibility library does not serve this GPU",
+    804: "the driver's compatibility library does not support this GPU",
 }
-"""What the results of cuInit that people meet mean (CUresult in cuda.h)."""
+"""Meaning of common results of cuInit (CUresult in cuda.h)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Gpu:
     """One CUDA device.
 
     Attributes:
-        index: Its number, as in `cuda:1`.
+        index: Device index, as in `cuda:1`.
         name: Product name.
         capability: Compute capability (major, minor).
         memory: Device memory in bytes.
@@ -45,18 +45,18 @@ class Gpu:
 
     @property
     def sm(self) -> str:
-        """The compute capability as compilers write it: `sm_89`."""
+        """Compute capability in the notation of compilers, such as `sm_89`."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """What the CUDA driver says.
+    """Version and devices of the CUDA driver.
 
     Attributes:
-        version: Highest CUDA version that it serves, such as `"13.0"`; None without a driver.
-        gpus: Devices in the driver's order.
-        problem: Why no GPU can be used; None when one can.
+        version: Highest CUDA version that the driver supports, such as `"13.0"`; None without a driver.
+        gpus: Devices in the order of the driver.
+        problem: Reason why no GPU can be used; None if a GPU can be used.
     """
 
     version: str | None = None
@@ -65,7 +65,7 @@ class Driver:
 
 
 def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
-    """Ask the CUDA driver for its version and devices; never raises.
+    """Query the CUDA driver for its version and devices; never raises an error.
 
     Args:
         load: Loads a shared library by name.
@@ -87,13 +87,13 @@ def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
 
 
 def require_gpu(device: str) -> Gpu:
-    """Return the GPU that `cuda` or `cuda:1` means.
+    """Return the GPU of a device name such as `cuda` or `cuda:1`.
 
     Args:
-        device: `"cuda"` (the first) or `"cuda:NUMBER"`.
+        device: `"cuda"` (the first GPU) or `"cuda:NUMBER"`.
 
     Raises:
-        EngineError: No driver, no such device.
+        EngineError: There is no driver or no such device.
     """
     driver = probe_driver()
     if driver.problem is not None:

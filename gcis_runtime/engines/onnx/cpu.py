@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the engine that is always there."""
+"""Run a bundle in ONNX Runtime on the CPU, the engine that is always installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.engines.graph_choice import choose_graph
-from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_ours, load
+from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_engine_error, load
 from gcis_runtime.errors import EngineError
 from gcis_runtime.system.cpus import usable_cpus
 
@@ -16,17 +16,17 @@ from gcis_runtime.system.cpus import usable_cpus
 class OnnxSession:
     """A bundle's float32 ONNX graph in ONNX Runtime on the CPU; see `Session`.
 
-    It takes graphs of other precisions too, and computes them in float32 all the same: slower, less exact,
-    and not what was asked for.
+    ONNX Runtime would also load graphs of other precisions, but it computes them in float32 on the CPU:
+    slower and less exactly than the float32 graph. Other precisions are therefore errors.
 
     Args:
         bundle: The bundle.
         precision: `"fp32"` or `"auto"`.
-        threads: CPU threads; None counts what the process may use.
-        batch: Most windows a run; None takes the largest graph.
+        threads: CPU threads; None means one per processor that this process may use.
+        batch: Most windows per run; None takes the graph with the largest batch.
 
     Raises:
-        EngineError: Another precision, or it cannot be loaded.
+        EngineError: The precision is not available, or the graph cannot be loaded.
         BundleError: The graph is not the one that the manifest describes.
     """
 
@@ -58,11 +58,16 @@ class OnnxSession:
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute a batch of windows; see `Session.run`."""
         if self._session is None:
-            raise EngineError("the session is closed", fix="Open the bundle again.")
+            raise EngineError(
+                "the session is closed",
+                received="a closed session",
+                expected="an open session",
+                fix="Open the bundle again.",
+            )
         try:
             out: NDArray[np.float32] = self._session.run([self._output], {self._input: window})[0]
-        except Exception as error:  # as on loading
-            raise as_ours(error, "ONNX Runtime failed on a window") from error
+        except Exception as error:  # ONNX Runtime's errors derive from Exception alone
+            raise as_engine_error(error, "ONNX Runtime failed on a window") from error
         return out
 
     def close(self) -> None:

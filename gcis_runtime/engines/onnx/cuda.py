@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: bound to fixed device buffers, on our stream, or not at all."""
+"""Run a bundle in ONNX Runtime on an NVIDIA GPU, with fixed device buffers and an explicit stream."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from gcis_runtime.engines.gpu.buffers import GpuBuffers
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import require_gpu
 from gcis_runtime.engines.graph_choice import choose_graph, passed
-from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_ours, load, operators_on_cpu
+from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_engine_error, load, operators_on_cpu
 from gcis_runtime.errors import EngineError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators that must run on the GPU: on the CPU, each is slower than the rest of the graph."""
 _OFFERED = ("auto", "fp32", "fp16")
-"""It has no 8-bit convolutions of three axes, and would run such a graph in float32."""
+"""int8 is missing: the CUDA provider has no 3-D convolution in int8, and would compute in float32."""
 
 
 class OnnxCudaSession:
@@ -31,14 +32,14 @@ class OnnxCudaSession:
     Args:
         bundle: The bundle.
         device: `"cuda"` or `"cuda:1"`.
-        precision: A precision; `"auto"` takes fp16 where the parity report allows it, else fp32.
-        batch: Most windows a run; None takes the largest graph.
-        tf32: Let float32 products round their factors to 11 bits: faster, and outside the parity report.
+        precision: A precision; `"auto"` takes fp16 if it passed the parity report, otherwise fp32.
+        batch: Most windows per run; None takes the graph with the largest batch.
+        tf32: Round the factors of float32 products to 11 bits. Faster, and not covered by the parity report.
 
     Raises:
-        EngineError: No GPU, no cuda-python, another precision, or the CUDA provider does not start or leaves
-            products to the CPU.
-        DeviceMemoryError: The GPU has not enough memory.
+        EngineError: There is no GPU or no cuda-python, the precision is not available, or the CUDA provider
+            does not start or assigns products to the CPU.
+        DeviceMemoryError: The GPU has too little memory.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class OnnxCudaSession:
                 "ONNX Runtime does not compute in this precision on CUDA",
                 received=f"--precision {precision}",
                 expected=", ".join(_OFFERED),
-                fix="Use one of them, or an engine of TensorRT.",
+                fix="Use one of them, or --engine trt or trt-rtx.",
             )
         info = require_gpu(device)
         complaint = _require_provider()
@@ -87,12 +88,12 @@ class OnnxCudaSession:
             self.close()
             raise
         self._session = session
-        # The stream orders runs; waiting after each would leave the GPU idle between windows.
+        # The stream orders runs. Synchronizing after each run would leave the GPU idle between windows.
         self._once = ort.RunOptions()
         self._once.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def _bind(self, session: ort.InferenceSession, bundle: Bundle, index: int) -> Any:
-        """Bind the graph's tensors to our buffers."""
+        """Bind the input and output of the graph to the device buffers."""
         binding, shapes, manifest = session.io_binding(), self._buffers, bundle.manifest
         binding.bind_input(
             manifest.input.name, "cuda", index, np.float32, shapes.input_shape, self.input.address
@@ -105,19 +106,24 @@ class OnnxCudaSession:
     def enqueue(self) -> None:
         """Queue one run; see `DeviceSession`."""
         if self._session is None:
-            raise EngineError("the session is closed", fix="Open the bundle again.")
+            raise EngineError(
+                "the session is closed",
+                received="a closed session",
+                expected="an open session",
+                fix="Open the bundle again.",
+            )
         try:
             self._session.run_with_iobinding(self._binding, self._once)
         except Exception as error:  # ONNX Runtime's errors derive from Exception alone
-            raise as_ours(error, "ONNX Runtime failed on a window") from error
+            raise as_engine_error(error, "ONNX Runtime failed on a window") from error
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute a batch of windows; see `Session.run`."""
         return self._buffers.run(window, self.enqueue)
 
     def close(self) -> None:
-        """Free the engine and the GPU's memory."""
-        self._session = self._binding = None  # before the stream that it works on
+        """Free the engine and the device memory."""
+        self._session = self._binding = None  # before the stream that it uses
         self.gpu.close()
 
 
@@ -125,7 +131,7 @@ def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:
     """Return the CUDA provider's options."""
     return {
         "device_id": str(index),
-        # DEFAULT takes the first algorithm that cuDNN names, up to 50 times slower than the best.
+        # DEFAULT takes the first algorithm that cuDNN lists, up to 50 times slower than the best one.
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "1" if tf32 else "0",
         "user_compute_stream": str(int(stream)),
@@ -133,14 +139,14 @@ def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:
 
 
 def _require_provider() -> str:
-    """Find the CUDA libraries that pip installed, and refuse an ONNX Runtime without the CUDA provider.
+    """Load the CUDA libraries that pip installed, and check that ONNX Runtime has the CUDA provider.
 
     Returns:
-        What ONNX Runtime says about libraries that it did not find, one line; empty where it found all.
+        ONNX Runtime's first message about a library that it did not find; empty if it found all.
     """
-    said = io.StringIO()
+    printed = io.StringIO()
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(said):  # it prints, and standard output is for results
+        with contextlib.redirect_stdout(printed):  # standard output is reserved for results
             ort.preload_dlls()
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise EngineError(
@@ -149,11 +155,11 @@ def _require_provider() -> str:
             expected=CUDA_PROVIDER,
             fix="Install onnxruntime-gpu in place of onnxruntime, or use --device cpu.",
         )
-    return next((line for line in said.getvalue().splitlines() if "Failed" in line), "")
+    return next((line for line in printed.getvalue().splitlines() if "Failed" in line), "")
 
 
 def _require_active(session: ort.InferenceSession, complaint: str) -> None:
-    """Refuse a session that is not on the GPU: ONNX Runtime falls back to the CPU without a word."""
+    """Check that a session runs on the GPU, since ONNX Runtime falls back to the CPU without an error."""
     active = session.get_providers()
     if not active or active[0] != CUDA_PROVIDER:
         version = str(getattr(ort, "cuda_version", "")).partition(".")[0]
@@ -168,17 +174,17 @@ def _require_active(session: ort.InferenceSession, complaint: str) -> None:
 
 
 def _left_to_cpu(session: ort.InferenceSession) -> tuple[str, ...]:
-    """Refuse a graph whose products run on the CPU, and return a note about other operators that do.
+    """Check that no product runs on the CPU, and return a note about other operators that do.
 
-    An active provider is given only what it has kernels for; ONNX Runtime gives the rest to the CPU.
+    ONNX Runtime assigns operators for which the CUDA provider has no kernel to the CPU.
     """
     found = operators_on_cpu(session) or Counter[str]()
     text = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
-    if _PRODUCTS & found.keys():
+    if PRODUCTS & found.keys():
         raise EngineError(
-            "ONNX Runtime leaves a part of the graph to the CPU",
+            "ONNX Runtime assigns part of the graph to the CPU",
             received=text,
             expected=f"all products on {CUDA_PROVIDER}",
             fix="Use --precision fp32, another onnxruntime-gpu, or --device cpu.",
         )
-    return (f"ONNX Runtime leaves a part of the graph to the CPU: {text}",) if found else ()
+    return (f"ONNX Runtime assigns part of the graph to the CPU: {text}",) if found else ()

@@ -1,4 +1,4 @@
-"""What both ONNX Runtime sessions do: options, loading, and its errors as ours."""
+"""Load a graph into ONNX Runtime and translate its errors; shared by the CPU and GPU sessions."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def load(
 
     Args:
         file: The graph.
-        manifest: What it should be.
+        manifest: The bundle's manifest, with the expected tensors.
         providers: ONNX Runtime's execution providers, with their options.
-        threads: CPU threads; 0 leaves them alone.
-        batch: Windows a run.
-        record_placement: Let `operators_on_cpu` tell where operators run.
+        threads: CPU threads; 0 keeps ONNX Runtime's default.
+        batch: Windows per run.
+        record_placement: Record the provider of each operator for `operators_on_cpu`.
 
     Raises:
-        EngineError: It cannot be loaded.
-        BundleError: It is another graph.
+        EngineError: The graph cannot be loaded.
+        BundleError: The graph is not the one that the manifest describes.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -49,7 +49,9 @@ def load(
     try:
         session = ort.InferenceSession(str(file), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors derive from Exception alone
-        raise as_ours(error, "ONNX Runtime cannot load the graph", fix="Run `gcis-bundle verify`.") from error
+        raise as_engine_error(
+            error, "ONNX Runtime cannot load the graph", fix="Run `gcis-bundle verify`."
+        ) from error
     check_graph(
         manifest,
         inputs={i.name: i.shape for i in session.get_inputs()},
@@ -60,10 +62,10 @@ def load(
 
 
 def operators_on_cpu(session: ort.InferenceSession) -> collections.Counter[str] | None:
-    """Return how many operators of each type run on the CPU; None where this ONNX Runtime does not say.
+    """Count the operators per type that run on the CPU; None if this ONNX Runtime does not report it.
 
     Args:
-        session: Loaded with `record_placement`.
+        session: A session that was loaded with `record_placement`.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
@@ -73,8 +75,8 @@ def operators_on_cpu(session: ort.InferenceSession) -> collections.Counter[str] 
     )
 
 
-def as_ours(error: Exception, message: str, *, fix: str | None = None) -> EngineError:
-    """Return ONNX Runtime's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+def as_engine_error(error: Exception, message: str, *, fix: str | None = None) -> EngineError:
+    """Return an error of ONNX Runtime as an `EngineError`, or as a `DeviceMemoryError` if memory ran out."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     if any(part in str(error).lower() for part in _OUT_OF_MEMORY):
         return DeviceMemoryError(

@@ -1,1 +1,1 @@
-"""OpenVINO sessions on the CPU."""
+"""Run bundles in OpenVINO on the CPU."""

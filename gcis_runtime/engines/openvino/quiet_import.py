@@ -1,4 +1,4 @@
-"""OpenVINO imported without its telemetry."""
+"""Import OpenVINO without its telemetry."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SENDER = "openvino.tools.ovc"
 
 
 def import_openvino() -> Any:
-    """Import the `openvino` package without sending anything.
+    """Import the `openvino` package without sending telemetry.
 
-    Importing it imports its model converter, which reports the import to Intel over the network and writes
-    `~/intel`. The converter is optional there, so it is hidden for the moment of the import: nothing is
-    sent, and the import is faster. Code that wants the converter can still import it afterwards.
+    The package imports its model converter, which reports the import to Intel over the network and writes to
+    `~/intel`. The converter is optional and is therefore hidden during the import, which is also faster. It
+    can still be imported afterwards.
 
     Raises:
         ImportError: OpenVINO is not installed.

@@ -1,4 +1,4 @@
-"""OpenVINO: the fast engine on CPUs; reads the bundle's ONNX graph, or what it made of it the last time."""
+"""Run a bundle in OpenVINO on the CPU, from its ONNX graph or from the cached compiled model."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MULTIPLIES = ("Convolution", "Deconvolution")
 class OpenvinoSession:
     """A bundle's ONNX graph in OpenVINO on the CPU; see `Session`.
 
-    The compiled model is kept in this user's cache (`$GCIS_HOME/cache`), so that the second start is fast.
+    The compiled model is stored in this user's cache (`$GCIS_HOME/cache`), so that later starts are fast.
 
     Args:
         bundle: The bundle.
-        precision: `"fp32"`, `"bf16"`, `"int8"` (a graph of its own), or `"auto"`: bf16 where the CPU has it
-            and the parity report allows it.
-        threads: CPU threads; None counts what the process may use.
-        batch: Most windows a run; None takes the largest graph.
+        precision: `"fp32"`, `"bf16"`, `"int8"` (which has its own graph), or `"auto"`: bf16 if the CPU
+            supports it and it passed the parity report, otherwise fp32.
+        threads: CPU threads; None means one per processor that this process may use.
+        batch: Most windows per run; None takes the graph with the largest batch.
 
     Raises:
-        EngineError: It cannot be loaded, or computes in another precision than was asked for.
+        EngineError: The graph cannot be loaded, or OpenVINO does not compute in the requested precision.
         BundleError: The graph is not the one that the manifest describes.
     """
 
@@ -49,7 +49,7 @@ class OpenvinoSession:
         threads: int | None = None,
         batch: int | None = 1,
     ) -> None:
-        self._request: Any = None  # made before the mapped model that it reads, and so freed before it
+        self._request: Any = None  # declared before the mapped model that it reads, and therefore freed first
         self._mapped: Any = None
         self._ov = import_openvino()
         self.name, self.device = "openvino", "cpu"
@@ -64,21 +64,21 @@ class OpenvinoSession:
             "INFERENCE_PRECISION_HINT": _hint(wanted, capabilities),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,
-            # OpenVINO binds its threads to the first processors: two processes of one thread would both sit
-            # on processor 0, each at half its speed. Bound only where no processor is left over.
+            # OpenVINO pins its threads to the first processors: two processes with one thread each would
+            # share processor 0 and run at half speed. Pin threads only if this process uses every processor.
             "ENABLE_CPU_PINNING": self.threads >= allowed_cpus(),
         }
         try:
             model, self.notes = self._load(core, bundle, graph, settings)
             self._request = model.create_infer_request()
         except RuntimeError as error:
-            raise _ours(error, "OpenVINO cannot load the graph") from error
+            raise _as_engine_error(error, "OpenVINO cannot load the graph") from error
         except MemoryError as error:
             raise DeviceMemoryError("OpenVINO cannot load the graph: out of memory") from error
         self.precision = read_precision(model)
         if self.precision != wanted:
             raise EngineError(
-                "OpenVINO computes in another precision than was asked for",
+                "OpenVINO does not compute in the requested precision",
                 received=self.precision,
                 expected=wanted,
                 fix="Use --precision fp32, or another --engine.",
@@ -87,7 +87,7 @@ class OpenvinoSession:
     def _load(
         self, core: Any, bundle: Bundle, graph: Graph, settings: dict[str, Any]
     ) -> tuple[Any, tuple[str, ...]]:
-        """Return the compiled model, from the cache where it is there, and what to tell the user."""
+        """Return the compiled model, from the cache if possible, and notes for the user."""
         cache = open_cache()
         digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
         key = {
@@ -110,10 +110,10 @@ class OpenvinoSession:
         return model, ()
 
     def _import(self, core: Any, file: Path, settings: dict[str, Any]) -> Any:
-        """Load a compiled model; None where OpenVINO does not take it, and it is compiled again."""
+        """Load a compiled model from the cache; return None if OpenVINO rejects it."""
         try:
-            # Copy-on-write: mapped, not read into memory, and never written back. The model reads its weights
-            # from there as long as it lives, and does not keep the mapping itself.
+            # Mapped copy-on-write: not read into memory as a whole, and never written back. The model reads
+            # its weights from the mapping but holds no reference to it.
             self._mapped = self._ov.Tensor(np.memmap(file, dtype=np.uint8, mode="c"), shared_memory=True)
             return core.import_model(self._mapped, "CPU", settings)
         except (RuntimeError, ValueError, OSError):
@@ -130,11 +130,16 @@ class OpenvinoSession:
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute a batch of windows; see `Session.run`."""
         if self._request is None:
-            raise EngineError("the session is closed", fix="Open the bundle again.")
+            raise EngineError(
+                "the session is closed",
+                received="a closed session",
+                expected="an open session",
+                fix="Open the bundle again.",
+            )
         try:
             result = self._request.infer([window], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
-            raise _ours(error, "OpenVINO failed on a window") from error
+            raise _as_engine_error(error, "OpenVINO failed on a window") from error
         out: NDArray[np.float32] = result[0]
         return out
 
@@ -144,14 +149,14 @@ class OpenvinoSession:
 
 
 def _hint(precision: str, capabilities: list[str]) -> str:
-    """Return what operators compute in that the graph leaves in float; beside 8 bits, bf16 where there is."""
+    """Return the precision hint for float operators; int8 graphs compute them in bf16 if available."""
     return "f32" if precision == "fp32" or "BF16" not in capabilities else "bf16"
 
 
 def read_precision(model: Any) -> str:
-    """Return what the convolutions of a compiled model really compute in: `"fp32"`, `"bf16"`, `"int8"`, ...
+    """Return the precision in which the convolutions of a compiled model compute, such as `"bf16"`.
 
-    OpenVINO takes the hint as a wish; the compiled model says what was made of it.
+    OpenVINO may ignore the precision hint, so that the precision is read from the compiled model.
     """
     found: collections.Counter[str] = collections.Counter()
     for node in model.get_runtime_model().get_ordered_ops():
@@ -163,22 +168,26 @@ def read_precision(model: Any) -> str:
 
 
 def choose_precision(precision: str, manifest: Manifest, capabilities: list[str]) -> str:
-    """Return the precision to use: bf16 by itself only where the CPU has it and the parity report allows.
+    """Return the precision to use. `"auto"` is bf16 only if the CPU supports it and it passed the parity
+    report.
 
     Args:
-        precision: What was asked for.
+        precision: The requested precision.
         manifest: The bundle's manifest.
-        capabilities: What OpenVINO says that the CPU computes in, such as `"BF16"`.
+        capabilities: Precisions that the CPU supports according to OpenVINO, such as `"BF16"`.
 
     Raises:
-        EngineError: Asked for what OpenVINO or the CPU does not have.
+        EngineError: OpenVINO or the CPU does not support the precision.
     """
     native = "BF16" in capabilities
     if precision == "auto":
         return "bf16" if native and passed(manifest, backend="openvino", precision="bf16") else "fp32"
     if precision not in _OFFERED:
         raise EngineError(
-            "OpenVINO does not offer this precision", received=precision, expected="auto, fp32, bf16 or int8"
+            "OpenVINO does not support this precision",
+            received=precision,
+            expected="auto, fp32, bf16 or int8",
+            fix="Use one of them, or another --engine.",
         )
     if precision == "bf16" and not native:
         raise EngineError(
@@ -191,7 +200,7 @@ def choose_precision(precision: str, manifest: Manifest, capabilities: list[str]
 
 
 def _keep(cache: PrivateCache, key: dict[str, str], model: Any) -> None:
-    """Store a compiled model; without one the next start compiles again."""
+    """Store a compiled model in the cache; if OpenVINO cannot export it, the next start compiles again."""
     try:
         blob = model.export_model()
     except RuntimeError:
@@ -200,8 +209,8 @@ def _keep(cache: PrivateCache, key: dict[str, str], model: Any) -> None:
     cache.store("openvino", key, lambda path: path.write_bytes(data))
 
 
-def _ours(error: RuntimeError, message: str) -> EngineError:
-    """Return OpenVINO's error as an `EngineError`, or a `DeviceMemoryError` where memory ran out."""
+def _as_engine_error(error: RuntimeError, message: str) -> EngineError:
+    """Return an error of OpenVINO as an `EngineError`, or as a `DeviceMemoryError` if memory ran out."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
     if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
         return DeviceMemoryError(f"{message}: out of memory", received=line)
@@ -209,5 +218,5 @@ def _ours(error: RuntimeError, message: str) -> EngineError:
 
 
 def _shape(port: Any) -> tuple[object, ...]:
-    """Return a port's shape; a dynamic axis as text, so that it equals no number."""
+    """Return the shape of a port, with dynamic axes as text so that they equal no number."""
     return tuple(d.get_length() if d.is_static else str(d) for d in port.partial_shape)

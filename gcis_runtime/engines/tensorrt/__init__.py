@@ -1,5 +1,5 @@
-"""What both TensorRT families share: importing, building, reading back, and whether an engine fits a machine.
+"""Build, select and run TensorRT and TensorRT-RTX engines.
 
-`trt` is TensorRT (10.x and 11.x, and tensorrt-lean to run version-compatible engines); `trt-rtx` is
-TensorRT-RTX, which builds without a GPU. Their Python modules offer one API under different names.
+`trt` is TensorRT 10.x or 11.x, or tensorrt-lean for version-compatible engines. `trt-rtx` is TensorRT-RTX,
+which builds engines without a GPU. Their Python modules have the same API under different names.
 """

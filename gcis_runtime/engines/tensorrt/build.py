@@ -1,7 +1,7 @@
-"""An ONNX file becomes a TensorRT engine: written once for both families.
+"""Build a TensorRT or TensorRT-RTX engine from an ONNX file.
 
-Precision is in the graph: the network is strongly typed, and TF32 is off unless asked for. Nothing here
-creates a TensorRT runtime, which would crash without a driver.
+The network is strongly typed: the graph determines the precision, and TF32 is off by default. This module
+creates no TensorRT runtime, which would crash without a driver.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from gcis_runtime.engines.tensorrt.log import last_error, make_log, out_of_memor
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 PORTABLE = "sm_80+"
-"""Ampere and later, what an engine of TensorRT-RTX or of the hardware-compatibility level says for its
-device."""
+"""Device of engines that run on Ampere and later GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings:
-    """How an engine is built; each family uses what it has.
+    """Build settings; some apply to one family only.
 
     Attributes:
-        optimization_level: 0 to 5, quick to thorough; None is the builder's own.
-        tf32: Let float32 products round their factors to 11 bits.
-        capabilities: trt-rtx: GPUs to build for; none means Ampere and later.
-        hardware_compatibility: trt: `"none"`, `"same"` (GPUs of the same compute capability), `"ampere+"`.
-        version_compatible: trt: later releases of the same major version run it too, and tensorrt-lean, which
-            must be installed there: it is left out of the engine.
-        timing_cache: trt: measurements of an earlier build.
-        max_batch: Largest batch where the graph leaves it open.
+        optimization_level: 0 (fast build) to 5 (fast engine); None keeps the builder's default.
+        tf32: Round the factors of float32 products to 11 bits.
+        capabilities: Compute capabilities to build for; empty means Ampere and later. trt-rtx only.
+        hardware_compatibility: `"none"`, `"same"` (GPUs of the same compute capability) or `"ampere+"`. trt
+            only.
+        version_compatible: Whether later releases of the same major version can run the engine. The lean
+            runtime is not embedded, so that tensorrt-lean must be installed there. trt only.
+        timing_cache: Timing cache of an earlier build. trt only.
+        max_batch: Largest batch if the graph has a dynamic batch.
     """
 
     optimization_level: int | None = None
@@ -48,12 +48,16 @@ class BuildSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """An engine.
+    """A built engine.
 
-    Attributes: plan: Its bytes. precision: What it computes in, read from the layers that the builder made,
-        else from the typed network. version: The builder's version. device: GPUs that it is for: `sm_80+`,
-        `sm_89`, `sm_86,sm_89`. seconds: Time to build. settings: How it was built, for the manifest.
-        timing_cache: Measurements for the next build; empty where there are none.
+    Attributes:
+        plan: The serialized engine.
+        precision: Precision of the engine's layers, or of the typed network if the builder lists no layers.
+        version: Version of the builder.
+        device: GPUs that can run the engine: `sm_80+`, `sm_89` or `sm_86,sm_89`.
+        seconds: Build time in seconds.
+        settings: Build settings for the manifest.
+        timing_cache: Timing cache for the next build; may be empty.
     """
 
     plan: bytes
@@ -69,20 +73,21 @@ def build(family: Family, graph: bytes, settings: BuildSettings, *, gpu: Gpu | N
     """Build an engine.
 
     Args:
-        family: Which TensorRT.
-        graph: An ONNX file.
-        settings: How.
-        gpu: The GPU to build on; TensorRT needs one.
+        family: TensorRT family.
+        graph: Content of an ONNX file.
+        settings: Build settings.
+        gpu: GPU to build on; required for TensorRT.
 
     Raises:
-        EngineError: It is not installed, does not take the graph, or cannot build for these GPUs.
-        DeviceMemoryError: Memory ran out while building.
+        EngineError: TensorRT is not installed, rejects the graph, or cannot build for these GPUs.
+        DeviceMemoryError: Memory was exhausted during the build.
     """
     if gpu is None and not family.builds_without_gpu:
         raise EngineError(
             f"{family.product} engines are built on the GPU that will run them",
             received="no GPU",
-            fix="Export there, or use --engine trt-rtx, which builds anywhere.",
+            expected="an NVIDIA GPU and its driver",
+            fix="Export on that machine, or use --engine trt-rtx, which builds without a GPU.",
         )
     trt = load_builder(family)
     log = make_log(trt)
@@ -104,7 +109,10 @@ def build(family: Family, graph: bytes, settings: BuildSettings, *, gpu: Gpu | N
     precision = in_layers or in_network
     if precision is None:
         raise EngineError(
-            f"the engine of {family.product} has no convolution", fix="Export the bundle again."
+            f"the engine of {family.product} has no convolution",
+            received="no layer with a known precision",
+            expected="convolutions or matrix products",
+            fix="Export the bundle again.",
         )
     return Built(
         plan=data,
@@ -123,15 +131,15 @@ def build(family: Family, graph: bytes, settings: BuildSettings, *, gpu: Gpu | N
 
 
 def _network_flags(trt: Any) -> int:
-    """Return the flag of strong typing; versions without it know nothing else."""
+    """Return the flag for strong typing, or 0 for versions in which every network is strongly typed."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _native(trt: Any, settings: BuildSettings) -> Any:
-    """Return the parser's flag for instance norm as TensorRT's own layer, where that is needed.
+    """Return the parser's flag for native instance normalization, or None if the plugin can be used.
 
-    The plugin would tie the engine to this version and GPU.
+    An engine with the plugin runs only with the same version and on the same kind of GPU.
     """
     if not settings.version_compatible and settings.hardware_compatibility == "none":
         return None
@@ -139,22 +147,22 @@ def _native(trt: Any, settings: BuildSettings) -> Any:
 
 
 def _parse(parser: Any, graph: bytes, family: Family, log: Any, *, native: Any) -> None:
-    """Read the ONNX file into the parser's network."""
+    """Parse an ONNX file into the parser's network."""
     if native is not None:
         parser.set_flag(native)
     if parser.parse(graph):
         return
     errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
     raise EngineError(
-        f"{family.product} does not take the graph",
+        f"{family.product} cannot parse the graph",
         received=" ".join((errors or [last_error(log, default="no reason given")])[0].split())[:300],
-        fix="Use another --engine, or report the operator that it names.",
+        fix="Use another --engine, or report the operator in this message.",
     )
 
 
 def _configure(trt: Any, family: Family, config: Any, settings: BuildSettings) -> dict[str, str]:
-    """Set everything and return what was set, for the manifest."""
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers say what they compute in
+    """Apply the settings to a builder configuration, and return them as text for the manifest."""
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layer descriptions contain precisions
     if settings.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
@@ -169,7 +177,7 @@ def _configure(trt: Any, family: Family, config: Any, settings: BuildSettings) -
 
 
 def _narrow(trt: Any, family: Family, config: Any, settings: BuildSettings) -> dict[str, str]:
-    """Choose the GPUs of a TensorRT-RTX engine; Ampere and later without a choice."""
+    """Set the compute capabilities of a TensorRT-RTX engine; the default is Ampere and later."""
     if not settings.capabilities:
         return {"compute_capability": PORTABLE}
     config.num_compute_capabilities = len(settings.capabilities)
@@ -188,7 +196,7 @@ def _narrow(trt: Any, family: Family, config: Any, settings: BuildSettings) -> d
 
 
 def _widen(trt: Any, config: Any, settings: BuildSettings) -> dict[str, str]:
-    """Set what makes a TensorRT engine serve other GPUs and versions, and give it earlier measurements."""
+    """Set the hardware and version compatibility and the timing cache of a TensorRT engine."""
     noted = {"hardware_compatibility": settings.hardware_compatibility}
     level = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}.get(settings.hardware_compatibility)
     if level is not None:
@@ -203,7 +211,7 @@ def _widen(trt: Any, config: Any, settings: BuildSettings) -> dict[str, str]:
         config.hardware_compatibility_level = known
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        # The lean runtime inside an engine is host code; tensorrt-lean on the machine does its work.
+        # The lean runtime in an engine is host code; the installed tensorrt-lean is used instead.
         config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
         noted["version_compatible"] = "yes"
     cache = config.create_timing_cache(settings.timing_cache)
@@ -213,7 +221,7 @@ def _widen(trt: Any, config: Any, settings: BuildSettings) -> dict[str, str]:
 
 
 def _open_batch(builder: Any, network: Any, config: Any, settings: BuildSettings) -> dict[str, str]:
-    """Give a graph of open batch a profile from one window to the largest batch, best at the largest."""
+    """Add a profile for batches from 1 to the largest, optimized for the largest, to a dynamic graph."""
     profile = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
@@ -226,12 +234,12 @@ def _open_batch(builder: Any, network: Any, config: Any, settings: BuildSettings
 
 
 def _made(thing: Any, family: Family, log: Any, what: str) -> Any:
-    """Return what TensorRT made, or raise what its log says where it is None."""
+    """Return an object of TensorRT, or raise an error with the last log message if it is None."""
     if thing is not None:
         return thing
     if out_of_memory(log):
         raise DeviceMemoryError(
-            f"{family.product} ran out of memory while it should {what}",
+            f"{family.product} cannot {what}: out of memory",
             received=last_error(log, default=""),
             fix="Close other programs on the GPU, or export a smaller --batch.",
         )

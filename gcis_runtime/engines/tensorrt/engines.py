@@ -1,4 +1,4 @@
-"""The engine that runs a bundle here: the bundle's own where it fits, else one built from its graph."""
+"""Select a bundle's engine that fits the GPU, or build one from the bundle's graph."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gcis_runtime.errors import BundleError, EngineError
 from gcis_runtime.system.private_cache import open_cache
 
 _PREFERRED = ("fp16", "bf16", "fp32")
-"""What `auto` takes of the engines that an export made and checked, fastest first."""
+"""Precisions that `auto` may select, fastest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """An engine whose hash was checked, ready to be deserialised.
+    """A verified engine, ready to be deserialized.
 
     Attributes:
-        plan: Its bytes.
-        precision: What it computes in, as read back when it was built.
-        batch: Windows a run.
-        notes: What the user should know.
+        plan: The serialized engine.
+        precision: Precision of its layers, as read after the build.
+        batch: Windows per run.
+        notes: Notes for the user.
     """
 
     plan: bytes
@@ -44,19 +44,19 @@ def find_engine(
 
     Args:
         bundle: The bundle.
-        family: Which TensorRT.
-        version: Its installed version.
+        family: TensorRT family.
+        version: Installed version of TensorRT.
         gpu: The GPU.
         precision: A precision, or `"auto"`.
-        batch: Most windows a run; None takes the largest.
+        batch: Most windows per run; None takes the largest batch.
 
     Raises:
-        EngineError: None fits, and none can be built here; says why.
+        EngineError: No engine fits and none can be built; the message contains the reason.
         BundleError: The engine's file is not the one that was exported.
     """
     if not family.serves(gpu.capability):
         raise EngineError(
-            f"{family.product} has no code for this GPU",
+            f"{family.product} does not support this GPU",
             received=f"{gpu.name} ({gpu.sm})",
             expected=", ".join(f"sm_{a}{b}" for a, b in family.capabilities or ()),
             fix="Use --engine trt or --engine onnx with --device cuda.",
@@ -72,10 +72,10 @@ def find_engine(
 
 
 def read_plan(bundle: Bundle, engine: Engine) -> bytes:
-    """Read an engine's file once and check those very bytes: deserialising them is running code.
+    """Read an engine and verify its hash. The verified bytes are returned, since deserializing executes code.
 
     Raises:
-        BundleError: They are not what was exported.
+        BundleError: The file is not the one that was exported.
     """
     data = bundle.file(engine.file).read_bytes()
     expected = next(entry.sha256 for entry in bundle.manifest.files if entry.path == engine.file)
@@ -89,7 +89,7 @@ def read_plan(bundle: Bundle, engine: Engine) -> bytes:
 
 
 def _candidates(bundle: Bundle, family: Family, precision: str, batch: int | None) -> Sequence[Engine]:
-    """Return the bundle's engines that are meant, best first: by precision, then by batch."""
+    """Return the bundle's matching engines, fastest precision first, then largest batch first."""
     allowed = _PREFERRED if precision == "auto" else (precision,)
     found = [
         engine
@@ -105,7 +105,7 @@ def _candidates(bundle: Bundle, family: Family, precision: str, batch: int | Non
 def _built_here(
     bundle: Bundle, family: Family, *, gpu: Gpu, precision: str, batch: int | None, why: str
 ) -> Loaded:
-    """Build an engine from the bundle's graph for this GPU, or take the one that was built before."""
+    """Build an engine from the bundle's graph for this GPU, or return the cached one."""
     try:
         version = str(load_builder(family).__version__)
     except EngineError as error:
@@ -126,13 +126,13 @@ def _built_here(
             plan=found.read_bytes(),
             precision=graph.precision,
             batch=graph.batch,
-            notes=(f"{why}; using the one built for {gpu.name} earlier",),
+            notes=(f"{why}; using the cached engine that was built for {gpu.name}",),
         )
     made = build(family, bundle.file(graph.file).read_bytes(), settings, gpu=gpu)
     if made.precision != graph.precision:
         raise wrong_precision(family, made.precision, graph.precision)
     kept = None if cache is None else cache.store(family.backend, key, lambda p: p.write_bytes(made.plan))
-    where = "kept for the next start" if kept else "not kept: no private cache folder"
+    where = "cached for the next start" if kept else "not cached: no private cache folder"
     return Loaded(
         plan=made.plan,
         precision=made.precision,
@@ -142,9 +142,9 @@ def _built_here(
 
 
 def wrong_precision(family: Family, received: str, expected: str) -> EngineError:
-    """Return the error for an engine whose layers compute in another precision than its graph says."""
+    """Return the error for an engine whose layers do not have the precision of its graph."""
     return EngineError(
-        f"the {family.product} engine computes in another precision than was asked for",
+        f"the {family.product} engine does not compute in the precision of its graph",
         received=received,
         expected=expected,
         fix="Export with another --precision.",
@@ -152,13 +152,13 @@ def wrong_precision(family: Family, received: str, expected: str) -> EngineError
 
 
 def _offered(bundle: Bundle, family: Family) -> tuple[str, ...]:
-    """Return the precisions that `auto` may build in: those of the bundle's engines for it, else fp32."""
+    """Return the precisions that `auto` may build: those of the bundle's engines of the family, then fp32."""
     listed = [e.precision for e in _candidates(bundle, family, "auto", None)]
     return (*dict.fromkeys(listed), "fp32")
 
 
 def _key(bundle: Bundle, family: Family, graph: Graph, *, version: str, gpu: Gpu) -> dict[str, str]:
-    """Return all that decides an engine: model, window, batch, precision, version and GPU."""
+    """Return the cache key of an engine: graph, window, batch, precision, backend, version and GPU."""
     digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
     return {
         "graph": digest,

@@ -1,4 +1,4 @@
-"""The two TensorRT families, and their Python modules."""
+"""Describe the two TensorRT families, and import their Python modules."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Family:
     """One TensorRT family.
 
     Attributes:
-        backend: Its name in a manifest and on the command line.
-        product: Its name for people.
-        builder: Module that builds and runs.
-        runners: Modules that run, in order of preference.
-        extra: pip extra that installs it.
-        builds_without_gpu: Engines are made on any machine.
-        capabilities: GPUs that it serves; None leaves that to the engine.
+        backend: Name in the manifest and on the command line.
+        product: Product name for messages.
+        builder: Module that builds and runs engines.
+        runners: Modules that run engines, in order of preference.
+        extra: Name of the pip extra that installs the module.
+        builds_without_gpu: Whether engines can be built on a machine without a GPU.
+        capabilities: Supported compute capabilities; None if they depend on the engine.
     """
 
     backend: Backend
@@ -38,7 +38,7 @@ class Family:
     capabilities: tuple[Capability, ...] | None = None
 
     def serves(self, capability: Capability) -> bool:
-        """Tell whether the family has code for a GPU."""
+        """Return whether the family supports a compute capability."""
         return self.capabilities is None or capability in self.capabilities
 
 
@@ -57,7 +57,7 @@ TRT_RTX = Family(
     runners=("tensorrt_rtx",),
     extra="trt-rtx",
     builds_without_gpu=True,
-    # No datacentre GPUs: an H100 (9.0) or B200 (10.0) cannot run its engines.
+    # Data-centre GPUs such as H100 (9.0) and B200 (10.0) are not supported.
     capabilities=((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)),
 )
 FAMILIES: dict[str, Family] = {family.backend: family for family in (TRT, TRT_RTX)}
@@ -67,22 +67,22 @@ def load_builder(family: Family) -> Any:
     """Import the module that builds engines.
 
     Raises:
-        EngineError: It is not installed, or its libraries do not load.
+        EngineError: The module is not installed, or its libraries cannot be loaded.
     """
     return _load(family, (family.builder,))
 
 
 def load_runner(family: Family) -> Any:
-    """Import the module that runs engines; importing it touches no GPU.
+    """Import the module that runs engines; the import does not access a GPU.
 
     Raises:
-        EngineError: None is installed, or its libraries do not load.
+        EngineError: No such module is installed, or its libraries cannot be loaded.
     """
     return _load(family, family.runners)
 
 
 def installed_version(family: Family) -> str | None:
-    """Return the version of the module that would run engines; None without one that loads."""
+    """Return the version of the module that runs engines; None if no module can be loaded."""
     try:
         return str(load_runner(family).__version__)
     except EngineError:

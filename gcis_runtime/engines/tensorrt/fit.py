@@ -1,4 +1,4 @@
-"""Whether an engine of a bundle runs on a GPU with the TensorRT that is installed."""
+"""Check whether an engine of a bundle runs on a GPU with the installed TensorRT."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gcis_runtime.engines.tensorrt.family import Family
 
 
 def misfit(engine: Engine, family: Family, *, version: str, gpu: Gpu) -> str | None:
-    """Return why an engine does not run here; None when it does.
+    """Return the reason why an engine cannot run; None if it can.
 
     Args:
-        engine: The engine.
-        family: Its TensorRT family.
-        version: Installed version.
+        engine: The engine's entry in the manifest.
+        family: TensorRT family of the engine.
+        version: Installed version of TensorRT.
         gpu: The GPU.
     """
     if not family.serves(gpu.capability):
-        return f"{family.product} has no code for {gpu.name} ({gpu.sm})"
+        return f"{family.product} does not support {gpu.name} ({gpu.sm})"
     if not _same_release(engine, version):
         return f"it was built by {family.product} {engine.backend_version}, {version} is installed"
     if not _covers(engine.device, gpu):
@@ -32,7 +32,7 @@ def misfit(engine: Engine, family: Family, *, version: str, gpu: Gpu) -> str | N
 
 
 def _same_release(engine: Engine, version: str) -> bool:
-    """Engines run under the release that built them, version-compatible ones under later ones too."""
+    """Return whether a release can run an engine: the same, or a later one if it is version-compatible."""
     if engine.backend_version == version:
         return True
     if engine.settings.get("version_compatible") != "yes":
@@ -42,7 +42,7 @@ def _same_release(engine: Engine, version: str) -> bool:
 
 
 def _covers(device: str, gpu: Gpu) -> bool:
-    """`sm_89` is that capability, `sm_86,sm_89` any of these, `sm_80+` that and later ones."""
+    """Return whether `device` includes a GPU: `sm_89`, a list `sm_86,sm_89`, or `sm_80+` and later."""
     if device.endswith("+"):
         return gpu.capability >= _capability(device[:-1])
     return gpu.capability in [_capability(name) for name in device.split(",")]

@@ -1,8 +1,8 @@
-"""What an engine computes in, read from its own layers.
+"""Read the precision in which a TensorRT engine computes from the description of its layers.
 
-A graph of one precision does not make an engine of that precision: an fp32 graph gives an fp32 engine without
-a word, whatever was wished for. TensorRT describes an engine's layers in three spellings: the builder's log
-(which needs no GPU), the inspector's JSON of newer versions (`"Datatype": "Half"`) and of older ones
+The precision of an engine is verified, since TensorRT builds an fp32 engine from an fp32 graph without a
+warning when another precision was requested. It describes layers in three formats: the log of the builder
+(which needs no GPU), the inspector's JSON of newer versions (`"Datatype": "Half"`) and of older versions
 (`"Format/Datatype": "... FP16 format"`).
 """
 
@@ -33,13 +33,13 @@ _PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|contraction", re.IGNORECASE)
 
 
 def precision_in_log(text: str) -> Precision | None:
-    """Return what the convolutions in a builder's log compute in; None where it lists none."""
+    """Return the precision of the convolutions in a builder's log; None if the log lists no layers."""
     found = ((m["kind"], m["inputs"]) for m in _LINE.finditer(text))
     return _most((kind, _datatype(inputs)) for kind, inputs in found)
 
 
 def precision_in_report(report: str) -> Precision | None:
-    """Return what the convolutions in an inspector's JSON compute in; None where it lists none."""
+    """Return the precision of the convolutions in an inspector's JSON; None if it has no details."""
     try:
         layers = json.loads(report).get("Layers", [])
     except (ValueError, AttributeError):
@@ -47,14 +47,14 @@ def precision_in_report(report: str) -> Precision | None:
     return _most(
         (str(layer.get("LayerType", "")), _datatype(json.dumps(layer.get("Inputs", []))))
         for layer in layers
-        if isinstance(layer, dict)  # without details layers are names alone
+        if isinstance(layer, dict)  # without details, layers are strings
     )
 
 
 def precision_of_network(network: Any) -> Precision | None:
-    """Return what the convolutions of a strongly typed network take: what its engine has to compute in."""
+    """Return the input precision of convolutions in a strongly typed network, which its engine keeps."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    # In an INT8 graph a convolution takes what a Dequantize gives: 8 bits in the engine, float here.
+    # In an INT8 graph, convolutions read from Dequantize: float in the network, 8 bits in the engine.
     integers = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
     return _most(
         (
@@ -72,7 +72,7 @@ def _datatype(text: str) -> Precision | None:
 
 
 def _most(layers: Iterator[tuple[str, Precision | None]]) -> Precision | None:
-    """Return what the convolutions compute in, else the matrix products; see `computed_in`."""
+    """Return the precision of the convolutions, or of the matrix products without any; see `computed_in`."""
     found = [(kind, precision) for kind, precision in layers if precision is not None]
     for pattern in (_CONVOLUTION, _PRODUCT):
         counts = collections.Counter(precision for kind, precision in found if pattern.search(kind))

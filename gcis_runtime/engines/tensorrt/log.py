@@ -1,4 +1,4 @@
-"""TensorRT's log: kept for error messages, and read for what an engine consists of."""
+"""Collect TensorRT's log messages for errors and for the description of an engine's layers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _MEMORY = ("out of memory", "outofmemory", "insufficient memory", "bad_alloc", "
 
 
 def make_log(module: Any) -> Any:
-    """Make a logger for one of the modules.
+    """Create a logger for a TensorRT module.
 
     Returns:
-        A `module.ILogger` with `errors` and `warnings` (lists of text), and `layers`: what the builder says
-        of the engine that it made, empty where it says nothing.
+        A `module.ILogger` with the lists of messages `errors` and `warnings`, and `layers`, the builder's
+        description of the engine (empty if it logs none).
     """
 
     class Log(module.ILogger):  # type: ignore[misc]
-        """Keeps errors, warnings and the description of the engine; verbose lines are thousands."""
+        """Logger that stores errors, warnings and layer descriptions, and drops other verbose messages."""
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)
@@ -27,7 +27,7 @@ def make_log(module: Any) -> Any:
             self.layers = ""
 
         def log(self, severity: Any, message: str) -> None:
-            """Called by TensorRT, from any thread; must not raise."""
+            """Store a message. TensorRT calls this from any thread; it must not raise an error."""
             kind = str(getattr(severity, "name", severity)).rpartition(".")[2]
             if kind == "VERBOSE":
                 if message.lstrip().startswith(_LAYERS):
@@ -41,11 +41,11 @@ def make_log(module: Any) -> Any:
 
 
 def last_error(log: Any, *, default: str) -> str:
-    """Return the last error in one short line."""
+    """Return the last error message as one line of at most 300 characters, or `default` without errors."""
     text = log.errors[-1] if log.errors else default
     return " ".join(str(text).split())[:300]
 
 
 def out_of_memory(log: Any) -> bool:
-    """Tell whether the errors speak of memory."""
+    """Return whether an error message reports exhausted memory."""
     return any(part in error.lower() for error in log.errors for part in _MEMORY)

@@ -1,4 +1,4 @@
-"""TensorRT, tensorrt-lean and TensorRT-RTX: one engine, one context, one CUDA graph."""
+"""Run a compiled TensorRT, tensorrt-lean or TensorRT-RTX engine through one recorded CUDA graph."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class TensorrtSession:
 
     Args:
         bundle: The bundle.
-        family: Which TensorRT.
+        family: TensorRT family.
         device: `"cuda"` or `"cuda:1"`.
-        precision: A precision; `"auto"` takes the fastest engine that the export made and checked.
-        batch: Most windows a run; None takes the largest.
+        precision: A precision; `"auto"` takes the fastest engine that passed the parity report.
+        batch: Most windows per run; None takes the largest batch.
 
     Raises:
-        EngineError: No GPU, no engine for it, or TensorRT refuses.
+        EngineError: There is no GPU, no engine fits and none can be built, or TensorRT fails.
         BundleError: The engine is not the one that the manifest describes.
-        DeviceMemoryError: The GPU has not enough memory.
+        DeviceMemoryError: The GPU has too little memory.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TensorrtSession:
         precision: str = "auto",
         batch: int | None = None,
     ) -> None:
-        info = require_gpu(device)  # before anything of TensorRT: its runtime crashes without a driver
+        info = require_gpu(device)  # first: the TensorRT runtime crashes without a driver
         self._trt, self._family = load_runner(family), family
         found = find_engine(
             bundle, family, version=str(self._trt.__version__), gpu=info, precision=precision, batch=batch
@@ -69,7 +69,7 @@ class TensorrtSession:
             raise
 
     def _start(self, bundle: Bundle, plan: bytes) -> None:
-        """Deserialise, check, bind, run once and record the CUDA graph."""
+        """Deserialize and check the engine, bind the buffers, run once, and record the CUDA graph."""
         self._runtime = self._made(self._trt.Runtime(self._log), "start")
         self._engine = self._made(self._runtime.deserialize_cuda_engine(plan), "load the engine")
         self._check_precision()
@@ -83,16 +83,16 @@ class TensorrtSession:
         self._context = self._make_context(cache, key)
         self._bind(bundle)
         self.gpu.zero(self.input, self.stream)
-        self._execute()  # allocations and kernels compiled on first use must not fall into the recording
+        self._execute()  # allocations and kernel compilation of the first run must not be recorded
         self.gpu.finish(self.stream)
         self._keep_jit(cache, key)
-        # TensorRT-RTX records by itself (see `_make_context`).
+        # TensorRT-RTX records CUDA graphs itself (see `_make_context`).
         self._enqueue = (
             self._execute if self._jit is not None else self.gpu.capture(self.stream, self._execute)
         )
 
     def _check_precision(self) -> None:
-        """Read what the engine computes in from its own layers, where it has kept their description."""
+        """Check the precision of the engine's layers, if the engine contains their description."""
         inspector = self._engine.create_engine_inspector()
         report = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         found = precision_in_report(report)
@@ -100,7 +100,7 @@ class TensorrtSession:
             raise wrong_precision(self._family, found, self.precision)
 
     def _make_context(self, cache: PrivateCache | None, key: dict[str, str]) -> Any:
-        """Make the context; TensorRT-RTX gets the kernels that it compiled earlier, and records graphs."""
+        """Create the context. TensorRT-RTX receives the cached kernels and is set to record CUDA graphs."""
         self._jit: Any = None
         if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "IRuntimeCache"):
             return self._made(self._engine.create_execution_context(), "make a context")
@@ -109,13 +109,13 @@ class TensorrtSession:
         found = None if cache is None else cache.find(_JIT, key)
         self._jit_before = b"" if found is None else found.read_bytes()
         if self._jit_before and not self._jit.deserialize(self._jit_before):
-            self._jit_before = b""  # of another version or GPU: compiled anew
+            self._jit_before = b""  # of another version or GPU: compile again
         config.set_runtime_cache(self._jit)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self._made(self._engine.create_execution_context(config), "make a context")
 
     def _keep_jit(self, cache: PrivateCache | None, key: dict[str, str]) -> None:
-        """Keep the kernels that TensorRT-RTX compiled for this GPU, beside the bundle."""
+        """Store the kernels that TensorRT-RTX compiled for this GPU in the cache beside the bundle."""
         if self._jit is None or cache is None:
             return
         data = self._jit.serialize()
@@ -133,12 +133,12 @@ class TensorrtSession:
         }
 
     def _bind(self, bundle: Bundle) -> None:
-        """Compare the engine's tensors with the manifest and give them our addresses."""
+        """Compare the engine's tensors with the manifest, and bind them to the device buffers."""
         engine, context = self._engine, self._context
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        if any(-1 in shapes[name] for name in inputs):  # open batch: fixed from here on
+        if any(-1 in shapes[name] for name in inputs):  # dynamic batch: set to the batch of this session
             for name in inputs:
                 context.set_input_shape(name, self._buffers.input_shape)
             shapes = {name: tuple(context.get_tensor_shape(name)) for name in names}
@@ -151,7 +151,7 @@ class TensorrtSession:
         for name in names:
             buffer = self.input if name in inputs else self.output
             if not context.set_tensor_address(name, buffer.address):
-                raise self._error("take the buffers")
+                raise self._error("bind the buffers")
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(int(self.stream)):
@@ -160,7 +160,12 @@ class TensorrtSession:
     def enqueue(self) -> None:
         """Queue one run; see `DeviceSession`."""
         if self._context is None:
-            raise EngineError("the session is closed", fix="Open the bundle again.")
+            raise EngineError(
+                "the session is closed",
+                received="a closed session",
+                expected="an open session",
+                fix="Open the bundle again.",
+            )
         self._enqueue()
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -168,7 +173,7 @@ class TensorrtSession:
         return self._buffers.run(window, self.enqueue)
 
     def close(self) -> None:
-        """Free the engine and the GPU's memory, in the order in which TensorRT wants it."""
+        """Free the engine and the device memory, in the order that TensorRT requires."""
         self._enqueue = self._execute
         self._jit = self._context = self._engine = self._runtime = None
         self.gpu.close()
@@ -179,7 +184,7 @@ class TensorrtSession:
         return thing
 
     def _error(self, what: str) -> EngineError:
-        """Return the error for what TensorRT refused, with what its log says."""
+        """Return the error for a failed step, with the last message of TensorRT's log."""
         line = last_error(self._log, default="no reason given")
         if out_of_memory(self._log):
             return DeviceMemoryError(

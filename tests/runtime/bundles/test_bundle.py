@@ -126,7 +126,7 @@ def test_the_store_finds_the_bundle_that_is_meant(make_bundle, tmp_path, monkeyp
 
 def test_the_demo_has_a_name(make_bundle, monkeypatch, tmp_path):
     monkeypatch.setattr(store, "DEMO_FOLDER", tmp_path / "no")
-    with pytest.raises(BundleError, match="ships no demo"):
+    with pytest.raises(BundleError, match="has no demo bundle"):
         find_bundle("demo")
     folder = make_bundle()
     monkeypatch.setattr(store, "DEMO_FOLDER", folder)

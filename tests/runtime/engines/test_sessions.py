@@ -104,7 +104,7 @@ def test_bf16_by_itself_only_where_the_processor_has_it_and_parity_allows(
         ({"engine": "trt"}, "trt engines run on NVIDIA GPUs"),
         ({"engine": "trt-rtx"}, "trt-rtx engines run on NVIDIA GPUs"),
         ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
-        ({"engine": "openvino", "precision": "fp16"}, "does not offer"),
+        ({"engine": "openvino", "precision": "fp16"}, "does not support this precision"),
         ({"engine": "onnx", "precision": "bf16"}, "computes in float32 on the CPU"),
         ({"engine": "onnx", "precision": "int8"}, "computes in float32 on the CPU"),
         ({"engine": "onnx", "device": "cuda", "precision": "int8"}, "does not compute in this precision"),

@@ -166,16 +166,19 @@ def test_options_of_a_wrong_kind_are_one_clear_line(array, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "no number of threads; received 0; expected 1 to"),
-        ({"threads": -1}, "no number of threads; received -1"),
-        ({"threads": 100_000}, "no number of threads; received 100000"),  # would start them, and hang
-        ({"threads": "2"}, "no number of threads; received '2'"),
-        ({"threads": 1.0}, "no number of threads; received 1.0"),
+        ({"threads": 0}, "the number of threads is invalid; received 0; expected 1 to"),
+        ({"threads": -1}, "the number of threads is invalid; received -1"),
+        (
+            {"threads": 100_000},
+            "the number of threads is invalid; received 100000",
+        ),  # would start them, and hang
+        ({"threads": "2"}, "the number of threads is invalid; received '2'"),
+        ({"threads": 1.0}, "the number of threads is invalid; received 1.0"),
         ({"device": None}, "unknown device; received None"),
         ({"prompts": "bone"}, r"the prompts are one text; received 'bone'; .* Pass \['bone'\]"),
         ({"prompts": [1]}, "no such prompt; received 1"),
-        ({"bundle": 5}, "this names no bundle; received int"),
-        ({"bundle": ["demo"]}, "this names no bundle; received list"),
+        ({"bundle": 5}, "the bundle is not a path or a name; received int"),
+        ({"bundle": ["demo"]}, "the bundle is not a path or a name; received list"),
     ],
 )
 def test_what_a_segmenter_cannot_be_opened_with(make_bundle, options, message):

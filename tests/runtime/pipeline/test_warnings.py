@@ -8,7 +8,7 @@ import pytest
 
 from gcis_runtime import Segmenter, Volume, read_volume
 from gcis_runtime.images import files as formats
-from gcis_runtime.pipeline.warnings import context_warnings
+from gcis_runtime.pipeline.warnings import context_warnings, limit_warnings
 from gcis_runtime.spec import WindowSpec
 from tests.support.bundles_and_images import smooth_ct, write_bundle
 from tests.support.fake_session import threshold_segmenter
@@ -114,3 +114,11 @@ def test_an_nrrd_file_without_a_space_is_a_guess(tmp_path, space):
     (tmp_path / "a.nrrd").write_bytes(header.encode() + smooth_ct((9, 8, 7)).tobytes(order="F"))
     notes = formats.read_volume(tmp_path / "a.nrrd").notes
     assert notes == (() if space else ("the NRRD header names no space: the orientation is a guess",))
+
+
+def test_a_run_that_took_more_than_was_allowed_says_so():
+    assert limit_warnings(50 << 20, 300 << 20, 200 << 20) == (
+        "the run took 300 MiB of memory, 200 MiB were allowed",
+    )
+    for before, peak, allowed in ((300, 300, 200), (50, 200, 200), (50, 300, None), (None, None, 200)):
+        assert limit_warnings(before, peak, allowed) == ()

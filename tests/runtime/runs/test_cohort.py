@@ -30,6 +30,7 @@ from gcis_runtime.runs import cohort
 from gcis_runtime.runs.case import RunOptions
 from gcis_runtime.runs.cohort import Outcome, run_cases
 from gcis_runtime.system import console
+from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.folder_lock import NAME, folder_lock
 from tests.support.bundles_and_images import write_ct
 
@@ -269,19 +270,17 @@ def test_two_runs_on_one_folder(run, cts, tmp_path):
         pass
 
 
-def test_a_lock_that_was_removed_while_waiting_is_not_held(tmp_path, monkeypatch):
-    from gcis_runtime.system import folder_lock as lock
-
-    real, seen = lock._lock, []
+def test_a_lock_that_was_removed_while_waiting_is_not_held(tmp_path):
+    seen = []
 
     def late(file):
-        real(file)
+        locked = try_lock(file)
         if not seen:
             (tmp_path / NAME).unlink()  # what its last holder does
-        seen.append(os.fstat(file.fileno()).st_ino)
+        seen.append(os.fstat(file).st_ino)
+        return locked
 
-    monkeypatch.setattr(lock, "_lock", late)
-    with folder_lock(tmp_path):
+    with folder_lock(tmp_path, try_lock=late):
         assert (tmp_path / NAME).stat().st_ino == seen[-1]
     assert len(seen) == 2
 
@@ -491,3 +490,15 @@ def test_the_report_vouches_only_for_what_was_written_with_it(tmp_path, make_bun
     with pytest.raises(OutputError, match="No space left"):
         runs.write_case(case, result, RunOptions())
     assert job.labels.is_file() and not job.report.exists()
+
+
+def test_with_a_limit_cases_do_not_overlap(monkeypatch):
+    jobs = [SimpleNamespace(number=n) for n in range(4)]
+    held = []
+    monkeypatch.setattr(cohort, "read_case", lambda _s, job, _o: (held.append("read"), job)[1])
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: (held.append("compute"), case)[1])
+    monkeypatch.setattr(cohort, "write_case", lambda _c, _r, _o: (held.append("write"), {})[1])
+    outcomes = []
+    cohort.run_cases(None, jobs, RunOptions(max_memory=1 << 30), done=outcomes.append)
+    assert held == ["read", "compute", "write"] * 4
+    assert [outcome.job.number for outcome in outcomes] == [0, 1, 2, 3]

@@ -47,10 +47,10 @@ from gcis_runtime.sliding.plan import (
 )
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from gcis_runtime.system.stage_clock import StageClock
-from tests.runtime.sliding.cuda.test_cuda_blend import Session
 from tests.support import fake_cuda
 from tests.support.bundles_and_images import ROI, smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle
+from tests.support.gpu_blending import Session
 
 LOW, HIGH = -175.0, 250.0
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 from gcis_runtime.grids import samplers
 from gcis_runtime.grids.grid_transform import plan_grid
@@ -16,19 +15,7 @@ from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.native_grid import NativeGridMapper
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import PreprocessSpec, label_dtype
-
-TURN = Rotation.from_euler("xyz", [10, -7, 23], degrees=True).as_matrix()
-SHEAR = np.array([[1, 0, 0], [0, 1, 0.2], [0, 0, 1.0]])
-LINEAR = {
-    "finer": np.diag([2.1, 1.9, 4.0]),
-    "coarser, ties": np.diag([1.0, 1.0, 1.0]),
-    "flipped": np.diag([-0.8, -0.9, 2.5]),
-    "permuted": np.array([[0, 0, 3.0], [-1.5, 0, 0], [0, 1.2, 0]]),
-    "oblique": TURN @ np.diag([1.0, 1.0, 3.0]),
-    "oblique, ties": TURN @ np.diag([1.0, 2.0, 4.0]),
-    "tilt": SHEAR @ np.diag([0.9, 1.1, 3.0]),
-    "same grid": np.diag([2.0, 2.0, 2.0]),
-}
+from tests.support.grids import LINEAR
 
 
 def setting(linear, shape):

@@ -14,12 +14,20 @@ import pytest
 from gcis_runtime.images.files import write_labels
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.system import atomic_files as atomic
-from gcis_runtime.system.atomic_files import remove_leftovers, replacing, replacing_folder
+from gcis_runtime.system.atomic_files import exchange_paths, remove_leftovers, replacing, replacing_folder
 from tests.support.bundles_and_images import child_of
 
 
-def _write(target: Path, text: str) -> None:
-    with replacing_folder(target) as folder:
+def _refuse(_one: Path, _two: Path) -> bool:
+    """Stand for `exchange_paths` on a system that cannot swap two paths."""
+    return False
+
+
+EXCHANGE = pytest.mark.parametrize("exchange", [exchange_paths, _refuse])
+
+
+def _write(target: Path, text: str, exchange: Callable[[Path, Path], bool] = exchange_paths) -> None:
+    with replacing_folder(target, exchange=exchange) as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "a").write_text(text)
 
@@ -28,31 +36,23 @@ def _read(target: Path) -> str:
     return (target / "deep" / "a").read_text()
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_an_older_folder_is_replaced_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    if not exchange:
-        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+@EXCHANGE
+def test_an_older_folder_is_replaced_whole(tmp_path: Path, exchange: Callable[[Path, Path], bool]) -> None:
     target = tmp_path / "above" / "folder"
     _write(target, "old")
     (target / "only the old one has this").touch()
-    _write(target, "new")
+    _write(target, "new", exchange)
     assert _read(target) == "new"
     assert [p.name for p in target.iterdir()] == ["deep"]
     assert [p.name for p in target.parent.iterdir()] == ["folder"]
     assert target.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_a_failing_block_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    if not exchange:
-        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+@EXCHANGE
+def test_a_failing_block_changes_nothing(tmp_path: Path, exchange: Callable[[Path, Path], bool]) -> None:
     target = tmp_path / "folder"
     _write(target, "old")
-    with pytest.raises(OSError, match="No space"), replacing_folder(target) as folder:
+    with pytest.raises(OSError, match="No space"), replacing_folder(target, exchange=exchange) as folder:
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
     assert _read(target) == "old" and [p.name for p in tmp_path.iterdir()] == ["folder"]
@@ -67,10 +67,9 @@ def test_a_failing_rename_puts_the_old_one_back(tmp_path: Path, monkeypatch: pyt
             raise OSError(5, "Input/output error")
         return replace(self, to)
 
-    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        _write(target, "new")
+        _write(target, "new", _refuse)
     assert _read(target) == "old" and [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 

@@ -34,8 +34,8 @@ from gcis_train.training.run import Run
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
 from gcis_train.weights.upcycle import fit_routers
+from tests.support.short_training import deterministic
 from tests.support.training_values import PROMPTS, Silent, batch, equal_states, options, write_cases
-from tests.train.training.test_pretrain import deterministic
 
 NETWORK = NetworkConfig(feature_size=12, pathways=3, text_dim=8)
 SMALL = (64, 32, 32)

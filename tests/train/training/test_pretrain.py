@@ -2,86 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from gcis_runtime.errors import CheckpointError
-from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.nets.pathway import spread
-from gcis_train.options.training import TrainOptions
-from gcis_train.training.loop.trainer import Outcome
-from gcis_train.training.material import Cases, Material
-from gcis_train.training.pretrain import pretrain
-from gcis_train.training.run import Run
 from gcis_train.training.warmstart import warm_start
 from gcis_train.weights import checkpoint
+from tests.support.short_training import RUN, deterministic, make_material, make_run, pretrain
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, write_cases
-
-CPU = torch.device("cpu")
-RUN = options(max_epochs=2)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Make sums reproducible: with two threads torch adds up the position bias gradients in any order."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def _material(folder: Path, *, same: bool = False) -> Material:
-    path = folder / "datalist.json"
-    rows = read_datalist(path if path.exists() else write_cases(folder, 1, validation=1))
-    embeddings = torch.randn(1 if same else 2, 512, generator=torch.Generator().manual_seed(4))
-    return Material(
-        cases=Cases(
-            training=group_cases(rows.training, folder=folder),
-            validation=group_cases(rows.validation, folder=folder),
-            prompts=PROMPTS,
-        ),
-        embeddings=embeddings.expand(2, 512),
-        text_weights="random (seed 0)",
-    )
-
-
-def _pretrain(
-    folder: Path,
-    run_dir: Path,
-    run: TrainOptions,
-    *,
-    resume: bool = False,
-    same: bool = False,
-    pretrained: Path | None = None,
-    progress: Silent | None = None,
-) -> Outcome:
-    material = _material(folder, same=same)
-    material = dataclasses.replace(material, cases=dataclasses.replace(material.cases, validation=()))
-    settings = _run(run, run_dir, progress, resume=resume, pretrained=pretrained)
-    return pretrain(material, settings)
-
-
-def _run(run: TrainOptions, run_dir: Path, progress: Silent | None = None, **changes: Any) -> Run:
-    return Run(options=run, run_dir=run_dir, device=CPU, progress=progress or Silent(), **changes)  # type: ignore[arg-type]
-
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from tests.support.training_values import Silent
-from tests.train.training.test_pretrain import RUN, _pretrain, deterministic
+from tests.support.short_training import RUN, deterministic, pretrain
 
 class Killing(Silent):
     def step(self, *, epoch, step, steps, loss):
@@ -89,7 +31,7 @@ class Killing(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 with deterministic():
-    _pretrain(Path({data!r}), Path({run!r}), RUN, same=True, progress=Killing())
+    pretrain(Path({data!r}), Path({run!r}), RUN, same=True, progress=Killing())
 """
 
 
@@ -97,7 +39,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     write_cases(tmp_path, 1)
     whole = Silent()
     with deterministic():
-        assert _pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
+        assert pretrain(tmp_path, tmp_path / "whole", RUN, same=True, progress=whole).finished
     # Both prompts have one embedding, so they share their pathways: the end of the training says so.
     assert any("'left ball', 'right ball' have the same pathway" in line for line in whole.lines)
     script = KILLED.format(
@@ -110,7 +52,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert checkpoint.load(tmp_path / "killed", prefer="latest").config.provenance["epoch"] == 1
     with deterministic():
-        assert _pretrain(tmp_path, tmp_path / "killed", RUN, same=True, resume=True).finished
+        assert pretrain(tmp_path, tmp_path / "killed", RUN, same=True, resume=True).finished
     ends = [checkpoint.load(tmp_path / name, prefer="latest") for name in ("whole", "killed")]
     assert equal_states(ends[0].weights, ends[1].weights)
     assert ends[0].config == ends[1].config
@@ -120,9 +62,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     run = options(max_epochs=1)
-    material = _material(tmp_path)
+    material = make_material(tmp_path)
     progress = Silent()
-    outcome = warm_start(material, _run(run, tmp_path / "warm", progress))
+    outcome = warm_start(material, make_run(run, tmp_path / "warm", progress))
     assert outcome.finished and outcome.best_dice is not None
     static = checkpoint.load(tmp_path / "warm" / "static")
     routed = checkpoint.load(tmp_path / "warm" / "routed")
@@ -134,12 +76,14 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
 
     # A warm start goes on from another one's weights.
     still = options(max_epochs=1, learning_rate=1e-12)
-    warm_start(material, _run(still, tmp_path / "again", progress, pretrained=tmp_path / "warm" / "static"))
+    warm_start(
+        material, make_run(still, tmp_path / "again", progress, pretrained=tmp_path / "warm" / "static")
+    )
     again = checkpoint.load(tmp_path / "again" / "static", prefer="latest").weights
     assert all(torch.allclose(again[n].float(), t.float(), atol=1e-6) for n, t in static.weights.items())
 
     # Killed before its first checkpoint, a run that is resumed still starts from --pretrained.
-    _pretrain(
+    pretrain(
         tmp_path,
         tmp_path / "run",
         still,
@@ -153,7 +97,7 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
     assert not any("have the same pathway" in line for line in progress.lines)
 
     with pytest.raises(CheckpointError, match=r"does not fit.*feature size 12; expected feature size 24"):
-        _pretrain(
+        pretrain(
             tmp_path,
             tmp_path / "other",
             options(network=type(run.network)(feature_size=24, pathways=2)),

@@ -59,10 +59,10 @@ def test_what_the_driver_says():
     ("load", "problem"),
     [
         (lambda name: ctypes.CDLL("libdoesnotexist.so.1"), "no CUDA driver was found"),
-        (lambda name: Library(init=100), "sees no GPU"),
+        (lambda name: Library(init=100), "found no GPU"),
         (lambda name: Library(init=803), "different versions"),
         (lambda name: Library(init=999), "error 999"),
-        (lambda name: Library(), "sees no GPU"),
+        (lambda name: Library(), "found no GPU"),
     ],
 )
 def test_why_no_gpu_can_be_used(monkeypatch, load, problem):

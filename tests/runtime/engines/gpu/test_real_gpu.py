@@ -16,18 +16,20 @@ from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
 from gcis_runtime.sliding.schedule import make_schedule
-from tests.runtime.sliding.cuda.test_cuda_blend import ROI as SMALL
-from tests.runtime.sliding.cuda.test_cuda_blend import (
+from tests.support.bundles_and_images import ROI, write_ct
+from tests.support.gpu_blending import (
+    CPU,
     WEIGHTS,
     image,
+    make_output,
     make_plan,
+    make_task,
+    native_labels,
     network,
-    output,
     plane_source,
 )
-from tests.runtime.sliding.cuda.test_cuda_native_grid import CPU, labels_of, make_task
-from tests.runtime.sliding.test_native_grid import LINEAR
-from tests.support.bundles_and_images import ROI, write_ct
+from tests.support.gpu_blending import ROI as SMALL
+from tests.support.grids import LINEAR
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,7 +59,7 @@ class HostNetwork:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_blending_equals_numpy_bit_for_bit(axis):
-    from tests.runtime.sliding.cuda.test_cuda_blend import whole_volume_blend
+    from tests.support.gpu_blending import whole_volume_blend
 
     plan = make_plan((20, 31, 27), axis=axis)
     array = image(plan.padded)
@@ -69,7 +71,7 @@ def test_blending_equals_numpy_bit_for_bit(axis):
         make_schedule(plan),
         WEIGHTS,
         channels=(0, 2, 1),
-        output=output(plan, (0, 2, 1), None),
+        output=make_output(plan, (0, 2, 1), None),
     )
     parts = [np.array(block.data) for block in blender.blocks(plane_source(array, plan))]
     blender.close()
@@ -84,9 +86,9 @@ def test_smooth_labels_equal_the_hosts_bit_for_bit(case):
     shape, task = make_task(LINEAR[case], (43, 39, 35))
     session = HostNetwork()
     kernels = Kernels(session.gpu, compile_kernels(session.gpu.info.sm))
-    ours = labels_of(GpuLabeller(session, kernels), shape, task)
+    ours = native_labels(GpuLabeller(session, kernels), shape, task)
     session.gpu.close()
-    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+    np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "trt", "trt-rtx"])

@@ -70,7 +70,7 @@ def test_without_a_private_folder_it_compiles_each_time(start, monkeypatch):
 def test_what_it_computes_in_is_read_back(start, monkeypatch):
     monkeypatch.setattr(module, "read_precision", lambda model: "bf16")
     with pytest.raises(
-        EngineError, match="another precision than was asked for; received bf16; expected fp32"
+        EngineError, match="not compute in the requested precision; received bf16; expected fp32"
     ):
         start(precision="fp32")
 

@@ -7,120 +7,30 @@ import itertools
 import numpy as np
 import pytest
 
-from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.sliding import blend
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
-from gcis_runtime.sliding.cuda.output import NetworkGridOutput
-from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 from gcis_runtime.sliding.schedule import make_schedule
 from tests.support import fake_cuda
-
-ROI = (8, 12, 10)
-WEIGHTS = np.random.default_rng(1).uniform(0.1, 1, ROI).astype(np.float32)
-CHANNELS = 3
-
-
-def network(window):
-    """Map (X, Y, Z) to (3, X, Y, Z): different channels, both signs, ties at constant windows."""
-    return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.sin(7 * window)]).astype(
-        np.float32
-    )
-
-
-class Session:
-    """A network on the fake GPU."""
-
-    name, device, precision = "fake", "cuda:0", "fp32"
-
-    def __init__(self, driver, roi, *, batch=1, run=network):
-        self.gpu, self.batch, self._run, self._roi = Device(fake_cuda.gpu(), driver), batch, run, roi
-        self.stream = self.gpu.stream()
-        size = 4 * batch * int(np.prod(roi))
-        self.input, self.output = self.gpu.allocate(size), self.gpu.allocate(size * CHANNELS)
-        self.runs = 0
-
-    def enqueue(self):
-        self.runs += 1
-        self.gpu.driver.queue(self.stream, self._compute)
-
-    def _compute(self):
-        windows = fake_cuda._at(self.input.address, (self.batch, *self._roi), np.float32)
-        out = fake_cuda._at(self.output.address, (self.batch, CHANNELS, *self._roi), np.float32)
-        for window, answer in zip(windows, out, strict=True):
-            answer[...] = self._run(window)
-
-
-def image(shape, seed=0):
-    """Return noise with a constant part, so that some windows are constant."""
-    array = np.random.default_rng(seed).random(shape, dtype=np.float32)
-    array[shape[0] // 4 : shape[0] * 3 // 4, :, shape[2] // 3 :] = 0.25
-    return array
-
-
-def whole_volume_blend(array, plan, channels):
-    """Return reference logits, blended with sums of the whole volume. Zero where no window lies."""
-    total, norm = np.zeros((len(channels), *plan.padded), np.float32), np.zeros(plan.padded, np.float32)
-    for start in plan.starts:
-        box = tuple(slice(s, s + r) for s, r in zip(start, plan.patch_size, strict=True))
-        answer = network(np.ascontiguousarray(array[box]))
-        for sums, channel in zip(total, channels, strict=True):
-            sums[box] += answer[channel] * WEIGHTS
-        norm[box] += WEIGHTS
-    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)
-
-
-def make_plan(shape, *, overlap=0.5, axis=2, drop=()):
-    padded = tuple(max(n, r) for n, r in zip(shape, ROI, strict=True))
-    along = [axis_starts(n, r, overlap) for n, r in zip(padded, ROI, strict=True)]
-    starts = sorted(itertools.product(*along), key=lambda s: (s[axis], s))
-    kept = tuple(start for i, start in enumerate(starts) if i not in drop)
-    return WindowPlan(shape=shape, before=(0, 0, 0), padded=padded, patch_size=ROI, axis=axis, starts=kept)
-
-
-def plane_source(array, plan):
-    def planes_into(first, out):
-        planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
-        out[...] = np.moveaxis(planes, 0, plan.axis)
-
-    return planes_into
-
-
-def output(plan, channels, values):
-    """Return the output of labels on the network grid, or of logits if no values are given."""
-    given = values or tuple(range(1, 1 + len(channels)))
-    return NetworkGridOutput(make_schedule(plan), values=given, logits=values is None)
-
-
-def run(driver, plan, array, *, channels=(0, 2, 1), values=(5, 9, 2), batch=1, count=None, network=network):
-    session = Session(driver, plan.patch_size, batch=batch, run=network)
-    kernels = Kernels(session.gpu, b"compiled")
-    blender = GpuBlender(
-        session,
-        kernels,
-        make_schedule(plan),
-        WEIGHTS,
-        channels=channels,
-        output=output(plan, channels, values),
-    )
-    made = len(driver.alive)
-    blocks = blender.blocks(plane_source(array, plan), count=count)
-    parts = [(s.box[plan.axis].start, np.array(s.data)) for s in blocks]
-    blender.close()
-    assert len(driver.alive) < made
-    session.gpu.close()
-    assert driver.alive == {}, "something was not freed"
-    axis = plan.axis + (values is None)
-    assert [first for first, _ in parts] == [0, *np.cumsum([p.shape[axis] for _, p in parts])[:-1]]
-    return np.concatenate([part for _, part in parts], axis=axis), session.runs
+from tests.support.gpu_blending import (
+    ORDERS,
+    ROI,
+    WEIGHTS,
+    Session,
+    blend_on_gpu,
+    image,
+    make_output,
+    make_plan,
+    network,
+    plane_source,
+    whole_volume_blend,
+)
 
 
 def labels_of(logits, values):
     return np.where(logits.max(axis=0) > 0, np.array(values)[logits.argmax(axis=0)], 0)
-
-
-ORDERS = ("late", "early", "first ahead", "others ahead", "mixed")
 
 
 @pytest.mark.parametrize(("axis", "order"), list(itertools.product((0, 1, 2), ORDERS)))
@@ -129,7 +39,7 @@ def test_labels_equal_the_whole_volume_blend(axis, order, host_kernels):
     array = image(plan.padded)
     logits = whole_volume_blend(array, plan, (0, 2, 1))
     driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=axis)
-    labels, _ = run(driver, plan, array)
+    labels, _ = blend_on_gpu(driver, plan, array)
     np.testing.assert_array_equal(labels, labels_of(logits, (5, 9, 2)))
     assert set(np.unique(labels)) == {0, 2, 5, 9} or set(np.unique(labels)) == {2, 5, 9}
 
@@ -140,7 +50,7 @@ def test_logits_equal_bit_for_bit(overlap, host_kernels):
     array = image(plan.padded)
     expected = whole_volume_blend(array, plan, (1, 0))
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=3)
-    logits, _ = run(driver, plan, array, channels=(1, 0), values=None)
+    logits, _ = blend_on_gpu(driver, plan, array, channels=(1, 0), values=None)
     np.testing.assert_array_equal(logits, expected)
 
 
@@ -154,7 +64,7 @@ def test_windows_may_be_left_out(host_kernels):
     expected = whole_volume_blend(array, plan, (0, 1, 2))
     for values in (None, (1, 2, 300)):
         driver = fake_cuda.FakeDriver("late", kernels=host_kernels)
-        found, _ = run(driver, plan, array, channels=(0, 1, 2), values=values)
+        found, _ = blend_on_gpu(driver, plan, array, channels=(0, 1, 2), values=values)
         np.testing.assert_array_equal(found, expected if values is None else labels_of(expected, values))
         assert values is None or found.dtype == np.uint16
 
@@ -166,7 +76,7 @@ def test_batches_and_constant_windows(batch, host_kernels):
     expected = whole_volume_blend(array, plan, (0, 2, 1))
     count = WindowCount()
     driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=batch)
-    logits, runs = run(driver, plan, array, batch=batch, values=None, count=count)
+    logits, runs = blend_on_gpu(driver, plan, array, batch=batch, values=None, count=count)
     np.testing.assert_array_equal(logits, expected)
     boxes = (tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True)) for start in plan.starts)
     constant = sum(np.ptp(array[box]) == 0 for box in boxes)
@@ -180,7 +90,7 @@ def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
     plan = make_plan((8, 12, 25))
     array = -image(plan.padded)
     count = WindowCount()
-    logits, _ = run(
+    logits, _ = blend_on_gpu(
         fake_cuda.FakeDriver(kernels=host_kernels), plan, array, channels=(0,), values=None, count=count
     )
     expected = whole_volume_blend(array, plan, (0,))
@@ -192,7 +102,7 @@ def test_copies_overlap_the_network(host_kernels):
     """The upload of the next slab is queued in another stream before the CPU waits for this slab's labels."""
     driver = fake_cuda.FakeDriver(kernels=host_kernels)
     plan = make_plan((8, 12, 50))
-    run(driver, plan, image(plan.padded))
+    blend_on_gpu(driver, plan, image(plan.padded))
     copies = [a[-1] for name, a in driver.calls if name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")]
     kernels = [(a[0], a[8]) for name, a in driver.calls if name == "cuLaunchKernel"]
     (copy,) = set(copies)
@@ -219,7 +129,7 @@ def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
         make_schedule(plan),
         WEIGHTS,
         channels=(0,),
-        output=output(plan, (0,), (1,)),
+        output=make_output(plan, (0,), (1,)),
     )
     with pytest.raises(EngineError, match="not finite"):
         list(blender.blocks(plane_source(image(plan.padded), plan)))
@@ -236,7 +146,12 @@ def test_too_little_memory_frees_what_was_taken():
     plan = make_plan((8, 12, 20))
     with pytest.raises(DeviceMemoryError, match="out of memory"):
         GpuBlender(
-            session, kernels, make_schedule(plan), WEIGHTS, channels=(0,), output=output(plan, (0,), (1,))
+            session,
+            kernels,
+            make_schedule(plan),
+            WEIGHTS,
+            channels=(0,),
+            output=make_output(plan, (0,), (1,)),
         )
     assert driver.alive.keys() == before.keys()
 
@@ -249,7 +164,8 @@ def test_kernels_compiled_for_the_host_equal_numpy(host_kernels):
     array = image(plan.padded)
     for values in (None, (1, 2, 3), (1, 2, 3000)):
         answers = [
-            run(fake_cuda.FakeDriver(kernels=k), plan, array, values=values)[0] for k in (host_kernels, None)
+            blend_on_gpu(fake_cuda.FakeDriver(kernels=k), plan, array, values=values)[0]
+            for k in (host_kernels, None)
         ]
         np.testing.assert_array_equal(*answers)
 
@@ -263,3 +179,20 @@ def test_nvrtc_compiles_the_kernels(sm):
     from gcis_runtime.sliding.cuda.kernels import NAMES
 
     assert all(name.encode() in image for name in NAMES)
+
+
+def test_cpu_and_gpu_keep_the_same_outputs(monkeypatch):
+    """For windows of three alternating values, CPU and GPU reuse the same windows."""
+    plan = make_plan((8, 12, 200), overlap=0.0)
+    array = np.zeros(plan.padded, np.float32)
+    for number, (_, _, z) in enumerate(plan.starts):
+        array[:, :, z : z + ROI[2]] = number % 3
+    for kept, reused in ((1, 6), (2, 12)):
+        monkeypatch.setattr(blend, "KEPT_OUTPUT_BYTES", kept * 3 * 4 * int(np.prod(ROI)))
+        counts = WindowCount(), WindowCount()
+        predict = blend.reuse_constant(lambda window: network(window[0, 0])[None], counts[0])
+        for start in plan.starts:
+            box = tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True))
+            predict(array[box][None, None])
+        blend_on_gpu(fake_cuda.FakeDriver(), plan, array, count=counts[1])
+        assert counts[0] == counts[1] == WindowCount(total=20, reused=reused)

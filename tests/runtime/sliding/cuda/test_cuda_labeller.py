@@ -13,8 +13,8 @@ from gcis_runtime.sliding.label_sink import LabelSink
 from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.stage_clock import StageClock
-from tests.runtime.sliding.cuda.test_cuda_blend import ROI, WEIGHTS, Session, make_plan, network
 from tests.support import fake_cuda
+from tests.support.gpu_blending import ROI, WEIGHTS, Session, make_plan, network
 
 VALUES, CHANNELS = (3, 1, 2), (1, 2, 0)
 

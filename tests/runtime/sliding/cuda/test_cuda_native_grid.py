@@ -10,31 +10,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gcis_runtime.errors import DeviceMemoryError
-from gcis_runtime.grids.preprocess import preprocess
-from gcis_runtime.images.volume import Volume
 from gcis_runtime.sliding.cuda import output
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller, choose_output
-from gcis_runtime.sliding.label_sink import LabelSink
-from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.sliding.schedule import make_schedule
-from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.system.stage_clock import StageClock
-from tests.runtime.sliding.cuda.test_cuda_blend import (
-    CHANNELS,
+from tests.support import fake_cuda
+from tests.support.gpu_blending import (
+    CPU,
     ORDERS,
     ROI,
+    VALUES,
     WEIGHTS,
     Session,
-    make_plan,
-    network,
+    make_task,
+    native_labels,
 )
-from tests.runtime.sliding.test_native_grid import LINEAR
-from tests.support import fake_cuda
-
-VALUES = (3, 1, 2)
-CPU = CpuLabeller(lambda window: network(window[0, 0])[None])
+from tests.support.grids import LINEAR
 
 
 @pytest.fixture(autouse=True)
@@ -43,36 +35,12 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(output, "_CHUNK_VOXELS", 2000)
 
 
-def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0)):
-    """Return a task with noise and a constant part, on a resampled grid that is padded if it is too small."""
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = linear, (-50, 20, 7)
-    array = np.random.default_rng(seed).integers(-200, 300, shape).astype(np.int16)
-    array[shape[0] // 3 : shape[0] * 2 // 3, :, shape[2] // 2 :] = 40
-    volume = Volume(array=array, affine=affine)
-    image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
-    plan = make_plan(image.transform.shape, axis=axis, overlap=overlap, drop=drop)
-    before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
-    return volume.shape, LabelTask(
-        image=image, plan=replace(plan, before=before), weights=WEIGHTS, padding_value=0.0,
-        channels=tuple(i % CHANNELS for i in range(1, 1 + len(values))), values=values, restore="smooth",
-    )  # fmt: skip
-
-
-def labels_of(labeller, shape, task, **wanted):
-    sink = LabelSink(
-        transform=task.image.transform, shape=shape, values=task.values, **{"masks": False} | wanted
-    )
-    labeller.label(task, sink, StageClock(*STAGES))
-    return sink
-
-
 def on_gpu(shape, task, *, order="late", kernels=None, seed=0):
     driver = fake_cuda.FakeDriver(order, kernels=kernels, seed=seed)
     session = Session(driver, ROI, batch=2)
     labeller = GpuLabeller(session, Kernels(session.gpu, b""))
     before = set(driver.alive)
-    sink = labels_of(labeller, shape, task)
+    sink = native_labels(labeller, shape, task)
     assert set(driver.alive) == before, "something was not freed"
     return sink, driver
 
@@ -86,7 +54,7 @@ def test_labels_equal_the_hosts(case, host_kernels):
     for axis, overlap in ((0, 0.5), (1, 0.0), (2, 0.7)):
         shape, task = make_task(LINEAR[case], (23, 29, 19), axis=axis, overlap=overlap, seed=axis)
         ours, driver = on_gpu(shape, task, order=ORDERS[axis], kernels=host_kernels, seed=axis)
-        theirs = labels_of(CPU, shape, task)
+        theirs = native_labels(CPU, shape, task)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         assert ours.counts() == theirs.counts()
         assert set(np.unique(ours.labels)) == {0, *VALUES}
@@ -118,7 +86,7 @@ def test_any_grid_slab_axis_overlap_and_windows_left_out(
         return
     task = replace(task, plan=replace(task.plan, starts=starts))
     ours, _ = on_gpu(shape, task, order=order, kernels=host_kernels, seed=seed)
-    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+    np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
 
 
 @pytest.mark.parametrize("linear", [np.diag([2.6, 2.1, 0.9]), LINEAR["tilt"]], ids=["axes", "tilt"])
@@ -134,7 +102,7 @@ def test_gaps_between_groups_of_windows(axis, linear, host_kernels):
         starts = tuple((*s[:axis], first, *s[axis:]) for first in firsts for s in across)
         gapped = replace(task, plan=replace(task.plan, starts=starts))
         ours, _ = on_gpu(shape, gapped, order="first ahead", kernels=host_kernels)
-        theirs = labels_of(CPU, shape, gapped)
+        theirs = native_labels(CPU, shape, gapped)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         assert {0, *VALUES} == set(np.unique(ours.labels))
 
@@ -149,7 +117,7 @@ def test_labels_above_255(host_kernels):
     for case in ("finer", "tilt"):
         shape, task = make_task(LINEAR[case], (20, 22, 12), values=(3, 300, 2))
         ours, driver = on_gpu(shape, task, kernels=host_kernels)
-        np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+        np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
         assert ours.labels.dtype == np.uint16 and 300 in ours.labels
         assert {"resample_separable", "resample_sheared"} & names(driver)
 
@@ -159,7 +127,7 @@ def test_the_first_of_equal_logits_wins(host_kernels):
     shape, task = make_task(LINEAR["finer"], (20, 22, 12))
     task = replace(task, channels=(0, 0, 1))
     ours, _ = on_gpu(shape, task, kernels=host_kernels)
-    np.testing.assert_array_equal(ours.labels, labels_of(CPU, shape, task).labels)
+    np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
     assert VALUES[0] in ours.labels and VALUES[1] not in ours.labels
 
 
@@ -181,8 +149,8 @@ def test_only_labels_come_back(host_kernels):
 def test_masks_and_probabilities_take_logits(wanted):
     shape, task = make_task(LINEAR["finer"], (15, 22, 12))
     session = Session(fake_cuda.FakeDriver("mixed"), ROI)
-    ours = labels_of(GpuLabeller(session, Kernels(session.gpu, b"")), shape, task, **wanted)
-    theirs = labels_of(CPU, shape, task, **wanted)
+    ours = native_labels(GpuLabeller(session, Kernels(session.gpu, b"")), shape, task, **wanted)
+    theirs = native_labels(CPU, shape, task, **wanted)
     np.testing.assert_array_equal(ours.labels, theirs.labels)
     for found, expected in ((ours.masks(), theirs.masks()), (ours.probabilities(), theirs.probabilities())):
         assert (found is None) == (expected is None)
