@@ -1,4 +1,4 @@
-"""Colours of structures: the usual one where a structure has one, else hues far from one another."""
+"""Assign colours to structures: the customary colour if there is one, else well-separated hues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TEMPLATE = re.compile(r"^a (?:computerized tomography|ct|photo) of (?:an? |the 
 
 
 def distinct_colors(prompts: Sequence[str]) -> tuple[Color, ...]:
-    """Return a colour of its own for each prompt, red, green, blue in 0 to 255; the same ones every time."""
+    """Return a distinct colour per prompt, as red, green and blue from 0 to 255; deterministic."""
     chosen: list[Color] = []
     for index, prompt in enumerate(prompts):
         color = _COLORS.get(structure_key(prompt))
@@ -41,7 +41,7 @@ def distinct_colors(prompts: Sequence[str]) -> tuple[Color, ...]:
 
 
 def structure_key(prompt: str) -> str:
-    """Return the bare structure that a prompt names, in lower case: its sentence around it removed."""
+    """Return the name of the structure in lower case, without the template sentence of the prompt."""
     text = " ".join(prompt.casefold().split())
     match = _TEMPLATE.match(text)
     bare = match.group(1) if match else text
@@ -49,7 +49,7 @@ def structure_key(prompt: str) -> str:
 
 
 def spread_color(step: int) -> Color:
-    """Return colours far from one another: hues by the golden ratio, three shades in turn."""
+    """Return the colour of a step in a sequence of well-separated hues (golden ratio) in three shades."""
     hue = (0.58 + 0.618034 * step) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.75, 0.55, 0.95)[step % 3], (0.95, 0.85, 0.65)[step % 3])
     return round(255 * red), round(255 * green), round(255 * blue)

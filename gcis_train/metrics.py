@@ -1,4 +1,4 @@
-"""Overlap measures of masks."""
+"""Measure the overlap of masks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ def dice(
     predicted: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
     truth: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
 ) -> float:
-    """Return the Dice coefficient of two masks; 1 when both are empty."""
+    """Return the Dice coefficient of two masks of the same shape, in [0, 1]; 1 when both are empty."""
     total = int(predicted.sum()) + int(truth.sum())
     return 2.0 * int((predicted & truth).sum()) / total if total else 1.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.errors import ImageError, PromptError
 from gcis_runtime.grids.box import dilated
-from gcis_runtime.images.files import read_volume
+from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
@@ -71,9 +71,9 @@ class MaskRoi:
         """Return the box of a volume's voxels that hold every voxel of the mask, and `MASK_MARGIN`.
 
         Raises:
-            ImageError: The mask cannot be read, is empty, or lies elsewhere.
+            ImageError: The mask cannot be read, is empty, or lies outside the volume.
         """
-        mask = read_volume(self.path)
+        mask = read_labels(self.path)
         extent = _extent_in(mask, volume.affine)
         if extent is None:
             raise ImageError(f"{self.path} is an empty mask", fix="Mark at least one voxel.")
@@ -153,7 +153,7 @@ def _box(text: str) -> BoxRoi:
     return BoxRoi(ranges=ranges, text=text.replace(" ", ""))
 
 
-def _extent_in(mask: Volume, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
+def _extent_in(mask: LabelMap, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
     """Return the extent of a mask's voxels, whole, in the index space of another affine; None when empty.
 
     Plane by plane: the coordinates of all voxels of a large mask would be gigabytes.

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.labels import read_labels
 from gcis_runtime.system.atomic_files import replacing
 from gcis_train.data.datalist import Datalist, Row
-from gcis_train.data.images import read_array
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
 from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
@@ -192,7 +192,7 @@ def _without_empty(samples: Sequence[Sample], progress: Callable[[str], None]) -
 
     @functools.lru_cache(maxsize=256)
     def values(file: Path) -> frozenset[int]:
-        return frozenset(np.unique(np.rint(read_array(file))).astype(int).tolist())
+        return frozenset(np.unique(read_labels(file).array).tolist())
 
     def there(mask: Mask) -> bool:
         found = frozenset[int]().union(*(values(file) for file in mask.files))

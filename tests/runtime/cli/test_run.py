@@ -107,7 +107,8 @@ def test_a_truth_on_another_grid_is_refused(run, bundle, ct, tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), moved.affine + np.eye(4, k=3)), tmp_path / "t.nii.gz")
     out = tmp_path / "x.nii.gz"
     assert_one_error(
-        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "elsewhere"
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")),
+        "t.nii.gz is on another grid",
     )
     write_ct(tmp_path / "t.nii.gz", shape=(5, 5, 5))
     assert_one_error(

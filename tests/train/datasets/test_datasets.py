@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.files import read_grid
 from gcis_train.cli.main import main
 from gcis_train.data.datalist import group_cases, read_datalist
-from gcis_train.data.images import read_mask
+from gcis_train.data.masks import read_masks
 from gcis_train.datasets import DATASETS, find_kind
 from gcis_train.datasets.build import Built, Choices, build
 from gcis_train.datasets.listing import Listing
@@ -53,7 +54,7 @@ def test_the_published_layout_becomes_rows(kind: str, tmp_path: Path) -> None:
     rows = {r.prompt: r for r in listed.training + listed.validation if r.image == image}
     assert {p: rows[p].values for p in tree.prompts} == tree.prompts
     for case in group_cases(listed.training + listed.validation, folder=root):
-        assert all(read_mask(t).any() for t in case.targets)
+        assert all(mask.any() for mask in read_masks(case.targets, like=read_grid(case.image)))
 
 
 @pytest.mark.parametrize("kind", TREES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcis_runtime.errors import DataError
+from gcis_runtime.errors import DataError, ImageError
 from gcis_train.data.datalist import Case, Target
 from gcis_train.evaluation.predictions import find, folder_source, read_values
 from tests.support.training_values import RAS, ball_case, write_nifti
@@ -61,11 +61,11 @@ def test_cases_that_share_a_file_name_have_folders(case: Case, tmp_path: Path) -
 def test_values_come_from_the_option_the_report_or_the_manifest(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     write_map(folder, "ct7.nii.gz", report=None, dtype=np.float32)
-    with pytest.raises(DataError, match=r"which value of ct7.nii.gz is which structure"):
+    with pytest.raises(DataError, match=r"label values of ct7.nii.gz are unknown"):
         folder_source(folder, [case]).predict(case)
     (folder / "manifest.json").write_text(json.dumps({"labels": REPORT["structures"], "name": "x"}))
     found = folder_source(folder, [case]).predict(case)
-    assert found is not None and found.values == {"left ball": 4} and found.labels.dtype == np.int32
+    assert found is not None and found.values == {"left ball": 4} and found.labels.dtype == np.uint8
     given = folder_source(folder, [case], labels="right ball = 8,left ball=4")
     assert given.prompts == {"right ball", "left ball"}
     mapping = tmp_path / "dataset.json"
@@ -93,7 +93,7 @@ def test_a_missing_label_map_is_an_error_unless_allowed(case: Case, tmp_path: Pa
         folder_source(tmp_path / "out", [case])
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        DataError, match=r"no label map of 1 of 1 cases, the first ct7;.*ct7_seg.nii.gz or ct7.nii.gz"
+        DataError, match=r"no label map for 1 of 1 cases, the first ct7;.*ct7_seg.nii.gz or ct7.nii.gz"
     ):
         folder_source(tmp_path / "out", [case])
     assert folder_source(tmp_path / "out", [case], allow_missing=True).predict(case) is None
@@ -105,11 +105,11 @@ def test_a_map_on_another_grid_or_between_values_is_refused(case: Case, tmp_path
     moved = RAS.copy()
     moved[2, 3] = 4
     write_nifti(path, ball_case()[1], moved)
-    with pytest.raises(DataError, match="another grid"):
+    with pytest.raises(ImageError, match="another grid"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1][1:])
-    with pytest.raises(DataError, match=r"another grid.*\(39, 36, 32\)"):
+    with pytest.raises(ImageError, match=r"another shape.*\(39, 36, 32\)"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1] * np.float32(0.5))
-    with pytest.raises(DataError, match="not a label map"):
+    with pytest.raises(ImageError, match=r"ct7_seg.nii.gz: the label map has values between whole numbers"):
         folder_source(folder, [case]).predict(case)
