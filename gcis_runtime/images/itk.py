@@ -187,10 +187,13 @@ def _read_header(sitk: Any, path: Path) -> tuple[Any, Grid]:
     if path.suffix.lower() != ".nrrd":
         check_metaimage(path)
     reader = sitk.ImageFileReader()
+    # ITK's own choice of the format is case-sensitive: it does not recognise `.MHA`.
+    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     shape = spatial_shape(tuple(int(n) for n in reader.GetSize()))
     try:
+        check_shape(shape)
         grid = Grid(shape=shape, affine=ras_affine(reader))
     except ImageError as error:
         raise error.named(path) from error

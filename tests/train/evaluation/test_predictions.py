@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from gcis_runtime.errors import DataError, ImageError
 from gcis_train.data.datalist import Case, Target
+from gcis_train.evaluation.evaluate import score_case
 from gcis_train.evaluation.predictions import find, folder_source, read_values
 from tests.support.training_values import RAS, ball_case, write_nifti
 
@@ -86,6 +88,26 @@ def test_a_mapping_that_says_nothing_is_refused(text: str, tmp_path: Path) -> No
         text = str(path)
     with pytest.raises(DataError, match=r"label values|cannot be read"):
         read_values(text)
+
+
+@pytest.mark.parametrize("kind", ["float", "scaled", "4-D", "upper case"])
+def test_predictions_of_other_programs_are_read(case: Case, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "out"
+    path = write_map(folder, "ct7_seg.nii.gz")
+    labels = ball_case()[1] * 4
+    if kind == "float":
+        write_nifti(path, labels * np.float32(0.9999999))
+    elif kind == "scaled":
+        image = nib.Nifti1Image(labels.astype(np.float64), RAS)
+        image.set_data_dtype(np.int16)
+        nib.save(image, path)
+    elif kind == "4-D":
+        write_nifti(path, labels[..., None])
+    else:
+        path.rename(folder / "ct7_seg.NII.GZ")
+    found = folder_source(folder, [case]).predict(case)
+    assert found is not None and np.array_equal(found.labels, labels)
+    assert [s.dice for s in score_case(case, found, tolerance=2.0)] == [1.0]
 
 
 def test_a_missing_label_map_is_an_error_unless_allowed(case: Case, tmp_path: Path) -> None:
