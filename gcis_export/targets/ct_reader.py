@@ -15,8 +15,8 @@ from monai.data import NibabelReader
 class CtReader(NibabelReader):  # type: ignore[misc]
     """Reader for `LoadImage` of one CT volume in NIfTI.
 
-    It differs from `NibabelReader` in that the voxel size is that of the affine even where the pixdim field of
-    the header differs, axes beyond the third of length 1 are removed, and voxels that cannot be HU are errors.
+    Unlike `NibabelReader`, it takes the voxel size from the affine even where the pixdim field of the header
+    differs, removes axes of length 1 beyond the third, and raises errors for voxels that cannot be HU.
     """
 
     def read(self, data: Any, **kwargs: Any) -> Any:
@@ -31,8 +31,7 @@ class CtReader(NibabelReader):  # type: ignore[misc]
         """
         (name,) = (data,) if isinstance(data, str) or not hasattr(data, "__len__") else data
         self.filenames = (name,)
-        image = nib.load(name)
-        return image
+        return nib.load(name)
 
     def get_data(self, img: Any) -> tuple[Any, dict[str, Any]]:
         """Read the voxels.
@@ -53,8 +52,8 @@ class CtReader(NibabelReader):  # type: ignore[misc]
             shape = shape[:-1]
         if len(shape) != 3:
             raise ValueError(
-                f"{name}: the image is not three-dimensional; received shape {img.shape}; expected one volume "
-                "with three axes. Split it and pass one volume at a time."
+                f"{name}: the image is not three-dimensional; received shape {img.shape}; expected one "
+                "volume with three axes. Split it and pass one volume at a time."
             )
         dtype = img.get_data_dtype()
         if dtype.names is not None or dtype.kind not in "iuf":
@@ -65,8 +64,8 @@ class CtReader(NibabelReader):  # type: ignore[misc]
         bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if bad:
             raise ValueError(
-                f"{name}: the image has voxels that are not finite; received {bad} of {voxels.size} voxels NaN "
-                "or infinite; expected HU values. Replace them, for example with -1024 (air)."
+                f"{name}: the image has voxels that are not finite; received {bad} of {voxels.size} voxels "
+                "NaN or infinite; expected HU values. Replace them, for example with -1024 (air)."
             )
         plain: tuple[Any, dict[str, Any]] = super().get_data(nib.Nifti1Image(voxels, img.affine))
         return plain

@@ -254,9 +254,9 @@ Put CT files (NIfTI, HU) into `images/` and run, in this folder:
 
 Label maps appear in `eval/`. Another place for either: `--dataset_dir DIR`, `--output_dir DIR`.
 
-`scripts/ct_reader.py` reads images by the rules of `gcis-run`: the grid is that of the affine, also where pixdim
-differs; a 4-D file with one volume is accepted; colour, complex and non-finite voxels are errors. Unlike
-`gcis-run`, this bundle reads NIfTI only, with lower-case suffixes, and does not verify gzip checksums.
+`scripts/ct_reader.py` reads images by the rules of `gcis-run`: the grid is that of the affine, also where
+pixdim differs; a 4-D file with one volume is accepted; colour, complex and non-finite voxels are errors.
+Unlike `gcis-run`, this bundle reads NIfTI only, with lower-case suffixes, and does not verify gzip checksums.
 """
 
 

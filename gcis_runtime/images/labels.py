@@ -82,7 +82,8 @@ def _whole_values(decoded: Decoded) -> LabelArray:
         highest = max(highest, round(float(plane.max())))
     whole: LabelArray = np.empty_like(array, dtype=label_dtype(highest))
     for z in range(array.shape[-1]):
-        whole[..., z] = np.rint(array[..., z])
+        plane = array[..., z]
+        whole[..., z] = np.rint(plane) if plane.dtype.kind == "f" else plane
     return whole
 
 
@@ -97,10 +98,11 @@ def _rounding(slope: float | None) -> float:
 
 def _wrong(plane: NDArray[np.int16] | NDArray[np.float32], rounding: float) -> NDArray[np.bool_]:
     """Return the voxels of a plane whose values are not label values; NaN and infinity are not."""
+    if plane.dtype.kind != "f":
+        return np.asarray(plane < 0)
     within = (plane >= -rounding) & (plane <= MAX_LABEL + rounding)
-    if plane.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):  # infinity minus infinity
-            within &= np.abs(plane - np.rint(plane)) <= rounding
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        within &= np.abs(plane - np.rint(plane)) <= rounding
     return ~within
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.grids.grid_transform import GridTransform, plan_grid
-from gcis_runtime.images.files import read_volume
+from gcis_runtime.images.files import read_grid
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import Case
 from gcis_train.data.masks import read_masks
@@ -63,10 +63,11 @@ def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float
     """Return interpolation, prompt and Dice of each structure of a case."""
     spec = msgspec.structs.replace(spec, foreground=msgspec.UNSET)
     learned = load_case(case, spec)  # the same masks as in training
-    image = read_volume(case.image)
-    transform = plan_grid(image.shape, image.affine, spec)
+    grid = read_grid(case.image)
+    x, y, z = grid.shape
+    transform = plan_grid((x, y, z), grid.affine, spec)
     found = []
-    truths = read_masks(case.targets, like=image)
+    truths = read_masks(case.targets, like=grid)
     for index, (target, truth) in enumerate(zip(case.targets, truths, strict=True)):
         nearest = transform.restore(learned.mask(index).astype(np.uint8)) > 0
         smooth = _smooth(truth, transform)

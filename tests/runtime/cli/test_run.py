@@ -75,7 +75,10 @@ def test_defaults_write_beside_the_image(run, bundle, ct):
 
 
 def test_json_is_the_only_thing_on_stdout(run, bundle, ct, tmp_path):
-    result = run(ct, "--bundle", bundle, "--json", "-o", tmp_path / "x.nii.gz", "--truth", ct)
+    image = nib.load(ct)
+    nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), tmp_path / "t.nii.gz")
+    truth = tmp_path / "t.nii.gz"
+    result = run(ct, "--bundle", bundle, "--json", "-o", tmp_path / "x.nii.gz", "--truth", truth)
     document = json.loads(result.stdout)
     assert document["errors"] == []
     assert document["results"][0]["labels"] == str(tmp_path / "x.nii.gz")

@@ -258,9 +258,7 @@ def test_voxels_of_one_value_are_no_ct_but_may_be_labels(tmp_path, monkeypatch, 
     if suffix == ".nii":
         formats.check_plausible(path)
     else:
-        with pytest.raises(
-            ImageError, match="too small for a CT of its size; received 1 MiB that decompress"
-        ):
+        with pytest.raises(ImageError, match="too small for a CT of its size; received 1 MiB that"):
             formats.check_plausible(path)
     assert not read_volume(path).array.any()
     noise = np.random.default_rng(0).integers(-1000, 1000, array.shape).astype(np.int16)

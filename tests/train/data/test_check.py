@@ -166,7 +166,7 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
     [
         (_unreadable_image, "error", "training case ct1", "ct1.nii.gz is not a NIfTI file"),
         (_truncated_label, "error", "training case ct1", "seg1.nii.gz is damaged or truncated"),
-        (_other_shape, "error", "training case ct1", "seg1.nii.gz has another shape than the image; received (39,"),
+        (_other_shape, "error", "training case ct1", "seg1.nii.gz has another shape than the image"),
         (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid than the image"),
         (_four_axes, "error", "training case ct1", "not three-dimensional"),
         (_not_finite, "error", "training case ct1", "not finite"),
@@ -179,7 +179,7 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
         (_nan_label, "error", "training case ct1", "the label map has values that are not finite"),
         (_mirrored, "warning", "training case ct1", "'left ball' is to the right of 'right ball'"),
         (_same_file, "error", "training ct0 and validation ct0", "are the same image"),
-        (_copy_in_another_orientation, "error", "training ct0 and validation ct3", "would score training cases"),
+        (_copy_in_another_orientation, "error", "training ct0 and validation ct3", "would score training"),
         (_copy_in_training, "warning", "training ct1 and training ct2", "are the same image"),
         (_only_validated, "warning", "'right ball'", "validation rows but no training row"),
         (_wrong_value, "error", "'left ball'", "no row has a voxel"),
