@@ -1,9 +1,10 @@
 """Find the cases of SegRap2023: plain and contrast CT of 120 patients with 45 organs and 2 tumour volumes.
 
 Layout and names: https://segrap2023.grand-challenge.org/dataset/ and Luo et al., Medical Image Analysis
-2025. A case folder `segrap_0000` holds `image.nii.gz`, `image_contrast.nii.gz` and one mask per structure. The
-updated labels of task 1 are a second tree of case folders and replace the masks of the same name. Both CTs are
-samples; a split keeps those of a patient together. The one-hot label maps repeat the masks and are ignored.
+2025. A case folder `segrap_0000` holds `image.nii.gz`, `image_contrast.nii.gz` and one mask per structure.
+The updated labels of task 1 are a second tree of case folders and replace the masks of the same name. Both
+CTs are samples; a split keeps those of a patient together. The one-hot label maps repeat the masks and are
+ignored.
 """
 
 from __future__ import annotations

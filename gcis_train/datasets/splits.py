@@ -1,7 +1,7 @@
 """Split patients into training and validation, depending on the seed and their names only.
 
-Patients are sorted by a hash of (seed, name), so that splits are the same on every machine and file system, and
-an added patient moves few others.
+Patients are sorted by a hash of (seed, name), so that splits are the same on every machine and file system,
+and an added patient moves few others.
 """
 
 from __future__ import annotations

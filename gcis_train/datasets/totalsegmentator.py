@@ -2,8 +2,8 @@
 
 Layout and names: https://doi.org/10.5281/zenodo.6802613 (v1), https://doi.org/10.5281/zenodo.10047292 (v2),
 https://github.com/wasserth/TotalSegmentator and Wasserthal et al., Radiology: AI 2023. A case is a folder
-`s0011` with `ct.nii.gz` and `segmentations/<structure>.nii.gz`; `meta.csv` (separated by `;`) lists the part of
-each case. Structures outside the image have an empty mask. Kidney cysts (v2) have separate files.
+`s0011` with `ct.nii.gz` and `segmentations/<structure>.nii.gz`; `meta.csv` (separated by `;`) lists the part
+of each case. Structures outside the image have an empty mask. Kidney cysts (v2) have separate files.
 """
 
 from __future__ import annotations

@@ -84,7 +84,10 @@ def test_a_wrong_folder_is_one_line_that_says_what_was_looked_for(kind: str, tmp
         assert part in result.stderr
     assert not (tmp_path / "list.json").exists()
     missing = _run(kind, tmp_path / "none", "-o", tmp_path / "list.json")
-    assert missing.exit_code == 2 and "none is not a folder; received nothing of that name" in missing.stderr
+    assert (
+        missing.exit_code == 2
+        and "none is not a folder; received a path that does not exist" in missing.stderr
+    )
 
 
 def test_a_folder_of_incomplete_cases_names_one(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ def test_decathlon_labels_are_compared_with_the_index(tmp_path: Path) -> None:
     changed = json.loads(index.read_text())
     changed["labels"] = {"0": "background", "1": "cancer", "2": "liver"}
     index.write_text(json.dumps(changed))
-    with pytest.raises(DataError, match=r"dataset.json names other labels than the release of Task03_Liver"):
+    with pytest.raises(DataError, match=r"dataset.json has other labels than the release of Task03_Liver"):
         _build("msd", root)
     index.write_text('{"labels": {}}')
     with pytest.raises(DataError, match=r"dataset.json is not a Decathlon index"):
@@ -218,7 +221,7 @@ def test_totalsegmentator_names_read_as_words() -> None:
 
 def test_a_broken_meta_file_is_named(tmp_path: Path) -> None:
     root = write_tree(tmp_path, TREES["totalsegmentator"].files | {"meta.csv": "a,b\n1,2\n"})
-    with pytest.raises(DataError, match=r"meta.csv does not say each case's part.*image_id and split"):
+    with pytest.raises(DataError, match=r"meta.csv does not list the part of each case.*image_id and split"):
         _build("totalsegmentator", root)
 
 
