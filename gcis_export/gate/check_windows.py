@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.grids.preprocess import preprocess
-from gcis_runtime.images.nifti import read_volume
+from gcis_runtime.images.files import read_volume
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.sliding.foreground_crop import foreground_box
 from gcis_runtime.sliding.plan import pad_to_plan, plan_windows

@@ -23,7 +23,8 @@ INFERENCE = "configs/inference.json"
 SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
-_SCRIPT = Path(__file__).with_name("onnx_network.py")
+_SCRIPTS = ("ct_reader.py", "onnx_network.py")
+"""Modules of this folder that are copied into the `scripts` of a MONAI bundle."""
 
 
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
@@ -45,7 +46,9 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
         INFERENCE: _dumped(inference(bundle.manifest)),
         "docs/README.md": _readme(bundle),
         "scripts/__init__.py": '"""Code of this MONAI bundle."""\n',
-        "scripts/onnx_network.py": _SCRIPT.read_text(encoding="utf-8"),
+    }
+    files |= {
+        f"scripts/{name}": Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS
     }
     try:
         with replacing_folder(folder) as temporary:
@@ -138,6 +141,7 @@ def inference(m: Manifest) -> dict[str, Any]:
             "$import glob",
             "$import numpy",
             "$import torch",
+            "$from scripts.ct_reader import CtReader",
             "$from scripts.onnx_network import logits_to_labels",
         ],
         "bundle_root": ".",
@@ -173,7 +177,9 @@ def inference(m: Manifest) -> dict[str, Any]:
 
 def _preprocessing(spec: PreprocessSpec) -> list[dict[str, Any]]:
     """Return the preprocessing of the network as MONAI transforms."""
-    steps: list[dict[str, Any]] = [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}]
+    # MONAI's own reader takes the voxel size from pixdim where that differs from the affine.
+    load = {"keys": "image", "reader": "$CtReader", "ensure_channel_first": True}
+    steps: list[dict[str, Any]] = [{"_target_": "LoadImaged"} | load]
     if spec.orientation is not None:
         steps.append(
             {"_target_": "Orientationd", "keys": "image", "axcodes": spec.orientation, "labels": None}
@@ -251,6 +257,10 @@ Put CT files (NIfTI, HU) into `images/` and run in this folder:
     python -m monai.bundle run --config_file configs/inference.json
 
 Label maps are written to `eval/`. To use other folders, add `--dataset_dir DIR` or `--output_dir DIR`.
+
+`scripts/ct_reader.py` reads images by the rules of `gcis-run`: the grid is that of the affine, also where
+pixdim differs; a 4-D file with one volume is accepted; colour, complex and non-finite voxels are errors.
+Unlike `gcis-run`, this bundle reads NIfTI only, with lower-case suffixes, and does not verify gzip checksums.
 """
 
 

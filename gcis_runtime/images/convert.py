@@ -1,4 +1,4 @@
-"""Images as Python programs hold them: arrays, nibabel's, SimpleITK's, paths; all become a `Volume`."""
+"""Convert arrays, nibabel images, SimpleITK images and paths to `Volume`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gcis_runtime.images.volume import Volume, one_volume
 
 @runtime_checkable
 class ItkImage(Protocol):
-    """What tells a SimpleITK image, without importing SimpleITK."""
+    """The methods by which a SimpleITK image is recognised without importing SimpleITK."""
 
     def GetSize(self) -> Any:  # noqa: N802 (ITK's names)
         """Voxels along X, Y, Z."""
@@ -30,50 +30,51 @@ class ItkImage(Protocol):
         """Voxel size in mm."""
 
     def GetOrigin(self) -> Any:  # noqa: N802
-        """First voxel's centre in LPS mm."""
+        """Centre of the first voxel in LPS mm."""
 
     def GetDirection(self) -> Any:  # noqa: N802
-        """Directions of the axes in LPS, row by row."""
+        """Direction cosines of the axes in LPS, row by row."""
 
 
 ImageLike: TypeAlias = "Volume | str | os.PathLike[str] | FileBasedImage | ItkImage | NDArray[Any]"
-"""`FileBasedImage` is what `nibabel.load` says it returns; those with voxels in space are accepted."""
+"""`FileBasedImage` is the declared return type of `nibabel.load`; only spatial images are accepted."""
 
 
 def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
-    """Make a volume of an image in HU; the image is not changed, and not copied where int16 or float32.
+    """Convert an image in HU to a volume; int16 and float32 voxels are not copied.
 
     Args:
         image: A `Volume`, a nibabel or SimpleITK image, the path of a file, or an array (X, Y, Z) with its
-            `affine`; a fourth axis of length 1 is left out.
+            `affine`; a fourth axis of length 1 is removed.
         affine: (4, 4), voxel index to RAS+ mm; only for an array.
 
     Raises:
-        ImageError: Something else, an array without an affine, several volumes, non-finite or masked voxels,
-            or a grid that does not place voxels in space.
+        ImageError: Another type, an array without an affine, several volumes, non-finite or masked voxels, or
+            an invalid affine.
     """
     if isinstance(image, np.ndarray):
         if np.ma.is_masked(image):
             raise ImageError(
                 "the array has masked voxels",
                 received=f"{np.count_nonzero(np.ma.getmaskarray(image))} of {image.size}",
-                expected="HU values everywhere",
+                expected="HU values in every voxel",
                 fix="Fill them, for example with air: array.filled(-1024).",
             )
         if affine is None:
             raise ImageError(
-                "an array does not say where its voxels are",
+                "an array needs an affine",
                 received="no affine",
                 expected="affine=, (4, 4) from voxel index to RAS+ mm",
-                fix="Pass it, or a nibabel or SimpleITK image, which have it.",
+                fix="Pass affine=, or a nibabel or SimpleITK image, which has one.",
             )
         return Volume.from_array(one_volume(image), affine=affine)
     known = isinstance(image, Volume | ItkImage | SpatialImage | str | os.PathLike)
     if known and affine is not None:
         raise ImageError(
-            "the image says itself where its voxels are",
-            received="an affine too",
-            fix="Leave affine= out, or pass an array.",
+            "this image already has an affine",
+            received=f"{type(image).__name__} and affine=",
+            expected="affine= only with an array",
+            fix="Omit affine=, or pass an array.",
         )
     if isinstance(image, Volume):
         return image
@@ -85,15 +86,15 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None) -> Volume:
         check_plausible(Path(image))
         return read_volume(image)
     raise ImageError(
-        "this is no image",
+        "the argument is not an image",
         received=type(image).__name__,
-        expected="a Volume, an array with its affine, a nibabel or SimpleITK image, or a file's path",
-        fix="Turn it into a numpy array and pass that with affine=.",
+        expected="a Volume, an array with its affine, a nibabel or SimpleITK image, or the path of a file",
+        fix="Convert it to a numpy array and pass that with affine=.",
     )
 
 
 def _from_nibabel(image: Any) -> Volume:
-    """Keep a NIfTI header, for the label map to have its codes, but only one that means the same affine."""
+    """Convert a nibabel image; keep a NIfTI header whose affine is that of the image, for label maps."""
     volume = Volume.from_array(one_volume(np.asanyarray(image.dataobj)), affine=image.affine)
     header = image.header
     if not isinstance(header, nib.Nifti1Header) or not np.allclose(header.get_best_affine(), volume.affine):

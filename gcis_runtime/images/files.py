@@ -1,4 +1,4 @@
-"""Image files by their suffix: NIfTI, and where SimpleITK is installed NRRD and MetaImage."""
+"""Read and write image files by their suffix: NIfTI, and with SimpleITK also NRRD and MetaImage."""
 
 from __future__ import annotations
 
@@ -10,74 +10,97 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.images import nifti
-from gcis_runtime.images.itk import itk_voxel_bytes, load_simpleitk, read_itk, write_itk
+from gcis_runtime.images import itk, nifti
+from gcis_runtime.images.grid import Grid
 from gcis_runtime.images.itk_header import find_voxels
 from gcis_runtime.images.suffixes import ITK, WRITABLE, suffix_of
-from gcis_runtime.images.volume import Volume
+from gcis_runtime.images.volume import Decoded, Volume
 from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
 from gcis_runtime.system.memory import bytes_text
 
 _SUSPICIOUS_BYTES, _MOST_SHRINK = 1 << 30, 200
-"""Noise keeps CT from shrinking more than tenfold or so; one value all over shrinks 230 to 1030 times."""
+"""Noise limits the compression of CT to a factor of about 10; constant voxels reach 230 to 1030."""
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a CT volume in HU: NIfTI, or by suffix NRRD and MetaImage (`.nrrd`, `.mha`, `.mhd`).
+    """Read a CT volume in HU: NRRD and MetaImage by suffix (`.nrrd`, `.mha`, `.mhd`), all others as NIfTI.
 
     Raises:
-        ImageError: See `nifti.read_volume`; also where SimpleITK is needed and missing, or this is no path.
+        ImageError: See `nifti.read_volume`; also where SimpleITK is needed and not installed, or `path` is
+            not a path.
     """
-    path = _named(path)
-    if suffix_of(path) in ITK:
-        return read_itk(path)
-    return nifti.read_volume(path)
+    path = as_path(path)
+    return read_decoded(path).volume(path)
 
 
-def _named(path: object) -> Path:
-    if isinstance(path, str | os.PathLike):
-        return Path(path)
-    raise ImageError(
-        "this names no file",
-        received=type(path).__name__,
-        expected="a path",
-        fix="Segmenter.segment takes images that are no files.",
-    )
-
-
-def voxel_bytes(path: Path) -> int:
-    """Return the memory that reading a file's voxels will take, from its header alone.
+def read_decoded(path: Path) -> Decoded:
+    """Read the voxels and the geometry of a file; finiteness is not checked.
 
     Raises:
         ImageError: See `read_volume`.
     """
-    return itk_voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
+    return itk.read_decoded(path) if suffix_of(path) in ITK else nifti.read_decoded(path)
+
+
+def read_grid(path: str | os.PathLike[str]) -> Grid:
+    """Read shape and affine of an image or a label map, from its header alone.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    path = as_path(path)
+    return itk.read_grid(path) if suffix_of(path) in ITK else nifti.read_grid(path)
+
+
+def as_path(path: object) -> Path:
+    """Convert a string or a path object to a `Path`.
+
+    Raises:
+        ImageError: `path` is neither.
+    """
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    raise ImageError(
+        "the argument is not a path",
+        received=type(path).__name__,
+        expected="a string or a path object",
+        fix="Pass arrays and image objects to Segmenter.segment.",
+    )
+
+
+def voxel_bytes(path: Path) -> int:
+    """Return the memory in bytes of reading the voxels of a file, from its header alone.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    return itk.itk_voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
 
 
 def check_plausible(path: Path) -> None:
-    """Refuse a file too small for a CT of its size: a few megabytes that unpack to gigabytes of one value.
+    """Raise an error if a file is too small for a CT: megabytes that decompress to gigabytes of one value.
 
-    Label maps and masks do shrink so far, and are not checked.
+    Not for label maps and masks, which do compress that far.
 
     Raises:
-        ImageError: It is; or see `read_volume`.
+        ImageError: The file is too small; also see `read_volume`.
     """
     unpacked = voxel_bytes(path)
     if unpacked <= _SUSPICIOUS_BYTES:
         return
     stored = (find_voxels(path).file if suffix_of(path) in ITK else path).stat().st_size
-    # Beyond what deflate can do the file is truncated, as reading will say.
+    # Ratios beyond the limit of deflate mean a truncated file, which the reader reports.
     if _MOST_SHRINK < unpacked / max(stored, 1) < 2 * MAX_DEFLATE_RATIO:
         raise ImageError(
             f"{path} is too small for a CT of its size",
-            received=f"{bytes_text(stored)} that unpack to {bytes_text(unpacked)}",
-            expected=f"at most {_MOST_SHRINK} times as much",
-            fix="Check that it is a CT, and whole.",
+            received=f"{bytes_text(stored)} that decompress to {bytes_text(unpacked)}",
+            expected=f"at most {_MOST_SHRINK} times the size of the file",
+            fix="Check that the file is a CT and complete.",
         )
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:
-    """Write a label map with the geometry of `like`, whole or not at all: uint8, or uint16 above 255.
+    """Write a label map with the geometry of `like`, atomically: uint8, or uint16 for values above 255.
 
     Args:
         path: `.nii.gz`, `.nii`, `.nrrd` or `.mha`.
@@ -86,51 +109,52 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.
-        ImageError: `labels` has another shape than `like`, or SimpleITK is needed and missing.
+        ImageError: `labels` has another shape than `like`, or SimpleITK is needed and not installed.
     """
     path = Path(path)
     if not _for_itk(path):
         nifti.write_labels(path, labels, like=like)
         return
-    write_itk(path, nifti.lean_labels(labels, like=like), like=like)
+    itk.write_itk(path, nifti.lean_labels(labels, like=like), like=like)
 
 
 def write_probability(path: str | os.PathLike[str], scaled: NDArray[np.uint8], *, like: Volume) -> None:
-    """Write a probability that was scaled to 0..255: as uint8 with a slope of 1/255 in NIfTI's header, as
-    float32 in formats that have no slope; either way readers see 0 to 1.
+    """Write a probability map, so that readers obtain values from 0 to 1.
+
+    NIfTI files hold uint8 with a scale factor of 1/255, formats without scale factors float32.
 
     Args:
-        path: `.nii.gz`, `.nii`, `.nrrd` or `.mha`; appears whole or not at all.
-        scaled: (X, Y, Z) of `like`.
+        path: `.nii.gz`, `.nii`, `.nrrd` or `.mha`; written atomically.
+        scaled: The probability times 255, (X, Y, Z) of `like`.
         like: The volume that was segmented.
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.
-        ImageError: SimpleITK is needed and missing.
+        ImageError: SimpleITK is needed and not installed.
     """
     path = Path(path)
     if _for_itk(path):
-        write_itk(path, scaled.astype(np.float32) / np.float32(255), like=like)
+        itk.write_itk(path, scaled.astype(np.float32) / np.float32(255), like=like)
     else:
         nifti.write_scaled(path, scaled, slope=1 / 255, like=like)
 
 
 def check_format(path: Path, *, write: bool = False) -> None:
-    """Refuse early a file whose format needs SimpleITK where that is missing, or cannot be written.
+    """Raise an error if the format of a file cannot be read, or with `write` written, in this environment.
 
     Raises:
-        ImageError: SimpleITK is missing.
-        OutputError: `write`, and the format is one that is only read.
+        ImageError: The format needs SimpleITK, which is not installed.
+        OutputError: `write`, and the format is read-only.
     """
     if _for_itk(path) if write else suffix_of(path) in ITK:
-        load_simpleitk(path)
+        itk.load_simpleitk(path)
 
 
 def _for_itk(path: Path) -> bool:
-    """Tell whether SimpleITK writes a file; refuse what nobody here writes."""
+    """Return whether SimpleITK writes a file; raise an error for read-only formats."""
     suffix = suffix_of(path)
     if suffix in ITK and suffix not in WRITABLE:
         raise OutputError(
-            f"{path} has a format that is only read", expected=", ".join(WRITABLE), fix="Use -o NAME.mha."
+            f"{path} has a read-only format", expected=", ".join(WRITABLE), fix="Use -o NAME.mha."
         )
     return suffix in ITK

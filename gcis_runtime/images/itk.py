@@ -1,6 +1,6 @@
-"""NRRD and MetaImage files through SimpleITK, whose patient axes are turned from LPS to NIfTI's RAS and back.
+"""Read and write NRRD and MetaImage files through SimpleITK, with conversion between LPS and RAS.
 
-SimpleITK is an extra (`gcis[simpleitk]`), imported when such a file is named.
+SimpleITK is an optional dependency (`gcis[simpleitk]`), imported when such a file is read or written.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.grid import Grid
 from gcis_runtime.images.itk_header import FIX, check_metaimage, check_voxels, find_voxels
-from gcis_runtime.images.volume import Volume, check_file, check_shape, one_volume, spatial_shape
+from gcis_runtime.images.volume import (
+    Decoded,
+    Volume,
+    check_file,
+    check_shape,
+    one_volume,
+    spatial_shape,
+    to_lean,
+)
 from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
 
@@ -28,22 +36,22 @@ def load_simpleitk(path: Path) -> Any:
     """Import SimpleITK for a file that needs it.
 
     Raises:
-        ImageError: It is not installed.
+        ImageError: SimpleITK is not installed.
     """
     try:
         return importlib.import_module("SimpleITK")
     except ImportError as error:
         raise ImageError(
             f"{path.name} needs SimpleITK",
-            received="no such package here",
+            received="SimpleITK is not installed",
             fix='`pip install SimpleITK` (or "gcis[simpleitk]"), or convert the file to NIfTI.',
         ) from error
 
 
 def ras_affine(image: Any) -> NDArray[np.float64]:
-    """Return the affine (4, 4), voxel index to RAS+ mm, of a SimpleITK image or reader, which counts in LPS.
+    """Return the affine (4, 4), voxel index to RAS+ mm, of a SimpleITK image or reader, whose axes are LPS.
 
-    Axes beyond the third are left out.
+    Axes beyond the third are ignored.
     """
     size = image.GetDimension()
     direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(size, size)[:3, :3]
@@ -53,40 +61,51 @@ def ras_affine(image: Any) -> NDArray[np.float64]:
     return _LPS @ affine
 
 
-def read_itk(path: Path) -> Volume:
-    """Read a CT volume in HU from an NRRD or MetaImage file; a 4-D file with one volume is accepted.
+def read_decoded(path: Path) -> Decoded:
+    """Read the voxels and the geometry of an NRRD or MetaImage file; finiteness is not checked.
+
+    A 4-D file with one volume is accepted.
 
     Raises:
-        ImageError: SimpleITK is missing, or the file is missing, damaged, truncated, or no CT volume.
+        ImageError: SimpleITK is not installed, or the file is missing, damaged, truncated, or not one volume.
     """
     sitk = load_simpleitk(path)
     try:
-        reader, shape = _read_header(sitk, path)
-        _check_stored(sitk, reader, path, shape)
-        affine = ras_affine(reader)
+        reader, grid = _read_header(sitk, path)
+        _check_stored(sitk, reader, path, grid.shape)
         # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
-        array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
+        array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(grid.shape, order="F")
     except RuntimeError as error:
         raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
     guess = path.suffix.lower() == ".nrrd" and "NRRD_space" not in reader.GetMetaDataKeys()
-    notes = ("the NRRD header names no space: the orientation is a guess",) if guess else ()
-    try:
-        return replace(Volume.from_array(array, affine=affine), notes=notes)
-    except ImageError as error:
-        raise error.named(path) from error
+    notes = ("the NRRD header has no space field: the orientation is a guess",) if guess else ()
+    return Decoded(array=to_lean(array), affine=grid.affine, notes=notes)
 
 
-def itk_voxel_bytes(path: Path) -> int:
-    """Return the most memory that reading a file's voxels will take, from its header alone.
-
-    SimpleITK's image and the array that is copied from it are there at once, then that and the lean one.
+def read_grid(path: Path) -> Grid:
+    """Read shape and affine of an NRRD or MetaImage file, from its header alone.
 
     Raises:
-        ImageError: See `read_itk`.
+        ImageError: See `read_decoded`.
     """
     sitk = load_simpleitk(path)
     try:
-        reader, shape = _read_header(sitk, path)
+        return _read_header(sitk, path)[1]
+    except RuntimeError as error:
+        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
+
+
+def itk_voxel_bytes(path: Path) -> int:
+    """Return the peak memory in bytes of reading the voxels of a file, from its header alone.
+
+    SimpleITK's image and its copy as an array exist at the same time, then the copy and its conversion.
+
+    Raises:
+        ImageError: See `read_decoded`.
+    """
+    sitk = load_simpleitk(path)
+    try:
+        reader, grid = _read_header(sitk, path)
     except RuntimeError as error:
         raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
     kind = reader.GetPixelID()
@@ -95,14 +114,14 @@ def itk_voxel_bytes(path: Path) -> int:
         2 if kind in (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16) else 4,
     )
     kept = kind in (sitk.sitkInt16, sitk.sitkFloat32)
-    return math.prod(shape) * (size + max(size, 0 if kept else lean))
+    return math.prod(grid.shape) * (size + max(size, 0 if kept else lean))
 
 
 def volume_from_itk(image: Any) -> Volume:
-    """Make a volume of a SimpleITK image in HU; a 4-D image with one volume is accepted.
+    """Convert a SimpleITK image in HU to a volume; a 4-D image with one volume is accepted.
 
     Raises:
-        ImageError: Several volumes, colour, non-finite voxels, or a grid that does not place voxels in space.
+        ImageError: Several volumes, colour or complex or non-finite voxels, or an invalid affine.
     """
     sitk = importlib.import_module("SimpleITK")
     kind = image.GetPixelIDTypeAsString()
@@ -115,11 +134,11 @@ def volume_from_itk(image: Any) -> Volume:
 
 
 def itk_image(array: NDArray[Any], *, like: Volume, sitk: Any) -> Any:
-    """Return a SimpleITK image of voxels on a volume's grid.
+    """Return a SimpleITK image on the grid of a volume.
 
     Args:
         array: (X, Y, Z) of `like`.
-        like: The volume that gives the geometry.
+        like: The volume that defines the geometry.
         sitk: The SimpleITK module.
 
     Raises:
@@ -138,41 +157,44 @@ def itk_image(array: NDArray[Any], *, like: Volume, sitk: Any) -> Any:
 
 
 def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
-    """Write voxels on a volume's grid as compressed `.nrrd` or `.mha`, whole or not at all.
+    """Write voxels on the grid of a volume as compressed `.nrrd` or `.mha`, atomically.
 
     Args:
-        path: Where to; the suffix decides the format.
+        path: The file; its suffix selects the format.
         array: (X, Y, Z) of `like`.
-        like: The volume that gives the geometry.
+        like: The volume that defines the geometry.
 
     Raises:
         OutputError: The file cannot be written.
-        ImageError: SimpleITK is missing, or `array` has another shape than `like`.
+        ImageError: SimpleITK is not installed, or `array` has another shape than `like`.
     """
     sitk = load_simpleitk(path)
     image = itk_image(array, like=like, sitk=sitk)
-    # ITK chooses the format by the name, so that the temporary file must have the suffix too.
+    # ITK selects the format by the suffix, which the temporary file therefore needs too.
     with replacing(path, suffix=path.suffix.lower()) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            written = sitk.ReadImage(str(temporary))  # ITK's NRRD writer does not notice a full disk
+            written = sitk.ReadImage(str(temporary))  # ITK's NRRD writer does not report a full disk
             if not np.array_equal(sitk.GetArrayViewFromImage(written), array.T):
-                raise OSError(errno.EIO, "the file does not read back as it was written (is the disk full?)")
+                raise OSError(errno.EIO, "the written file differs from its data (is the disk full?)")
         except RuntimeError as error:
             raise OSError(0, _reason(error)) from error
 
 
-def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
-    """Return a reader that has read a header, and the voxels along X, Y, Z; refuse what is no CT."""
+def _read_header(sitk: Any, path: Path) -> tuple[Any, Grid]:
+    """Return a reader that has read the header, and the grid; refuse voxels that are not real numbers."""
     check_file(path)
     if path.suffix.lower() != ".nrrd":
         check_metaimage(path)
     reader = sitk.ImageFileReader()
+    # ITK's own choice of the format is case-sensitive: it does not recognise `.MHA`.
+    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     shape = spatial_shape(tuple(int(n) for n in reader.GetSize()))
     try:
         check_shape(shape)
+        grid = Grid(shape=shape, affine=ras_affine(reader))
     except ImageError as error:
         raise error.named(path) from error
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
@@ -180,11 +202,11 @@ def _read_header(sitk: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
         raise ImageError(
             f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
         )
-    return reader, shape
+    return reader, grid
 
 
 def _check_stored(sitk: Any, reader: Any, path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse a header that claims more voxels than the file can hold, and damaged voxels."""
+    """Raise an error if the header states more voxels than the file can hold, or if voxels are damaged."""
     stored = find_voxels(path)
     voxels, size = math.prod(shape), stored.file.stat().st_size
     if voxels > size * MAX_DEFLATE_RATIO:
@@ -198,11 +220,11 @@ def _check_stored(sitk: Any, reader: Any, path: Path, shape: tuple[int, ...]) ->
 
 
 def _voxel_size(sitk: Any, reader: Any) -> int:
-    """Return the bytes of a voxel as the file's type has them."""
+    """Return the bytes per voxel of the type of the file."""
     return int(sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the last line of ITK's message: the ones before it name its source files."""
+    """Return the last line of an ITK message; the lines before it name ITK's source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""Where NRRD and MetaImage files keep their voxels, and whether compressed ones are whole.
+"""Locate the voxels of NRRD and MetaImage files, and verify compressed voxels.
 
-ITK checks no sums. Where it cannot inflate a MetaImage file, or one names an empty list of files, it gives
-whatever lay in memory; so what it is to read is checked here first.
+ITK verifies no checksums. If a MetaImage file cannot be inflated or names an empty list of files, ITK returns
+uninitialised memory. Files are therefore verified here before ITK reads them.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _ELEMENTS = tuple(
         "FLOAT", "DOUBLE",
     )
 )  # fmt: skip
-"""ITK reads some others as numbers too, such as strings."""
+"""Element types of real numbers; ITK also reads others as numbers, such as strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Voxels in a file.
+    """Location of the voxels.
 
     Attributes:
         file: The file that holds them.
-        offset: Where they begin in it.
-        deflated: Whether they are a stream of zlib or gzip.
+        offset: Position of the first voxel in bytes.
+        deflated: Whether they are compressed with zlib or gzip.
     """
 
     file: Path
@@ -49,12 +49,12 @@ class Stored:
 
 
 def check_metaimage(path: Path) -> None:
-    """Refuse MetaImage headers that ITK reads beyond its arrays, which ends the process or worse.
+    """Raise an error for MetaImage headers that overflow ITK's buffers, which can end the process.
 
-    It has room for ten axes and for texts of 255 characters.
+    ITK has room for ten axes and for strings of 255 characters.
 
     Raises:
-        ImageError: More axes than an image of ours can have, or a longer text.
+        ImageError: More axes or a longer string.
     """
     with path.open("rb") as header:
         fields, _ = _metaimage(header)
@@ -74,13 +74,13 @@ def check_metaimage(path: Path) -> None:
 
 
 def find_voxels(path: Path) -> Stored:
-    """Read from a header where the voxels are.
+    """Read the location of the voxels from a header.
 
     Args:
         path: A `.nrrd`, `.mha` or `.mhd` file.
 
     Raises:
-        ImageError: They lie in several files or in none, or are no numbers.
+        ImageError: The voxels are in several files or in none, or are not real numbers.
     """
     with path.open("rb") as header:
         fields, offset = _nrrd(header) if path.suffix.lower() == ".nrrd" else _metaimage(header)
@@ -91,13 +91,15 @@ def find_voxels(path: Path) -> Stored:
     deflated = fields.get("encoding", "").lower() in {"gz", "gzip"} or compressed in {"T", "t", "1"}
     skipped = [f"{key}: {fields[key]}" for key in _SKIPS if fields.get(key, "0") != "0"]
     if deflated and skipped:
-        raise ImageError(f"{path}: the compressed voxels do not begin the file", received=skipped[0], fix=FIX)
+        raise ImageError(
+            f"{path}: bytes before compressed voxels are not supported", received=skipped[0], fix=FIX
+        )
     name = fields.get("ElementDataFile", fields.get("data file", "LOCAL"))
     if name in _LOCAL:
         return Stored(file=path, offset=offset, deflated=deflated)
     if name.startswith("LIST") or "%" in name or not name:
         raise ImageError(
-            f"{path}: the voxels lie in several files", received=repr(name), expected="one file", fix=FIX
+            f"{path}: the voxels are in several files", received=repr(name), expected="one file", fix=FIX
         )
     file = path.parent / name
     if not file.is_file():  # a pipe would block for ever
@@ -106,15 +108,15 @@ def find_voxels(path: Path) -> Stored:
 
 
 def check_voxels(path: Path, stored: Stored, size: int) -> None:
-    """Read compressed voxels to their end and compare their length and their sum.
+    """Decompress the voxels and verify their length and checksum.
 
     Args:
-        path: The image, for the error.
-        stored: Where its voxels are.
-        size: Bytes that they should have.
+        path: The image, for messages.
+        stored: Location of the voxels.
+        size: Expected bytes.
 
     Raises:
-        ImageError: They are damaged, too few or too many.
+        ImageError: The voxels are damaged, too few or too many.
     """
     if not stored.deflated:
         return
@@ -139,7 +141,7 @@ def check_voxels(path: Path, stored: Stored, size: int) -> None:
 
 
 def _metaimage(file: IO[bytes]) -> tuple[dict[str, str], int]:
-    """Return a header's fields and where it ends: after the line that names the voxels' file."""
+    """Return the fields of a header and its end: after the line that names the file of the voxels."""
     fields: dict[str, str] = {}
     while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
         key, _, value = line.decode("latin-1").partition("=")
@@ -150,7 +152,7 @@ def _metaimage(file: IO[bytes]) -> tuple[dict[str, str], int]:
 
 
 def _nrrd(file: IO[bytes]) -> tuple[dict[str, str], int]:
-    """Return a header's fields and where it ends: after an empty line."""
+    """Return the fields of a header and its end: after an empty line."""
     fields: dict[str, str] = {}
     while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)).strip():
         key, separator, value = line.decode("latin-1").partition(":")

@@ -1,7 +1,8 @@
-"""NIfTI files: reading with defined behaviour for every kind of damage, and writing whole or not at all.
+"""Read and write NIfTI files.
 
-Voxels are read here rather than by nibabel's proxy, which makes float64 of scaled data, trusts the
-header's size before the file's, and never reaches the gzip trailer, so that flipped bits go unseen.
+Voxels are read here rather than through nibabel's array proxy, which converts scaled data to float64, trusts
+the size in the header before the size of the file, and stops before the gzip checksum, so that damaged
+bytes remain undetected. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.grid import Grid
 from gcis_runtime.images.nifti_header import FIX, Layout, read_layout
-from gcis_runtime.images.volume import Volume, check_file
+from gcis_runtime.images.volume import Decoded, Volume, check_file
 from gcis_runtime.spec import label_dtype
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.atomic_files import replacing
@@ -25,20 +27,29 @@ from gcis_runtime.system.atomic_files import replacing
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 24
 _MAX_TRAILING = 1 << 20
-"""Bytes after the last voxel: some writers pad. More means that the header claims too few voxels."""
+"""Bytes accepted after the last voxel, since some writers pad files. More means a damaged header."""
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a CT volume from a `.nii` or `.nii.gz` file (told apart by content, not by name).
+    """Read a CT volume from a NIfTI file; compression is detected from the content, not from the name.
 
-    A 4-D file with one volume is accepted. Voxels stay int16 where the file's type allows it and has no
-    scaling, and are float32 otherwise.
+    A 4-D file with one volume is accepted. Voxels are int16 where the stored type fits and the header has no
+    scale factor, else float32.
 
     Raises:
-        ImageError: Missing, a folder, not NIfTI, damaged, truncated, empty, several volumes, colour or
-            complex voxels, non-finite voxels, or a grid that does not place voxels in space.
+        ImageError: The file is missing, a folder, not NIfTI, damaged, truncated or empty, holds several
+            volumes, colour, complex or non-finite voxels, or has an invalid affine.
     """
     path = Path(path)
+    return read_decoded(path).volume(path)
+
+
+def read_decoded(path: Path) -> Decoded:
+    """Read the voxels and the geometry of a NIfTI file; finiteness is not checked.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
     check_file(path)
     try:
         with path.open("rb") as raw:
@@ -59,31 +70,46 @@ def _forbidden(path: Path, error: PermissionError) -> ImageError:
 
 
 def voxel_bytes(path: Path) -> int:
-    """Return the memory that a file's voxels will take, from its header alone.
+    """Return the memory in bytes that the voxels of a file will take, from its header alone.
 
     Raises:
         ImageError: See `read_volume`.
     """
+    layout = _layout_of(path)
+    lean = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
+    return int(np.prod(layout.shape, dtype=np.int64)) * (2 if lean else 4)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read shape and affine of a NIfTI file, from its header alone.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    layout = _layout_of(path)
+    return Grid(shape=layout.shape, affine=layout.affine)
+
+
+def _layout_of(path: Path) -> Layout:
+    """Read the header of a file."""
     check_file(path)
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             with gzipped.open_reader(raw) if zipped else contextlib.nullcontext(raw) as stream:
-                layout = read_layout(stream, path)
+                return read_layout(stream, path)
     except gzipped.damage() as error:
         raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
     except PermissionError as error:
         raise _forbidden(path, error) from error
-    lean = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
-    return int(np.prod(layout.shape, dtype=np.int64)) * (2 if lean else 4)
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:
     """Write a label map with exactly the geometry of `like`: uint8, or uint16 when values exceed 255.
 
     Args:
-        path: `.nii` or `.nii.gz`; appears whole or not at all.
+        path: `.nii` or `.nii.gz`; written atomically.
         labels: Label values, shape (X, Y, Z) of `like`.
         like: The volume that was segmented.
 
@@ -95,7 +121,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
 
 
 def lean_labels(labels: NDArray[Any], *, like: Volume) -> NDArray[Any]:
-    """Return a label map in the smallest type that holds it: uint8, or uint16 when values exceed 255.
+    """Return a label map as uint8, or as uint16 when values exceed 255.
 
     Raises:
         ImageError: `labels` has another shape than `like`.
@@ -109,7 +135,7 @@ def lean_labels(labels: NDArray[Any], *, like: Volume) -> NDArray[Any]:
 
 
 def write_scaled(path: Path, array: NDArray[Any], *, slope: float, like: Volume) -> None:
-    """Write voxels that readers multiply by `slope`, on the grid of `like`.
+    """Write voxels with the scale factor `slope` in the header, on the grid of `like`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -118,7 +144,7 @@ def write_scaled(path: Path, array: NDArray[Any], *, slope: float, like: Volume)
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
-    """Write a volume's voxels and geometry as `.nii` or `.nii.gz`.
+    """Write the voxels and the geometry of a volume as `.nii` or `.nii.gz`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -126,8 +152,8 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     _write(Path(path), volume.array, like=volume)
 
 
-def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Volume:
-    """Read header and voxels; `ratio` is the most by which the file may expand."""
+def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Decoded:
+    """Read header and voxels; `ratio` is the largest expansion that the compression allows."""
     layout = read_layout(stream, path)
     try:
         size = path.stat().st_size
@@ -142,13 +168,19 @@ def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Volume:
         stream.seek(layout.offset)
         array = _voxels(stream, layout)
         _finish(stream)
-        return Volume(array=array, affine=layout.affine, header=layout.header, notes=layout.notes)
+        return Decoded(
+            array=array,
+            affine=layout.affine,
+            header=layout.header,
+            notes=layout.notes,
+            slope=None if layout.scaling is None else layout.scaling[0],
+        )
     except ImageError as error:
         raise error.named(path) from error
 
 
 def _voxels(stream: IO[bytes], layout: Layout) -> NDArray[Any]:
-    """Read voxels, (X, Y, Z) in Fortran order, scaled as the header says; nothing large is held twice."""
+    """Read voxels, (X, Y, Z) in Fortran order, and apply the scale of the header chunk by chunk."""
     fits = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
     out: NDArray[Any] = np.empty(layout.shape, dtype=np.int16 if fits else np.float32, order="F")
     flat = out.reshape(-1, order="F")
@@ -159,7 +191,7 @@ def _voxels(stream: IO[bytes], layout: Layout) -> NDArray[Any]:
     for first in range(0, flat.size, part.size):
         target = flat[first : first + part.size]
         _fill(stream, part[: target.size])
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN, and refused as such
+        with np.errstate(over="ignore", invalid="ignore"):  # results that are not finite are refused later
             target[...] = part[: target.size]
             if layout.scaling is not None:
                 target *= np.float32(layout.scaling[0])
@@ -168,7 +200,7 @@ def _voxels(stream: IO[bytes], layout: Layout) -> NDArray[Any]:
 
 
 def _fill(stream: IO[bytes], array: NDArray[Any]) -> None:
-    """Read as many bytes as a contiguous array has."""
+    """Fill a contiguous array from a stream."""
     view = memoryview(cast("Any", array.view(np.uint8)))
     done = 0
     while done < len(view):
@@ -177,33 +209,33 @@ def _fill(stream: IO[bytes], array: NDArray[Any]) -> None:
             raise ImageError(
                 "the file is truncated",
                 received=f"{done} bytes of voxels",
-                expected=f"{len(view)} more",
+                expected=f"{len(view)} bytes",
                 fix=FIX,
             )
         done += got
 
 
 def _finish(stream: IO[bytes]) -> None:
-    """Read to the end, where gzip compares its checksum, but not through a stream without one."""
+    """Read to the end, so that gzip verifies its checksum; stop after `_MAX_TRAILING` bytes."""
     extra = 0
     while got := len(stream.read(1 << 16)):
         extra += got
         if extra > _MAX_TRAILING:
             raise ImageError(
-                "the file goes on after its last voxel",
+                "the file continues after its last voxel",
                 received=f"more than {_MAX_TRAILING} further bytes",
-                expected="as many voxels as its header says",
+                expected="as many voxels as stated in the header",
                 fix="Check the header's dim and datatype.",
             )
 
 
 def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any:
-    """Return a nibabel image of voxels with exactly the geometry of `like`, and nothing else of its header.
+    """Return a nibabel image with exactly the geometry of `like` and no other fields of its header.
 
     Args:
         array: (X, Y, Z) of `like`.
-        like: The volume that gives the geometry; one that NIfTI-2 held gives NIfTI-2.
-        slope: What readers multiply the voxels by.
+        like: The volume that defines the geometry; one read from NIfTI-2 results in NIfTI-2.
+        slope: Scale factor for the header.
     """
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
     if like.header is None:
@@ -211,7 +243,7 @@ def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any
         image.set_sform(like.affine, code=1)
         image.set_qform(like.affine, code=1)
     else:
-        # nibabel keeps qform, sform and their codes bit for bit when the affine is the header's own.
+        # nibabel keeps qform, sform and their codes unchanged when the affine equals that of the header.
         header = kind.header_class.from_header(like.header)
         for field in ("descrip", "aux_file", "intent_name"):
             header[field] = b""
@@ -224,10 +256,10 @@ def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any
 
 
 def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> None:
-    """Write `array` on the grid of `like`, compressed when the name says so."""
+    """Write `array` on the grid of `like`, compressed if the name ends in `.gz`."""
     image = label_image(array, like=like, slope=slope)
     with replacing(path) as temporary, temporary.open("wb") as raw:
-        if path.name.endswith(".gz"):
+        if path.name.lower().endswith(".gz"):
             with gzipped.open_writer(raw) as stream:
                 _write_stream(stream, image, array)
         else:
@@ -235,7 +267,7 @@ def _write(path: Path, array: NDArray[Any], *, like: Volume, slope: float = 1.0)
 
 
 def _write_stream(stream: IO[bytes], image: Any, array: NDArray[Any]) -> None:
-    """Write header and voxels; nibabel's own writer goes a plane at a time."""
+    """Write header and voxels in chunks of planes; nibabel's writer writes plane by plane."""
     image.update_header()
     header = image.header
     header.set_data_offset(header.single_vox_offset)

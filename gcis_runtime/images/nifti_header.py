@@ -1,4 +1,4 @@
-"""NIfTI headers, read with suspicion: what a file says of itself, checked before any voxel is allocated."""
+"""Read and validate NIfTI headers before memory for voxels is allocated."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.suffixes import READABLE
 from gcis_runtime.images.volume import check_affine, check_shape, corner_shift, spatial_shape
 
 FIX = "Check that it is a complete .nii or .nii.gz file."
 _PAIR = "Convert the .hdr/.img pair to .nii.gz."
+_CONVERT = (
+    "Convert it to NIfTI: `dcm2niix -z y -o OUT DICOM_FOLDER` for DICOM, "
+    "`SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'x.nii.gz')` for formats that SimpleITK reads."
+)
 _MAX_OFFSET = 1 << 28
-"""Bytes before the first voxel; header extensions (a copy of DICOM tags, say) are megabytes at most."""
+"""Bytes before the first voxel; header extensions, such as a copy of DICOM tags, take a few megabytes."""
 _REPORTED = 30
-"""nibabel's levels of header problems: from here on geometry may be wrong; below are matters of form."""
+"""nibabel's severity level of header problems from which the geometry may be wrong."""
 _DAMAGE = (HeaderDataError, WrapStructError, ValueError, KeyError, OverflowError)
-"""What nibabel raises for fields that make no sense, such as a quaternion longer than 1."""
+"""Exceptions of nibabel for invalid fields, such as a quaternion longer than 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """Where a file's voxels are and what they mean. Made by `read_layout`.
+    """Position, type and geometry of the voxels of a file. Created by `read_layout`.
 
     Attributes:
-        header: nibabel's header, repaired where that needed no guess about the voxels.
+        header: nibabel's header, repaired where the repair does not concern the voxels.
         shape: Voxels along X, Y, Z.
-        dtype: The stored type, in the file's byte order.
-        offset: First voxel's place in the uncompressed file, bytes.
+        dtype: The stored type, in the byte order of the file.
+        offset: Position of the first voxel in the uncompressed file, bytes.
         affine: (4, 4) float64, voxel index to RAS+ mm.
-        scaling: Slope and intercept that make HU of stored values; None where they are HU.
-        notes: What is odd about the geometry.
+        scaling: Slope and intercept from stored values to HU; None for slope 1 and intercept 0.
+        notes: Irregularities of the geometry.
     """
 
     header: Any
@@ -52,11 +57,12 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
     """Read a NIfTI-1 or NIfTI-2 single-file header of either byte order; extensions are skipped, not read.
 
     Args:
-        stream: At the start of the uncompressed file.
-        path: Its name, for messages.
+        stream: The uncompressed file, at its start.
+        path: Name of the file for messages.
 
     Raises:
-        ImageError: Not NIfTI, damaged, no CT volume, or a grid that does not place voxels in space.
+        ImageError: The file is not NIfTI, is damaged, is not one volume of real numbers, or has an invalid
+            affine.
     """
     start = stream.read(4)
     stream.seek(0)
@@ -65,14 +71,16 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
     if kind is None:
         raise ImageError(
             f"{path} is not a NIfTI file",
-            expected="a .nii or .nii.gz file",
-            fix=_PAIR if path.suffix.lower() == ".img" else "Convert it to NIfTI.",
+            received=f"the first bytes {start!r}",
+            expected=f"NIfTI, or by suffix another readable format ({', '.join(READABLE)})",
+            fix=_PAIR if path.suffix.lower() == ".img" else _CONVERT,
         )
     try:
         header = kind(stream.read(kind.template_dtype.itemsize), check=False)
         if not header["magic"].item().startswith(b"n+"):
             raise ImageError(
                 f"{path} is a header without voxels",
+                received="the header of a .hdr/.img pair",
                 expected="one .nii file",
                 fix=_PAIR,
             )
@@ -82,7 +90,7 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
 
 
 def geometry_notes(header: Any) -> tuple[str, ...]:
-    """Say where a NIfTI header's geometry is a guess or contradicts itself."""
+    """Return notes on a NIfTI header whose geometry is undefined or contradictory."""
     qcode, scode = int(header["qform_code"]), int(header["sform_code"])
     if not qcode and not scode:
         return ("neither qform nor sform is set: the orientation is a guess",)
@@ -95,7 +103,7 @@ def geometry_notes(header: Any) -> tuple[str, ...]:
     shape = tuple(int(n) for n in header.get_data_shape()[:3])
     sform = header.get_sform()
     spacing = np.linalg.norm(sform[:3, :3], axis=0)
-    # Half a voxel, and what float32 cannot hold of a rotation by nearly 180 degrees, as in most CT: 7e-4 rad.
+    # Half a voxel, plus the rounding of a float32 quaternion near 180 degrees, as in most CT: 7e-4 rad.
     allowed = 0.5 * spacing.min() + 1e-3 * np.linalg.norm(spacing * shape)
     if not corner_shift(shape, qform, sform) <= allowed:
         return ("qform and sform disagree: the sform is used",)
@@ -103,19 +111,19 @@ def geometry_notes(header: Any) -> tuple[str, ...]:
 
 
 class _Repairs:
-    """Stands in for the logger that nibabel tells of header problems: they become notes of the volume."""
+    """Logger that collects the header problems reported by nibabel as notes of the volume."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
     def log(self, level: int, message: str) -> None:
-        """Keep a message that says that geometry was repaired."""
+        """Keep the message of a repair that concerns geometry."""
         if level >= _REPORTED and "divisible by 16" not in message:
             self.messages.append(f"header repaired: {message}")
 
 
 def _layout(header: Any, path: Path) -> Layout:
-    """Check a header's fields against each other; raises nibabel's errors and ours."""
+    """Validate the fields of a header; raise nibabel's exceptions or `ImageError`."""
     _refuse_contradictions(header, path)
     repairs = _Repairs()
     header.check_fix(logger=repairs, error_level=40)
@@ -144,11 +152,11 @@ def _layout(header: Any, path: Path) -> Layout:
 
 
 def _refuse_contradictions(header: Any, path: Path) -> None:
-    """Refuse what nibabel would repair by a guess about where voxels are or how large they are."""
+    """Raise an error for fields that nibabel would repair by guessing the place or size of the voxels."""
     bits, expected = int(header["bitpix"]), header.get_data_dtype().itemsize * 8
-    if bits not in (0, expected):  # 0: the writer left it out
+    if bits not in (0, expected):  # some writers leave the field 0
         raise ImageError(
-            f"{path} has a damaged header: bitpix does not fit the voxels' type",
+            f"{path} has a damaged header: bitpix does not match the voxel type",
             received=f"{bits} bits",
             expected=f"{expected} for {header.get_data_dtype()}",
             fix=FIX,

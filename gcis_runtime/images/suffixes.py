@@ -1,4 +1,4 @@
-"""Suffixes of image files; nothing is imported, so that names can be planned before anything is loaded."""
+"""List the suffixes of image files; this module imports no other, so that commands start quickly."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".mha", ".mhd")
-"""Read and written through SimpleITK."""
+"""Formats read and written through SimpleITK."""
 READABLE = (*NIFTI, *ITK)
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 def suffix_of(path: Path) -> str:
-    """Return an image's suffix in lower case, or an empty string where it has none of ours."""
+    """Return the suffix of an image file in lower case, or an empty string for other files."""
     name = path.name.lower()
     return next((suffix for suffix in READABLE if name.endswith(suffix)), "")
 
 
 def stem(path: Path) -> str:
-    """Return a file's name without its image suffix, or without its last suffix."""
+    """Return the name of a file without its image suffix, or for other files without its last suffix."""
     suffix = suffix_of(path)
     return path.name[: -len(suffix)] if suffix else path.stem

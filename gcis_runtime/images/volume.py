@@ -1,4 +1,4 @@
-"""A CT volume: voxels in file order and where they lie in the patient."""
+"""Define `Volume`, a CT image with its position in the patient, and the checks that every image passes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from gcis_runtime.errors import ImageError
 
 MAX_VOXELS = 2**31
-"""More voxels than any scanner writes (1024 x 1024 x 2048); larger headers are taken for damage."""
+"""1024 x 1024 x 2048, more than any scanner writes; a header with a larger size is treated as damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Volume:
-    """A three-dimensional CT image. Valid, or it does not exist.
+    """A three-dimensional CT image; the constructor refuses invalid voxels and geometry.
 
     Attributes:
         array: Intensities in HU, shape (X, Y, Z) in file order, int16 or float32, all finite.
         affine: (4, 4) float64, voxel index to RAS+ position in mm, invertible.
-        header: The NIfTI header that the volume was read with, so that a label map can be written with
-            exactly its geometry; None for a volume made in memory.
-        notes: What the reader found odd without refusing the image.
+        header: The NIfTI header of the file, from which label maps take their exact geometry; None for
+            other formats and for arrays in memory.
+        notes: Irregularities of the file that did not prevent reading it.
     """
 
     array: NDArray[Any]
@@ -46,14 +46,14 @@ class Volume:
 
     @classmethod
     def from_array(cls, array: NDArray[Any], *, affine: ArrayLike) -> Volume:
-        """Make a volume from an array in memory.
+        """Create a volume from an array in memory.
 
         Args:
             array: HU, shape (X, Y, Z), of any real type.
             affine: (4, 4), voxel index to RAS+ mm.
 
         Raises:
-            ImageError: Wrong shape, type, non-finite voxels or a singular affine.
+            ImageError: Wrong shape or type, non-finite voxels, or a singular affine.
         """
         array = np.asarray(array)
         if array.dtype.kind not in "biuf":
@@ -61,7 +61,7 @@ class Volume:
                 "the voxels are not real numbers", received=str(array.dtype), expected="integers or floats"
             )
         try:
-            placed = np.array(affine).astype(np.float64, casting="safe")  # no texts, no complex numbers
+            placed = np.array(affine).astype(np.float64, casting="safe")  # refuses text and complex
         except (TypeError, ValueError) as error:
             raise ImageError(
                 "the affine is not a finite 4 x 4 affine matrix", received=" ".join(str(affine).split())
@@ -82,26 +82,58 @@ class Volume:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in mL; right for sheared grids too."""
+        """Volume of one voxel in mL; valid for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """The contents of an image file with the scale of its header applied, before the values are checked.
+
+    Attributes:
+        array: Shape (X, Y, Z) in file order, int16 or float32; may hold NaN and infinity.
+        affine: (4, 4) float64, voxel index to RAS+ position in mm.
+        header: The NIfTI header; None for other formats.
+        notes: Irregularities of the file that did not prevent reading it.
+        slope: Scale factor that was applied to the stored values; None without one.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    header: Any = None
+    notes: tuple[str, ...] = ()
+    slope: float | None = None
+
+    def volume(self, path: Path) -> Volume:
+        """Return the contents as a CT volume.
+
+        Raises:
+            ImageError: Voxels that are not finite; the message begins with `path`.
+        """
+        try:
+            return Volume(array=self.array, affine=self.affine, header=self.header, notes=self.notes)
+        except ImageError as error:
+            raise error.named(path) from error
 
 
 def to_lean(array: NDArray[Any]) -> NDArray[Any]:
     """Return `array` as int16 where every value of its type fits, else as float32."""
     if np.can_cast(array.dtype, np.int16):
         return array.astype(np.int16, copy=False)
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is then refused as non-finite
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused as non-finite
         return array.astype(np.float32, copy=False)
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a file: opening a named pipe, for one, would wait for ever.
+    """Raise an error unless `path` is a regular file; opening a named pipe, for example, would block.
 
     Raises:
-        ImageError: Nothing, a folder, a pipe or a device has that name.
+        ImageError: The path does not exist, or is a folder, a pipe or a device.
     """
     if path.is_dir():
-        raise ImageError(f"{path} is a folder", expected="an image file", fix="Name the file in it.")
+        raise ImageError(
+            f"{path} is a folder", expected="an image file", fix="Pass the path of a file in that folder."
+        )
     if not path.exists():
         raise ImageError(f"{path} does not exist", expected="an image file", fix="Check the path.")
     if not path.is_file():
@@ -114,12 +146,12 @@ def check_file(path: Path) -> None:
 
 
 def corner_shift(shape: tuple[int, ...], one: NDArray[Any], two: NDArray[Any]) -> float:
-    """Return how far apart two affines put the corners of a grid at most, in mm.
+    """Return the largest distance in mm between the corners of a grid under two affines.
 
     Args:
-        shape: The grid (X, Y, Z).
+        shape: Voxels along X, Y, Z.
         one: (4, 4), voxel index to mm.
-        two: The same.
+        two: (4, 4), voxel index to mm.
     """
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
     corners[:, :3] *= np.array(shape) - 1.0
@@ -127,21 +159,21 @@ def corner_shift(shape: tuple[int, ...], one: NDArray[Any], two: NDArray[Any]) -
 
 
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Leave out axes beyond the third that have length 1: a file may say so that it holds one volume."""
+    """Return the shape without trailing axes of length 1 beyond the third (a 4-D file with one volume)."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
 
 
 def one_volume(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view of an array without the axes that `spatial_shape` leaves out."""
+    """Return a view of an array without the trailing axes that `spatial_shape` removes."""
     for _ in range(array.ndim - len(spatial_shape(array.shape))):
         array = array[..., 0]
     return array
 
 
 def check_shape(shape: tuple[int, ...]) -> None:
-    """Refuse what is not a 3-D image of plausible size.
+    """Raise an error unless the shape is that of a 3-D image of plausible size.
 
     Raises:
         ImageError: Not three axes, an empty axis, or more than `MAX_VOXELS` voxels.
@@ -158,7 +190,7 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise ImageError("the image is empty", received=text, expected="at least one voxel along each axis")
     if int(np.prod(shape, dtype=np.float64)) > MAX_VOXELS:
         raise ImageError(
-            "the image's size is implausible",
+            "the image size is implausible",
             received=text,
             expected=f"at most {MAX_VOXELS} voxels",
             fix="Check the header's dim field.",
@@ -166,10 +198,10 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 
 def check_finite(array: NDArray[Any]) -> None:
-    """Refuse NaN and infinity.
+    """Raise an error if an array has NaN or infinite voxels.
 
     Raises:
-        ImageError: Names how many voxels are not finite.
+        ImageError: At least one voxel is not finite; the message gives their number.
     """
     if array.dtype.kind != "f":
         return
@@ -179,12 +211,12 @@ def check_finite(array: NDArray[Any]) -> None:
             "the image has voxels that are not finite",
             received=f"{bad} of {array.size} voxels NaN or infinite",
             expected="HU values",
-            fix="Replace them, for example by -1024 (air).",
+            fix="Replace them, for example with -1024 (air).",
         )
 
 
 def check_affine(affine: NDArray[Any]) -> None:
-    """Refuse an affine that does not place voxels in space.
+    """Raise an error unless an affine maps voxel indices to positions in space.
 
     Raises:
         ImageError: Wrong shape, non-finite, singular, or voxels outside 0.001 to 1000 mm.
@@ -203,12 +235,12 @@ def check_affine(affine: NDArray[Any]) -> None:
             expected="0.001 to 1000 mm along each axis",
             fix=fix,
         )
-    # Relative to the voxel's own size: a volume under 1 % of the box of its edges is a grid folded flat.
+    # Relative to the voxel size: below 1 % of the box with the same edges, the axes are nearly coplanar.
     share = abs(np.linalg.det(affine[:3, :3])) / float(np.prod(spacing))
     if share < 1e-2:
         raise ImageError(
             "the affine is singular",
-            received=f"axes that span {share:.2g} of a box",
+            received=f"a voxel with {share:.2g} of the volume of a box with the same edges",
             expected="three independent axes",
             fix=fix,
         )

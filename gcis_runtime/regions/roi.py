@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.errors import ImageError, PromptError
 from gcis_runtime.grids.box import dilated
-from gcis_runtime.images.files import read_volume
+from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
@@ -73,7 +73,7 @@ class MaskRoi:
         Raises:
             ImageError: The mask cannot be read, is empty, or lies outside the volume.
         """
-        mask = read_volume(self.path)
+        mask = read_labels(self.path)
         extent = _extent_in(mask, volume.affine)
         if extent is None:
             raise ImageError(
@@ -161,7 +161,7 @@ def _box(text: str) -> BoxRoi:
     return BoxRoi(ranges=ranges, text=text.replace(" ", ""))
 
 
-def _extent_in(mask: Volume, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
+def _extent_in(mask: LabelMap, affine: NDArray[np.float64]) -> list[tuple[float, float]] | None:
     """Return the extent of the voxels of a mask in the index space of another affine; None for an empty mask.
 
     The extent includes the whole voxels, not only their centres. It is computed plane by plane: the

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gcis_runtime.images.files import check_plausible, read_volume
+from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.nifti import write_labels, write_volume
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
@@ -18,7 +19,7 @@ from gcis_runtime.pipeline.segmenter import Progress, Segmenter
 from gcis_runtime.runs import statistics
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.resume import run_key
-from gcis_runtime.runs.scores import check_same_grid, dice_by_value
+from gcis_runtime.runs.scores import dice_by_value
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 
 _T = TypeVar("_T")
@@ -68,7 +69,7 @@ class Case:
     job: Job
     key: dict[str, Any]
     volume: Volume
-    truth: Volume | None
+    truth: LabelMap | None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -76,7 +77,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     """Read an image, and its truth if there is one.
 
     Raises:
-        ImageError: A file cannot be read, or the truth lies on another grid.
+        ImageError: A file cannot be read, or the truth is on another grid.
         MemoryLimitError: Its voxels alone would take more memory than `options` allow.
     """
     check_plausible(job.image)
@@ -87,8 +88,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     volume = _timed(seconds, "read", lambda: read_volume(job.image))
     truth = None
     if options.truth is not None:
-        truth = read_volume(options.truth)
-        check_same_grid(volume, truth, name=str(options.truth))
+        truth = read_labels(options.truth, like=volume)
     return Case(job=job, key=key, volume=volume, truth=truth, seconds=seconds)
 
 
@@ -169,7 +169,7 @@ def _add_statistics(report: dict[str, Any], job: Job, result: Segmentation) -> N
     report["statistics"] = str(job.statistics)
 
 
-def _add_dice(report: dict[str, Any], result: Segmentation, truth: Volume) -> None:
+def _add_dice(report: dict[str, Any], result: Segmentation, truth: LabelMap) -> None:
     scores = dice_by_value(result.labels, truth.array, [s.value for s in result.structures])
     for structure in report["structures"]:
         score = scores[structure["value"]]

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.errors import ImageError
-from gcis_runtime.images.volume import Volume, corner_shift
-
 
 def dice_by_value(
     labels: NDArray[Any], truth: NDArray[Any], values: Iterable[int]
@@ -33,27 +30,3 @@ def dice_by_value(
         both = int(np.count_nonzero(predicted & wanted))
         scores[value] = 2.0 * both / (int(np.count_nonzero(predicted)) + size) if size else None
     return scores
-
-
-def check_same_grid(volume: Volume, truth: Volume, *, name: str) -> None:
-    """Refuse a reference label map that does not lie on the image's grid.
-
-    Raises:
-        ImageError: Another shape, or voxels more than a tenth of a voxel away.
-    """
-    fix = "Give the label map that belongs to this image."
-    if truth.shape != volume.shape:
-        raise ImageError(
-            f"{name} has another shape than the image",
-            received=f"{truth.shape}",
-            expected=f"{volume.shape}",
-            fix=fix,
-        )
-    shift = corner_shift(volume.shape, truth.affine, volume.affine)
-    if shift > 0.1 * min(volume.spacing):
-        raise ImageError(
-            f"{name} lies elsewhere than the image",
-            received=f"up to {shift:.2f} mm away",
-            expected="one grid",
-            fix=fix,
-        )

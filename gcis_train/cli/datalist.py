@@ -63,7 +63,7 @@ def check(
 
     from gcis_runtime.system.atomic_files import check_writable
     from gcis_train.data.check import check_datalist
-    from gcis_train.data.check_report import spread, summary, told, write_sheet
+    from gcis_train.data.check_report import spread, summary, text_table, write_sheet
     from gcis_train.data.datalist import group_cases, read_datalist
     from gcis_train.training.progress import Progress
 
@@ -78,7 +78,7 @@ def check(
         cases = [c for rs in (rows.training, rows.validation) for c in group_cases(rs, folder=path.parent)]
         write_sheet(sheet, [(f"{facts[i].split}: {facts[i].name}", cases[i]) for i in chosen])
         result["picture"] = str(sheet)
-    click.echo(json.dumps(result, indent=2) if as_json else told(result))
+    click.echo(json.dumps(result, indent=2) if as_json else text_table(result))
     for problem in problems:
         click.echo(f"{problem.level}: {problem.where}: {problem.message}", err=True)
     if "picture" in result and not as_json:

@@ -1,1 +1,1 @@
-"""Training data: datalists, pre-processed cases and training windows."""
+"""Read and check datalists, pre-process cases, and draw training windows."""

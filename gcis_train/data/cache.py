@@ -1,9 +1,9 @@
-"""Pre-processed cases on disk: resampled once, then mapped into memory by every process that trains.
+"""Cache pre-processed cases on disk, from where every training process maps them into memory.
 
-An entry is a folder of plain `.npy` arrays and an `entry.json` with their checksums. Its name is a hash of
-everything that decides its numbers: the pre-processing spec, each file's path, size and time of change, the
-label values, and the versions of what computes. It appears by one rename, so a reader sees a whole entry or
-none.
+An entry is a folder of `.npy` arrays and an `entry.json` with their checksums. Its name is a hash of
+everything that determines the arrays: the pre-processing spec, path, size and modification time of each file,
+the label values, and the versions of the packages involved. Entries are renamed into place, so that readers
+see complete entries only.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from gcis_runtime.system.atomic_files import check_writable, replacing_folder
 from gcis_train.data.datalist import Case
 from gcis_train.data.volumes import CaseVolume, load_case
 
-_FORMAT = 1
+_FORMAT = 2
+"""Part of the key. 2: images and labels are read by the runtime's reader, which takes the voxel size from the
+affine instead of pixdim, so that entries of format 1 may have another grid."""
 _INDEX = "entry.json"
 _CHUNK = 1 << 24
 _STALE = 24 * 3600.0
-"""Seconds after which an unfinished entry belongs to no living process."""
+"""Age in seconds from which an unfinished entry is regarded as abandoned by its process."""
 _DAMAGE = (OSError, ValueError, msgspec.DecodeError)
-"""What reading an entry can end with: a file is gone, differs from its checksum, or the index is not one."""
+"""Exceptions of reading an entry: a file is missing, differs from its checksum, or the index is invalid."""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +46,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `entry.json` holds: the arrays' checksums and what is no array."""
+    """Contents of `entry.json`: the checksums of the arrays, and the scalar fields of the case."""
 
     image: str
     left_right: int
@@ -53,11 +55,11 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class VolumeCache:
-    """A folder of pre-processed cases. Several processes may use it at once.
+    """A folder of pre-processed cases, safe for concurrent use by several processes.
 
     Args:
-        folder: Where; made when missing.
-        notify: Told one line when an entry is damaged and made again, or cannot be written.
+        folder: The folder; created if missing.
+        notify: Called with one line when an entry is damaged and created again, or cannot be written.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -71,10 +73,10 @@ class VolumeCache:
         self._read = self._made = 0
 
     def load(self, case: Case, spec: PreprocessSpec) -> CaseVolume:
-        """Return what `load_case` returns, bit for bit; the arrays are read-only maps of the entry's files.
+        """Return the same case as `load_case`; its arrays are read-only memory maps of the entry.
 
         Raises:
-            DataError: As `load_case`.
+            DataError: See `load_case`.
         """
         entry = self._folder / _key(case, spec)
         damaged = False
@@ -82,45 +84,45 @@ class VolumeCache:
             try:
                 found = _read(entry, case)
             except _DAMAGE as error:
-                self._notify(f"the cached {case.name} in {entry} is damaged ({error}): made again")
+                self._notify(f"the cached {case.name} in {entry} is damaged ({error}): it is created again")
                 damaged = True
             else:
                 self._read += 1
                 return found
         volume = load_case(case, spec)
         try:
-            if damaged or not entry.is_dir():  # another process may have been faster
+            if damaged or not entry.is_dir():  # another process may have created it
                 _store(entry, case, volume)
                 self._made += 1
             return _read(entry, case)
         except _DAMAGE as error:
-            # A full disk costs time, not the run.
-            self._notify(f"{case.name} is not cached in {self._folder} ({error}): kept in memory")
+            # A full disk must not end the run.
+            self._notify(f"{case.name} is not cached in {self._folder} ({error}): it is kept in memory")
             return volume
 
     def summary(self) -> str:
-        """Say in one line what the cache holds and what this process did."""
+        """Return one line on the size of the cache and its use by this process."""
         entries, size = self.size()
         return (
             f"cache {self._folder}: {entries} cases, {size / 1e6:.1f} MB "
-            f"({self._read} read and {self._made} made by this run)"
+            f"({self._read} read and {self._made} created by this run)"
         )
 
     def size(self) -> tuple[int, int]:
-        """Return the number of entries and their bytes."""
+        """Return the number of entries and their size in bytes."""
         indices = [path for path in self._folder.glob(f"*/{_INDEX}") if not path.parent.name.startswith(".")]
         return len(indices), sum(f.stat().st_size for index in indices for f in index.parent.iterdir())
 
 
 def case_loader(spec: PreprocessSpec, cache: VolumeCache | None) -> Callable[[Case], CaseVolume]:
-    """Return how a run reads its cases: through the cache, or anew."""
+    """Return the function that loads a case, through the cache if there is one."""
     return (
         functools.partial(load_case, spec=spec) if cache is None else functools.partial(cache.load, spec=spec)
     )
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left: unfinished entries that nobody has touched for a day."""
+    """Remove the unfinished entries of killed processes: those not modified for a day."""
     for unfinished in folder.glob(".*") if folder.is_dir() else ():
         with contextlib.suppress(OSError):
             if unfinished.is_dir() and time.time() - unfinished.stat().st_mtime > _STALE:
@@ -128,7 +130,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _key(case: Case, spec: PreprocessSpec) -> str:
-    """Hash everything that decides the numbers; prompts and names do not."""
+    """Return a hash of everything that determines the arrays; prompts and names do not."""
     paths = [case.image, *dict.fromkeys(path for t in case.targets for path in t.labels)]
     order = {path: number for number, path in enumerate(paths)}
     parts: dict[str, Any] = {
@@ -143,24 +145,24 @@ def _key(case: Case, spec: PreprocessSpec) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """What computes: another version may give other numbers."""
+    """Return the versions of the packages whose updates may change the arrays."""
     return {name: importlib.metadata.version(name) for name in ("monai", "nibabel", "numpy", "torch")}
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
-    """What stands for a file's content: contents of hundreds of gigabytes are not hashed at every start."""
+    """Return path, size and modification time of a file; hashing hundreds of gigabytes would be too slow."""
     try:
         status = path.stat()
     except OSError:
-        return str(path), -1, -1  # load_case says what is wrong with it
+        return str(path), -1, -1  # load_case reports the error
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def _store(entry: Path, case: Case, volume: CaseVolume) -> None:
-    """Write an entry; one that another process has just written stands.
+    """Write an entry, unless another process has just written it.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The entry cannot be written.
     """
     try:
         with replacing_folder(entry) as temporary:
@@ -185,7 +187,7 @@ def _write(folder: Path, case: Case, volume: CaseVolume) -> None:
 
 
 def _read(folder: Path, case: Case) -> CaseVolume:
-    """Map an entry.
+    """Map an entry into memory.
 
     Raises:
         ValueError: A file differs from its checksum.

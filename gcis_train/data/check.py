@@ -1,7 +1,7 @@
-"""Is a datalist fit to train on? Every file is read once, and what is wrong or odd is named.
+"""Check whether a datalist is fit for training: read every file once and collect errors and warnings.
 
-Errors are what training would stop at or what would make its numbers worthless (a case on both sides of the
-split); warnings are what a person should look at.
+Errors are conditions that stop training or invalidate its scores, such as a case in both training and
+validation. Warnings need the judgement of a person.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.errors import DataError, ImageError
-from gcis_runtime.images.volume import check_affine, check_shape
+from gcis_runtime.images.files import read_grid, read_volume
+from gcis_runtime.images.grid import Grid, check_same_grid
+from gcis_runtime.images.labels import read_labels
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.warnings import intensity_warnings
 from gcis_train.data.datalist import Case, group_cases, read_datalist
-from gcis_train.data.images import Grid, masks_of, read_array, read_grid
+from gcis_train.data.masks import masks_of
 from gcis_train.data.sides import other_side
 
 Level = Literal["error", "warning"]
@@ -29,7 +32,13 @@ Level = Literal["error", "warning"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong (`error`) or odd (`warning`), and where."""
+    """An error or a warning.
+
+    Attributes:
+        level: `error` or `warning`.
+        where: The case, prompt or label value concerned.
+        message: The problem.
+    """
 
     level: Level
     where: str
@@ -38,18 +47,18 @@ class Problem:
 
 @dataclasses.dataclass(kw_only=True)
 class CaseFacts:
-    """What a case's files hold.
+    """Contents of the files of a case.
 
     Attributes:
-        name: The case.
+        name: Name of the case.
         split: `training` or `validation`.
-        image: Its CT file.
-        grid: The image's grid; None where it cannot be read.
+        image: CT file.
+        grid: Grid of the image; None where it cannot be read.
         hu: Smallest and largest intensity; None unless voxels were read.
-        fingerprint: Hash of the rounded voxels in RAS order, the same for a copy in another format.
-        volumes: mL of each structure; 0 for one without a voxel.
-        unnamed: Label values that no row names.
-        problems: What was found.
+        fingerprint: Hash of the rounded voxels in RAS order, equal for a copy in another format.
+        volumes: Volume in mL per structure; 0 for a structure without voxels.
+        unnamed: Label values that no row uses.
+        problems: Errors and warnings.
     """
 
     name: str
@@ -63,28 +72,28 @@ class CaseFacts:
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     def add(self, level: Level, message: str) -> None:
-        """Note a problem of this case."""
+        """Add a problem of this case."""
         self.problems.append(Problem(level=level, where=f"{self.split} case {self.name}", message=message))
 
     @property
     def broken(self) -> bool:
-        """Whether training would stop at it."""
+        """Whether the case has an error."""
         return any(p.level == "error" for p in self.problems)
 
 
 def check_datalist(
     path: Path, *, headers_only: bool = False, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[list[CaseFacts], list[Problem]]:
-    """Read everything that a datalist names.
+    """Read all files of a datalist.
 
     Args:
         path: The datalist.
-        headers_only: Compare grids without reading voxels: seconds instead of minutes, but labels, HU and
-            copies go unchecked.
-        progress: Told one line a case.
+        headers_only: Compare grids without reading voxels: seconds instead of minutes, but label values,
+            intensities and copies are not checked.
+        progress: Called with one line per case.
 
     Returns:
-        What each case holds, and all problems: those of the cases, then those of the whole list.
+        The contents of each case, and all problems: those of the cases, then those of the whole list.
 
     Raises:
         DataError: The datalist itself is not valid.
@@ -106,15 +115,13 @@ def check_datalist(
 
 
 def check_case(case: Case, *, split: str, headers_only: bool = False) -> CaseFacts:
-    """Read one case's files."""
+    """Read the files of one case."""
     facts = CaseFacts(name=case.name, split=split, image=case.image)
     try:
-        facts.grid = read_grid(case.image)
-        check_shape(facts.grid.shape)
-        check_affine(facts.grid.affine)
+        grid = facts.grid = read_grid(case.image)
         if not headers_only:
-            _check_image(facts, read_array(case.image))
-    except (DataError, ImageError) as error:
+            _check_image(facts, read_volume(case.image))
+    except ImageError as error:
         facts.add("error", str(error))
         return facts
     named: dict[Path, set[int] | None] = {}
@@ -122,78 +129,60 @@ def check_case(case: Case, *, split: str, headers_only: bool = False) -> CaseFac
         for file in target.labels:
             known = named.setdefault(file, set())
             named[file] = None if known is None or target.values is None else known | set(target.values)
-    broken = [file for file in named if not _check_label_grid(facts, file)]
+    broken = [file for file in named if not _check_label_grid(facts, grid, file)]
     if broken or headers_only:
         return facts
     try:
-        _check_masks(facts, case, named)
-    except DataError as error:
+        _check_masks(facts, case, grid, named)
+    except (DataError, ImageError) as error:
         facts.volumes.clear()
         facts.add("error", str(error))
     return facts
 
 
-def _check_image(facts: CaseFacts, array: npt.NDArray[Any]) -> None:
-    """Note intensities and the fingerprint."""
-    if not np.isfinite(array).all():
-        facts.add("error", "the image has voxels that are not finite")
-        return
-    facts.hu = float(array.min()), float(array.max())
-    for warning in intensity_warnings(array):
+def _check_image(facts: CaseFacts, volume: Volume) -> None:
+    """Store the range of intensities and the fingerprint, and check the intensities."""
+    facts.hu = float(volume.array.min()), float(volume.array.max())
+    for warning in intensity_warnings(volume.array):
         facts.add("warning", warning)
-    if facts.grid is not None:
-        upright = nib.orientations.apply_orientation(array, nib.io_orientation(facts.grid.affine))
-        voxels = np.ascontiguousarray(np.rint(upright), dtype=np.int32)
-        facts.fingerprint = hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
+    upright = nib.orientations.apply_orientation(volume.array, nib.io_orientation(volume.affine))
+    voxels = np.ascontiguousarray(np.rint(upright), dtype=np.int32)
+    facts.fingerprint = hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
 
 
-def _check_label_grid(facts: CaseFacts, file: Path) -> bool:
-    """Compare a label file's grid with the image's; tell whether it can be used."""
+def _check_label_grid(facts: CaseFacts, image: Grid, file: Path) -> bool:
+    """Compare the grid of a label file with that of the image; return whether the file can be used."""
     try:
-        grid = read_grid(file)
-    except DataError as error:
+        check_same_grid(image, read_grid(file), name=f"label {file.name}")
+    except ImageError as error:
         facts.add("error", str(error))
         return False
-    image = facts.grid
-    if image is None or grid.matches(image):
-        return image is not None
-    found, wanted = (
-        (f"shape {g.shape}" if grid.shape != image.shape else f"affine {np.round(g.affine[:3], 3).tolist()}")
-        for g in (grid, image)
-    )
-    facts.add("error", f"label {file.name} is on another grid: {found}, the image's {wanted}")
-    return False
+    return True
 
 
-def _check_masks(facts: CaseFacts, case: Case, named: dict[Path, set[int] | None]) -> None:
-    """Measure every structure, and note values that no row names and sides that look exchanged."""
-    if facts.grid is None:
-        return
-    voxel_ml = abs(float(np.linalg.det(facts.grid.affine[:3, :3]))) / 1000.0
+def _check_masks(facts: CaseFacts, case: Case, grid: Grid, named: dict[Path, set[int] | None]) -> None:
+    """Measure every structure; find unused label values and sides that look exchanged."""
 
     def read(file: Path) -> npt.NDArray[Any]:
-        array = read_array(file)
-        whole: npt.NDArray[Any] = np.rint(array)
-        if not np.array_equal(whole, array):
-            facts.add("warning", f"label {file.name} has values that are not whole numbers: they are rounded")
+        values = read_labels(file, like=grid).array
         known = named[file]
         if known is not None:
-            facts.unnamed |= {int(v) for v in np.unique(whole) if v > 0 and int(v) not in known}
-        return whole
+            facts.unnamed |= {int(v) for v in np.unique(values) if v > 0 and int(v) not in known}
+        return values
 
     rightward: dict[str, float] = {}
     for target, mask in zip(case.targets, masks_of(case.targets, read), strict=True):
-        facts.volumes[target.prompt] = float(mask.sum()) * voxel_ml
+        facts.volumes[target.prompt] = float(mask.sum()) * grid.voxel_ml
         if mask.any() and other_side(target.prompt) is not None:
-            rightward[target.prompt] = _rightward(facts.grid, mask)
+            rightward[target.prompt] = _rightward(grid, mask)
     for prompt, place in rightward.items():
         other = other_side(prompt) or ""
         if "left" in prompt.lower() and other in rightward and place > rightward[other]:
-            facts.add("warning", f"{prompt!r} lies to the right of {other!r}: are the sides exchanged?")
+            facts.add("warning", f"{prompt!r} is to the right of {other!r}: are left and right exchanged?")
 
 
 def _rightward(grid: Grid, mask: npt.NDArray[np.bool_]) -> float:
-    """Return the centroid's coordinate towards the patient's right, mm."""
+    """Return the coordinate of the centroid towards the patient's right, mm."""
     centre = [np.average(np.arange(n), weights=_along(mask, axis)) for axis, n in enumerate(mask.shape)]
     return float((grid.affine @ np.array([*centre, 1.0]))[0])
 
@@ -203,21 +192,23 @@ def _along(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
 
 
 def _copies(facts: Iterable[CaseFacts]) -> list[Problem]:
-    """Name images that are in the list twice; between training and validation that is an error."""
+    """Find images that occur more than once; in both training and validation this is an error."""
     same: dict[str, list[CaseFacts]] = defaultdict(list)
     for fact in facts:
         same[str(fact.image.resolve())].append(fact)
         if fact.fingerprint:
             same[fact.fingerprint].append(fact)
     problems = []
-    told = set()
+    reported = set()
     for group in same.values():
         names = tuple(f"{f.split} {f.name}" for f in group)
-        if len(group) < 2 or names in told:
+        if len(group) < 2 or names in reported:
             continue
-        told.add(names)
+        reported.add(names)
         across = len({f.split for f in group}) > 1
-        message = "are one image: validation would measure memory" if across else "are one image"
+        message = "are the same image"
+        if across:
+            message += ": validation would score training cases"
         level: Level = "error" if across else "warning"
         problems.append(Problem(level=level, where=" and ".join(names), message=message))
     return problems
@@ -226,7 +217,7 @@ def _copies(facts: Iterable[CaseFacts]) -> list[Problem]:
 def _prompts(
     prompts: dict[str, Counter[str]], facts: list[CaseFacts], *, headers_only: bool
 ) -> list[Problem]:
-    """Compare the structures of both lists, and rows with voxels."""
+    """Check that validation prompts are trained and that rows have voxels."""
     problems = []
     for prompt in prompts["validation"].keys() - prompts["training"].keys():
         if prompts["training"]:
@@ -238,20 +229,20 @@ def _prompts(
         volumes = [f.volumes[prompt] for f in facts if prompt in f.volumes]
         empty = sum(v == 0 for v in volumes)
         if volumes and empty == len(volumes):
-            message = "no row has a voxel: is its label_value right?"
+            message = "no row has a voxel: check its label_value"
             problems.append(Problem(level="error", where=repr(prompt), message=message))
         elif empty:
             message = f"{empty} of {len(volumes)} rows have no voxel"
             problems.append(Problem(level="warning", where=repr(prompt), message=message))
     unnamed = Counter(value for f in facts for value in f.unnamed)
     for value, count in sorted(unnamed.items()):
-        message = f"no row names it; {count} cases have it"
+        message = f"not used by any row; {count} cases contain it"
         problems.append(Problem(level="warning", where=f"label value {value}", message=message))
     return problems
 
 
 def _mixture(facts: Iterable[CaseFacts]) -> list[Problem]:
-    """Warn of several orientations: the published recipe keeps the file's."""
+    """Warn of mixed orientations, since the published recipe keeps the orientation of each file."""
     counts = Counter(f.grid.orientation for f in facts if f.grid is not None)
     if len(counts) < 2:
         return []

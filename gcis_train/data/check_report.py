@@ -1,4 +1,4 @@
-"""What `gcis-train datalist check` found, as a table, as JSON and as a sheet of pictures."""
+"""Report the results of `gcis-train datalist check` as a table, as JSON and as a sheet of pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gcis_runtime.images.files import read_volume
 from gcis_runtime.pipeline.result import Structure
 from gcis_runtime.runs.preview import draw_overlay
 from gcis_runtime.system.atomic_files import replacing
@@ -18,13 +19,13 @@ from gcis_runtime.text import table
 from gcis_train.colors import distinct_colors
 from gcis_train.data.check import CaseFacts, Problem
 from gcis_train.data.datalist import Case
-from gcis_train.data.images import read_image, read_mask
+from gcis_train.data.masks import read_masks
 
 _TITLE = 26
 
 
 def summary(facts: Sequence[CaseFacts], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the whole finding, ready for JSON."""
+    """Return all results as JSON values."""
     grids = [f.grid for f in facts if f.grid is not None]
     hu = [f.hu for f in facts if f.hu is not None]
     prompts = dict.fromkeys(prompt for f in facts for prompt in f.volumes)
@@ -34,7 +35,7 @@ def summary(facts: Sequence[CaseFacts], problems: Sequence[Problem]) -> dict[str
         "cases": dict(Counter(f.split for f in facts)),
         "orientation": dict(Counter(g.orientation for g in grids)),
         "spacing_mm": _range([g.spacing for g in grids]),
-        "shape": _range([g.shape for g in grids if len(g.shape) == 3]),
+        "shape": _range([g.shape for g in grids]),
         "hu": [min(low for low, _ in hu), max(high for _, high in hu)] if hu else None,
         "structures": {prompt: _structure(prompt, facts) for prompt in prompts},
         "problems": [dataclasses.asdict(p) for p in problems],
@@ -43,25 +44,27 @@ def summary(facts: Sequence[CaseFacts], problems: Sequence[Problem]) -> dict[str
 
 def _structure(prompt: str, facts: Sequence[CaseFacts]) -> dict[str, Any]:
     volumes = [f.volumes[prompt] for f in facts if prompt in f.volumes]
-    there = [v for v in volumes if v > 0]
+    present = [v for v in volumes if v > 0]
     counts = Counter(f.split for f in facts if prompt in f.volumes)
     return {
         "training": counts["training"],
         "validation": counts["validation"],
-        "empty": len(volumes) - len(there),
-        "ml": [round(float(v), 3) for v in (min(there), np.median(there), max(there))] if there else None,
+        "empty": len(volumes) - len(present),
+        "ml": [round(float(v), 3) for v in (min(present), np.median(present), max(present))]
+        if present
+        else None,
     }
 
 
 def _range(values: Sequence[Sequence[float]]) -> list[list[float]] | None:
-    """Return the smallest and largest value along each axis."""
+    """Return the smallest and largest value per axis."""
     if not values:
         return None
     return [[round(float(n), 3) for n in side] for side in (np.min(values, axis=0), np.max(values, axis=0))]
 
 
-def told(result: dict[str, Any]) -> str:
-    """Say the finding's numbers for people; problems apart."""
+def text_table(result: dict[str, Any]) -> str:
+    """Return the results without the problems as text for a terminal."""
     rows = [["structure", "training", "validation", "empty", "median mL", "smallest", "largest"]]
     for prompt, s in result["structures"].items():
         low, middle, high = (f"{v:.1f}" for v in s["ml"]) if s["ml"] else ("-", "-", "-")
@@ -79,11 +82,11 @@ def told(result: dict[str, Any]) -> str:
 
 
 def write_sheet(path: Path, cases: Sequence[tuple[str, Case]]) -> None:
-    """Draw cases with their labels, one below the other, as one PNG; whole or not at all.
+    """Draw cases with their labels, one below the other, as one PNG, written atomically.
 
     Args:
         path: The PNG.
-        cases: Titles and cases whose files can be read.
+        cases: Titles and cases without errors.
 
     Raises:
         OutputError: The file cannot be written.
@@ -101,19 +104,19 @@ def write_sheet(path: Path, cases: Sequence[tuple[str, Case]]) -> None:
 
 
 def spread(facts: Sequence[CaseFacts], count: int) -> list[int]:
-    """Return up to `count` usable cases, evenly over the list."""
+    """Return the indices of up to `count` cases without errors, evenly spaced over the list."""
     usable = [index for index, f in enumerate(facts) if not f.broken]
     chosen = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)
     return [usable[i] for i in chosen]
 
 
 def _picture(title: str, case: Case, colors: dict[str, tuple[int, int, int]]) -> Image.Image:
-    """Draw one case under its title; a structure has one colour on the whole sheet."""
-    volume = read_image(case.image)
+    """Draw one case under its title; `colors` are by prompt."""
+    volume = read_volume(case.image)
     labels = np.zeros(volume.shape, np.uint16)
     structures = []
-    for value, target in enumerate(case.targets, start=1):
-        mask = read_mask(target)
+    masks = read_masks(case.targets, like=volume)
+    for value, (target, mask) in enumerate(zip(case.targets, masks, strict=True), start=1):
         labels[mask] = value
         voxels = int(mask.sum())
         structures.append(

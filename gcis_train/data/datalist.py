@@ -1,8 +1,9 @@
-"""The datalist: which image, which label file, which prompt; rows that share an image become one case.
+"""Read datalists: rows of image, label file and prompt; rows with the same image form one case.
 
-The published JSON form (`training` / `validation` lists of `image`, `label`, `prompt`) with an optional
-`label_value`, so that one multi-label file serves many prompts. A value may be a list (a liver and the
-tumours in it), and so may a label (left and right in files of their own). Paths are relative to the datalist.
+The format is the published JSON (lists `training` and `validation` of rows with `image`, `label`, `prompt`)
+with an optional `label_value`, so that one multi-label file serves many prompts. `label_value` may be a list
+(a liver and its tumours), and so may `label` (left and right in separate files). Paths are relative to the
+datalist.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.suffixes import stem
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One (image, structure).
+    """One structure of one image.
 
     Attributes:
         image: CT file.
-        label: Label file on the image's grid, or several: the structure is their union.
-        prompt: The structure, in words.
-        label_value: Value of the structure in each label file, or several; None means every value above
+        label: Label file on the grid of the image, or several; the structure is their union.
+        prompt: Text prompt of the structure.
+        label_value: Value of the structure in each label file, or several; None selects all values above
             zero.
     """
 
@@ -44,12 +46,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     @property
     def values(self) -> tuple[int, ...] | None:
-        """The label values; None means every value above zero."""
+        """The label values; None selects all values above zero."""
         return (self.label_value,) if isinstance(self.label_value, int) else self.label_value
 
 
 class Datalist(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows to train on and rows to validate on."""
+    """Rows for training and for validation."""
 
     training: tuple[Row, ...]
     validation: tuple[Row, ...] = ()
@@ -57,12 +59,12 @@ class Datalist(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """A labelled structure of a case: where its mask is.
+    """A labelled structure of a case.
 
     Attributes:
-        prompt: The structure, in words.
+        prompt: Text prompt of the structure.
         labels: Its label files; the mask is their union.
-        values: Its values in each of them; None means every value above zero.
+        values: Its values in each of them; None selects all values above zero.
     """
 
     prompt: str
@@ -70,7 +72,7 @@ class Target:
     values: tuple[int, ...] | None
 
     def select(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return where an array of whole label values holds the structure."""
+        """Return the mask of the structure in an array of label values."""
         if self.values is None:
             return np.asarray(labels > 0)
         if len(self.values) == 1:
@@ -80,12 +82,12 @@ class Target:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One image and the structures that were labelled on it; others are unknown, not absent.
+    """One image and its labelled structures; other structures are unknown, not absent.
 
     Attributes:
         image: CT file.
         targets: The labelled structures.
-        title: A name of its own, where the file's is another case's too (`ct.nii.gz` in every folder).
+        title: Name of the case, needed where file names are not unique (`ct.nii.gz` in every folder).
     """
 
     image: Path
@@ -94,26 +96,28 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The title, or the image's file name without its extension, for messages and tables."""
+        """The title, or else the file name of the image without its suffix, for messages and tables."""
         return self.title or stem(self.image)
 
 
 def read_datalist(path: Path) -> Datalist:
-    """Read a datalist strictly.
+    """Read and validate a datalist.
 
     Raises:
-        DataError: Missing, not JSON, a row with a wrong or missing field, no training row, or a list whose
-            name is nearly one of ours.
+        DataError: The file is missing or not JSON, a row has a wrong or missing field, a file of a row does
+            not exist, or the name of a list looks misspelt.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the datalist {path} cannot be read", received=error.strerror) from error
+        raise DataError(
+            f"the datalist {path} cannot be read", received=error.strerror, expected="a JSON file"
+        ) from error
     try:
         datalist = msgspec.json.decode(data, type=Datalist)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"the datalist {path} is not in the published form",
+            f"the datalist {path} is not in the published format",
             received=str(error),
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
@@ -125,29 +129,31 @@ def read_datalist(path: Path) -> Datalist:
 
 
 def _check_names(names: Iterable[str], path: Path) -> None:
-    """Refuse a misspelt list, which would be left out unseen; lists of other names are published too."""
-    ours = Datalist.__struct_fields__
-    for name in set(names) - set(ours):
-        meant = [n for n in ours if len(name) > 2 and n.startswith(name)]
-        meant += difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
+    """Raise an error for a misspelt list, which would be ignored; published datalists have further lists."""
+    known = Datalist.__struct_fields__
+    for name in set(names) - set(known):
+        meant = [n for n in known if len(name) > 2 and n.startswith(name)]
+        meant += difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if meant:
             raise DataError(
-                f"the datalist {path} has a list that nothing reads",
+                f"the datalist {path} has an unknown list",
                 received=repr(name),
-                expected=" and ".join(ours),
-                fix=f"If it is meant to be {meant[0]}, call it so; else give it another name.",
+                expected=" and ".join(known),
+                fix=f"If {meant[0]} is meant, rename the list; otherwise give it a less similar name.",
             )
 
 
 def _check_row(row: Row, *, where: str, folder: Path) -> None:
     if not row.prompt.strip():
-        raise DataError(f"{where} has an empty prompt", fix="Name the structure in words.")
+        raise DataError(
+            f"{where} has an empty prompt", received=repr(row.prompt), fix="Name the structure in words."
+        )
     if row.values is not None and (not row.values or min(row.values) < 1):
         raise DataError(
-            f"{where} has an impossible label_value", received=str(row.label_value), expected="1 or more"
+            f"{where} has an invalid label_value", received=str(row.label_value), expected="1 or more"
         )
     if not row.labels:
-        raise DataError(f"{where} has no label file", expected="one or more")
+        raise DataError(f"{where} has no label file", received="an empty list", expected="one or more")
     for field, name in (("image", row.image), *(("label", name) for name in row.labels)):
         if not (folder / name).is_file():
             raise DataError(
@@ -158,17 +164,17 @@ def _check_row(row: Row, *, where: str, folder: Path) -> None:
 
 
 def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
-    """Gather the rows of each image, in order of first appearance.
+    """Group rows by image, in order of first appearance.
 
     Raises:
-        DataError: The same prompt twice for one image.
+        DataError: An image has two rows with the same prompt.
     """
     targets: dict[str, list[Target]] = {}
     for row in rows:
         mine = targets.setdefault(row.image, [])
         if any(t.prompt == row.prompt for t in mine):
             raise DataError(
-                "the datalist labels one structure twice",
+                "the datalist has two rows for one structure",
                 received=f"{row.prompt!r} for {row.image}",
                 fix="Remove one of the two rows.",
             )
@@ -181,18 +187,13 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
 
 
 def titles(images: Sequence[Path]) -> list[str]:
-    """Name each image by its file, and by its folder too where another image has that file name."""
+    """Return a name per image: its file name, with its folder where file names are not unique."""
     names = [stem(image) for image in images]
     twice = {name for name, count in Counter(names).items() if count > 1}
     return [
         f"{image.parent.name}/{name}" if name in twice else name
         for image, name in zip(images, names, strict=True)
     ]
-
-
-def stem(path: Path) -> str:
-    """Return a file's name without `.nii.gz` or its one extension."""
-    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
 
 
 def prompts_of(cases: tuple[Case, ...]) -> tuple[str, ...]:

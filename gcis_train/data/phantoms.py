@@ -1,4 +1,4 @@
-"""Phantoms as files with a datalist: data to try the commands on, and truth to score against."""
+"""Write phantoms as image and label files with a datalist, for trials of the commands."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gcis_train.data.datalist import Datalist, Row
 def write_phantoms(
     folder: Path, *, count: int, seed: int, spacing: Triple, training_share: float = 0.0
 ) -> Datalist:
-    """Write phantoms `seed`, `seed + 1`, … as NIfTI with a `datalist.json`.
+    """Write phantoms `seed`, `seed + 1`, … as NIfTI files with a `datalist.json`.
 
     Args:
-        folder: Where; made if missing.
-        count: How many.
-        seed: The first phantom's seed.
+        folder: Output folder; created if missing.
+        count: Number of phantoms.
+        seed: Seed of the first phantom.
         spacing: Voxel size in mm.
-        training_share: Share of the cases listed under `training`; the others under `validation`.
+        training_share: Share of the cases in the list `training`; the others are in `validation`.
 
     Raises:
         OutputError: The folder cannot be written.

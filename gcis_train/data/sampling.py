@@ -1,7 +1,7 @@
-"""Training windows: what to draw is decided first, as a value, then applied.
+"""Draw training windows: choose position and augmentation as a value, then apply them to a case.
 
-Decisions come from a generator seeded by (seed, epoch, item), so that a resumed run draws what an
-uninterrupted one would have drawn.
+The random generator is seeded by (seed, epoch, item), so that a resumed run draws the same windows as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ BODY = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowDraw:
-    """One training window, decided: where it is and how it is changed.
+    """Position and augmentation of one training window.
 
     Attributes:
-        centre: Voxel of the case that the window is centred on.
+        centre: Voxel of the case at the centre of the window.
         flip: Axes to mirror.
         turns: Quarter turns in the plane of the first two axes.
         angles: Rotation about each axis, radians.
-        zoom: Size factor of what the window shows.
+        zoom: Size of the sampled region relative to the window.
         scale: Factor on the intensities.
-        shift: Added to the intensities.
-        targets: Index into the case's prompts and the prompt to train it as, for each mask.
+        shift: Offset added to the intensities.
+        targets: Per mask, the index into the prompts of the case, and the prompt to train.
     """
 
     centre: tuple[int, int, int]
@@ -56,15 +56,15 @@ def draw_window(
     rng: np.random.Generator,
     only: str | None = None,
 ) -> WindowDraw:
-    """Decide one window of a case.
+    """Choose position and augmentation of one window.
 
     Args:
-        case: Where to draw from.
-        options: Shares, probabilities, sizes.
-        prompts: Prompts of the run: structures beyond them are not trained (a phantom has all seven),
-            and a mirrored structure must be among them.
-        rng: Source of every choice.
-        only: The one structure to draw and train; None is all of them.
+        case: The case.
+        options: Shares, probabilities and sizes.
+        prompts: Prompts of the run: other structures are not trained (a phantom has all seven), and windows
+            are mirrored only if the prompts of the mirrored structures are among them.
+        rng: Random generator.
+        only: The structure to draw and train; None selects all.
     """
     a = options.augment
     wanted = prompts if only is None else (only,)
@@ -113,7 +113,7 @@ def _angles(a: AugmentSpec, rng: np.random.Generator) -> tuple[float, float, flo
 def _centre(
     case: CaseVolume, chosen: list[int], *, labelled: bool, rng: np.random.Generator
 ) -> tuple[int, int, int]:
-    """Pick a voxel: of a labelled structure (each structure equally likely), or of the body."""
+    """Choose a voxel of a labelled structure (each structure with equal probability), or of the body."""
     flat: npt.NDArray[np.intp] = np.empty(0, np.intp)
     if labelled and chosen:
         flat = np.flatnonzero(case.mask(int(rng.choice(chosen))))
@@ -127,10 +127,10 @@ def _centre(
 def _centre_inside(
     case: CaseVolume, chosen: list[int], roi: Shape3, *, labelled: bool, rng: np.random.Generator
 ) -> tuple[int, int, int]:
-    """Pick a voxel of a structure, or of the image outside it, as published; pull the window into the image.
+    """Choose a voxel of a structure, or of the image outside it, and move the window inside the image.
 
-    The image is what remains after cropping to intensities above zero. Where it is smaller than the
-    window, the window is centred on it and filled up with air; the published program stops there.
+    This is the published sampling. The image is the box of intensities above zero. Where the box is smaller
+    than the window, the window is centred on it and padded with air; the published program fails there.
     """
     content = case.image > 0
     mask = case.mask(int(rng.choice(chosen))) if chosen else np.zeros_like(content)
@@ -152,17 +152,17 @@ def _centre_inside(
 def cut_window(
     case: CaseVolume, draw: WindowDraw, roi: Shape3, *, clip: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Apply a decision.
+    """Cut a window from a case and augment it.
 
     Args:
-        case: Where to cut from.
-        draw: The decision.
-        roi: Window size.
-        clip: Clip changed intensities to [0, 1].
+        case: The case.
+        draw: Position and augmentation.
+        roi: Window size along X, Y, Z.
+        clip: Clip intensities to [0, 1] after augmentation.
 
     Returns:
-        Image (1, *roi) float32 and masks (targets, *roi) float32 of 0 and 1. Beyond the case the
-        image is 0 (air) and the masks are empty.
+        Image (1, *roi) float32 and masks (targets, *roi) float32 of 0 and 1. Outside the case, the image is
+        0 (air) and the masks are 0.
     """
     warped = draw.zoom != 1.0 or any(draw.angles)
     margin = 1.0 if not warped else 1.5
@@ -195,7 +195,7 @@ def _block_around(centre: tuple[int, int, int], roi: Shape3, margin: float) -> B
 
 
 def _take(array: npt.NDArray[np.generic], block: Block) -> npt.NDArray[np.generic]:
-    """Cut a block that may reach beyond the array; what is beyond is zero."""
+    """Cut a block that may extend beyond the array, with zeros outside."""
     inside = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(block, array.shape, strict=True))
     pad = [(max(-lo, 0), max(hi - n, 0)) for (lo, hi), n in zip(block, array.shape, strict=True)]
     piece = array[inside]
@@ -203,7 +203,7 @@ def _take(array: npt.NDArray[np.generic], block: Block) -> npt.NDArray[np.generi
 
 
 def _grid(draw: WindowDraw, roi: Shape3, size: Shape3) -> Tensor:
-    """Sampling positions (1, *roi, 3) in the block's normalised coordinates, last axis Z, Y, X."""
+    """Return sampling positions (1, *roi, 3) in normalised coordinates of the block, last axis Z, Y, X."""
     a, b, c = draw.angles
     rx = torch.tensor([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     ry = torch.tensor([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])

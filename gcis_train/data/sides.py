@@ -1,20 +1,20 @@
-"""Left and right in prompts: a mirrored window shows the mirrored structure."""
+"""Exchange left and right in prompts, since a mirrored window shows the mirrored structure."""
 
 from __future__ import annotations
 
 import re
 
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
-"""Whole words; `kidney_left` has a side too."""
+"""Whole words, including `kidney_left`."""
 _OTHER = {"left": "right", "right": "left"}
 _UNPAIRED = re.compile(r"(?<![a-z])(heart|cardiac|atrial|atrium)(?![a-z])", re.IGNORECASE)
-"""Left and right of the heart are two chambers of different shape, not two sides of the body."""
+"""The left and right chambers of the heart differ in shape; they are not mirror images."""
 
 
 def mirrored(prompt: str) -> str:
-    """Return the prompt with left and right exchanged, its capitals kept; unchanged without a side.
+    """Return the prompt with left and right exchanged and capitals kept; unchanged without a side.
 
-    The chambers of the heart have no side in this sense.
+    The chambers of the heart do not count as having a side.
     """
 
     def swap(match: re.Match[str]) -> str:

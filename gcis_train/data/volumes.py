@@ -1,4 +1,4 @@
-"""Cases as arrays: pre-processed once as the `PreprocessSpec` says, kept compactly in memory."""
+"""Load cases as arrays that are pre-processed according to a `PreprocessSpec`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from monai.transforms import (
     Compose,
     CropForeground,
     EnsureChannelFirstd,
-    LoadImage,
     Orientationd,
     ScaleIntensityRanged,
     Spacingd,
@@ -24,11 +23,13 @@ from monai.transforms import (
 from torch import Tensor
 
 from gcis_runtime.demo.phantom import STRUCTURES, make_phantom
-from gcis_runtime.errors import DataError
-from gcis_runtime.images.suffixes import ITK
+from gcis_runtime.errors import DataError, GcisError
+from gcis_runtime.images.files import read_grid, read_volume
+from gcis_runtime.images.grid import Grid, check_same_grid
+from gcis_runtime.images.labels import read_labels
 from gcis_runtime.spec import Foreground, PreprocessSpec
 from gcis_train.data.datalist import Case
-from gcis_train.data.images import masks_of, read_array, read_grid
+from gcis_train.data.masks import masks_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,13 @@ class CaseVolume:
     """A pre-processed case.
 
     Attributes:
-        name: For messages.
+        name: Name of the case for messages.
         image: (X, Y, Z) float16 in [0, 1].
-        labels: (X, Y, Z) uint8: 0 nothing, `i + 1` the structure `prompts[i]`. Where structures overlap,
-            `overlaps` holds the full masks.
+        labels: (X, Y, Z) uint8: 0 is background, `i + 1` is the structure `prompts[i]`. Where structures
+            overlap, `overlaps` holds their complete masks.
         prompts: The labelled structures.
-        left_right: Axis that runs between the patient's left and right.
-        overlaps: Full masks (bool) of structures that share voxels with another, by index.
+        left_right: Axis between the patient's left and right.
+        overlaps: Complete masks (bool) of structures that share voxels with another, by index.
     """
 
     name: str
@@ -58,9 +59,9 @@ class CaseVolume:
 
 
 def preprocessing(spec: PreprocessSpec, *, keys: Sequence[str]) -> Compose:
-    """Return MONAI's transforms for `spec`: `image` trilinear, every other key nearest.
+    """Return MONAI's transforms for `spec`: `image` by trilinear, every other key by nearest interpolation.
 
-    Without its crop, which every key takes from the image: see `content_box`.
+    The foreground crop is not included; `content_box` computes it from the image for all keys.
     """
     transforms: list[object] = [
         lambda data: {**data, **{key: load_tensor(data[key]) for key in keys}},
@@ -85,27 +86,27 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     thirty of 1024 x 1024 x 180 voxels (HaN-Seg), do not fit into memory together.
 
     Raises:
-        DataError: A file that cannot be read, a label on another grid, or non-finite intensities.
+        DataError: A file cannot be read, a label is on another grid or not a label map, or the image has
+            non-finite intensities.
     """
-    _check_grids(case.image, tuple(dict.fromkeys(path for t in case.targets for path in t.labels)))
     try:
-        loaded = preprocessing(spec, keys=["image"])({"image": case.image}, end=1)["image"]
-        finite = bool(np.isfinite(np.asarray(loaded)).all())  # before clipping hides infinities
-        if finite:
-            moved = preprocessing(spec, keys=["image"])({"image": loaded}, start=1)["image"]
-            box = content_box(moved, spec)
-            whole = masks_of(case.targets, lambda path: _label_values(path, loaded.affine, spec))
-            masks = (mask[box] for mask in whole)
-            image = np.asarray(moved[0], dtype=np.float32)[box]
-            prompts = tuple(t.prompt for t in case.targets)
-            return _pack(case.name, image, masks, prompts, np.asarray(moved.affine, dtype=np.float64))
+        grid = read_grid(case.image)
+        # All headers are compared before any voxel is read.
+        for path in dict.fromkeys(path for t in case.targets for path in t.labels):
+            check_same_grid(grid, read_grid(path), name=str(path))
+        moved = preprocessing(spec, keys=["image"])({"image": case.image})["image"]
+        box = content_box(moved, spec)
+        whole = masks_of(case.targets, lambda path: _label_values(path, grid, spec))
+        masks = (mask[box] for mask in whole)
+        image = np.asarray(moved[0], dtype=np.float32)[box]
+        prompts = tuple(t.prompt for t in case.targets)
+        return _pack(case.name, image, masks, prompts, np.asarray(moved.affine, dtype=np.float64))
     except Exception as error:
         raise DataError(
             f"the case {case.name} cannot be pre-processed",
             received=_root_cause(error),
-            fix="Repair its files or leave it out of the datalist.",
+            fix="Repair its files or remove the case from the datalist.",
         ) from error
-    raise DataError(f"the case {case.name} has non-finite intensities", fix="Repair or leave it out.")
 
 
 def cropper(rule: Foreground) -> CropForeground:
@@ -114,48 +115,59 @@ def cropper(rule: Foreground) -> CropForeground:
 
 
 def content_box(image: Tensor, spec: PreprocessSpec) -> tuple[slice, slice, slice]:
-    """Return the part of a pre-processed image that its foreground rule leaves; all of it without one.
+    """Return the box to which the foreground rule crops a pre-processed image; all of it without a rule.
 
     Args:
-        image: (1, X, Y, Z), intensities mapped.
+        image: (1, X, Y, Z), intensities in [0, 1].
         spec: The pre-processing.
 
     Raises:
-        DataError: The rule leaves nothing.
+        DataError: The image has no foreground.
     """
     if spec.crop is None:
         return slice(None), slice(None), slice(None)
     starts, ends = cropper(spec.crop).compute_bounding_box(image)
     if (starts >= ends).any():
-        raise DataError(f"nothing lies above {spec.intensity_window[0]:g} HU, which images are cropped to")
+        raise DataError(
+            f"the image has no voxel above {spec.intensity_window[0]:g} HU, to which it is cropped"
+        )
     x, y, z = (slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True))
     return x, y, z
 
 
-def _label_values(path: Path, affine: Tensor, spec: PreprocessSpec) -> npt.NDArray[Any]:
-    """Read a label file and bring its values to the network's grid.
+def _label_values(path: Path, grid: Grid, spec: PreprocessSpec) -> npt.NDArray[Any]:
+    """Read a label file and resample its values to the network's grid.
 
-    `affine` is the image's: a label's own may differ by header noise, and would then round to another size.
+    The affine is that of the image: rounding in the header of the label could result in another shape.
     """
-    label = load_tensor(path)
-    label.affine = affine
+    label = _tensor(read_labels(path, like=grid).array, grid.affine)
     moved = preprocessing(spec, keys=["label"])({"label": label}, start=1)["label"]
     values: npt.NDArray[Any] = np.rint(np.asarray(moved[0]))
     return values
 
 
 def load_tensor(path: Path) -> MetaTensor:
-    """Read a file as MONAI's transforms want it: (X, Y, Z) float32 with its RAS+ affine."""
-    if not path.name.endswith(ITK):
-        return LoadImage(image_only=True)(path)
-    return MetaTensor(read_array(path).astype(np.float32), affine=read_grid(path).affine)
+    """Read a CT as input of MONAI's transforms: (X, Y, Z) float32 in HU with its RAS+ affine.
+
+    `LoadImage` is not used: it takes the voxel size from pixdim where that differs from the sform, and has
+    other rules for formats than the runtime.
+
+    Raises:
+        ImageError: See `read_volume`.
+    """
+    volume = read_volume(path)
+    return _tensor(volume.array, volume.affine)
+
+
+def _tensor(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> MetaTensor:
+    return MetaTensor(np.ascontiguousarray(array, dtype=np.float32), affine=affine)
 
 
 def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
-    """Return a synthetic head and neck as a pre-processed case (made on the spec's grid, in RAS).
+    """Return a synthetic head and neck as a pre-processed case, generated on the grid of `spec` in RAS.
 
     Raises:
-        DataError: The spec asks for an orientation other than RAS.
+        DataError: `spec` has an orientation other than RAS or no spacing.
     """
     if spec.orientation != "RAS" or spec.spacing is None:
         raise DataError(
@@ -174,33 +186,10 @@ def load_phantom(seed: int, spec: PreprocessSpec) -> CaseVolume:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return what went wrong first: MONAI wraps it in the name of the transform."""
-    while error.__cause__ is not None:
+    """Return the message of the exception that MONAI's exceptions, which name only the transform, wrap."""
+    while error.__cause__ is not None and not isinstance(error, GcisError):
         error = error.__cause__
     return str(error)
-
-
-def _check_grids(image: Path, labels: Sequence[Path]) -> None:
-    """Compare headers only; the transforms read the voxels."""
-    try:
-        reference = read_grid(image)
-        grids = [(path, read_grid(path)) for path in labels]
-    except DataError as error:
-        raise DataError(f"a file of the case {image.name} cannot be read", received=str(error)) from error
-    if len(reference.shape) != 3:
-        raise DataError(
-            f"the image {image.name} is not one volume",
-            received=f"shape {reference.shape}",
-            expected="three axes",
-        )
-    for path, label in grids:
-        if not label.matches(reference):
-            raise DataError(
-                f"the label {path.name} is on another grid than {image.name}",
-                received=f"shape {label.shape}",
-                expected=f"shape {reference.shape} and the same affine",
-                fix="Resample the label to the image.",
-            )
 
 
 def _pack(
@@ -210,7 +199,7 @@ def _pack(
     prompts: tuple[str, ...],
     affine: npt.NDArray[np.float64],
 ) -> CaseVolume:
-    """Put masks into one label map as they come; those that share voxels with another are kept whole too."""
+    """Combine masks into one label map; masks that share voxels with another are also kept completely."""
     if len(prompts) > 255:
         raise DataError(
             f"the case {name} has too many structures", received=str(len(prompts)), expected="at most 255"
@@ -221,7 +210,7 @@ def _pack(
         for value in np.unique(labels[mask]):
             other = int(value) - 1
             if other >= 0:
-                # A mask that nothing has overwritten yet is whole in the label map.
+                # A mask that no other has overwritten yet is complete in the label map.
                 overlaps.setdefault(other, labels == value)
                 overlaps[index] = mask
         labels[mask] = index + 1

@@ -1,6 +1,6 @@
-"""The public CT datasets: one adaptor a file, from the folder that a dataset publishes to its samples.
+"""Adapt public CT datasets: one module per dataset, from the published folder to samples.
 
-A new dataset is one file with a `DATASET` and one line in the table below.
+A new dataset needs one module with a `DATASET` and one line in the table below.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ DATASETS: dict[str, Dataset] = {
         openkbp,
     )
 }
-"""Every adaptor by its kind."""
+"""All adaptors by kind."""
 
 
 def find_kind(name: str) -> str | None:
-    """Return the kind that a name means, whatever its capitals, dashes and underscores; None if none."""
+    """Return the kind for a name, ignoring case, spaces, dashes and underscores; None for unknown names."""
 
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "").replace(" ", "")

@@ -1,9 +1,9 @@
-"""AMOS, its CT part: 300 labelled abdominal CTs with 15 organs.
+"""Find the CT cases of AMOS: 300 labelled abdominal CTs with 15 organs.
 
 Layout and labels: https://zenodo.org/records/7262581 and Ji et al., NeurIPS 2022 (`amos22` with `imagesTr`,
 `labelsTr`, `imagesVa`, `labelsVa`, `imagesTs`, files `amos_0001.nii.gz`; its `dataset.json` names the label
-values). Numbers up to 500 are CT, above are MRI, which this network does not read. The test part has no
-labels.
+values). Numbers up to 500 are CT; higher numbers are MRI, which the network does not support. The test part
+has no labels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PARTS: dict[str, Part] = {"imagesTr": "training", "imagesVa": "validation"}
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the CT cases of AMOS."""
+    """Return the CT cases of AMOS."""
     images = listing.find(rf"images(?:Tr|Va)/amos_(?P<key>\d{{4}}){SUFFIX}")
     labels = listing.find(rf"labels(?:Tr|Va)/amos_(?P<key>\d{{4}}){SUFFIX}")
     mri = sorted(key for key in images.keys() | labels.keys() if int(key) > LAST_CT)

@@ -1,4 +1,4 @@
-"""BTCV abdomen ("Beyond the Cranial Vault", Synapse): 30 labelled abdominal CTs with 13 organs.
+"""Find the cases of BTCV abdomen ("Beyond the Cranial Vault"): 30 labelled CTs with 13 organs.
 
 Layout and labels: https://www.synapse.org/Synapse:syn3193805/wiki/217789
 (`RawData/Training/img/img0001.nii.gz` and `label/label0001.nii.gz`); the 20 test images have no labels.
@@ -28,7 +28,7 @@ _TEST = r"(?:Testing/img|imagesTs)/img\d{4}"
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of BTCV."""
+    """Return the cases of BTCV."""
     images = listing.find(rf"(?:Training/)?(?:img|imagesTr)/img(?P<key>\d{{4}}){SUFFIX}")
     labels = listing.find(rf"label(?P<key>\d{{4}}){SUFFIX}")
     tests = listing.find(rf"(?:Testing/img|imagesTs)/img(?P<key>\d{{4}}){SUFFIX}")

@@ -1,4 +1,4 @@
-"""From a dataset's folder to a datalist, with a report of what was found, left out and why."""
+"""Build a datalist from the folder of a dataset, with a report of used, skipped and unused files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.labels import read_labels
 from gcis_runtime.system.atomic_files import replacing
 from gcis_train.data.datalist import Datalist, Row
-from gcis_train.data.images import read_array
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
 from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
@@ -25,18 +25,18 @@ DEFAULT_SHARE = 0.2
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """What a datalist is made with.
+    """Options of a datalist.
 
     Attributes:
-        lesions: Whether tumours and cysts count as part of their organ; they have own rows either way.
-        sides: Whether left and right are one structure.
-        prompts: Only these; empty means all.
-        empty: Whether structures without a voxel get a row ("not here"); `drop` reads every label file.
-        seed: Of the split.
-        folds: Number of folds; 0 means no cross-validation.
-        fold: The fold that validates, from 0.
-        validation_share: Share of patients that validate; None means the dataset's own split, or 0.2.
-        test: Validate on the dataset's own test part, which is left out otherwise.
+        lesions: Whether tumours and cysts are part of their organ; they have their own rows in both cases.
+        sides: Whether left and right are separate structures or one.
+        prompts: Prompts to include; empty includes all.
+        empty: Whether structures without voxels get a row; `drop` reads every label file.
+        seed: Seed of the split.
+        folds: Number of folds; 0 disables cross-validation.
+        fold: Fold used for validation, counted from 0.
+        validation_share: Share of patients for validation; None uses the published split, or 0.2 without one.
+        test: Validate on the published test part, which is excluded otherwise.
     """
 
     lesions: Literal["organ", "apart"] = "organ"
@@ -62,11 +62,11 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
-    """A datalist and how it came about.
+    """A datalist with its report.
 
     Attributes:
         datalist: The rows.
-        report: Ready for JSON: counts, split, skipped cases with reasons, files that nothing uses.
+        report: JSON values: counts, split, skipped cases with reasons, unused files.
     """
 
     datalist: Datalist
@@ -81,17 +81,18 @@ def build(
     choices: Choices,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Read a dataset's folder.
+    """Build the datalist of a dataset.
 
     Args:
         dataset: The adaptor.
-        root: The dataset's folder.
-        folder: Where the datalist will lie: images below it get relative paths, others absolute ones.
+        root: Folder of the dataset.
+        folder: Folder of the datalist: files below it get relative paths, others absolute paths.
         choices: Merges and split.
-        progress: Told one line a case while label files are read.
+        progress: Called with one line per case while label files are read.
 
     Raises:
-        DataError: Not that dataset's folder, no complete case, or a prompt that it does not have.
+        DataError: The folder is not that of the dataset or has no complete case, or a prompt is unknown.
+        ImageError: A label file cannot be read.
     """
     listing = Listing(root)
     scan = dataset.scan(listing)
@@ -101,9 +102,7 @@ def build(
     skipped = list(scan.skipped)
     if choices.prompts:
         samples = _only(samples, choices.prompts)
-        skipped += [
-            Skip(name=s.name, reason="no structure that was asked for") for s in samples if not s.masks
-        ]
+        skipped += [Skip(name=s.name, reason="no requested structure") for s in samples if not s.masks]
         samples = [s for s in samples if s.masks]
     if choices.empty == "drop" or dataset.absent_is_unknown:
         samples = _without_empty(samples, progress)
@@ -125,15 +124,15 @@ def build(
     }
     if not rows["training"] and not rows["validation"]:
         raise DataError(
-            f"no case of {dataset.title} is left for the datalist",
+            f"the datalist of {dataset.title} would be empty",
             received=", ".join(f"{part} {len(found)}" for part, found in parts.items()),
-            fix="Its labels hold no voxel, or all its cases are its test part (--test lists those).",
+            fix="Check that the labels have voxels; if all cases are in the test part, use --test.",
         )
     return Built(datalist=Datalist(training=rows["training"], validation=rows["validation"]), report=report)
 
 
 def write_datalist(path: Path, built: Built) -> None:
-    """Write the datalist, with the report's account of it under `about`.
+    """Write the datalist, with dataset, source, options and split under `about`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -152,17 +151,17 @@ def _nothing(dataset: Dataset, listing: Listing, skipped: Sequence[Skip]) -> Dat
     if skipped:
         first = skipped[0]
         return DataError(
-            f"{listing.root} holds no complete case of {dataset.title}",
+            f"{listing.root} has no complete case of {dataset.title}",
             received=f"{len(skipped)} incomplete, such as {first.name}: {first.reason}",
             expected=dataset.layout,
             fix=f"The layout is documented at {dataset.source}.",
         )
-    dicom = " It holds DICOM: convert each series with `dcm2niix -z y`." if listing.has_dicom() else ""
+    dicom = " It contains DICOM: convert each series with `dcm2niix -z y`." if listing.has_dicom() else ""
     return DataError(
         f"{listing.root} does not look like {dataset.title}",
         received=listing.contents(),
         expected=dataset.layout,
-        fix=f"Give the folder that {dataset.source} describes.{dicom}",
+        fix=f"Pass the folder described at {dataset.source}.{dicom}",
     )
 
 
@@ -188,30 +187,32 @@ def _only(samples: Sequence[Sample], prompts: Sequence[str]) -> list[Sample]:
 
 
 def _without_empty(samples: Sequence[Sample], progress: Callable[[str], None]) -> list[Sample]:
-    """Drop the masks that hold no voxel; every label file is read once."""
+    """Remove masks without voxels; each label file is read once."""
 
     @functools.lru_cache(maxsize=256)
     def values(file: Path) -> frozenset[int]:
-        return frozenset(np.unique(np.rint(read_array(file))).astype(int).tolist())
+        return frozenset(np.unique(read_labels(file).array).tolist())
 
-    def there(mask: Mask) -> bool:
+    def has_voxels(mask: Mask) -> bool:
         found = frozenset[int]().union(*(values(file) for file in mask.files))
         return any(v > 0 for v in found) if mask.values is None else bool(found & set(mask.values))
 
     kept = []
     for number, sample in enumerate(samples, start=1):
-        kept.append(dataclasses.replace(sample, masks=tuple(m for m in sample.masks if there(m))))
+        kept.append(dataclasses.replace(sample, masks=tuple(m for m in sample.masks if has_voxels(m))))
         progress(f"{number}/{len(samples)}  {sample.name}  {len(kept[-1].masks)} structures")
     return kept
 
 
 def _split(samples: Sequence[Sample], choices: Choices) -> tuple[dict[str, list[Sample]], str]:
-    """Divide the samples into training, validation and what the dataset keeps for its test."""
+    """Divide the samples into training, validation and the published test part."""
     held = [s for s in samples if s.part == "test"]
     free = [s for s in samples if s.part != "test"]
     if choices.test:
         if not held:
-            raise DataError("this dataset publishes no labelled test part", fix="Leave --test out.")
+            raise DataError(
+                "the dataset has no labelled test part", received="--test", fix="Omit the option --test."
+            )
         return {"training": free, "validation": held, "held out": []}, "validation on the published test part"
     groups = {s.group for s in free}
     published = any(s.part == "validation" for s in free)
@@ -224,7 +225,7 @@ def _split(samples: Sequence[Sample], choices: Choices) -> tuple[dict[str, list[
     else:
         share = DEFAULT_SHARE if choices.validation_share is None else choices.validation_share
         chosen = hold_out(groups, share=share, seed=choices.seed)
-        how = f"{share:g} of the patients validate, seed {choices.seed}"
+        how = f"{share:g} of the patients for validation, seed {choices.seed}"
     return {
         "training": [s for s in free if s.group not in chosen],
         "validation": [s for s in free if s.group in chosen],

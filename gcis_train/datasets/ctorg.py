@@ -1,9 +1,9 @@
-"""CT-ORG: 140 CTs of many kinds with liver, bladder, lungs, kidneys, bones and brain.
+"""Find the cases of CT-ORG: 140 CTs with liver, bladder, lungs, kidneys, bones and brain.
 
 Layout, labels and split: the dataset's README (https://www.cancerimagingarchive.net/collection/ct-org/) and
 Rister et al., Scientific Data 2020 (`volume-0.nii.gz` and `labels-0.nii.gz`). Volumes 0 to 20 are its test
-part, the only one whose lungs and bones were drawn by hand. 131 of the volumes are those of LiTS. Both
-lungs are one label, and so are both kidneys and all bones.
+part, the only cases with manual contours of lungs and bones. 131 of the volumes are those of LiTS. Both lungs
+share one label, as do both kidneys and all bones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAST_TEST = 20
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of CT-ORG."""
+    """Return the cases of CT-ORG."""
     images = listing.find(rf"volume-(?P<key>\d+){SUFFIX}")
     labels = listing.find(rf"labels-(?P<key>\d+){SUFFIX}")
     return paired(images, labels, lambda file: label_map(file, ORGANS), name="volume-{}", part=_part)

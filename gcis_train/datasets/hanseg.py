@@ -1,9 +1,9 @@
-"""HaN-Seg: 42 head-and-neck CTs with 30 organs at risk, one mask a file.
+"""Find the cases of HaN-Seg: 42 head-and-neck CTs with 30 organs at risk, one mask per file.
 
 Layout and names: the dataset's README (https://zenodo.org/records/7442914) and Podobnik et al., "HaN-Seg:
 The head and neck organ-at-risk CT and MR segmentation dataset", Medical Physics 2023, table 2. Images and
-masks are NRRD; files converted to NIfTI under the same names serve as well. The MR images lie on another
-grid and are left aside. Not every organ is contoured on every patient: a missing file means unknown.
+masks are NRRD; files converted to NIfTI with the same names are accepted. The MR images are on another grid
+and are ignored. Not every organ is contoured on every patient: a missing file means unknown.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ORGANS = {
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of HaN-Seg."""
+    """Return the cases of HaN-Seg."""
     images = listing.find(rf"(?P<key>case_\d+)_IMG_CT{SUFFIX}")
     masks = listing.find(rf"(?P<key>case_\d+_OAR_\w+?)(?:\.seg)?{SUFFIX}")
     by_case: dict[str, list[Mask]] = {key: [] for key in images}

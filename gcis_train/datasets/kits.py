@@ -1,10 +1,10 @@
-"""KiTS19, KiTS21 and KiTS23: abdominal CTs with kidneys, kidney tumours and (since 2021) cysts.
+"""Find the cases of KiTS19, KiTS21 and KiTS23: abdominal CTs with kidneys, tumours and (since 2021) cysts.
 
 Layouts and labels: https://github.com/neheller/kits19, /kits21 and /kits23. Each case is a folder
 `case_00000` with `imaging.nii.gz` and `segmentation.nii.gz` (2019, 2023) or `aggregated_MAJ_seg.nii.gz`
-(2021: the majority of three annotators, which that challenge scores; its OR and AND twins are left aside).
-2019 knows no cysts; its folder is told by `kits.json`. The challenges score "kidney and mass" as one
-region, which is what an organ with its lesions is here. Kidneys of both sides are one label.
+(2021: the majority vote of three annotators, which that challenge scores; the unions and intersections are
+ignored). The 2019 release has no cysts and is recognised by `kits.json`. The challenges score "kidney and
+mass" as one region, which corresponds to an organ with its lesions here. Both kidneys share one label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LESIONS = {"kidney tumor": "kidney", "kidney cyst": "kidney"}
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of a KiTS release."""
+    """Return the cases of a KiTS release."""
     majority = listing.find(r"(?P<key>case_\d{5})/aggregated_MAJ_seg\.nii\.gz$")
     labels = listing.find(r"(?P<key>case_\d{5})/segmentation\.nii\.gz$") | majority
     return paired(listing.find(r"(?P<key>case_\d{5})/imaging\.nii\.gz$"), labels, _structures)

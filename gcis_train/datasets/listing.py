@@ -1,4 +1,4 @@
-"""The files of a dataset's folder, found by what their paths look like."""
+"""List the images of a dataset's folder and find them by patterns of their paths."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.suffixes import READABLE
 
-SUFFIX = r"\.(?:nii\.gz|nii|nrrd|mha)$"
-"""End of a pattern for an image: the converted form of a file serves as well as the published one."""
+SUFFIX = r"(?i:\.(?:nii\.gz|nii|nrrd|mha|mhd))$"
+"""End of a pattern for an image in any readable format, so that converted files are accepted too."""
 
 
 class Listing:
-    """Images below a folder, hidden files apart (archives made on a Mac carry `._` twins).
+    """The images below a folder, except hidden files (archives from macOS contain `._` files).
 
     Args:
         root: The dataset's folder.
@@ -28,7 +28,7 @@ class Listing:
         if not root.is_dir():
             raise DataError(
                 f"{root} is not a folder",
-                received="a file" if root.exists() else "nothing of that name",
+                received="a file" if root.exists() else "a path that does not exist",
                 expected="the dataset's folder",
             )
         self.root = root
@@ -40,10 +40,10 @@ class Listing:
         seen = set()
         for folder, inner, files in os.walk(self.root, followlinks=True):
             seen.add(os.path.realpath(folder))
-            # Datasets are often gathered from links; a link to a folder above it would never end.
+            # Datasets often consist of links; following one to a parent folder would not terminate.
             inner[:] = [n for n in inner if not n.startswith(".") and self._real(folder, n) not in seen]
             place = Path(folder).relative_to(self.root)
-            found += [(place / n).as_posix() for n in files if n.endswith(READABLE) and n[0] != "."]
+            found += [(place / n).as_posix() for n in files if n.lower().endswith(READABLE) and n[0] != "."]
         return tuple(sorted(found))
 
     @staticmethod
@@ -51,12 +51,12 @@ class Listing:
         return os.path.realpath(os.path.join(folder, name))  # noqa: PTH118 (hundreds of thousands of names)
 
     def find(self, pattern: str) -> dict[str, Path]:
-        """Return the images whose path matches, by the pattern's group `key`, in order of the key.
+        """Return the images whose path matches, by the group `key` of the pattern, sorted by key.
 
-        A pattern is looked for from the start of any folder or file name of the path.
+        A match may begin at any folder or file name of the path.
 
         Raises:
-            DataError: Two files for one key.
+            DataError: Two files have the same key.
         """
         found: dict[str, Path] = {}
         for name in self.names:
@@ -66,15 +66,15 @@ class Listing:
             key = match["key"]
             if key in found:
                 raise DataError(
-                    f"{self.root} holds two files for case {key}",
+                    f"{self.root} has two files for case {key}",
                     received=f"{found[key].relative_to(self.root)} and {name}",
-                    fix="Give the folder of one copy.",
+                    fix="Pass the folder of one copy.",
                 )
             found[key] = self.root / name
         return dict(sorted(found.items()))
 
     def unused(self, used: set[Path], aside: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the images that no sample uses and no pattern of `aside` explains."""
+        """Return the images that no sample uses and that match no pattern of `aside`."""
         return tuple(
             name
             for name in self.names
@@ -82,10 +82,10 @@ class Listing:
         )
 
     def contents(self) -> str:
-        """Say in a few words what the folder holds, for an error."""
+        """Return a short description of the folder's contents, for an error."""
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in self.root.iterdir())
         return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "nothing"
 
     def has_dicom(self) -> bool:
-        """Tell whether a DICOM file lies below the folder."""
+        """Return whether the folder contains a DICOM file."""
         return next(self.root.rglob("*.dcm"), None) is not None

@@ -1,8 +1,9 @@
-"""LiTS: 131 abdominal CTs with liver and liver tumours.
+"""Find the cases of LiTS: 131 abdominal CTs with liver and liver tumours.
 
 Layout and labels: https://competitions.codalab.org/competitions/17094 and Bilic et al., Medical Image
 Analysis 2023 (`Training Batch 1/volume-0.nii` and `segmentation-0.nii`); the test volumes have no labels.
-CT-ORG and the Decathlon's liver task hold the same patients: do not train on one and validate on another.
+CT-ORG and the liver task of the Decathlon contain the same patients: do not train on one and validate on
+another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ LESIONS = {"liver tumor": "liver"}
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of LiTS."""
+    """Return the cases of LiTS."""
     images = listing.find(rf"volume-(?P<key>\d+){SUFFIX}")
     labels = listing.find(rf"segmentation-(?P<key>\d+){SUFFIX}")
     return paired(images, labels, lambda file: label_map(file, LABELS, LESIONS), name="volume-{}")

@@ -1,4 +1,4 @@
-"""Labels that belong together: lesions with their organ, left with right."""
+"""Merge labels: lesions into their organ, left with right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gcis_train.datasets.samples import Mask
 
 
 def lesions_in_organs(masks: Sequence[Mask]) -> tuple[Mask, ...]:
-    """Count every lesion as part of its organ too; the lesions keep rows of their own."""
+    """Add each lesion to the mask of its organ; lesions keep their own masks too."""
     return tuple(
         functools.reduce(union, (lesion for lesion in masks if lesion.lesion_of == mask.prompt), mask)
         for mask in masks
@@ -21,7 +21,7 @@ def lesions_in_organs(masks: Sequence[Mask]) -> tuple[Mask, ...]:
 def sides_joined(masks: Sequence[Mask]) -> tuple[Mask, ...]:
     """Join left and right of a structure under the prompt without a side.
 
-    A structure whose other side is not labelled is left out: what is unknown cannot be part of "both".
+    A structure with only one side labelled is dropped, since the other side is unknown.
     """
     by_prompt = {mask.prompt: mask for mask in masks}
     joined: dict[str, Mask] = {}
@@ -41,15 +41,15 @@ def union(one: Mask, two: Mask) -> Mask:
     """Return the first mask with the second added.
 
     Raises:
-        ValueError: The two have neither their files nor their values in common, so that no list of files and
-            values says what belongs to it.
+        ValueError: Both files and values differ, so that no list of files with a list of values describes the
+            union.
     """
     if one.files == two.files:
         values = None if one.values is None or two.values is None else _sorted(one.values + two.values)
         return dataclasses.replace(one, values=values)
     if one.values == two.values:
         return dataclasses.replace(one, files=tuple(dict.fromkeys(one.files + two.files)))
-    raise ValueError(f"{one.prompt!r} and {two.prompt!r} have other files and other values")
+    raise ValueError(f"{one.prompt!r} and {two.prompt!r} differ in files and values")
 
 
 def _sorted(values: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
-"""Medical Segmentation Decathlon, the six CT tasks: liver, lung, pancreas, hepatic vessels, spleen, colon.
+"""Find the cases of the six CT tasks of the Medical Segmentation Decathlon.
 
 Layout and labels: http://medicaldecathlon.com and Antonelli et al., Nature Communications 2022. Each task
-is a folder `Task03_Liver` with a `dataset.json` that lists its training pairs and names its label values; a
-folder that holds several tasks is read as one dataset. What `dataset.json` says of the labels is compared
-with what is known here, so that a changed release cannot be mislabelled in silence.
+is a folder such as `Task03_Liver` with a `dataset.json` that lists its training pairs and names its label
+values; a folder with several tasks is read as one dataset. The labels in `dataset.json` are compared with the
+table below, so that a changed release is an error instead of wrong labels.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TASKS: dict[str, dict[int, tuple[str, str]]] = {
     "Task09_Spleen": {1: ("spleen", "spleen")},
     "Task10_Colon": {1: ("colon cancer primaries", "colon tumor")},
 }
-"""For each CT task and label value: the name in `dataset.json` (lower case), and the prompt."""
+"""Per CT task and label value: the name in `dataset.json` (lower case) and the prompt."""
 
 LESIONS = {"liver tumor": "liver", "pancreas tumor": "pancreas"}
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of every CT task at or below the folder."""
+    """Return the cases of every CT task in the folder."""
     samples: list[Sample] = []
     skipped: list[Skip] = []
     root = listing.root.resolve()
@@ -53,7 +53,7 @@ def _scan_task(folder: Path, samples: list[Sample], skipped: list[Skip]) -> None
     found = {v: str(n).lower() for v, n in index["labels"].items() if v != "0"}
     if found != known:
         raise DataError(
-            f"{folder / 'dataset.json'} names other labels than the release of {task}",
+            f"{folder / 'dataset.json'} has other labels than the release of {task}",
             received=str(found),
             expected=str(known),
         )
@@ -73,7 +73,9 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = msgspec.json.decode(path.read_bytes(), type=_Index)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a Decathlon index", received=str(error)) from error
+        raise DataError(
+            f"{path} is not a Decathlon index", received=str(error), expected="labels and training pairs"
+        ) from error
     return msgspec.structs.asdict(index)
 
 

@@ -1,9 +1,9 @@
-"""OpenKBP, converted to NIfTI: planning CTs of head-and-neck patients with seven structures.
+"""Find the cases of OpenKBP, converted to NIfTI: head-and-neck planning CTs with seven structures.
 
 The challenge (Babier et al., Medical Physics 2021, https://github.com/ababier/open-kbp) publishes sparse
-CSV files; `docs/how-to/headneck.md` says how this project keeps them: `pt_1_ct.nii.gz` and
-`pt_1_label.nii.gz`, values as below. Folders `train`, `val` and `test` are the challenge's parts. A
-structure without a voxel was not contoured, which does not mean that the patient lacks it: it gets no row.
+CSV files; `docs/how-to/headneck.md` describes their conversion to `pt_1_ct.nii.gz` and `pt_1_label.nii.gz`
+with the label values below. The folders `train`, `val` and `test` are the parts of the challenge. A structure
+without voxels was not contoured, which does not mean that it is absent: it gets no row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARTS: dict[str, Part] = {
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of converted OpenKBP."""
+    """Return the cases of converted OpenKBP."""
     images = listing.find(rf"(?P<key>[^/]+)_ct{SUFFIX}")
     labels = listing.find(rf"(?P<key>[^/]+)_label{SUFFIX}")
     return paired(images, labels, lambda file: label_map(file, STRUCTURES), part=_part)

@@ -1,10 +1,10 @@
-"""TCIA Pancreas-CT (NIH): 80 abdominal CTs with the pancreas.
+"""Find the cases of TCIA Pancreas-CT (NIH): 80 abdominal CTs with the pancreas.
 
 Layout: https://www.cancerimagingarchive.net/collection/pancreas-ct/ (Roth et al., MICCAI 2015). The
 collection publishes DICOM series in folders `PANCREAS_0001` … and labels as `label0001.nii.gz` (the archive
-`TCIA_pancreas_labels-02-05-2017`). Images have to be converted under their series' name,
-`PANCREAS_0001.nii.gz`. Series 25 and 70 are copies of another patient and their folders are empty in the
-present version; older copies of them are left out.
+`TCIA_pancreas_labels-02-05-2017`). Images must be converted to files named after their series, such as
+`PANCREAS_0001.nii.gz`. Series 25 and 70 are copies of another patient; their folders are empty in the current
+version, and older copies of them are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME = "PANCREAS_{}"
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of Pancreas-CT."""
+    """Return the cases of Pancreas-CT."""
     images = listing.find(rf"PANCREAS_(?P<key>\d{{4}})[^/]*{SUFFIX}")
     labels = listing.find(rf"label(?P<key>\d{{4}}){SUFFIX}")
     withdrawn = [key for key in WITHDRAWN if images.pop(key, None) or key in labels]

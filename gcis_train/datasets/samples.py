@@ -1,4 +1,4 @@
-"""What an adaptor finds: samples with their structures, and what it left out and why."""
+"""Define the results of a dataset adaptor: samples with their structures, and skipped cases."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Literal
 from gcis_train.datasets.listing import Listing
 
 Part = Literal["", "training", "validation", "test"]
-"""Where a dataset itself puts a sample; empty where it does not say."""
+"""The published part of a sample; empty if the dataset has no published split."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mask:
-    """A structure that a sample labels.
+    """A labelled structure of a sample.
 
     Attributes:
-        prompt: The structure in words.
+        prompt: Text prompt of the structure.
         files: Label files; the mask is their union.
-        values: Values in each file; None means every value above zero.
-        lesion_of: The prompt of the organ that this lesion lies in; empty for anything else.
+        values: Values in each file; None selects all values above zero.
+        lesion_of: Prompt of the organ that contains this lesion; empty for other structures.
     """
 
     prompt: str
@@ -35,11 +35,12 @@ class Sample:
     """One CT and its labels.
 
     Attributes:
-        name: As the dataset calls it.
+        name: Name in the dataset.
         image: CT file.
-        masks: What is labelled on it.
-        patient: Samples of one patient never come apart; the name where a patient has one sample.
-        part: Where the dataset itself puts it.
+        masks: Labelled structures.
+        patient: Name of the patient, whose samples a split keeps together; empty if the patient has one
+            sample.
+        part: Published part of the sample.
     """
 
     name: str
@@ -50,13 +51,13 @@ class Sample:
 
     @property
     def group(self) -> str:
-        """What a split keeps together."""
+        """The name of the group of samples that a split keeps together."""
         return self.patient or self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Skip:
-    """A case that was left out, and why."""
+    """A skipped case with the reason."""
 
     name: str
     reason: str
@@ -64,7 +65,7 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What an adaptor found."""
+    """The result of an adaptor."""
 
     samples: tuple[Sample, ...]
     skipped: tuple[Skip, ...] = ()
@@ -72,16 +73,16 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """An adaptor.
+    """An adaptor for a dataset.
 
     Attributes:
-        kind: Its name on the command line.
-        title: The dataset's own name.
-        source: Where the layout and the labels are documented.
-        layout: What the folder holds, for help and for errors.
-        scan: From the folder's files to samples.
-        aside: Patterns of files that the dataset publishes and that training does not use.
-        absent_is_unknown: A structure without a voxel was not contoured, rather than not there.
+        kind: Name on the command line.
+        title: Name of the dataset.
+        source: URL of the documentation of layout and labels.
+        layout: Expected contents of the folder, for help and errors.
+        scan: Function from the files of the folder to samples.
+        aside: Patterns of published files that training does not use.
+        absent_is_unknown: Whether a structure without voxels was not contoured, rather than absent.
     """
 
     kind: str
@@ -100,8 +101,8 @@ def label_map(
 
     Args:
         file: The label map.
-        table: Prompt of each value.
-        lesions: The organ's prompt for each prompt that is a lesion.
+        table: Prompt by label value.
+        lesions: Prompt of the organ by prompt of the lesion.
     """
     of = lesions or {}
     return tuple(
@@ -118,14 +119,14 @@ def paired(
     name: str = "{}",
     part: Callable[[Path], Part] = lambda _image: "",
 ) -> Scan:
-    """Return the scan of a dataset that has one image and one label map a case.
+    """Return the scan of a dataset with one image and one label map per case.
 
     Args:
-        images: By key.
-        labels: By key.
-        structures: From a label map to its structures.
-        name: A sample's name, with `{}` for the key.
-        part: Where the dataset puts an image.
+        images: Images by key.
+        labels: Label maps by key.
+        structures: Function from a label map to its structures.
+        name: Name of a sample, with `{}` for the key.
+        part: Function from an image to its published part.
     """
     samples = tuple(
         Sample(name=name.format(key), image=image, masks=structures(labels[key]), part=part(image))

@@ -1,10 +1,10 @@
-"""SegRap2023: 120 patients with nasopharyngeal carcinoma, plain and contrast CT, 45 organs and 2 targets.
+"""Find the cases of SegRap2023: plain and contrast CT of 120 patients with 45 organs and 2 tumour volumes.
 
 Layout and names: https://segrap2023.grand-challenge.org/dataset/ and Luo et al., Medical Image Analysis
-2025. A case folder `segrap_0000` holds `image.nii.gz`, `image_contrast.nii.gz` and one mask a structure;
-the updated labels of task 1 come as a second tree of case folders, and replace the masks of the same name.
-Both CTs are samples; a split keeps a patient's together. The one-hot label maps repeat the masks and are
-left aside.
+2025. A case folder `segrap_0000` holds `image.nii.gz`, `image_contrast.nii.gz` and one mask per structure.
+The updated labels of task 1 are a second tree of case folders and replace the masks of the same name. Both
+CTs are samples; a split keeps those of a patient together. The one-hot label maps repeat the masks and are
+ignored.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ STRUCTURES = {
     for name, prompt in _PAIRED.items()
     for side in ("left", "right")
 }
-"""Prompt of each mask file: 45 organs (13 single ones, 16 pairs) and two gross tumour volumes."""
+"""Prompt of each mask file: 45 organs (13 single, 16 paired) and two gross tumour volumes."""
 
 _IMAGES = {"image": "", "image_contrast": "_contrast"}
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of SegRap2023."""
+    """Return the cases of SegRap2023."""
     cases: dict[str, dict[str, Path]] = {}
     masks: dict[str, dict[str, Path]] = {}
-    # The updated labels' tree comes last, so that its masks replace the first ones.
+    # Updated labels are sorted last, so that they replace the first ones.
     for name in sorted(listing.names, key=lambda n: ("Update" in n, n)):
         parts = name.split("/")
         case = parts[-2] if len(parts) > 1 else listing.root.resolve().name
@@ -93,7 +93,7 @@ DATASET = Dataset(
     kind="segrap",
     title="SegRap2023",
     source="https://segrap2023.grand-challenge.org/dataset/",
-    layout="segrap_0000/image.nii.gz, image_contrast.nii.gz and one mask a structure (Parotid_L.nii.gz)",
+    layout="segrap_0000/image.nii.gz, image_contrast.nii.gz and one mask per structure (Parotid_L.nii.gz)",
     scan=scan,
     aside=(
         r"SegRap2023_Training_Set_120cases_OneHot_Labels",

@@ -1,7 +1,7 @@
-"""Which patients train and which validate: decided by the seed and the patient's name alone.
+"""Split patients into training and validation, depending on the seed and their names only.
 
-Patients are put in the order of a hash of (seed, name), so that neither the order of a folder's listing nor
-the machine matters, and adding a patient moves few others.
+Patients are sorted by a hash of (seed, name), so that splits are the same on every machine and file system,
+and an added patient moves few others.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 
 def shuffled(patients: Iterable[str], seed: int) -> list[str]:
-    """Return the distinct patients in the seed's order."""
+    """Return the distinct patients in the order given by the seed."""
     return sorted(set(patients), key=lambda p: (hashlib.sha256(f"{seed}/{p}".encode()).digest(), p))
 
 
 def hold_out(patients: Iterable[str], *, share: float, seed: int) -> frozenset[str]:
-    """Return a share of the patients, rounded; at least one of several unless the share is 0."""
+    """Return a share of the patients, rounded, but at least one of several unless the share is 0."""
     order = shuffled(patients, seed)
     count = round(share * len(order))
     if share > 0 and not count and len(order) > 1:
@@ -25,5 +25,5 @@ def hold_out(patients: Iterable[str], *, share: float, seed: int) -> frozenset[s
 
 
 def fold_of(patients: Iterable[str], *, folds: int, fold: int, seed: int) -> frozenset[str]:
-    """Return the patients of one of `folds` parts of nearly equal size (`fold` counts from 0)."""
+    """Return the patients of one of `folds` parts of nearly equal size; `fold` counts from 0."""
     return frozenset(shuffled(patients, seed)[fold::folds])

@@ -1,10 +1,9 @@
-"""TotalSegmentator v1 and v2: 1204 and 1228 CTs with 104 and 117 structures, one mask a file.
+"""Find the cases of TotalSegmentator v1 and v2: 1204 and 1228 CTs with 104 and 117 structures.
 
 Layout and names: https://doi.org/10.5281/zenodo.6802613 (v1), https://doi.org/10.5281/zenodo.10047292 (v2),
 https://github.com/wasserth/TotalSegmentator and Wasserthal et al., Radiology: AI 2023. A case is a folder
-`s0011` with `ct.nii.gz` and `segmentations/<structure>.nii.gz`; `meta.csv` (fields apart by `;`) names each
-case's part. A mask without a voxel is published where a structure is not in the image. Cysts of the kidneys
-(v2) are files of their own.
+`s0011` with `ct.nii.gz` and `segmentations/<structure>.nii.gz`; `meta.csv` (separated by `;`) lists the part
+of each case. Structures outside the image have an empty mask. Kidney cysts (v2) have separate files.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ _WORDS = {
     "gluteus minimus": "gluteus minimus muscle",
     "vertebrae": "vertebra",
 }
-"""Published names that do not read as words."""
+"""Readable forms of published names."""
 
 _PARTS: dict[str, Part] = {"train": "training", "val": "validation", "test": "test"}
 
 
 def prompt_of(name: str) -> str:
-    """Return the prompt of a mask file: side first, words apart (`iliac_vena_left`: left iliac vein)."""
+    """Return the prompt of a mask file, with the side first (`iliac_vena_left`: left iliac vein)."""
     side = re.search(r"_(left|right)(?=_|$)", name)
     plain = name.replace(side.group(0), "", 1) if side else name
     text = plain.replace("_", " ")
@@ -75,7 +74,7 @@ def prompt_of(name: str) -> str:
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of TotalSegmentator."""
+    """Return the cases of TotalSegmentator."""
     images = listing.find(r"(?P<key>s\d{4})/ct\.nii\.gz$")
     masks: dict[str, list[Mask]] = {}
     for name in listing.names:
@@ -98,7 +97,7 @@ def scan(listing: Listing) -> Scan:
 
 
 def _parts(root: Path) -> dict[str, Part]:
-    """Read each case's part from `meta.csv`, if it is there."""
+    """Read the part of each case from `meta.csv`, if the file exists."""
     file = root / "meta.csv"
     if not file.is_file():
         return {}
@@ -107,9 +106,9 @@ def _parts(root: Path) -> dict[str, Part]:
             return {row["image_id"]: _PARTS[row["split"]] for row in csv.DictReader(handle, delimiter=";")}
     except (KeyError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{file} does not say each case's part",
+            f"{file} does not list the part of each case",
             received=f"no {error}",
-            expected="columns image_id and split, apart by semicolons; split is train, val or test",
+            expected="columns image_id and split, separated by semicolons; split is train, val or test",
         ) from error
 
 

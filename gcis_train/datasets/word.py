@@ -1,8 +1,8 @@
-"""WORD: 150 abdominal CTs of radiotherapy patients with 16 organs, published in three parts.
+"""Find the cases of WORD: 150 abdominal CTs of radiotherapy patients with 16 organs, in three parts.
 
 Layout and labels: https://github.com/HiLab-git/WORD and Luo et al., Medical Image Analysis 2022
 (`WORD-V0.1.0` with `imagesTr`, `labelsTr`, `imagesVal`, `labelsVal`, `imagesTs`, `labelsTs`, files
-`word_0002.nii.gz`). Both adrenal glands are one label.
+`word_0002.nii.gz`). Both adrenal glands share one label.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PARTS: dict[str, Part] = {"imagesTr": "training", "imagesVal": "validation", "i
 
 
 def scan(listing: Listing) -> Scan:
-    """Find the cases of WORD."""
+    """Return the cases of WORD."""
     images = listing.find(rf"images(?:Tr|Val|Ts)/word_(?P<key>\d+){SUFFIX}")
     labels = listing.find(rf"labels(?:Tr|Val|Ts)/word_(?P<key>\d+){SUFFIX}")
     return paired(images, labels, lambda file: label_map(file, ORGANS), name="word_{}", part=_part)

@@ -1,1 +1,1 @@
-"""Evaluation: predictions, scores, reports and pictures."""
+"""Evaluate segmentations: predictions, scores, reports and pictures."""

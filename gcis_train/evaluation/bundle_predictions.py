@@ -1,14 +1,13 @@
-"""A bundle as a source of predictions: the same code path as `gcis-run`."""
+"""Predict with a bundle, by the same code as `gcis-run`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from gcis_runtime import Segmenter
+from gcis_runtime import Segmenter, read_volume
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_train.data.datalist import Case
-from gcis_train.data.images import read_image
 from gcis_train.evaluation.evaluate import Prediction, Source
 
 
@@ -16,17 +15,17 @@ from gcis_train.evaluation.evaluate import Prediction, Source
 def bundle_source(
     bundle: str, *, engine: str, precision: str, device: str = "cpu", restore: Restore = DEFAULT_RESTORE
 ) -> Iterator[Source]:
-    """Open a bundle; yields the source of its predictions.
+    """Open a bundle and yield the source of its predictions.
 
     Raises:
-        BundleError: No such bundle, or a damaged one.
-        EngineError: The engine cannot be had.
+        BundleError: The bundle is missing or damaged.
+        EngineError: The engine is not available.
     """
     with Segmenter.open(bundle, engine=engine, precision=precision, device=device) as segmenter:
         values = {label.prompt: label.value for label in segmenter.bundle.manifest.labels}
 
         def predict(case: Case) -> Prediction:
-            labels = segmenter.segment(read_image(case.image), restore=restore).labels
+            labels = segmenter.segment(read_volume(case.image), restore=restore).labels
             return Prediction(labels=labels, values=values)
 
         notes = {

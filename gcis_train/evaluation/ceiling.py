@@ -1,6 +1,7 @@
-"""The ceiling of a voxel size: the Dice that the true labels themselves reach after the way there and back.
+"""Compute the ceiling of a voxel size: the Dice of the true labels after resampling to it and back.
 
-A network answers on a grid of its own spacing. Even one without any error loses what that grid cannot hold.
+A network predicts on a grid of its own spacing. Even without errors, its labels lose the details that this
+grid cannot represent.
 """
 
 from __future__ import annotations
@@ -13,35 +14,37 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.grids.grid_transform import GridTransform, plan_grid
+from gcis_runtime.images.files import read_grid
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import Case
-from gcis_train.data.images import read_grid, read_mask
+from gcis_train.data.masks import read_masks
 from gcis_train.data.volumes import load_case
 from gcis_train.metrics import dice
 
 WAYS = {
-    "nearest": "labels to the grid by nearest voxel, as training does, and back the same way, as "
-    "gcis-run --restore nearest does",
-    "smooth": "partial volumes to the grid and back by linear interpolation, cut at one half: what logits "
-    "hold that gcis-run interpolates before it decides, its default",
+    "nearest": "labels to the grid by nearest voxel, as in training, and back by nearest voxel, as in "
+    "gcis-run --restore nearest",
+    "smooth": "partial volumes to the grid and back by linear interpolation, thresholded at one half: the "
+    "resolution of logits that gcis-run interpolates to the image's grid, its default",
 }
 
 
 def ceilings(
     cases: Sequence[Case], specs: dict[str, PreprocessSpec], *, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Return the Dice of the true labels after each grid, by name of the grid, way and prompt.
+    """Return the Dice of the true labels after resampling, by grid, interpolation and prompt.
 
     Args:
         cases: Labelled cases.
-        specs: Grids by name; intensities do not matter, nor does cropping to them.
-        progress: Told one line a case.
+        specs: Grids by name; intensity windows and foreground crops are ignored.
+        progress: Called with one line per case.
 
     Returns:
-        For each grid and way the mean and worst Dice of each prompt, its cases, and the mean over prompts.
+        Per grid and interpolation: mean and worst Dice and number of cases per prompt, and the mean over
+        prompts.
 
     Raises:
-        DataError: A file that cannot be read, or a label on another grid than its image.
+        DataError: A file cannot be read, or a label is on another grid than its image.
     """
     scores: dict[tuple[str, str, str], list[float]] = {}
     for number, case in enumerate(cases, start=1):
@@ -57,15 +60,15 @@ def ceilings(
 
 
 def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float]]:
-    """Return way, prompt and Dice of each structure of a case."""
+    """Return interpolation, prompt and Dice of each structure of a case."""
     spec = msgspec.structs.replace(spec, foreground=msgspec.UNSET)
+    learned = load_case(case, spec)  # the same masks as in training
     grid = read_grid(case.image)
     x, y, z = grid.shape
     transform = plan_grid((x, y, z), grid.affine, spec)
-    learned = load_case(case, spec)  # the very masks that training sees
     found = []
-    for index, target in enumerate(case.targets):
-        truth = read_mask(target)
+    truths = read_masks(case.targets, like=grid)
+    for index, (target, truth) in enumerate(zip(case.targets, truths, strict=True)):
         nearest = transform.invert(learned.mask(index).astype(np.uint8)) > 0
         smooth = _smooth(truth, transform)
         found.append(("nearest", target.prompt, dice(nearest, truth)))
@@ -74,7 +77,7 @@ def _case_scores(case: Case, spec: PreprocessSpec) -> list[tuple[str, str, float
 
 
 def _smooth(truth: npt.NDArray[np.bool_], transform: GridTransform) -> npt.NDArray[np.bool_]:
-    """Bring a mask's partial volumes to the network's grid and back, linearly, and cut at one half."""
+    """Resample a mask linearly to the network's grid and back, and threshold it at one half."""
     share = transform.forward(truth.astype(np.float32))
     if transform.to_file is not None:
         share = transform.to_file.linear(share)
@@ -95,7 +98,7 @@ def _summary(scores: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the mean Dice of each prompt as a Markdown table: a column for each grid and way."""
+    """Return the mean Dice per prompt as a Markdown table, with one column per grid and interpolation."""
     columns = [(name, way) for name in result["grids"] for way in WAYS]
     summaries = [result["grids"][name][way] for name, way in columns]
     lines = [

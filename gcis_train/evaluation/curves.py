@@ -1,4 +1,4 @@
-"""Learning curves of a run as one picture, from its TensorBoard log."""
+"""Draw the learning curves of a run from its TensorBoard log."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _EVENTS = "events.out.tfevents.*"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """One scalar of a log: steps (N,) and values (N,), in order of step."""
+    """One scalar of a log: steps (N,) and values (N,), sorted by step."""
 
     steps: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
 
 
 def read_curves(run_dirs: Sequence[Path]) -> tuple[dict[str, Curve], tuple[int, ...]]:
-    """Read the scalars of one run, or of several that followed one another.
+    """Read the scalars of one run, or of several consecutive runs.
 
     Args:
-        run_dirs: Run folders, in order; later ones are counted on from the last step of the earlier.
+        run_dirs: Run folders in order; the steps of a run continue from the last step of the run before.
 
     Returns:
         Curves by tag, and the step at which each further run begins.
 
     Raises:
-        DataError: A folder without a TensorBoard log.
+        DataError: A folder has no TensorBoard log.
     """
     parts: dict[str, list[Curve]] = {}
     offset, begins = 0, []
@@ -62,18 +62,18 @@ def read_curves(run_dirs: Sequence[Path]) -> tuple[dict[str, Curve], tuple[int, 
 
 
 def log_folder(run_dir: Path) -> Path:
-    """Return the folder of a run's TensorBoard log: its own, or that of a warm start's static stage.
+    """Return the folder of the TensorBoard log of a run, or of the static stage of a warm start.
 
     Raises:
-        DataError: There is none.
+        DataError: The run has no log.
     """
     for folder in (run_dir / "tensorboard", run_dir / "static" / "tensorboard", run_dir):
         if any(folder.glob(_EVENTS)):
             return folder
     raise DataError(
         f"{run_dir} has no TensorBoard log",
-        expected=f"tensorboard/{_EVENTS} in it",
-        fix="Name the --run-dir of a training.",
+        expected=f"a file tensorboard/{_EVENTS}",
+        fix="Pass the --run-dir of a training run.",
     )
 
 
@@ -87,12 +87,12 @@ def _read(folder: Path) -> dict[str, Curve]:
             steps=np.array([e.step for e in events]), values=np.array([e.value for e in events], np.float64)
         )
     if not curves:
-        raise DataError(f"the TensorBoard log {folder} is empty", fix="Let the training make a step first.")
+        raise DataError(f"the TensorBoard log {folder} is empty", fix="Wait for the first training step.")
     return curves
 
 
 def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
-    """Return the mean over the last `window` values at each place (fewer at the start); NaN are skipped."""
+    """Return the moving mean over the last `window` values (fewer at the start), ignoring NaN."""
     finite = np.isfinite(values)
     total = np.cumsum(np.where(finite, values, 0.0))
     count = np.cumsum(finite)
@@ -102,12 +102,12 @@ def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.flo
 
 
 def draw_curves(curves: dict[str, Curve], *, title: str, begins: Sequence[int] = ()) -> Figure:
-    """Draw loss, Dice of each prompt and learning rate, one above the other over the same steps.
+    """Draw loss, Dice per prompt and learning rate in three panels with a common axis of steps.
 
     Args:
-        curves: Scalars by tag; a panel without its curves says so.
-        title: Above the picture.
-        begins: Steps at which a further run begins, marked by a line.
+        curves: Scalars by tag; a panel without curves is labelled "not in the log".
+        title: Title of the figure.
+        begins: Steps at which a further run begins, marked by a vertical line.
     """
     figure = Figure(figsize=(10, 10), layout="constrained")
     FigureCanvasAgg(figure)
@@ -118,7 +118,7 @@ def draw_curves(curves: dict[str, Curve], *, title: str, begins: Sequence[int] =
     if RATE in curves:
         rate.plot(curves[RATE].steps, curves[RATE].values, color="black", linewidth=1)
     else:
-        _say_missing(rate)
+        _draw_missing(rate)
     rate.set_ylabel("learning rate")
     rate.set_xlabel("step")
     for axes in (loss, dice, rate):
@@ -131,7 +131,7 @@ def draw_curves(curves: dict[str, Curve], *, title: str, begins: Sequence[int] =
 def _draw_loss(axes: Axes, curve: Curve | None) -> None:
     axes.set_ylabel("loss")
     if curve is None:
-        _say_missing(axes)
+        _draw_missing(axes)
         return
     axes.plot(curve.steps, curve.values, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
     window = max(1, len(curve.values) // 50)
@@ -145,7 +145,7 @@ def _draw_dice(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.set_ylabel("validation Dice")
     axes.set_ylim(0, 1)
     if not curves:
-        _say_missing(axes)
+        _draw_missing(axes)
         return
     for tag in sorted(curves, key=lambda tag: tag == MEAN):
         curve, name = curves[tag], tag.removeprefix(VALIDATION)
@@ -155,15 +155,15 @@ def _draw_dice(axes: Axes, curves: dict[str, Curve]) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="last value")
 
 
-def _say_missing(axes: Axes) -> None:
+def _draw_missing(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not in the log", transform=axes.transAxes, ha="center", va="center", color="grey")
 
 
 def write_curves(run_dirs: Sequence[Path], path: Path) -> dict[str, Curve]:
-    """Read the log of one or more runs and write the picture as PNG; returns the curves.
+    """Read the log of one or more runs, write the figure as PNG, and return the curves.
 
     Raises:
-        DataError: A folder without a TensorBoard log.
+        DataError: A folder has no TensorBoard log.
         OutputError: The file cannot be written.
     """
     curves, begins = read_curves(run_dirs)

@@ -1,9 +1,8 @@
-"""Evaluation on a datalist: every labelled structure of every case, on the images' own grids."""
+"""Evaluate predictions on a datalist: score every labelled structure of every case on the image's grid."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_runtime.images.files import read_grid
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_train.data.datalist import Case, Target
-from gcis_train.data.images import Grid, read_array, read_grid, read_mask
+from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.reference import reference_labels
 from gcis_train.evaluation.scores import TOLERANCE, Score, score
 from gcis_train.nets.network import StaticGcisNet
@@ -25,11 +25,11 @@ from gcis_train.weights.checkpoint import Checkpoint
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What is scored.
+    """The predicted label map of a case.
 
     Attributes:
         labels: Label map (X, Y, Z) on the image's grid.
-        values: Value of each prompt in it; other prompts are not scored.
+        values: Label value of each prompt; other prompts are not scored.
     """
 
     labels: npt.NDArray[Any]
@@ -38,12 +38,12 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where predictions come from: a network, a bundle or a folder.
+    """A source of predictions: a network, a bundle or a folder.
 
     Attributes:
-        predict: Gives a case's prediction; None where there is none and that is allowed.
-        prompts: What it can predict; None where each prediction says.
-        notes: What the record says about it.
+        predict: Function from a case to its prediction, or to None where a missing prediction is allowed.
+        prompts: Prompts that the source predicts; None if they differ between predictions.
+        notes: Entries for the summary.
     """
 
     predict: Callable[[Case], Prediction | None]
@@ -52,19 +52,19 @@ class Source:
 
 
 class Watcher(Protocol):
-    """Sees every scored case before its label map is dropped."""
+    """Receives every scored case before its label map is released."""
 
     def see(self, case: Case, prediction: Prediction, scores: Sequence[Score]) -> None:
-        """Look at one case."""
+        """Process one scored case."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The outcome.
+    """The result of an evaluation.
 
     Attributes:
-        scores: One a (case, structure).
-        tolerance: Of the surface Dice, in mm.
+        scores: One score per case and structure.
+        tolerance: Tolerance of the surface Dice in mm.
         unscored: Prompts of the datalist that the source does not predict, with their number of rows.
         missing: Cases without a prediction.
     """
@@ -86,14 +86,15 @@ def evaluate(
     """Predict every case and score its labelled structures.
 
     Args:
-        cases: What to evaluate.
-        source: Where predictions come from.
-        progress: Told one line a case.
-        tolerance: Distance in mm that the surface Dice forgives.
-        watcher: Shown every scored case.
+        cases: The cases.
+        source: Source of the predictions.
+        progress: Called with one line per case.
+        tolerance: Tolerance of the surface Dice in mm.
+        watcher: Receives every scored case.
 
     Raises:
-        DataError: No case has a structure that can be scored, or a label is on another grid.
+        DataError: No case has a structure that can be scored, or a prediction is on another grid.
+        ImageError: A file cannot be read, or a label is on another grid.
     """
     scores: list[Score] = []
     unscored: dict[str, int] = {}
@@ -122,7 +123,7 @@ def evaluate(
             "no labelled structure of the datalist is predicted",
             received=f"predictions of {sorted(source.prompts)}" if source.prompts is not None else None,
             expected=f"one of {sorted(unscored)}",
-            fix="The names must be equal, letter for letter.",
+            fix="Use exactly the same prompts in the datalist and in the predictions.",
         )
     return Evaluation(scores=tuple(scores), tolerance=tolerance, unscored=unscored, missing=tuple(missing))
 
@@ -131,41 +132,28 @@ def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[
     """Score the structures of a case that a prediction has.
 
     Raises:
-        DataError: A label or the prediction is on another grid than the image.
+        DataError: The prediction has another shape than the image.
+        ImageError: A file cannot be read, or a label is on another grid than the image.
     """
     targets = [t for t in case.targets if t.prompt in prediction.values]
     grid = read_grid(case.image)
-    _check_grids(case, targets, grid)
     if prediction.labels.shape != grid.shape:
         raise DataError(
-            f"the prediction for {case.name} is on another grid than its image",
-            received=f"shape {prediction.labels.shape}",
-            expected=f"shape {grid.shape}",
+            f"the prediction for {case.name} has another shape than its image",
+            received=f"{prediction.labels.shape}",
+            expected=f"{grid.shape}",
         )
-    read = functools.cache(read_array)  # one file often holds every structure
     return [
         score(
             prediction.labels == prediction.values[target.prompt],
-            read_mask(target, read=read),
+            truth,
             case=case.name,
             prompt=target.prompt,
             spacing=grid.spacing,
             tolerance=tolerance,
         )
-        for target in targets
+        for target, truth in zip(targets, read_masks(targets, like=grid), strict=True)
     ]
-
-
-def _check_grids(case: Case, targets: Sequence[Target], grid: Grid) -> None:
-    for path in dict.fromkeys(path for target in targets for path in target.labels):
-        label = read_grid(path)
-        if not label.matches(grid):
-            raise DataError(
-                f"the label {path.name} is on another grid than its image",
-                received=f"shape {label.shape}, spacing {label.spacing}",
-                expected=f"shape {grid.shape}, spacing {grid.spacing} and the same affine",
-                fix="Resample the label to the image.",
-            )
 
 
 def _count(unscored: dict[str, int], targets: Sequence[Target]) -> None:
@@ -179,12 +167,13 @@ def network_source(
     """Return the reference pipeline of a checkpoint: PyTorch and MONAI.
 
     Raises:
-        CheckpointError: The checkpoint does not say its pre-processing, window or prompts.
+        CheckpointError: The checkpoint lacks its pre-processing, window or prompts.
     """
     config = found.config
     if config.preprocess is None or config.window is None or not config.prompts:
         raise CheckpointError(
-            f"{found.folder} does not say its pre-processing, window or prompts",
+            f"{found.folder} lacks its pre-processing, window or prompts",
+            expected="a checkpoint that gcis-train wrote",
             fix="Evaluate a bundle that was exported with --roi and --prompt instead.",
         )
     net = static_network(found).to(device)
@@ -203,7 +192,7 @@ def network_source(
 
 
 def static_network(found: Checkpoint) -> StaticGcisNet:
-    """Return the static network for every prompt of a checkpoint's table, in its order."""
+    """Return the static network for all prompts of a checkpoint's table, in its order."""
     if found.config.kind == "static":
         return found.static()
     net = found.routed()

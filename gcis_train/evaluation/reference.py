@@ -1,6 +1,6 @@
-"""The reference pipeline: PyTorch and MONAI from file to label map, as the published code evaluates.
+"""Segment a CT with PyTorch and MONAI, as the published code does: the reference for `gcis-run`.
 
-Slow and heavy on purpose: what `gcis-run` is compared with.
+Speed and memory are not optimised.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def reference_labels(
 
     Args:
         image: CT file.
-        predictor: Windows (B, 1, *roi) to logits (B, P, *roi), foreground minus background.
-        preprocess: What the network expects.
-        window: How windows lie and are blended.
-        restore: `"nearest"` as the published code: labels, then back to the file's grid; `"smooth"` takes the
-            logits back by linear interpolation and compares them there.
-        device: Where the network runs; the CPU when None.
+        predictor: Function from windows (B, 1, *roi) to logits (B, P, *roi), foreground minus background.
+        preprocess: Pre-processing of the network.
+        window: Size, overlap and blending of windows.
+        restore: `"nearest"` resamples the label map to the file's grid, as the published code does;
+            `"smooth"` resamples the logits by linear interpolation and compares them on the file's grid.
+        device: Device of the network; None selects the CPU.
 
     Returns:
         (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where logit `p` is the largest and positive.
@@ -83,7 +83,7 @@ def reference_labels(
 
 
 def geometry_of(spec: PreprocessSpec) -> Compose:
-    """Return the transforms that bring an image (1, X, Y, Z) to the network's grid."""
+    """Return the transforms of an image (1, X, Y, Z) to the network's grid."""
     steps: list[object] = []
     if spec.orientation is not None:
         steps.append(Orientation(axcodes=spec.orientation, labels=None))
@@ -93,24 +93,24 @@ def geometry_of(spec: PreprocessSpec) -> Compose:
 
 
 def undo_crop(values: Tensor, content: MetaTensor, crop: CropForeground) -> Tensor:
-    """Bring values on the cropped grid back to the network's, with zeros outside: logits of background.
+    """Invert the foreground crop: pad values with zeros, which are logits of background.
 
     Args:
         values: (C, X, Y, Z) on the grid of `content`.
-        content: What `crop` left of the image.
+        content: The cropped image.
         crop: The transform.
     """
-    applied = copy.deepcopy(content.applied_operations)  # the inverse takes parts out of it
+    applied = copy.deepcopy(content.applied_operations)  # the inverse removes entries
     undone: MetaTensor = crop.inverse(MetaTensor(values, affine=content.affine, applied_operations=applied))
     return torch.as_tensor(undone.as_tensor())
 
 
 def undo_geometry(values: Tensor, moved: MetaTensor, geometry: Compose, *, mode: str) -> Tensor:
-    """Bring values on the network's grid back to the file's.
+    """Invert the geometry transforms: resample values from the network's grid to the file's grid.
 
     Args:
         values: (C, X, Y, Z) on the grid of `moved`.
-        moved: What `geometry` made of the image.
+        moved: The image after `geometry`.
         geometry: The transforms.
         mode: `"bilinear"` or `"nearest"`.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation writes: every score as CSV, summaries per prompt and per case as JSON and Markdown."""
+"""Write the results of an evaluation: scores as CSV, summaries per prompt and case as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TABLE_FILE = "summary.md"
 
 
 def summarise(found: Evaluation) -> dict[str, Any]:
-    """Return means, medians and worst values per prompt and per case, ready for JSON.
+    """Return means, medians and worst values per prompt and per case as JSON values.
 
-    The overall means are over prompts, each prompt counting once. `mean`, `median` and `worst` of a prompt
-    are those of its Dice.
+    The overall means are over prompts, with equal weights. `mean`, `median` and `worst` of a prompt refer to
+    its Dice.
     """
     prompts = {prompt: _prompt_row(scores) for prompt, scores in _grouped(found.scores, "prompt").items()}
     rows = list(prompts.values())
@@ -81,13 +81,13 @@ def _spread(values: Sequence[float], *, worst: Callable[[Sequence[float]], float
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are defined; None where none is (JSON has no NaN)."""
+    """Return the mean of the defined values, or None without any (JSON has no NaN)."""
     defined = [value for value in values if value is not None]
     return round(float(np.mean(defined)), 4) if defined else None
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the rows per prompt as a Markdown table."""
+    """Return the summary per prompt as a Markdown table."""
     head = f"surface Dice, {result['tolerance_mm']:g} mm"
     lines = [
         f"| structure | cases | mean Dice | median | worst | {head} | worst | HD95, mm | worst | undefined |",
@@ -129,20 +129,20 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return the whole summary as Markdown: both tables, the definitions, what was left out."""
+    """Return the whole summary as Markdown: both tables, the definitions and the unscored items."""
     parts = ["# Evaluation\n", table(result), "## Cases\n", _case_table(result)]
     if result.get("worst_cases"):
         parts += ["## Worst cases\n", "".join(f"![{name}]({name})\n" for name in result["worst_cases"])]
     parts += ["## Definitions\n", "".join(f"- {name}: {text}\n" for name, text in DEFINITIONS.items())]
-    left_out = [f"prompt {prompt!r}: {rows} rows" for prompt, rows in result["unscored_prompts"].items()]
-    left_out += [f"case {case}: no prediction" for case in result["cases_without_prediction"]]
-    if left_out:
-        parts += ["## Not scored\n", "".join(f"- {text}\n" for text in left_out)]
+    unscored = [f"prompt {prompt!r}: {rows} rows" for prompt, rows in result["unscored_prompts"].items()]
+    unscored += [f"case {case}: no prediction" for case in result["cases_without_prediction"]]
+    if unscored:
+        parts += ["## Not scored\n", "".join(f"- {text}\n" for text in unscored)]
     return "\n".join(parts)
 
 
 def write_results(folder: Path, found: Evaluation, notes: dict[str, Any]) -> dict[str, Any]:
-    """Write scores and summaries into a folder; returns the summary.
+    """Write scores and summaries into a folder, and return the summary.
 
     Raises:
         OutputError: A file cannot be written.
@@ -160,7 +160,7 @@ def write_results(folder: Path, found: Evaluation, notes: dict[str, Any]) -> dic
 
 
 def _csv(scores: Sequence[Score]) -> str:
-    """Every score, a row each; an undefined distance is blank."""
+    """Return the scores as CSV, one row per score; undefined distances are blank."""
     text = io.StringIO()
     names = [field.name for field in dataclasses.fields(Score)]
     writer = csv.writer(text, lineterminator="\n")

@@ -1,7 +1,7 @@
-"""Scores of one structure on one case: Dice, normalised surface Dice and HD95, with every empty case defined.
+"""Score one structure of one case: Dice, normalised surface Dice and HD95, also for empty masks.
 
-Distances are in mm on the image's own grid, between voxel centres of its true (anisotropic) spacing. MONAI
-computes them; masks are cropped to the box of both first, since distance maps cost with the volume.
+Distances are in mm on the image's grid, between voxel centres at its (anisotropic) spacing. They are computed
+by MONAI on masks cropped to their common bounding box, since the cost of distance maps grows with the volume.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ TOLERANCE = 2.0
 """Default tolerance of the surface Dice in mm."""
 
 DEFINITIONS = {
-    "dice": "2 |P and T| / (|P| + |T|) of the predicted and the true voxels",
-    "surface_dice": "share of both surfaces' area that lies within the tolerance of the other surface "
-    "(normalised surface Dice; surface elements of the marching cubes kind, MONAI with sub-voxel edges)",
-    "hd95_mm": "the larger of the two 95th percentiles of distances from one surface's voxels to the other "
-    "surface (MONAI)",
+    "dice": "2 |P and T| / (|P| + |T|) of the predicted voxels P and the true voxels T",
+    "surface_dice": "share of the area of both surfaces within the tolerance of the other surface "
+    "(normalised surface Dice; marching-cubes surface elements, MONAI with sub-voxel edges)",
+    "hd95_mm": "the larger of the two 95th percentiles of distances from the voxels of one surface to the "
+    "other surface (MONAI)",
     "both empty": "Dice and surface Dice 1, HD95 0",
-    "truth empty": "something predicted where nothing is true: Dice and surface Dice 0, HD95 undefined",
-    "prediction empty": "nothing predicted where something is true: Dice and surface Dice 0, HD95 undefined",
-    "undefined": "null in JSON, blank in CSV; left out of the mean, median and worst HD95, and counted",
+    "truth empty": "only the true mask is empty: Dice and surface Dice 0, HD95 undefined",
+    "prediction empty": "only the predicted mask is empty: Dice and surface Dice 0, HD95 undefined",
+    "undefined": "null in JSON, blank in CSV; excluded from mean, median and worst HD95, and counted",
 }
-"""What the numbers of an evaluation mean; written beside them."""
+"""Definitions of the scores, included in the summary of an evaluation."""
 
 Empty = Literal["", "both", "truth", "prediction"]
 Mask = npt.NDArray[np.bool_]
@@ -40,15 +40,15 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """One structure of one case.
+    """Scores of one structure of one case.
 
     Attributes:
-        case: The case.
-        prompt: The structure.
-        dice: In [0, 1].
-        surface_dice: In [0, 1].
-        hd95_mm: In mm; None where exactly one of the masks is empty.
-        empty: Which of the masks has no voxel.
+        case: Name of the case.
+        prompt: Prompt of the structure.
+        dice: Dice coefficient in [0, 1].
+        surface_dice: Normalised surface Dice in [0, 1].
+        hd95_mm: HD95 in mm; None where exactly one of the masks is empty.
+        empty: The mask without voxels: `both`, `truth`, `prediction`, or an empty string for neither.
         voxels_true: Voxels of the true mask.
         voxels_predicted: Voxels of the predicted mask.
     """
@@ -75,12 +75,12 @@ def score(
     """Score a predicted mask.
 
     Args:
-        predicted: (X, Y, Z).
-        truth: (X, Y, Z), the same grid.
-        case: The case's name.
-        prompt: The structure.
+        predicted: Predicted mask (X, Y, Z).
+        truth: True mask (X, Y, Z) on the same grid.
+        case: Name of the case.
+        prompt: Prompt of the structure.
         spacing: Voxel size in mm along X, Y, Z.
-        tolerance: Distance in mm that the surface Dice forgives.
+        tolerance: Tolerance of the surface Dice in mm.
     """
     surface, distance = surface_scores(predicted, truth, spacing=spacing, tolerance=tolerance)
     return Score(
@@ -106,7 +106,7 @@ def surface_scores(
     # MONAI's layout: batch, class, X, Y, Z. It adds a margin of one voxel itself.
     a, b = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls its own edges with an old argument
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 uses a deprecated argument
         surface = compute_surface_dice(
             a, b, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
         )
@@ -124,7 +124,7 @@ def _empty(predicted: Mask, truth: Mask) -> Empty:
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:
-    """Return the bounding box of a mask that is not empty."""
+    """Return the bounding box of a non-empty mask."""
     box = []
     for axis in range(3):
         inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))

@@ -1,9 +1,8 @@
-"""Pictures of the worst cases: what was predicted above what is true, through the worst structure."""
+"""Draw the worst cases: prediction above truth, in planes through the worst structure."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gcis_runtime.images.files import read_volume
 from gcis_runtime.runs.preview import draw_planes
 from gcis_runtime.system.atomic_files import replacing
 from gcis_train.colors import distinct_colors
 from gcis_train.data.datalist import Case
-from gcis_train.data.images import read_array, read_image, read_mask
+from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.evaluate import Prediction
 from gcis_train.evaluation.scores import Score
 
@@ -31,10 +31,10 @@ class _Seen:
 
 
 class WorstCases:
-    """Keeps the label maps of the cases with the lowest mean Dice, and no others.
+    """Keeps the label maps of the cases with the lowest mean Dice only.
 
     Args:
-        count: How many.
+        count: Number of cases to keep.
     """
 
     def __init__(self, count: int) -> None:
@@ -42,7 +42,7 @@ class WorstCases:
         self._kept: list[_Seen] = []
 
     def see(self, case: Case, prediction: Prediction, scores: Sequence[Score]) -> None:
-        """Look at one scored case."""
+        """Keep a scored case if it is among the worst."""
         mean = float(np.mean([s.dice for s in scores]))
         labels = np.zeros(prediction.labels.shape, np.uint16)
         for index, score in enumerate(scores, start=1):
@@ -51,11 +51,11 @@ class WorstCases:
         self._kept = sorted(self._kept, key=lambda seen: seen.dice)[: self._count]
 
     def write(self, folder: Path) -> list[str]:
-        """Draw every kept case into `folder`; returns the files' names, the worst first.
+        """Draw the kept cases into `folder`, and return the names of the files, the worst case first.
 
         Raises:
             OutputError: A file cannot be written.
-            GcisError: A case's files cannot be read again.
+            ImageError: A file of a case cannot be read.
         """
         names = []
         for rank, seen in enumerate(self._kept, start=1):
@@ -67,19 +67,19 @@ class WorstCases:
 
 
 def _draw(seen: _Seen) -> Image.Image:
-    """Two rows of three planes: prediction, truth."""
-    read = functools.cache(read_array)
-    targets = {target.prompt: target for target in seen.case.targets}
-    masks = [read_mask(targets[score.prompt], read=read) for score in seen.scores]
+    """Draw two rows of three planes: prediction and truth."""
+    image = read_volume(seen.case.image)
+    by_prompt = {target.prompt: target for target in seen.case.targets}
+    masks = list(read_masks([by_prompt[score.prompt] for score in seen.scores], like=image))
     truth = np.zeros(seen.labels.shape, np.uint16)
     for index, mask in enumerate(masks, start=1):
         truth[mask] = index
     worst = min(range(len(masks)), key=lambda i: seen.scores[i].dice)
-    # A structure that is not there is looked at where it was predicted.
+    # The planes of a structure without true voxels are those of its prediction.
     aim = masks[worst] if masks[worst].any() else seen.labels == worst + 1
     colors = distinct_colors([score.prompt for score in seen.scores])
     return draw_planes(
-        read_image(seen.case.image),
+        image,
         [("predicted", seen.labels), ("true", truth)],
         colors=dict(enumerate(colors, start=1)),
         legend=[(color, _text(score)) for color, score in zip(colors, seen.scores, strict=True)],

@@ -100,7 +100,7 @@ def scaled_beyond(**fields: object) -> bytes:
 
 IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated gzip": (cut, "damaged or truncated"),
-    "bomb behind a small header": (raw(gzip.compress(header() + VOXELS) + zeros(4)), "goes on after"),
+    "bomb behind a small header": (raw(gzip.compress(header() + VOXELS) + zeros(4)), "continues after"),
     "bomb with a header to match": (
         raw(gzip.compress(header(dim=[3, 1290, 1290, 1290, 1, 1, 1, 1])) + zeros(4)), "too small for a CT",
     ),
@@ -112,7 +112,7 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "too many dims": (raw(header(dim=[99, 9, 8, 7, 1, 1, 1, 1]) + VOXELS), "damaged header"),
     "nan pixdim": (raw(header(pixdim=[1, np.nan, 2, 2, 0, 0, 0, 0]) + VOXELS), "pixdim is not finite"),
     "infinite pixdim": (raw(header(pixdim=[1, 2, np.inf, 2, 0, 0, 0, 0]) + VOXELS), "pixdim is not finite"),
-    "bitpix of another type": (raw(header(bitpix=32) + VOXELS * 2), "bitpix does not fit"),
+    "bitpix of another type": (raw(header(bitpix=32) + VOXELS * 2), "bitpix does not match"),
     "unknown datatype": (raw(header(datatype=7777) + VOXELS), "damaged header"),
     "vox_offset beyond the file": (raw(header(vox_offset=1e6) + VOXELS), "truncated"),
     "vox_offset beyond reason": (raw(gzip.compress(header(vox_offset=3e9)) + zeros(4)), "vox_offset is imp"),
@@ -127,7 +127,7 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "scaled to infinity": (raw(scaled_beyond(scl_slope=1e38)), "504 of 504 voxels NaN or infinite"),
     "NaN and infinity": (nan_image, "3 of 125 voxels"),
     "the length of a header alone": (raw(b"\x5c\x01\0\0" + bytes(range(256)) * 8), "header without voxels"),
-    "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "goes on after its last voxel"),
+    "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "continues after its last voxel"),
     "an empty folder": (lambda folder: folder, "holds no image"),
     "a pipe": (fifo, "not a regular file"),
     "a device": (lambda _: Path("/dev/zero"), "not a regular file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 from collections.abc import Callable
@@ -127,6 +128,16 @@ def write_ct(
     """Write a smooth test CT of 3 mm voxels."""
     affine = np.diag([-3.0, -3.0, 3.0, 1.0]) if affine is None else affine
     nib.save(nib.Nifti1Image(smooth_ct(shape, seed=seed), affine), path)
+    return path
+
+
+def set_pixdim(path: Path, size: float) -> Path:
+    """Overwrite the voxel size in the pixdim field of a `.nii.gz` file, as faulty writers do."""
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    header = nib.Nifti1Header(bytes(data[:348]), check=False)
+    header["pixdim"][1:4] = size
+    data[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(data)))
     return path
 
 

@@ -12,12 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+from monai.transforms import LoadImage
 
+from gcis_export.targets.ct_reader import CtReader
 from gcis_export.targets.monai_bundle import write_monai_bundle
 from gcis_runtime import Segmenter, read_volume
 from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.errors import OutputError
+from gcis_runtime.errors import GcisError, OutputError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
+from tests.support.bundles_and_images import set_pixdim
 from tests.support.export_cases import cheap_bundle
 
 SCHEMA = Path(__file__).parents[2] / "data" / "monai_metadata.schema.json"
@@ -61,6 +64,7 @@ def test_the_folder_is_laid_out_as_monai_asks(made):
         "docs/README.md",
         "models/model.onnx",
         "scripts/__init__.py",
+        "scripts/ct_reader.py",
         "scripts/onnx_network.py",
     ]
     assert (folder / "models" / "model.onnx").read_bytes() == bundle.model_file.read_bytes()
@@ -135,7 +139,10 @@ def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
         np.random.default_rng(2).normal(100, 250, (3, 2, 3)), np.ones((9, 9, 9))
     )
     (tmp_path / "in").mkdir()
-    nib.save(nib.Nifti1Image(image, np.diag([-3.0, -3.1, 3.2, 1])), tmp_path / "in" / "ct.nii.gz")
+    placed = nib.Nifti1Image(image[..., None], np.diag([-3.0, -3.1, 3.2, 1]))
+    placed.set_qform(None, 0)
+    nib.save(placed, tmp_path / "in" / "ct.nii.gz")
+    set_pixdim(tmp_path / "in" / "ct.nii.gz", 1)  # gcis-run takes the voxel size from the affine
     enter(folder)
     parser = ConfigParser()
     parser.read_config("configs/inference.json")
@@ -151,6 +158,48 @@ def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
     box = ours.crop["box"]
     seen = parser.get_parsed_content("dataset")[0]["image"].shape[1:]
     assert list(seen) == [b - a for a, b in box] and ours.crop["windows_saved"] > 0
+
+
+def _load(path):
+    return LoadImage(reader=CtReader, ensure_channel_first=True)(path)
+
+
+@pytest.mark.parametrize("pixdim", [None, 1.0])
+@pytest.mark.parametrize("axes", [3, 4])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.uint8])
+def test_its_reader_gives_the_voxels_and_the_grid_of_gcis_run(tmp_path, pixdim, axes, dtype):
+    rng = np.random.default_rng(3)
+    hu = rng.integers(-1000, 1000, (6, 5, 4, 1)[:axes]).astype(np.float64)
+    affine = np.array([[-1.5, 0, 0.2, 40], [0.1, 0, 2.5, -20], [0, 3.0, 0, 5], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(hu, affine)
+    image.set_data_dtype(dtype)  # a slope and an intercept but for float32
+    image.set_sform(affine, 1)
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    if pixdim is not None:
+        set_pixdim(tmp_path / "ct.nii.gz", pixdim)
+    ours, theirs = read_volume(tmp_path / "ct.nii.gz"), _load(tmp_path / "ct.nii.gz")
+    np.testing.assert_allclose(np.asarray(theirs[0]), ours.array, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(theirs.affine), ours.affine)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "not real numbers"),
+        (np.zeros((4, 4, 4), np.complex64), "not real numbers"),
+        (np.full((4, 4, 4), np.nan, np.float32), "64 of 64 voxels"),
+        (np.zeros((4, 4, 4, 2), np.int16), "not three-dimensional"),
+        (np.zeros((4, 4), np.int16), "not three-dimensional"),
+    ],
+    ids=["colour", "complex", "NaN", "two volumes", "flat"],
+)
+def test_its_reader_refuses_what_gcis_run_refuses(tmp_path, array, message):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "ct.nii.gz")
+    with pytest.raises(GcisError, match=message):
+        read_volume(tmp_path / "ct.nii.gz")
+    with pytest.raises(ValueError, match=message):
+        _load(tmp_path / "ct.nii.gz")
 
 
 def test_an_older_one_is_replaced_and_anything_else_is_not(made, tmp_path):

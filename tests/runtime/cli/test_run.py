@@ -75,7 +75,10 @@ def test_defaults_write_beside_the_image(run, bundle, ct):
 
 
 def test_json_is_the_only_thing_on_stdout(run, bundle, ct, tmp_path):
-    result = run(ct, "--bundle", bundle, "--json", "-o", tmp_path / "x.nii.gz", "--truth", ct)
+    image = nib.load(ct)
+    nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), tmp_path / "t.nii.gz")
+    truth = tmp_path / "t.nii.gz"
+    result = run(ct, "--bundle", bundle, "--json", "-o", tmp_path / "x.nii.gz", "--truth", truth)
     document = json.loads(result.stdout)
     assert document["errors"] == []
     assert document["results"][0]["labels"] == str(tmp_path / "x.nii.gz")
@@ -102,12 +105,43 @@ def test_truth_gives_dice_by_value(run, bundle, ct, tmp_path):
     assert json.loads((tmp_path / "b.json").read_text())["structures"][1]["dice"] is None
 
 
+def test_a_truth_of_another_type_scores_the_same(run, bundle, ct, tmp_path):
+    """Label maps are saved as floats or with a scale factor by many programs."""
+    labels = run(ct, "--bundle", bundle, "-o", tmp_path / "a.nii.gz", "--json")
+    assert labels.exit_code == 0, labels.output
+    truth = nib.load(tmp_path / "a.nii.gz")
+    scaled = nib.Nifti1Image(truth.get_fdata(), truth.affine)
+    scaled.set_data_dtype(np.int16)
+    nib.save(scaled, tmp_path / "scaled.nii.gz")
+    soft = truth.get_fdata().astype(np.float32) * np.float32(0.9999999)
+    nib.save(nib.Nifti1Image(soft, truth.affine), tmp_path / "float.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(truth.dataobj)[..., None], truth.affine), tmp_path / "four.nii.gz")
+    for name in ("scaled", "float", "four"):
+        result = run(
+            ct,
+            "--bundle",
+            bundle,
+            "-o",
+            tmp_path / "b.nii.gz",
+            "--truth",
+            tmp_path / f"{name}.nii.gz",
+            "--json",
+        )
+        assert result.exit_code == 0, result.output
+        dice = [s["dice"] for s in json.loads(result.stdout)["results"][0]["structures"]]
+        assert dice == [1.0, 1.0], name
+    nib.save(nib.Nifti1Image(soft / 2, truth.affine), tmp_path / "half.nii.gz")
+    result = run(ct, "--bundle", bundle, "-o", tmp_path / "c.nii.gz", "--truth", tmp_path / "half.nii.gz")
+    assert_one_error(_quiet(result), "half.nii.gz: the label map has values between whole numbers")
+
+
 def test_a_truth_on_another_grid_is_refused(run, bundle, ct, tmp_path):
     moved = nib.load(ct)
     nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), moved.affine + np.eye(4, k=3)), tmp_path / "t.nii.gz")
     out = tmp_path / "x.nii.gz"
     assert_one_error(
-        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "elsewhere"
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")),
+        "t.nii.gz is on another grid",
     )
     write_ct(tmp_path / "t.nii.gz", shape=(5, 5, 5))
     assert_one_error(

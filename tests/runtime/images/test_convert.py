@@ -99,26 +99,30 @@ def test_a_simpleitk_image_gives_back_one_on_its_grid(array):
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        (np.zeros((3, 3, 3)), {}, "does not say where its voxels are"),
+        (np.zeros((3, 3, 3)), {}, "an array needs an affine"),
         (np.zeros((3, 3)), {"affine": np.eye(4)}, "not three-dimensional"),
         (np.full((3, 3, 3), np.nan), {"affine": np.eye(4)}, "27 of 27 voxels"),
         (np.zeros((3, 3, 3)), {"affine": np.zeros((4, 4))}, "affine"),
         (np.zeros((3, 3, 3)), {"affine": "RAS"}, "affine"),
         (np.zeros((3, 3, 3)), {"affine": [[1, 0, 0], [1]]}, "affine"),
-        (nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4)), {"affine": np.eye(4)}, "says itself"),
+        (
+            nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4)),
+            {"affine": np.eye(4)},
+            "already has an affine",
+        ),
         (nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)), {}, "not three-dimensional"),
         (sitk.Image([3, 3, 3, 2], sitk.sitkInt16), {}, "not three-dimensional"),
         (sitk.Image([3, 3], sitk.sitkInt16), {}, "not three-dimensional"),
         (sitk.Image([3, 3, 3], sitk.sitkVectorUInt8, 3), {}, "not real numbers"),
         ("ct.nii.gz", {}, "ct.nii.gz does not exist"),
-        (Path("ct.nii.gz"), {"affine": np.eye(4)}, "says itself"),
-        (b"ct.nii.gz", {}, "no image; received bytes"),
-        (3, {}, "no image; received int"),
+        (Path("ct.nii.gz"), {"affine": np.eye(4)}, "already has an affine"),
+        (b"ct.nii.gz", {}, "not an image; received bytes"),
+        (3, {}, "not an image; received int"),
         (np.zeros((3, 3, 3, 2)), {"affine": np.eye(4)}, "not three-dimensional"),
         (np.zeros((3, 3, 3), complex), {"affine": np.eye(4)}, "not real numbers; received complex128"),
         (np.zeros((3, 3, 3)), {"affine": np.eye(4) * 1j}, "affine"),
-        (None, {}, "no image; received NoneType"),
-        ([[[0]]], {"affine": np.eye(4)}, "no image; received list"),
+        (None, {}, "not an image; received NoneType"),
+        ([[[0]]], {"affine": np.eye(4)}, "not an image; received list"),
         (np.ma.masked_equal(np.eye(3)[None], 0), {"affine": np.eye(4)}, "masked voxels; received 6 of 9"),
     ],
 )
@@ -190,7 +194,7 @@ def test_what_a_segmenter_cannot_be_opened_with(make_bundle, options, message):
 
 @pytest.mark.parametrize("name", [None, 5, b"ct.nii.gz", ["ct.nii.gz"]])
 def test_a_file_is_read_by_its_path(name):
-    with pytest.raises(ImageError, match="this names no file; received"):
+    with pytest.raises(ImageError, match="the argument is not a path; received"):
         read_volume(name)
 
 

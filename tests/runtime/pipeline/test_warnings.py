@@ -113,7 +113,7 @@ def test_an_nrrd_file_without_a_space_is_a_guess(tmp_path, space):
     )
     (tmp_path / "a.nrrd").write_bytes(header.encode() + smooth_ct((9, 8, 7)).tobytes(order="F"))
     notes = formats.read_volume(tmp_path / "a.nrrd").notes
-    assert notes == (() if space else ("the NRRD header names no space: the orientation is a guess",))
+    assert notes == (() if space else ("the NRRD header has no space field: the orientation is a guess",))
 
 
 def test_a_run_that_took_more_than_was_allowed_says_so():

@@ -209,6 +209,27 @@ def test_a_mask_on_any_grid_lies_whole_inside_its_box(tmp_path_factory, order, f
         assert part.start in starts and part.stop in stops
 
 
+def test_masks_are_read_as_label_maps(tmp_path):
+    """Floats, scale factors, a fourth axis and an upper-case suffix do not change the box."""
+    array = np.zeros((12, 9, 7), np.uint8)
+    array[3:6, 2:5, 4] = 255
+    nib.save(nib.Nifti1Image(array, VOLUME.affine), tmp_path / "a.nii.gz")
+    expected = MaskRoi(path=tmp_path / "a.nii.gz").region(VOLUME).boxes
+    scaled = nib.Nifti1Image(array.astype(np.float64), VOLUME.affine)
+    scaled.set_data_dtype(np.int16)
+    for image in (
+        nib.Nifti1Image((array / 255).astype(np.float32), VOLUME.affine),
+        nib.Nifti1Image(array[..., None], VOLUME.affine),
+        scaled,
+    ):
+        nib.save(image, tmp_path / "b.nii")
+        path = (tmp_path / "b.nii").rename(tmp_path / "B.NII")
+        assert MaskRoi(path=path).region(VOLUME).boxes == expected
+    nib.save(nib.Nifti1Image(array * np.float32(0.5 / 255), VOLUME.affine), tmp_path / "p.nii")
+    with pytest.raises(ImageError, match=r"p.nii: the label map has values between whole numbers"):
+        MaskRoi(path=tmp_path / "p.nii").region(VOLUME)
+
+
 def test_a_mask_that_is_empty_or_elsewhere_is_refused(tmp_path):
     for shift, array, text in (
         (0, np.zeros((5, 5, 5), np.int16), "an empty mask"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from gcis_train.data.check_report import spread, summary
 from tests.support.training_values import PROMPTS, RAS, ball_case, write_cases, write_nifti
 
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
+RGB = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 Change = Callable[[Path, dict[str, Any]], None]
 
 
@@ -100,6 +102,26 @@ def _fractions(folder: Path, _: dict[str, Any]) -> None:
     write_nifti(folder / "seg1.nii.gz", ball_case()[1] * np.float32(0.9))
 
 
+def _colour_image(folder: Path, _: dict[str, Any]) -> None:
+    write_nifti(folder / "ct1.nii.gz", np.zeros((40, 36, 32), RGB))
+
+
+def _colour_label(folder: Path, _: dict[str, Any]) -> None:
+    write_nifti(folder / "seg1.nii.gz", np.zeros((40, 36, 32), RGB))
+
+
+def _complex_image(folder: Path, _: dict[str, Any]) -> None:
+    write_nifti(folder / "ct1.nii.gz", ball_case(seed=1)[0].astype(np.complex64))
+
+
+def _complex_label(folder: Path, _: dict[str, Any]) -> None:
+    write_nifti(folder / "seg1.nii.gz", ball_case()[1].astype(np.complex64))
+
+
+def _nan_label(folder: Path, _: dict[str, Any]) -> None:
+    write_nifti(folder / "seg1.nii.gz", np.where(ball_case()[1], ball_case()[1], np.float32(np.nan)))
+
+
 def _mirrored(folder: Path, _: dict[str, Any]) -> None:
     write_nifti(folder / "seg1.nii.gz", np.where(ball_case()[1] > 0, 3 - ball_case()[1], 0).astype(np.uint8))
 
@@ -142,21 +164,26 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "level", "where", "message"),
     [
-        (_unreadable_image, "error", "training case ct1", "ct1.nii.gz cannot be read"),
-        (_truncated_label, "error", "training case ct1", "seg1.nii.gz cannot be read"),
-        (_other_shape, "error", "training case ct1", "shape (39, 36, 32), the image's shape (40, 36, 32)"),
-        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid: affine"),
+        (_unreadable_image, "error", "training case ct1", "ct1.nii.gz is not a NIfTI file"),
+        (_truncated_label, "error", "training case ct1", "seg1.nii.gz is damaged or truncated"),
+        (_other_shape, "error", "training case ct1", "seg1.nii.gz has another shape than the image"),
+        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid than the image"),
         (_four_axes, "error", "training case ct1", "not three-dimensional"),
         (_not_finite, "error", "training case ct1", "not finite"),
         (_offset, "warning", "training case ct1", "no value below 0"),
-        (_fractions, "warning", "training case ct1", "not whole numbers"),
-        (_mirrored, "warning", "training case ct1", "'left ball' lies to the right of 'right ball'"),
-        (_same_file, "error", "training ct0 and validation ct0", "are one image"),
-        (_copy_in_another_orientation, "error", "training ct0 and validation ct3", "would measure memory"),
-        (_copy_in_training, "warning", "training ct1 and training ct2", "are one image"),
+        (_fractions, "error", "training case ct1", "values between whole numbers"),
+        (_colour_image, "error", "training case ct1", "ct1.nii.gz: the voxels are not real numbers"),
+        (_colour_label, "error", "training case ct1", "seg1.nii.gz: the voxels are not real numbers"),
+        (_complex_image, "error", "training case ct1", "ct1.nii.gz: the voxels are not real numbers"),
+        (_complex_label, "error", "training case ct1", "seg1.nii.gz: the voxels are not real numbers"),
+        (_nan_label, "error", "training case ct1", "the label map has values that are not finite"),
+        (_mirrored, "warning", "training case ct1", "'left ball' is to the right of 'right ball'"),
+        (_same_file, "error", "training ct0 and validation ct0", "are the same image"),
+        (_copy_in_another_orientation, "error", "training ct0 and validation ct3", "would score training"),
+        (_copy_in_training, "warning", "training ct1 and training ct2", "are the same image"),
         (_only_validated, "warning", "'right ball'", "validation rows but no training row"),
         (_wrong_value, "error", "'left ball'", "no row has a voxel"),
-        (_wrong_value, "warning", "label value 2", "no row names it; 4 cases have it"),
+        (_wrong_value, "warning", "label value 2", "not used by any row; 4 cases contain it"),
         (_one_empty, "warning", "'right ball'", "1 of 4 rows have no voxel"),
         (_mixed_axes, "warning", "orientation", "mixed (RAS 3, LAS 1): train with --orientation RAS"),
     ],
@@ -171,6 +198,19 @@ def test_each_check_fires(path: Path, change: Change, level: str, where: str, me
     assert f"{level}: {where}: " in result.stderr and "Traceback" not in result.stderr
     counts = [sum(p.level == kind for p in problems) for kind in ("error", "warning")]
     assert result.stderr.endswith(f"{counts[0]} errors, {counts[1]} warnings\n")
+
+
+def test_the_other_cases_are_checked_when_one_cannot_be_read(path: Path) -> None:
+    """Also label maps that were saved as floats or with a scale factor are sound."""
+    _colour_label(path.parent, {})
+    write_nifti(path.parent / "seg2.nii.gz", ball_case()[1] * np.float32(0.9999999))
+    scaled = nib.Nifti1Image(ball_case()[1].astype(np.float64), RAS)
+    scaled.set_data_dtype(np.int16)
+    nib.save(scaled, path.parent / "seg0.nii.gz")
+    facts, problems = check_datalist(path)
+    assert [f.broken for f in facts] == [False, True, False, False] and len(problems) == 1
+    ml = (ball_case()[1] == 2).sum() * 8 / 1000
+    assert all(f.volumes["left ball"] == pytest.approx(ml) for f in facts if not f.broken)
 
 
 def test_headers_alone(path: Path) -> None:

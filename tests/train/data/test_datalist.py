@@ -41,7 +41,7 @@ def test_the_published_form_is_read(folder: Path) -> None:
 def test_a_misspelt_list_is_not_left_out_unseen(folder: Path, name: str) -> None:
     path = _write(folder, {"training": [ROW], name: [ROW]})
     meant = "training" if name == "train" else "validation"
-    with pytest.raises(DataError, match=rf"nothing reads; received '{name}'.*meant to be {meant}"):
+    with pytest.raises(DataError, match=rf"unknown list; received '{name}'.*If {meant}"):
         read_datalist(path)
 
 
@@ -99,7 +99,7 @@ def test_rows_of_an_image_become_one_case(folder: Path) -> None:
 
 def test_the_same_structure_twice_is_an_error(folder: Path) -> None:
     row = Row(**ROW)
-    with pytest.raises(DataError, match=r"twice; received 'liver' for a\.nii\.gz"):
+    with pytest.raises(DataError, match=r"two rows for one structure; received 'liver' for a\.nii\.gz"):
         group_cases((row, row), folder=folder)
 
 

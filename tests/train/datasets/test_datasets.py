@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.files import read_grid
 from gcis_train.cli.main import main
 from gcis_train.data.datalist import group_cases, read_datalist
-from gcis_train.data.images import read_mask
+from gcis_train.data.masks import read_masks
 from gcis_train.datasets import DATASETS, find_kind
 from gcis_train.datasets.build import Built, Choices, build
 from gcis_train.datasets.listing import Listing
@@ -53,7 +54,7 @@ def test_the_published_layout_becomes_rows(kind: str, tmp_path: Path) -> None:
     rows = {r.prompt: r for r in listed.training + listed.validation if r.image == image}
     assert {p: rows[p].values for p in tree.prompts} == tree.prompts
     for case in group_cases(listed.training + listed.validation, folder=root):
-        assert all(read_mask(t).any() for t in case.targets)
+        assert all(mask.any() for mask in read_masks(case.targets, like=read_grid(case.image)))
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -83,7 +84,10 @@ def test_a_wrong_folder_is_one_line_that_says_what_was_looked_for(kind: str, tmp
         assert part in result.stderr
     assert not (tmp_path / "list.json").exists()
     missing = _run(kind, tmp_path / "none", "-o", tmp_path / "list.json")
-    assert missing.exit_code == 2 and "none is not a folder; received nothing of that name" in missing.stderr
+    assert (
+        missing.exit_code == 2
+        and "none is not a folder; received a path that does not exist" in missing.stderr
+    )
 
 
 def test_a_folder_of_incomplete_cases_names_one(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_decathlon_labels_are_compared_with_the_index(tmp_path: Path) -> None:
     changed = json.loads(index.read_text())
     changed["labels"] = {"0": "background", "1": "cancer", "2": "liver"}
     index.write_text(json.dumps(changed))
-    with pytest.raises(DataError, match=r"dataset.json names other labels than the release of Task03_Liver"):
+    with pytest.raises(DataError, match=r"dataset.json has other labels than the release of Task03_Liver"):
         _build("msd", root)
     index.write_text('{"labels": {}}')
     with pytest.raises(DataError, match=r"dataset.json is not a Decathlon index"):
@@ -217,7 +221,7 @@ def test_totalsegmentator_names_read_as_words() -> None:
 
 def test_a_broken_meta_file_is_named(tmp_path: Path) -> None:
     root = write_tree(tmp_path, TREES["totalsegmentator"].files | {"meta.csv": "a,b\n1,2\n"})
-    with pytest.raises(DataError, match=r"meta.csv does not say each case's part.*image_id and split"):
+    with pytest.raises(DataError, match=r"meta.csv does not list the part of each case.*image_id and split"):
         _build("totalsegmentator", root)
 
 

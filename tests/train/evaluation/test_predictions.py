@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from gcis_runtime.errors import DataError
+from gcis_runtime.errors import DataError, ImageError
 from gcis_train.data.datalist import Case, Target
+from gcis_train.evaluation.evaluate import score_case
 from gcis_train.evaluation.predictions import find, folder_source, read_values
 from tests.support.training_values import RAS, ball_case, write_nifti
 
@@ -61,11 +63,11 @@ def test_cases_that_share_a_file_name_have_folders(case: Case, tmp_path: Path) -
 def test_values_come_from_the_option_the_report_or_the_manifest(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     write_map(folder, "ct7.nii.gz", report=None, dtype=np.float32)
-    with pytest.raises(DataError, match=r"which value of ct7.nii.gz is which structure"):
+    with pytest.raises(DataError, match=r"label values of ct7.nii.gz are unknown"):
         folder_source(folder, [case]).predict(case)
     (folder / "manifest.json").write_text(json.dumps({"labels": REPORT["structures"], "name": "x"}))
     found = folder_source(folder, [case]).predict(case)
-    assert found is not None and found.values == {"left ball": 4} and found.labels.dtype == np.int32
+    assert found is not None and found.values == {"left ball": 4} and found.labels.dtype == np.uint8
     given = folder_source(folder, [case], labels="right ball = 8,left ball=4")
     assert given.prompts == {"right ball", "left ball"}
     mapping = tmp_path / "dataset.json"
@@ -88,12 +90,32 @@ def test_a_mapping_that_says_nothing_is_refused(text: str, tmp_path: Path) -> No
         read_values(text)
 
 
+@pytest.mark.parametrize("kind", ["float", "scaled", "4-D", "upper case"])
+def test_predictions_of_other_programs_are_read(case: Case, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "out"
+    path = write_map(folder, "ct7_seg.nii.gz")
+    labels = ball_case()[1] * 4
+    if kind == "float":
+        write_nifti(path, labels * np.float32(0.9999999))
+    elif kind == "scaled":
+        image = nib.Nifti1Image(labels.astype(np.float64), RAS)
+        image.set_data_dtype(np.int16)
+        nib.save(image, path)
+    elif kind == "4-D":
+        write_nifti(path, labels[..., None])
+    else:
+        path.rename(folder / "ct7_seg.NII.GZ")
+    found = folder_source(folder, [case]).predict(case)
+    assert found is not None and np.array_equal(found.labels, labels)
+    assert [s.dice for s in score_case(case, found, tolerance=2.0)] == [1.0]
+
+
 def test_a_missing_label_map_is_an_error_unless_allowed(case: Case, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="out is not a folder"):
         folder_source(tmp_path / "out", [case])
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        DataError, match=r"no label map of 1 of 1 cases, the first ct7;.*ct7_seg.nii.gz or ct7.nii.gz"
+        DataError, match=r"no label map for 1 of 1 cases, the first ct7;.*ct7_seg.nii.gz or ct7.nii.gz"
     ):
         folder_source(tmp_path / "out", [case])
     assert folder_source(tmp_path / "out", [case], allow_missing=True).predict(case) is None
@@ -105,11 +127,11 @@ def test_a_map_on_another_grid_or_between_values_is_refused(case: Case, tmp_path
     moved = RAS.copy()
     moved[2, 3] = 4
     write_nifti(path, ball_case()[1], moved)
-    with pytest.raises(DataError, match="another grid"):
+    with pytest.raises(ImageError, match="another grid"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1][1:])
-    with pytest.raises(DataError, match=r"another grid.*\(39, 36, 32\)"):
+    with pytest.raises(ImageError, match=r"another shape.*\(39, 36, 32\)"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1] * np.float32(0.5))
-    with pytest.raises(DataError, match="not a label map"):
+    with pytest.raises(ImageError, match=r"ct7_seg.nii.gz: the label map has values between whole numbers"):
         folder_source(folder, [case]).predict(case)

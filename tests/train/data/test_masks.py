@@ -1,18 +1,18 @@
-"""Files of every readable format: one grid, one set of values, clear errors for the rest."""
+"""Masks of structures: unions of files and values, in every format, each file read once."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 
-from gcis_runtime.errors import DataError
+from gcis_runtime.errors import DataError, ImageError
+from gcis_runtime.images.files import read_grid
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import Case, Target
-from gcis_train.data.images import read_array, read_grid, read_mask
+from gcis_train.data.masks import masks_of, read_masks
 from gcis_train.data.volumes import load_case
 from tests.support.training_values import ball_case, write_nifti
 
@@ -24,17 +24,6 @@ def _nrrd(source: Path, path: Path) -> Path:
     """Convert by SimpleITK alone, as a user would."""
     SimpleITK.WriteImage(SimpleITK.ReadImage(str(source)), str(path))
     return path
-
-
-@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])
-def test_every_format_gives_the_same_grid_and_values(tmp_path: Path, suffix: str) -> None:
-    hu, _ = ball_case((10, 12, 14))
-    nifti = write_nifti(tmp_path / "a.nii.gz", hu, AFFINE)
-    other = _nrrd(nifti, tmp_path / f"a{suffix}")
-    assert read_grid(other).matches(read_grid(nifti))
-    assert read_grid(nifti).shape == (10, 12, 14) and read_grid(other).orientation == "SLP"
-    assert read_grid(other).spacing == pytest.approx((1.2, 1.5, 2.5))
-    assert np.array_equal(read_array(other), hu) and np.array_equal(read_array(nifti), hu)
 
 
 def test_a_case_in_nrrd_is_the_case_in_nifti(tmp_path: Path) -> None:
@@ -58,11 +47,27 @@ def test_a_mask_is_the_union_of_files_and_values(tmp_path: Path) -> None:
     values = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     one = write_nifti(tmp_path / "one.nii.gz", values)
     two = write_nifti(tmp_path / "two.nii.gz", values[::-1].copy())
-    mask = read_mask(Target(prompt="x", labels=(one, two), values=(1, 3)))
+    grid = read_grid(one)
+    (mask,) = read_masks([Target(prompt="x", labels=(one, two), values=(1, 3))], like=grid)
     assert np.array_equal(mask, np.isin(values, (1, 3)) | np.isin(values[::-1], (1, 3))) and mask.sum() == 4
     small = write_nifti(tmp_path / "small.nii.gz", values[:1].copy())
-    with pytest.raises(DataError, match=r"label files of 'x' have different shapes; received small.nii.gz"):
-        read_mask(Target(prompt="x", labels=(one, small), values=None))
+    with pytest.raises(ImageError, match=r"small.nii.gz has another shape.*received \(1, 2, 2\)"):
+        list(read_masks([Target(prompt="x", labels=(one, small), values=None)], like=grid))
+    with pytest.raises(DataError, match="'x' has no label file"):
+        list(read_masks([Target(prompt="x", labels=(), values=None)], like=grid))
+
+
+def test_a_file_of_several_values_is_read_once() -> None:
+    values, reads = np.arange(4).reshape(1, 2, 2), []
+
+    def read(path: Path) -> np.ndarray:
+        reads.append(path)
+        return values
+
+    file = Path("map.nii.gz")
+    masks = list(masks_of([Target(prompt=str(v), labels=(file,), values=(v,)) for v in (1, 2, 3)], read))
+    assert reads == [file]
+    assert all(np.array_equal(mask, values == v) for v, mask in enumerate(masks, start=1))
 
 
 def test_joined_label_files_in_training(tmp_path: Path) -> None:
@@ -72,17 +77,3 @@ def test_joined_label_files_in_training(tmp_path: Path) -> None:
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0))
     case = load_case(Case(image=image, targets=(Target(prompt="balls", labels=files, values=(1,)),)), spec)
     assert np.array_equal(case.mask(0), labels > 0)
-
-
-def test_what_cannot_be_read_says_how_to_convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.dcm", "a.npy"):
-        with pytest.raises(DataError, match=rf"{name} has a format.*\.nrrd.*dcm2niix"):
-            read_grid(tmp_path / name)
-        with pytest.raises(DataError, match="Convert it to NIfTI"):
-            read_array(tmp_path / name)
-    (tmp_path / "a.nrrd").write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"a.nrrd cannot be read"):
-        read_grid(tmp_path / "a.nrrd")
-    monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(DataError, match=r"a.nrrd needs SimpleITK.*pip install SimpleITK"):
-        read_grid(tmp_path / "a.nrrd")
