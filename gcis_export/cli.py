@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from gcis_runtime.system.console import command
-
-_ENGINES = ("onnx", "openvino", "trt", "trt-rtx")
+from gcis_runtime.choices import ENGINES
+from gcis_runtime.system.console import command, json_option, out_option
 
 
 def _numbers(count: int, kind: type, *, repeat: bool) -> Any:
@@ -56,7 +55,7 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option(
     "--engine",
     "engines",
-    type=click.Choice(_ENGINES),
+    type=click.Choice(ENGINES),
     multiple=True,
     help="Engines to make and check; repeat for several [onnx].",
 )
@@ -167,9 +166,7 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
     help="Windows compared in each.",
 )
 @click.option("--name", help="The bundle's name [from the prompts].")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [the bundle store]."
-)
+@out_option(long="--output", help="The bundle's folder [the bundle store].")
 @click.option(
     "--triton",
     type=click.Path(path_type=Path),
@@ -182,7 +179,7 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
     metavar="DIR",
     help="Also write it there as a MONAI bundle.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option(help="Print the result as JSON.")
 def main(
     as_json: bool,
     roi: Any,

@@ -20,6 +20,7 @@ from gcis_runtime.bundles.manifest import (
     graph_file,
 )
 from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 
@@ -63,7 +64,7 @@ def compare_engines(
     """
     engines: list[Engine] = []
     notes: list[str] = []
-    for name in [name for name in names if name in GRAPH_BACKENDS]:
+    for name in [name for name in GRAPH_BACKENDS if name in names]:
         engines.append(_check(folder, gate, name, "fp32", exact)[0])
         if precision == "int8" and "int8" in _OFFERS[name]:
             engines.append(_check(folder, gate, name, "int8", network)[0])
@@ -87,7 +88,13 @@ def compare_engines(
 
 
 def _check(
-    folder: Path, gate: Gate, name: str, precision: Precision, reference: Reference, *, required: bool = True
+    folder: Path,
+    gate: Gate,
+    name: Backend,
+    precision: Precision,
+    reference: Reference,
+    *,
+    required: bool = True,
 ) -> tuple[Engine, ParityRow]:
     """Run an engine in a precision and compare it."""
     engine, answers = _run(folder, gate, name, precision)
@@ -103,10 +110,10 @@ def _check(
     return engine, row
 
 
-def _run(folder: Path, gate: Gate, name: str, precision: Precision) -> tuple[Engine, list[Logits]]:
+def _run(folder: Path, gate: Gate, name: Backend, precision: Precision) -> tuple[Engine, list[Logits]]:
     """Open an engine as the runtime does and run every window."""
     try:
-        session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
+        session = open_session(open_bundle(folder), EngineOptions(engine=name, precision=precision))
     except BundleError as error:  # another name or shape than the manifest's
         raise ParityError(
             f"{_PRODUCTS[name]} does not hold the graph that was exported",

@@ -16,6 +16,7 @@ from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, Manifest, engine_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.gpu.probe import Gpu, probe_driver
+from gcis_runtime.engines.options import EngineOptions as SessionOptions
 from gcis_runtime.engines.tensorrt.build import Built, build
 from gcis_runtime.engines.tensorrt.engines import wrong_precision
 from gcis_runtime.engines.tensorrt.family import Family
@@ -135,10 +136,9 @@ def _run(
     try:
         session = open_session(
             open_bundle(folder),
-            engine=family.backend,
-            device="cuda",
-            precision=engine.precision,
-            batch=engine.batch,
+            SessionOptions(
+                engine=family.backend, device="cuda", precision=engine.precision, batch=engine.batch
+            ),
         )
     except EngineError as error:
         if family.builds_without_gpu:

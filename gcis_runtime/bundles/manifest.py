@@ -1,7 +1,7 @@
-"""The bundle's manifest: one strict, versioned JSON file that says everything the runtime needs.
+"""Define the bundle's manifest: one strict, versioned JSON file with everything that the runtime needs.
 
-`docs/bundle_format.md` describes it for people. Unknown fields are refused: a manifest that says
-more than this version understands is not guessed at.
+`docs/bundle_format.md` documents it. Unknown fields are errors, because this version cannot know their
+meaning.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gcis_runtime.bundles.manifest_parts import (
-    GRAPH_BACKENDS,
-    Backend,
     Engine,
     FileEntry,
     Graph,
     Label,
     ParityRow,
-    Precision,
     PromptPathway,
     Provenance,
     Strict,
@@ -26,8 +23,12 @@ from gcis_runtime.bundles.manifest_parts import (
     WeightsDtype,
 )
 from gcis_runtime.bundles.manifest_upgrade import upgrade
+from gcis_runtime.choices import GRAPH_ENGINES as GRAPH_BACKENDS
+from gcis_runtime.choices import EngineName as Backend
+from gcis_runtime.choices import Precision
 from gcis_runtime.errors import BundleError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
+from gcis_runtime.system.json_files import json_bytes
 
 __all__ = [
     "GRAPH_BACKENDS",
@@ -63,7 +64,7 @@ POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decod
 
 
 class Manifest(Strict, frozen=True, kw_only=True):
-    """Everything that `gcis-run` needs to know of a bundle beside the weights."""
+    """Everything that the runtime needs to know about a bundle, except the weights."""
 
     schema: Literal["gcis-bundle"] = SCHEMA
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -102,6 +103,25 @@ class Manifest(Strict, frozen=True, kw_only=True):
     def model(self) -> Graph:
         """The first graph, `model.onnx`."""
         return self.graphs[0]
+
+    def entry(self, path: str) -> FileEntry:
+        """Return the size and hash of a listed file.
+
+        Args:
+            path: Relative to the bundle's folder, with `/`.
+
+        Raises:
+            BundleError: The manifest does not list the file, so that its content was never verified.
+        """
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise BundleError(
+            f"bundle {self.name!r} has no such file",
+            received=repr(path),
+            expected="a file that its manifest lists",
+            fix="Export it again, or fetch it again if it was copied.",
+        )
 
 
 def _check_files(m: Manifest) -> None:
@@ -152,14 +172,14 @@ def engine_file(backend: Backend, version: str, device: str, precision: Precisio
 
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    return json_bytes(manifest)
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `manifest.json`, made from the types that read it.
+    """Return the JSON Schema of `manifest.json`, generated from the types that read it.
 
-    It says what a manifest looks like; that its parts fit each other (every graph among the files, one
-    pathway for each label, ...) is checked by `decode` alone.
+    The schema covers the form of a manifest. Only `decode` checks that the parts agree: every graph is among
+    the files, every label has one pathway, and so on.
     """
     made = msgspec.json.schema(Manifest)
     title = f"manifest.json of a gCIS bundle, schema version {SCHEMA_VERSION}"
@@ -167,25 +187,26 @@ def json_schema() -> dict[str, Any]:
 
 
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What msgspec raises for JSON that is malformed, against the schema, nested too deep, or not UTF-8."""
+"""Errors for JSON that is malformed, violates the schema, is nested too deeply, or is not UTF-8."""
 
 
 class _Head(msgspec.Struct):
-    """The two fields that say whether the rest can be understood."""
+    """The two fields that decide whether this version can read the rest."""
 
     schema: str = ""
     schema_version: int = 0
 
 
 def decode(data: bytes, *, source: str) -> Manifest:
-    """Read a manifest strictly; one of an older schema is upgraded.
+    """Decode a manifest strictly, upgrading older schema versions.
 
     Args:
         data: JSON bytes.
-        source: Where they came from, for messages.
+        source: Path or name of the source, for messages.
 
     Raises:
-        BundleError: Not JSON, another schema, a newer version, an unknown, missing or wrong field.
+        BundleError: The data is not JSON, has another schema or a newer version, or has an unknown, missing
+            or invalid field.
     """
     try:
         head = msgspec.json.decode(data, type=_Head)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Backend = Literal["onnx", "openvino", "trt", "trt-rtx"]
-GRAPH_BACKENDS: Final = ("onnx", "openvino")
-"""Engines that load an ONNX file as it is; the others are compiled into a file of their own."""
+from gcis_runtime.choices import EngineName, Precision
+
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Batch = Annotated[int, msgspec.Meta(ge=1)]
@@ -97,7 +95,7 @@ class Engine(Strict, frozen=True, kw_only=True):
         settings: How it was built, for people: optimisation level, compatibility, seconds.
     """
 
-    backend: Backend
+    backend: EngineName
     precision: Precision
     file: str
     graph: str

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
-from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MANIFEST_FILE, MODEL_FILE, Manifest
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
+from gcis_runtime.choices import GRAPH_ENGINES, EngineName, Precision
 from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import EngineError, GcisError
 
@@ -26,9 +28,9 @@ SLACK = 2.0
 class Candidate:
     """A way to run a bundle: an engine, where, in which precision, and how many windows at once."""
 
-    engine: str
+    engine: EngineName
     device: str
-    precision: str
+    precision: Precision
     batch: int
     graph: str
 
@@ -73,10 +75,10 @@ def candidates(manifest: Manifest) -> tuple[Candidate, ...]:
     """Return every way to run a bundle: `model.onnx` on the CPU first, then what its export checked."""
     found = [
         Candidate(engine=engine, device="cpu", precision="fp32", batch=1, graph=MODEL_FILE)
-        for engine in GRAPH_BACKENDS
+        for engine in GRAPH_ENGINES
     ]
     for e in manifest.engines:
-        device = "cpu" if e.backend in GRAPH_BACKENDS and e.device == "cpu" else "cuda"
+        device = "cpu" if e.backend in GRAPH_ENGINES and e.device == "cpu" else "cuda"
         found.append(
             Candidate(engine=e.backend, device=device, precision=e.precision, batch=e.batch, graph=e.graph)
         )
@@ -151,13 +153,13 @@ def _failed(candidate: Candidate, problem: str, **found: Any) -> Trial:
 
 def _open(bundle: Bundle, candidate: Candidate) -> Session:
     """Open a candidate's session."""
-    return open_session(
-        bundle,
+    options = EngineOptions(
         engine=candidate.engine,
         device=candidate.device,
         precision=candidate.precision,
         batch=candidate.batch,
     )
+    return open_session(bundle, options)
 
 
 def _limit(manifest: Manifest, candidate: Candidate) -> float | None:

@@ -40,11 +40,11 @@ def remember(engine: LoadedEngine, seconds: Mapping[str, float], *, voxels: int,
 
 def device_peak(engine: LoadedEngine) -> int | None:
     """Return the device memory that the last volume took with its engine, as measured; None on the CPU."""
-    taken, least = engine.device_bytes, getattr(engine.labeller, "least_free", None)
+    taken, least = engine.device_bytes, engine.labeller.least_free
     session = engine.session
     if taken is None or least is None or not isinstance(session, DeviceSession):
         return None
-    return taken + max(0, session.gpu.free_memory() - int(least))
+    return taken + max(0, session.gpu.free_memory() - least)
 
 
 def measured(forecast: Forecast, seconds: float, device_bytes: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scores and measures of label maps."""
+"""Score a label map against a reference on the same grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gcis_runtime.images.volume import Volume, corner_shift
 def dice_by_value(
     labels: NDArray[Any], truth: NDArray[Any], values: Iterable[int]
 ) -> dict[int, float | None]:
-    """Score a label map: 2 |A and B| / (|A| + |B|) of each label value.
+    """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of each label value.
 
     Args:
         labels: Label map (X, Y, Z).
@@ -23,8 +23,8 @@ def dice_by_value(
         values: Label values to score.
 
     Returns:
-        Dice of each value in [0, 1]; None where the truth lacks the structure: public labels are partial,
-        so a structure without a contour may be there.
+        Dice of each value in [0, 1]; None if the reference lacks the structure, because public labels are
+        partial: a structure without a contour may still be present.
     """
     scores: dict[int, float | None] = {}
     for value in values:
@@ -36,10 +36,10 @@ def dice_by_value(
 
 
 def check_same_grid(volume: Volume, truth: Volume, *, name: str) -> None:
-    """Refuse a reference label map that does not lie on the image's grid.
+    """Raise an error unless a reference label map is on the image's grid.
 
     Raises:
-        ImageError: Another shape, or voxels more than a tenth of a voxel away.
+        ImageError: The shapes differ, or a voxel is shifted by more than a tenth of the smallest voxel size.
     """
     fix = "Give the label map that belongs to this image."
     if truth.shape != volume.shape:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.choices import DEFAULT_RESTORE, Restore
 from gcis_runtime.grids.preprocess import NetworkInput
 from gcis_runtime.sliding.blend import Predictor, WindowCount, blend_tiles, reuse_constant
 from gcis_runtime.sliding.label_sink import LabelSink
@@ -23,11 +24,7 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.stage_clock import StageClock
 from gcis_runtime.system.worker_threads import workers
 
-Restore = Literal["smooth", "nearest"]
-"""`"smooth"` interpolates the blended logits at the file's voxels, then compares them; `"nearest"` takes the
-label of the network's nearest voxel, as the published pipeline does."""
-
-DEFAULT_RESTORE: Restore = "smooth"
+__all__ = ["DEFAULT_RESTORE", "STAGES", "CpuLabeller", "LabelTask", "Labeller", "Restore"]
 
 STAGES = ("preprocess", "network", "blend", "restore")
 """What a `Labeller` spends its time on."""
@@ -61,7 +58,14 @@ class LabelTask:
 
 
 class Labeller(Protocol):
-    """Computes labels slab by slab."""
+    """Computes labels slab by slab.
+
+    Attributes:
+        least_free: Free device memory in bytes when the last volume used the most; None on the CPU, and
+            before the first volume.
+    """
+
+    least_free: int | None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """Put every voxel that is not background into `sink`.
@@ -90,6 +94,7 @@ class CpuLabeller:
 
     def __init__(self, predict: Predictor, *, threads: int = 1) -> None:
         self._predict, self._threads = predict, threads
+        self.least_free: int | None = None
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
         """See `Labeller.label`."""

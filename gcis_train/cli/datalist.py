@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gcis_runtime.system.console import verbose_option
+from gcis_runtime.system.console import json_option, out_option, verbose_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -41,7 +41,7 @@ def datalist() -> None:
 
 @datalist.command("check")
 @click.argument("path", metavar="F", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole finding as JSON.")
+@json_option(help="Print the whole finding as JSON.")
 @click.option("--headers-only", is_flag=True, help="Compare grids without reading a voxel.")
 @click.option("--picture", type=FILE, help="Sheet of a few cases, PNG [beside F, NAME_check.png].")
 @click.option("--no-picture", is_flag=True, help="Draw no sheet.")
@@ -108,7 +108,7 @@ def _kind_options() -> list[click.Parameter]:
     for option in reversed(
         [
             click.argument("root", type=FOLDER),
-            click.option("-o", "--out", type=FILE, required=True, help="Datalist to write."),
+            out_option(type=FILE, required=True, help="Datalist to write."),
             click.option(
                 "--lesions",
                 type=click.Choice(["organ", "apart"]),
@@ -138,7 +138,7 @@ def _kind_options() -> list[click.Parameter]:
             click.option("--fold", type=int, default=0, help="The fold that validates, from 0."),
             click.option("--test", is_flag=True, help="Validate on the published test part."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
-            click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON."),
+            json_option(help="Print the whole report as JSON."),
             verbose_option,
         ]
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gcis_runtime.system.console import command_group
+from gcis_runtime.system.console import command_group, json_option, out_option
 from gcis_train.cli.datalist import datalist as datalist_commands
 from gcis_train.cli.evaluation import ceiling, curves, evaluate
 from gcis_train.cli.finetune import finetune
@@ -30,7 +30,7 @@ for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, cei
 @click.option("--checkpoint", type=ANY, required=True, help="Routed checkpoint or run folder.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for more [all that it knows].")
 @click.option("--clip-weights", help="CLIP weights for prompts that it does not know.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option(help="Print JSON.")
 @click.option("--png", type=FILE, help="Draw the table as a picture: prompts by positions.")
 def paths(
     checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
@@ -62,9 +62,9 @@ def paths(
 
 @main.command("import")
 @click.argument("file", type=FILE)
-@click.option("-o", "--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
+@out_option(type=FOLDER, required=True, help="Checkpoint folder to write.")
 @click.option("--prompt", help="What a single-task checkpoint segments.")
-@click.option("--json", "as_json", is_flag=True, help="Print every tensor's fate as JSON.")
+@json_option(help="Print every tensor's fate as JSON.")
 def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
     """Read published gCIS weights or SwinUNETR weights into a checkpoint."""
     import json
@@ -87,9 +87,7 @@ def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "-o", "--out", type=FOLDER, required=True, help="Folder of the phantoms and their datalist.json."
-)
+@out_option(type=FOLDER, required=True, help="Folder of the phantoms and their datalist.json.")
 @click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first.")
 @click.option(

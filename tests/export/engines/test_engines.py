@@ -19,6 +19,7 @@ from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, decode
 from gcis_runtime.bundles.store import DEMO_FOLDER
 from gcis_runtime.engines.gpu import probe
 from gcis_runtime.engines.gpu.probe import Driver, Gpu
+from gcis_runtime.engines.options import EngineOptions as SessionOptions
 from gcis_runtime.engines.tensorrt.build import Built
 from gcis_runtime.errors import EngineError, ParityError
 from gcis_runtime.system.private_cache import open_cache
@@ -137,14 +138,14 @@ def test_where_a_gpu_is_the_engine_runs_and_is_compared(staged, faked, monkeypat
         def close(self):
             opened.append("closed")
 
-    def open_session(bundle, **options):
+    def open_session(bundle, options):
         opened.append(options)
         return Session()
 
     monkeypatch.setattr(compiled, "open_session", open_session)
     _, notes, _ = make(staged, ("trt-rtx",), expected=[answer])
     assert notes == ()
-    assert opened[0] == {"engine": "trt-rtx", "device": "cuda", "precision": "fp32", "batch": 1}
+    assert opened[0] == SessionOptions(engine="trt-rtx", device="cuda", precision="fp32", batch=1)
     (row,) = staged[2].rows
     assert row.stage == "TensorRT-RTX 1.2.3" and row.graph == MODEL_FILE and row.passed
     fresh = (

@@ -29,9 +29,10 @@ from gcis_runtime.pipeline.calibration import Measured
 from gcis_runtime.pipeline.footprint import Wanted, host_footprint
 from gcis_runtime.pipeline.forecast import Sizes, Way, choose_way
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.runs import case as runs
 from gcis_runtime.runs import cohort
-from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.sliding import carry_over as waiting
 from gcis_runtime.sliding.accumulator import Buffers
 from gcis_runtime.sliding.cuda.slabs import group_windows
@@ -118,7 +119,11 @@ def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkey
     monkeypatch.setattr(runs, "read_volume", pytest.fail)
     assert nifti.voxel_bytes(ct) == 40 * 36 * 30 * 2
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
-        runs.read_case(None, SimpleNamespace(image=ct), RunOptions(max_memory=resident_bytes() // 2))
+        runs.read_case(
+            None,
+            SimpleNamespace(image=ct),
+            RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
+        )
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
@@ -133,7 +138,11 @@ def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkey
     assert formats.voxel_bytes(path) == array.nbytes + max(array.nbytes, lean)
     monkeypatch.setattr(runs, "read_volume", pytest.fail)
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
-        runs.read_case(None, SimpleNamespace(image=path), RunOptions(max_memory=resident_bytes() // 2))
+        runs.read_case(
+            None,
+            SimpleNamespace(image=path),
+            RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
+        )
     path.write_bytes(b"NRRD0004\nnothing")
     with pytest.raises(ImageError, match=r"cannot be read|damaged header"):
         formats.voxel_bytes(path)
@@ -408,10 +417,12 @@ def test_with_a_limit_cases_do_not_overlap(monkeypatch):
     jobs = [SimpleNamespace(number=n) for n in range(4)]
     held = []
     monkeypatch.setattr(cohort, "read_case", lambda _s, job, _o: (held.append("read"), job)[1])
-    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: (held.append("compute"), case)[1])
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, _c: (held.append("compute"), case)[1])
     monkeypatch.setattr(cohort, "write_case", lambda _c, _r, _o: (held.append("write"), {})[1])
     outcomes = []
-    cohort.run_cases(None, jobs, RunOptions(max_memory=1 << 30), done=outcomes.append)
+    cohort.run_cases(
+        None, jobs, RunOptions(segment=SegmentOptions(max_memory=1 << 30)), on_done=outcomes.append
+    )
     assert held == ["read", "compute", "write"] * 4
     assert [outcome.job.number for outcome in outcomes] == [0, 1, 2, 3]
 
@@ -420,7 +431,7 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
     from gcis_runtime.runs.resume import run_key
 
     ours = threshold_segmenter()
-    free, tight = RunOptions(), RunOptions(max_memory=1 << 30)
+    free, tight = RunOptions(), RunOptions(segment=SegmentOptions(max_memory=1 << 30))
     assert run_key(ours, ct, free) != run_key(ours, ct, tight) == run_key(ours, ct, replace(tight))
 
 
