@@ -1,7 +1,6 @@
-"""Manifests of older schema versions, brought to the current one; the only place that knows them.
+"""Convert manifests of older schema versions to the current version.
 
-Each step rewrites plain JSON values and leaves what it does not know where it is, so that the strict
-reading that follows refuses it.
+Each step rewrites plain JSON values and keeps unknown fields, which the strict decoder then reports.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ _NEW_IN_2 = {
 
 
 def upgrade(document: Document) -> Document:
-    """Bring a manifest of an older schema version to the current one, step by step.
+    """Convert a manifest to the current schema version, one version at a time.
 
     Args:
-        document: A manifest of a version that is known.
+        document: A manifest of a known version.
 
     Raises:
-        msgspec.ValidationError: It does not follow its own schema.
+        msgspec.ValidationError: The manifest violates its own schema.
     """
     while step := _STEPS.get(document["schema_version"]):
         document = step(document)
@@ -44,7 +43,7 @@ def upgrade(document: Document) -> Document:
 
 
 def _from_1(old: Document) -> Document:
-    """Version 1 had one graph, whose weights' type stood at the top, and engines that all read it."""
+    """Convert version 1, which had one graph, read by every engine, and its weight type at the top level."""
     _refuse(old, ("graphs",), "$")
     if "weights_dtype" not in old:
         raise msgspec.ValidationError("Object missing required field `weights_dtype`")
@@ -58,12 +57,12 @@ def _from_1(old: Document) -> Document:
 
 
 def _graph_of(row: Document) -> str:
-    """Return the file that a stage ran: all but PyTorch ran the one there was."""
+    """Return the file that a stage ran: the only graph, except for PyTorch."""
     return "" if "PyTorch" in str(row.get("stage")) else _MODEL
 
 
 def _objects(document: Document, field: str) -> list[Document]:
-    """Return a list of objects that have none of the fields of version 2."""
+    """Return a list of objects, none of which has a field of version 2."""
     found = document.get(field)
     if not isinstance(found, list) or not all(isinstance(part, dict) for part in found):
         raise msgspec.ValidationError(f"Expected `array` of `object` - at `$.{field}`")

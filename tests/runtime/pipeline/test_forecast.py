@@ -51,6 +51,10 @@ FACTOR = 3.0
 """A forecast of memory is never below the peak, and at most so many times above it."""
 
 
+def limited(max_memory):
+    return RunOptions(segment=SegmentOptions(max_memory=max_memory))
+
+
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
@@ -420,9 +424,7 @@ def test_with_a_limit_cases_do_not_overlap(monkeypatch):
     monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, _c: (held.append("compute"), case)[1])
     monkeypatch.setattr(cohort, "write_case", lambda _c, _r, _o: (held.append("write"), {})[1])
     outcomes = []
-    cohort.run_cases(
-        None, jobs, RunOptions(segment=SegmentOptions(max_memory=1 << 30)), on_done=outcomes.append
-    )
+    cohort.run_cases(None, jobs, limited(1 << 30), on_done=outcomes.append)
     assert held == ["read", "compute", "write"] * 4
     assert [outcome.job.number for outcome in outcomes] == [0, 1, 2, 3]
 
@@ -431,7 +433,7 @@ def test_the_limit_is_part_of_what_results_depend_on(make_bundle, ct):
     from gcis_runtime.runs.resume import run_key
 
     ours = threshold_segmenter()
-    free, tight = RunOptions(), RunOptions(segment=SegmentOptions(max_memory=1 << 30))
+    free, tight = RunOptions(), limited(1 << 30)
     assert run_key(ours, ct, free) != run_key(ours, ct, tight) == run_key(ours, ct, replace(tight))
 
 
