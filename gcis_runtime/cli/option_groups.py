@@ -32,6 +32,34 @@ many = options_under("Many images")
 _engine = options_under("Engine")
 
 
+_RUN_OPTIONS = (
+    outputs("--restore", type=click.Choice(RESTORE_CHOICES), default=DEFAULT_RESTORE, show_default=True,
+            help="Labels on the image's grid: from interpolated logits, or those of the nearest voxel, "
+            "as published."),
+    outputs("--masks", is_flag=True,
+            help="Write IMAGE_seg_masks/: one file per structure, overlaps kept."),
+    outputs("--probability", is_flag=True,
+            help="Write IMAGE_seg_probability/: one file per structure, 0 to 1."),
+    outputs("--statistics", is_flag=True,
+            help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, cut off or not."),
+    outputs("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures."),
+    outputs("--truth", metavar="LABELS", type=click.Path(path_type=Path),
+            help="True label map: prints Dice."),
+    limits("--roi", metavar="REGION",
+           help="x0:x1,y0:y1,z0:z1 in voxels (ends may be open), the path of a mask, or the name of a "
+           "structure. Labels inside are those of a complete run; outside, all is background."),
+    limits("--coarse", is_flag=False, flag_value="2", metavar="[FACTOR|BUNDLE]",
+           help="Find structures on voxels FACTOR times as large [2], or with BUNDLE, and refine only "
+           "near them. Parts of a structure that the coarse pass missed may be lost."),
+    limits("--body-crop/--no-body-crop", default=None,
+           help="Crop to what is not air. [on, and exact, if the network was trained so; otherwise off, "
+           "and if set, only around the body: outside, all is background]"),
+    limits("--max-memory", metavar="SIZE",
+           help="Such as 2G: an image that is predicted to need more takes steps to need less, or is "
+           "refused; one image at a time."),
+)  # fmt: skip
+
+
 def engine_options(function: Command) -> Command:
     """Add the options of the engine; the function receives `engine`, an `EngineOptions`."""
 
@@ -101,33 +129,7 @@ def run_options(function: Command) -> Command:
         )
         return function(options=options, **others)
 
-    return _decorated(
-        command,
-        outputs("--restore", type=click.Choice(RESTORE_CHOICES), default=DEFAULT_RESTORE, show_default=True,
-                help="Labels on the image's grid: from interpolated logits, or those of the nearest voxel, "
-                "as published."),
-        outputs("--masks", is_flag=True,
-                help="Write IMAGE_seg_masks/: one file per structure, overlaps kept."),
-        outputs("--probability", is_flag=True,
-                help="Write IMAGE_seg_probability/: one file per structure, 0 to 1."),
-        outputs("--statistics", is_flag=True,
-                help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, cut off or not."),
-        outputs("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures."),
-        outputs("--truth", metavar="LABELS", type=click.Path(path_type=Path),
-                help="True label map: prints Dice."),
-        limits("--roi", metavar="REGION",
-               help="x0:x1,y0:y1,z0:z1 in voxels (ends may be open), the path of a mask, or the name of a "
-               "structure. Labels inside are those of a complete run; outside, all is background."),
-        limits("--coarse", is_flag=False, flag_value="2", metavar="[FACTOR|BUNDLE]",
-               help="Find structures on voxels FACTOR times as large [2], or with BUNDLE, and refine only "
-               "near them. Parts of a structure that the coarse pass missed may be lost."),
-        limits("--body-crop/--no-body-crop", default=None,
-               help="Crop to what is not air. [on, and exact, if the network was trained so; otherwise off, "
-               "and if set, only around the body: outside, all is background]"),
-        limits("--max-memory", metavar="SIZE",
-               help="Such as 2G: an image that is predicted to need more takes steps to need less, or is "
-               "refused; one image at a time."),
-    )  # fmt: skip
+    return _decorated(command, *_RUN_OPTIONS)
 
 
 def _decorated(function: Command, *options: Callable[[Command], Command]) -> Command:

@@ -110,10 +110,7 @@ def run_pass(
         )  # fmt: skip
     image, layout, plan = planned.image, planned.layout, planned.plan
     values = tuple(manifest.labels[channel].value for channel in channels)
-    wanted = Wanted(values=values, smooth=True, masks=options.masks, probabilities=options.probabilities)
-    sizes = Sizes(transform=image.transform, shape=volume.shape, wanted=wanted)
-    requested = Way(plan=plan, restore=options.restore)
-    way, forecast = choose_way(engine, sizes, requested, allowed=options.max_memory)
+    way, forecast = _choose(engine, volume, options, planned, values)
     if callbacks.on_forecast is not None:
         callbacks.on_forecast(forecast)
     sink = LabelSink(
@@ -127,16 +124,10 @@ def run_pass(
     )  # fmt: skip
     count = engine.labeller.label(task, sink, clock) if plan.starts else WindowCount()
     return Pass(
-        sink=sink,
-        count=count,
-        skipped=len(layout.plan.starts) - len(plan.starts),
-        crop=layout.report,
-        warnings=layout.warnings,
-        forecast=forecast,
-        restore=way.restore,
-        clock=clock,
+        sink=sink, count=count, skipped=len(layout.plan.starts) - len(plan.starts), crop=layout.report,
+        warnings=layout.warnings, forecast=forecast, restore=way.restore, clock=clock,
         grid=(image.transform.shape, image.transform.affine),
-    )
+    )  # fmt: skip
 
 
 def _plan(
@@ -156,6 +147,20 @@ def _plan(
     boxes = oriented_boxes(region, image.transform, volume.shape)
     plan = windows_touching(layout.plan, image.transform, boxes)
     return _Planned(image=image, layout=layout, plan=plan, boxes=boxes)
+
+
+def _choose(
+    engine: LoadedEngine,
+    volume: Volume,
+    options: SegmentOptions,
+    planned: _Planned,
+    values: tuple[int, ...],
+) -> tuple[Way, Forecast]:
+    """Return how to run the windows within the memory limit, and the forecast."""
+    wanted = Wanted(values=values, smooth=True, masks=options.masks, probabilities=options.probabilities)
+    sizes = Sizes(transform=planned.image.transform, shape=volume.shape, wanted=wanted)
+    requested = Way(plan=planned.plan, restore=options.restore)
+    return choose_way(engine, sizes, requested, allowed=options.max_memory)
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:

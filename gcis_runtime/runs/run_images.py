@@ -120,31 +120,8 @@ def run_images(
     """
     options = options or RunOptions()
     paths = [Path(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
-    target = None if out is None else os.fspath(out)
-    sources = find_images(paths)
-    collection = resume or any(map(is_collection, paths))
-    if collection and (target is None or is_file_name(target)):
-        raise OutputError(
-            "folders, patterns, lists and --resume need -o FOLDER",
-            received=repr(target),
-            expected="an output folder",
-            fix="Name one with -o.",
-        )
-    if options.truth is not None and len(sources) != 1:
-        raise OutputError(
-            "--truth belongs to one image",
-            received=f"{len(sources)} images",
-            expected="one image",
-            fix="Run gcis-run once per image, or evaluate label maps with gcis-train evaluate.",
-        )
-    jobs = plan_jobs(sources, target, suffix=suffix)
-    if len(jobs) == 1 and not jobs[0].image.exists():
-        read_volume(jobs[0].image)  # raises the error before a bundle is loaded
-    folder = Path(target) if target is not None and (collection or len(jobs) > 1) else None
-    if folder is not None:
-        refuse_own(paths, folder)
+    plan = _plan(paths, options, out=None if out is None else os.fspath(out), suffix=suffix, resume=resume)
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
-    plan = _Plan(jobs=jobs, folder=folder, resume=resume)
     return _run(plan, model, options, callbacks or RunCallbacks())
 
 
@@ -178,6 +155,35 @@ def run_phantom(
     plan = _Plan(jobs=plan_jobs([source], os.fspath(out), suffix=suffix))
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
     return _run(plan, model, options or RunOptions(), callbacks or RunCallbacks(), phantom=seed)
+
+
+def _plan(
+    paths: list[Path], options: RunOptions, *, out: str | None, suffix: str | None, resume: bool
+) -> _Plan:
+    """Return the cases of a run, after checking everything that does not need the bundle."""
+    sources = find_images(paths)
+    collection = resume or any(map(is_collection, paths))
+    if collection and (out is None or is_file_name(out)):
+        raise OutputError(
+            "folders, patterns, lists and --resume need -o FOLDER",
+            received=repr(out),
+            expected="an output folder",
+            fix="Name one with -o.",
+        )
+    if options.truth is not None and len(sources) != 1:
+        raise OutputError(
+            "--truth belongs to one image",
+            received=f"{len(sources)} images",
+            expected="one image",
+            fix="Run gcis-run once per image, or evaluate label maps with gcis-train evaluate.",
+        )
+    jobs = plan_jobs(sources, out, suffix=suffix)
+    if len(jobs) == 1 and not jobs[0].image.exists():
+        read_volume(jobs[0].image)  # raises the error before a bundle is loaded
+    folder = Path(out) if out is not None and (collection or len(jobs) > 1) else None
+    if folder is not None:
+        refuse_own(paths, folder)
+    return _Plan(jobs=jobs, folder=folder, resume=resume)
 
 
 def _run(
