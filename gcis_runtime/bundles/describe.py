@@ -1,4 +1,4 @@
-"""Describe a bundle as text."""
+"""A bundle described for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gcis_runtime.text import table
 
 
 def describe(bundle: Bundle) -> str:
-    """Return a description: structures, pathways (counted from 1), engines, parity, provenance, files."""
+    """Describe a bundle: structures, pathways counted from 1, grid, engines, parity, provenance, sizes."""
     m = bundle.manifest
     p = m.preprocess
     spacing = "the file's spacing" if p.spacing is None else " x ".join(f"{s:g}" for s in p.spacing) + " mm"
@@ -36,7 +36,7 @@ def describe(bundle: Bundle) -> str:
 
 
 def text_weights_warning(m: Manifest) -> list[str]:
-    """Return a warning line if the text weights are random; empty otherwise."""
+    """Return a line that stands out when the prompts' text weights are random."""
     if not m.provenance.text_weights.startswith("random"):
         return []
     return [
@@ -46,19 +46,19 @@ def text_weights_warning(m: Manifest) -> list[str]:
 
 
 def _pathways(m: Manifest) -> str:
-    """Return a table of prompts with label values and blocks at the seven positions, and router gaps."""
+    """Return prompts with label values and blocks at the seven positions; router margins below each."""
     rows = [["value", "structure", "prompt", *POSITIONS]]
     for label, pathway in zip(m.labels, m.pathways, strict=True):
         rows.append([str(label.value), label.name, label.prompt, *map(str, pathway.path_selection)])
         if pathway.margins is None:
-            rows.append(["", "", "  selected by the user", *[""] * len(POSITIONS)])
+            rows.append(["", "", "  given by hand", *[""] * len(POSITIONS)])
         else:
-            rows.append(["", "", "  router gap", *(f"{x:.2f}" for x in pathway.margins)])
+            rows.append(["", "", "  margin", *(f"{x:.2f}" for x in pathway.margins)])
     return table(rows, right=(0, *range(3, 10)))
 
 
 def _engines(m: Manifest) -> str:
-    """Return a table of the engines that the export checked."""
+    """Return the engines that the export checked."""
     rows = [["engine", "precision", "batch", "version", "device", "file", "settings"]]
     rows += [
         [
@@ -71,7 +71,7 @@ def _engines(m: Manifest) -> str:
 
 
 def _graphs(m: Manifest) -> str:
-    """Return a table of the ONNX files."""
+    """Return the ONNX files."""
     rows = [["graph", "precision", "batch", "operators", "opset", "weights stored as"]]
     rows += [
         [g.file, g.precision, str(g.batch), str(g.nodes or "-"), str(g.opset or "-"), g.weights_dtype]
@@ -81,7 +81,7 @@ def _graphs(m: Manifest) -> str:
 
 
 def parity_table(m: Manifest) -> str:
-    """Return the parity report as a table: measured values, their limits, and the outcome."""
+    """Return the parity report: what was measured, each limit beside it, and the outcome."""
     rows = [
         [
             "stage", "against", "precision", "graph", "windows", "max difference", "relative", "limit",
@@ -103,7 +103,7 @@ def parity_table(m: Manifest) -> str:
 
 
 def _provenance(m: Manifest) -> str:
-    """Return the origin of the weights as a table."""
+    """Return where the weights come from."""
     rows = [
         ["checkpoint", f"sha256 {m.provenance.checkpoint_sha256[:12]}"],
         ["text model", f"{m.provenance.text_model}, weights {m.provenance.text_weights}"],

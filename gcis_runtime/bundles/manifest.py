@@ -1,7 +1,7 @@
-"""Define the bundle's manifest: one strict, versioned JSON file with everything that the runtime needs.
+"""The bundle's manifest: one strict, versioned JSON file that says everything the runtime needs.
 
-`docs/bundle_format.md` documents it. Unknown fields are errors, because this version cannot know their
-meaning.
+`docs/bundle_format.md` describes it for people. Unknown fields are refused: a manifest that says
+more than this version understands is not guessed at.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decod
 
 
 class Manifest(Strict, frozen=True, kw_only=True):
-    """Everything that the runtime needs to know about a bundle, except the weights."""
+    """Everything that `gcis-run` needs to know of a bundle beside the weights."""
 
     schema: Literal["gcis-bundle"] = SCHEMA
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -176,10 +176,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `manifest.json`, generated from the types that read it.
+    """Return the JSON Schema of `manifest.json`, made from the types that read it.
 
-    The schema covers the form of a manifest. Only `decode` checks that the parts agree: every graph is among
-    the files, every label has one pathway, and so on.
+    It says what a manifest looks like; that its parts fit each other (every graph among the files, one
+    pathway for each label, ...) is checked by `decode` alone.
     """
     made = msgspec.json.schema(Manifest)
     title = f"manifest.json of a gCIS bundle, schema version {SCHEMA_VERSION}"
@@ -187,26 +187,25 @@ def json_schema() -> dict[str, Any]:
 
 
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""Errors for JSON that is malformed, violates the schema, is nested too deeply, or is not UTF-8."""
+"""What msgspec raises for JSON that is malformed, against the schema, nested too deep, or not UTF-8."""
 
 
 class _Head(msgspec.Struct):
-    """The two fields that decide whether this version can read the rest."""
+    """The two fields that say whether the rest can be understood."""
 
     schema: str = ""
     schema_version: int = 0
 
 
 def decode(data: bytes, *, source: str) -> Manifest:
-    """Decode a manifest strictly, upgrading older schema versions.
+    """Read a manifest strictly; one of an older schema is upgraded.
 
     Args:
         data: JSON bytes.
-        source: Path or name of the source, for messages.
+        source: Where they came from, for messages.
 
     Raises:
-        BundleError: The data is not JSON, has another schema or a newer version, or has an unknown, missing
-            or invalid field.
+        BundleError: Not JSON, another schema, a newer version, an unknown, missing or wrong field.
     """
     try:
         head = msgspec.json.decode(data, type=_Head)

@@ -20,7 +20,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Label(Strict, frozen=True, kw_only=True):
-    """One structure: label value, name, text prompt, display color and codes of terminologies.
+    """One structure: its value in the label map, its name, its prompt, how to draw it.
 
     The order of the manifest's labels is the order of the graph's output channels.
     """
@@ -36,8 +36,8 @@ class PromptPathway(Strict, frozen=True, kw_only=True):
     """The residual block that a prompt uses at each of the seven `POSITIONS`, counted from 1.
 
     Attributes:
-        margins: Router gap at each position: the logit of the selected block minus that of the runner-up;
-            None if the user selected the pathway.
+        margins: Router logit of the chosen pathway minus the runner-up's at each position; None
+            when the pathway was given by hand.
     """
 
     prompt: str
@@ -62,15 +62,15 @@ class FileEntry(Strict, frozen=True, kw_only=True):
 
 
 class Graph(Strict, frozen=True, kw_only=True):
-    """An ONNX file of the bundle. The first, `model.onnx`, is the portable reference: fp32, batch 1.
+    """An ONNX file of the bundle. The first, `model.onnx`, is the portable truth: fp32, batch 1.
 
     Attributes:
-        file: Path; `graph_file` derives it from precision and batch.
-        precision: Arithmetic of its large operations.
-        batch: Windows per run.
-        opset: ONNX operator set; 0 if it was not recorded (bundles of schema version 1).
-        nodes: Number of operators; 0 as above.
-        weights_dtype: Storage type of large weights.
+        file: Its path; `graph_file` makes it from precision and batch.
+        precision: What its large operations compute in.
+        batch: Windows a run.
+        opset: ONNX operator set; 0 where it was not recorded (bundles of schema version 1).
+        nodes: Operators; 0 as above.
+        weights_dtype: How large weights are stored.
     """
 
     file: str
@@ -82,17 +82,17 @@ class Graph(Strict, frozen=True, kw_only=True):
 
 
 class Engine(Strict, frozen=True, kw_only=True):
-    """An engine that passed the parity gate of the export.
+    """An engine that the bundle was checked with.
 
     Attributes:
-        backend: Engine.
-        precision: Arithmetic, as read back from the engine.
-        file: File to load: the graph for `onnx` and `openvino`, `engine_file` for compiled engines.
+        backend: Which engine.
+        precision: What it computes in, as read back from it.
+        file: What is loaded: the graph for `onnx` and `openvino`, `engine_file` for compiled ones.
         graph: The ONNX file that it reads or was built from.
         backend_version: The version that built and checked it.
         device: `cpu`, `cuda`, a compute capability (`sm_89`), or one and all later ones (`sm_80+`).
-        batch: Windows per run.
-        settings: Build settings, for display only: optimisation level, compatibility, seconds.
+        batch: Windows a run.
+        settings: How it was built, for people: optimisation level, compatibility, seconds.
     """
 
     backend: EngineName
@@ -106,26 +106,26 @@ class Engine(Strict, frozen=True, kw_only=True):
 
 
 class ParityRow(Strict, frozen=True, kw_only=True):
-    """One comparison by the parity gate: `stage` against `reference` on `windows` windows.
+    """One comparison of the parity gate: `stage` against `reference` on `windows` windows.
 
     Attributes:
         graph: The ONNX file that `stage` ran; empty for PyTorch.
         max_abs: Largest absolute difference of the foreground-minus-background logit.
-        max_rel: Largest value over the windows of `max_abs` divided by the largest absolute logit of the
-            reference; None if it was not recorded (bundles of schema version 1).
-        scale: Largest absolute logit of the reference, for comparison with `max_abs`.
+        max_rel: Largest over the windows of a window's `max_abs` as a share of its reference's largest
+            absolute value; None where it was not recorded (bundles of schema version 1).
+        scale: Largest absolute value of the reference, to read `max_abs` against.
         labels_changed: Share of voxels whose label (argmax over background and structures) differs.
-        labels_decided: The same share over voxels at which the reference's two best scores differ by more
-            than `band`; None as above, in which case `labels_changed` is compared with the limit.
-        undecided: Share of voxels at which they differ by at most `band`; small for a trained network.
-        dice: Mean Dice between the two label maps over the structures present; None if no structure has
-            enough voxels, or as above.
-        tolerance_abs: `tolerance_rel` times `scale`, for comparison with `max_abs`.
-        tolerance_rel: Limit on `max_rel`; None as above, in which case `tolerance_abs` limits `max_abs`.
+        labels_decided: The same, counting only voxels whose label the reference decides by more than `band`;
+            None as above: then `labels_changed` is judged.
+        undecided: Share of voxels that it does not; a trained network leaves few.
+        dice: Mean over the structures present of the Dice between the two label results; None where no
+            structure has voxels enough to say, or as above.
+        tolerance_abs: `tolerance_rel` times `scale`, to read `max_abs` against.
+        tolerance_rel: Limit on `max_rel`; None as above: then `tolerance_abs` is the limit on `max_abs`.
         tolerance_labels: Limit on `labels_decided`.
         tolerance_dice: Lower limit on `dice`; None as above.
-        band: Difference between the reference's two best scores, as a share of the window's largest absolute
-            logit, up to which a voxel counts as undecided.
+        band: Lead of the reference's label over the next, as a share of the window's largest absolute
+            value, up to which a voxel counts as undecided.
     """
 
     stage: str
@@ -148,7 +148,7 @@ class ParityRow(Strict, frozen=True, kw_only=True):
 
     @property
     def relative(self) -> float:
-        """`max_rel`; in rows of schema version 1, `max_abs` divided by `scale`."""
+        """`max_rel`, or in rows of schema version 1 what their largest difference is of their scale."""
         return _share(self.max_abs, self.scale) if self.max_rel is None else self.max_rel
 
     @property
@@ -158,12 +158,12 @@ class ParityRow(Strict, frozen=True, kw_only=True):
 
     @property
     def decided(self) -> float:
-        """Share of voxels that `tolerance_labels` limits."""
+        """Share of voxels that `tolerance_labels` judges."""
         return self.labels_changed if self.labels_decided is None else self.labels_decided
 
     @property
     def passed(self) -> bool:
-        """Whether all limits hold; False for a NaN difference."""
+        """All limits hold; false for a NaN difference."""
         alike = self.dice is None or self.tolerance_dice is None or self.dice >= self.tolerance_dice
         return self.relative <= self.limit_relative and self.decided <= self.tolerance_labels and alike
 
@@ -173,14 +173,14 @@ def _share(part: float, whole: float) -> float:
 
 
 class Provenance(Strict, frozen=True, kw_only=True):
-    """The origin of the weights.
+    """Where the weights come from.
 
     Attributes:
         checkpoint_sha256: Hash of the checkpoint's `weights.safetensors`.
         text_model: open_clip model name of the text tower.
-        text_weights: Tag or file name of its weights; `"random (seed N)"` for random weights, in which case
-            the router cannot interpret prompts outside the checkpoint's table.
-        training: Free notes about the training (data, epochs, dates), displayed and never interpreted.
+        text_weights: Tag or file name of its weights; `"random (seed N)"` when none were had, which means
+            that prompts outside the table mean nothing to the router.
+        training: Free notes of the training (data, epochs, dates), shown and never interpreted.
     """
 
     checkpoint_sha256: Sha256

@@ -1,6 +1,7 @@
-"""Convert manifests of older schema versions to the current version.
+"""Manifests of older schema versions, brought to the current one; the only place that knows them.
 
-Each step rewrites plain JSON values and keeps unknown fields, which the strict decoder then reports.
+Each step rewrites plain JSON values and leaves what it does not know where it is, so that the strict
+reading that follows refuses it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _NEW_IN_2 = {
 
 
 def upgrade(document: Document) -> Document:
-    """Convert a manifest to the current schema version, one version at a time.
+    """Bring a manifest of an older schema version to the current one, step by step.
 
     Args:
-        document: A manifest of a known version.
+        document: A manifest of a version that is known.
 
     Raises:
-        msgspec.ValidationError: The manifest violates its own schema.
+        msgspec.ValidationError: It does not follow its own schema.
     """
     while step := _STEPS.get(document["schema_version"]):
         document = step(document)
@@ -43,7 +44,7 @@ def upgrade(document: Document) -> Document:
 
 
 def _from_1(old: Document) -> Document:
-    """Convert version 1, which had one graph, read by every engine, and its weight type at the top level."""
+    """Version 1 had one graph, whose weights' type stood at the top, and engines that all read it."""
     _refuse(old, ("graphs",), "$")
     if "weights_dtype" not in old:
         raise msgspec.ValidationError("Object missing required field `weights_dtype`")
@@ -57,12 +58,12 @@ def _from_1(old: Document) -> Document:
 
 
 def _graph_of(row: Document) -> str:
-    """Return the file that a stage ran: the only graph, except for PyTorch."""
+    """Return the file that a stage ran: all but PyTorch ran the one there was."""
     return "" if "PyTorch" in str(row.get("stage")) else _MODEL
 
 
 def _objects(document: Document, field: str) -> list[Document]:
-    """Return a list of objects, none of which has a field of version 2."""
+    """Return a list of objects that have none of the fields of version 2."""
     found = document.get(field)
     if not isinstance(found, list) or not all(isinstance(part, dict) for part in found):
         raise msgspec.ValidationError(f"Expected `array` of `object` - at `$.{field}`")
