@@ -287,7 +287,7 @@ def test_another_bundle_may_find_structures():
     lacking = msgspec.structs.replace(other.bundle.manifest)
     with pytest.raises(PromptError, match="lacks a structure"):
         matching_labels(other.bundle.manifest.labels, Lacking(lacking.name, labels))
-    with pytest.raises(OutputError, match="coarse pass of its own"):
+    with pytest.raises(OutputError, match="cannot be its own coarse pass"):
         ours.segment(volume, coarse=ours)
 
 
