@@ -20,7 +20,7 @@ from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import GcisError
 from gcis_runtime.images.nifti import read_volume
-from gcis_runtime.runs.case import write_phantom
+from gcis_runtime.runs.phantom import write_phantom
 from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.nets.pathway import Pathway

@@ -28,7 +28,7 @@ from gcis_runtime.engines.gpu.probe import probe_driver
 from gcis_runtime.errors import BundleError, GcisError
 from gcis_runtime.images.nifti import read_volume
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.runs.case import write_phantom
+from gcis_runtime.runs.phantom import write_phantom
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE
 from gcis_runtime.system.cpus import usable_cpus
 from gcis_train.nets.network import StaticGcisNet

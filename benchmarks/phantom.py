@@ -22,7 +22,7 @@ from gcis_runtime import read_volume
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import GcisError
-from gcis_runtime.runs.case import write_phantom
+from gcis_runtime.runs.phantom import write_phantom
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE
 from gcis_runtime.system.cpus import usable_cpus
 from gcis_train.evaluation.reference import reference_labels

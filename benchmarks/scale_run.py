@@ -44,9 +44,10 @@ def run(work: Work) -> dict[str, Any]:
         Exception: What went wrong with an image.
     """
     from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
-    from gcis_runtime.runs.case import RunOptions  # noqa: PLC0415
-    from gcis_runtime.runs.cohort import Outcome, run_cases  # noqa: PLC0415 (imports belong to the start)
+    from gcis_runtime.runs.cohort import run_cases  # noqa: PLC0415 (imports belong to the start)
     from gcis_runtime.runs.inputs import find_images  # noqa: PLC0415
+    from gcis_runtime.runs.options import RunOptions  # noqa: PLC0415
+    from gcis_runtime.runs.outcome import Outcome  # noqa: PLC0415
     from gcis_runtime.runs.outputs import plan_jobs  # noqa: PLC0415
 
     jobs = plan_jobs(find_images([Path(image) for image in work.images]), f"{work.out}/")
@@ -57,24 +58,23 @@ def run(work: Work) -> dict[str, Any]:
         if not work.images:
             return {}
         ready = time.perf_counter()
-        run_cases(segmenter, jobs, RunOptions(), done=outcomes.append)
+        run_cases(segmenter, jobs, RunOptions(), on_done=outcomes.append)
         seconds = time.perf_counter() - ready
         engine = segmenter.engine.text
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    reports = [outcome.report or {} for outcome in outcomes]
-    total, reused = (sum(r["windows"][key] for r in reports) for key in ("total", "reused"))
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    total = sum(r.windows.total for r in reports)
+    reused = sum(r.windows.reused for r in reports)
     return {
         "engine": engine,
         "cases_seconds": round(seconds, 3),
         "cpu_seconds": round(time.process_time(), 3),
-        "stages": {
-            name: round(sum(r["seconds"][name] for r in reports), 3) for name in reports[0]["seconds"]
-        },
+        "stages": {name: round(sum(r.seconds[name] for r in reports), 3) for name in reports[0].seconds},
         "windows": total,
         "windows_computed": total - reused,
-        "labelled_voxels": sum(s["voxels"] for r in reports for s in r["structures"]),
+        "labelled_voxels": sum(s.voxels for r in reports for s in r.structures),
         "peak_memory_mb": round((peak_memory_bytes() or 0) / 1e6),
     }
 

@@ -12,17 +12,16 @@ from typing import Any
 import click
 
 from gcis_export.options import (
-    ENGINE_NAMES,
     HARDWARE_COMPATIBILITIES,
-    PRECISIONS,
     WEIGHTS_TYPES,
-    EngineOptions,
+    BuildOptions,
     ExportRequest,
     Overrides,
     read_capability,
 )
+from gcis_runtime.choices import ENGINES, PRECISIONS
 from gcis_runtime.spec import Foreground
-from gcis_runtime.system.console import command
+from gcis_runtime.system.console import command, json_option, out_option
 
 
 class _Renamed(click.Option):
@@ -76,7 +75,7 @@ def _with_request(function: Callable[[ExportRequest, bool], None]) -> Callable[.
 
     @functools.wraps(function)
     def call(as_json: bool, **parsed: Any) -> None:
-        parts = {"engine_options": _built(EngineOptions, parsed), "overrides": _built(Overrides, parsed)}
+        parts = {"build_options": _built(BuildOptions, parsed), "overrides": _built(Overrides, parsed)}
         function(_built(ExportRequest, parsed | parts), as_json)
 
     return call
@@ -96,7 +95,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
 @click.option(
     "--engine",
     "engines",
-    type=click.Choice(ENGINE_NAMES),
+    type=click.Choice(ENGINES),
     multiple=True,
     default=("onnx",),
     help="Engine to build or check; repeatable [onnx].",
@@ -220,7 +219,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     help="Windows per case that the parity gate compares.",
 )
 @click.option("--name", help="Name of the bundle [derived from the prompts].")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder [the bundle store].")
+@out_option(long="--output", help="Bundle folder [the bundle store].")
 @click.option(
     "--triton",
     type=click.Path(path_type=Path),
@@ -233,7 +232,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     metavar="DIR",
     help="Also write a MONAI bundle to this folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option(help="Print the result as JSON.")
 @_with_request
 def main(request: ExportRequest, as_json: bool) -> None:
     """Export prompts of a checkpoint as one verified bundle for gcis-run.
@@ -244,7 +243,7 @@ def main(request: ExportRequest, as_json: bool) -> None:
     from gcis_export.engines.registry import check_engines
 
     # Before the seconds that importing PyTorch takes.
-    check_engines(request.engines, precision=request.precision, options=request.engine_options)
+    check_engines(request.engines, precision=request.precision, options=request.build_options)
     from gcis_export import report
     from gcis_export.export import export
 

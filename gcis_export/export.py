@@ -74,7 +74,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
     """
     log = on_step or _ignore
     check_targets(request)
-    engines = check_engines(request.engines, precision=request.precision, options=request.engine_options)
+    engines = check_engines(request.engines, precision=request.precision, options=request.build_options)
     log("reading the checkpoint")
     content = _read_content(request)
     target = request.output or store_folder() / f"{slugify(content.name)}{SUFFIX}"
@@ -96,7 +96,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
             draft.with_graph_engines(passed),
             engines,
             precision=request.precision,
-            options=request.engine_options,
+            options=request.build_options,
             reference=references.network,
             on_step=log,
         )

@@ -10,19 +10,16 @@ from typing import Literal, get_args
 
 import msgspec
 
-from gcis_runtime.bundles.manifest_parts import Backend as EngineName
-from gcis_runtime.bundles.manifest_parts import Precision
+from gcis_runtime.choices import EngineName, Precision
 from gcis_runtime.engines.tensorrt.family import Capability
 from gcis_runtime.errors import EngineError
 from gcis_runtime.spec import Foreground, Shape3, Triple
 
 __all__ = [
-    "ENGINE_NAMES",
     "HARDWARE_COMPATIBILITIES",
-    "PRECISIONS",
     "WEIGHTS_TYPES",
+    "BuildOptions",
     "EngineName",
-    "EngineOptions",
     "ExportRequest",
     "HardwareCompatibility",
     "Overrides",
@@ -34,14 +31,12 @@ __all__ = [
 HardwareCompatibility = Literal["none", "same", "ampere+"]
 WeightsType = Literal["fp32", "fp16"]
 
-ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 HARDWARE_COMPATIBILITIES: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
 WEIGHTS_TYPES: tuple[WeightsType, ...] = get_args(WeightsType)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class BuildOptions:
     """Options for building TensorRT engines; each applies to the backends named with it.
 
     Attributes:
@@ -112,7 +107,7 @@ class ExportRequest:
         path_selections: Pathways selected by hand, one per prompt, such as `"2,1,3,5,3,6,6"`.
         clip_weights: CLIP weights (tag or file) for prompts that the checkpoint has no embedding of.
         engines: Engines to build or check in addition to ONNX Runtime.
-        engine_options: Options for building TensorRT engines.
+        build_options: Options for building TensorRT engines.
         precision: Precision of the engines. Other than `"fp32"`, a second graph is written in this precision,
             and at least one of the engines must support it.
         batches: Additional batch sizes; one more graph is written per batch size.
@@ -133,7 +128,7 @@ class ExportRequest:
     path_selections: tuple[str, ...] = ()
     clip_weights: str | None = None
     engines: tuple[str, ...] = ("onnx",)
-    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    build_options: BuildOptions = field(default_factory=BuildOptions)
     precision: Precision = "fp32"
     batches: tuple[int, ...] = ()
     weights: WeightsType = "fp32"

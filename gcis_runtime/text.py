@@ -10,6 +10,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def error_text(error: BaseException) -> str:
+    """Return an error's message in one printable line; the type's name if there is no message."""
+    message = f"out of memory {error}" if isinstance(error, MemoryError) else str(error)
+    return printable(" ".join(message.split())) or type(error).__name__
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 window`, `7 windows`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -13,6 +13,7 @@ from gcis_export.options import EngineName, Precision
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MODEL_FILE, Engine, ParityRow, graph_file
 from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 
@@ -93,7 +94,7 @@ def _check(
 def _run(folder: Path, gate: Gate, name: EngineName, precision: Precision) -> tuple[Engine, list[Logits]]:
     """Open an engine as the runtime does and run every window."""
     try:
-        session = open_session(open_bundle(folder), engine=name, device="cpu", precision=precision)
+        session = open_session(open_bundle(folder), EngineOptions(engine=name, precision=precision))
     except BundleError as error:  # the names or shapes of the graph differ from the manifest
         raise ParityError(
             f"{ENGINES[name].product} did not load the exported graph",

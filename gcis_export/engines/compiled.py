@@ -9,11 +9,12 @@ from gcis_export.bundle.staged import StagedBundle
 from gcis_export.bundle.writer import file_entry
 from gcis_export.engines import tensorrt, tensorrt_rtx
 from gcis_export.gate.parity import Gate, Reference
-from gcis_export.options import EngineName, EngineOptions, Precision
+from gcis_export.options import BuildOptions, EngineName, Precision
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import Engine, FileEntry, Graph, engine_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.gpu.probe import Gpu, probe_driver
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.tensorrt.build import Built, build
 from gcis_runtime.engines.tensorrt.engines import wrong_precision
 from gcis_runtime.engines.tensorrt.family import Family
@@ -30,7 +31,7 @@ def build_engines(
     names: Sequence[EngineName],
     *,
     precision: Precision,
-    options: EngineOptions,
+    options: BuildOptions,
     reference: Reference,
     on_step: Callable[[str], None],
 ) -> tuple[StagedBundle, tuple[str, ...]]:
@@ -70,7 +71,7 @@ def build_engines(
     return staged, tuple(notes)
 
 
-def _build(family: Family, graph: Path, options: EngineOptions, gpu: Gpu | None) -> Built:
+def _build(family: Family, graph: Path, options: BuildOptions, gpu: Gpu | None) -> Built:
     """Build an engine, reusing the kernel timings of earlier builds on this GPU."""
     cache = open_cache() if gpu is not None else None
     key = {} if gpu is None else {"gpu": gpu.name, "backend": family.backend}
@@ -115,10 +116,9 @@ def _run(folder: Path, family: Family, engine: Engine, gate: Gate, reference: Re
     try:
         session = open_session(
             open_bundle(folder),
-            engine=family.backend,
-            device="cuda",
-            precision=engine.precision,
-            batch=engine.batch,
+            EngineOptions(
+                engine=family.backend, device="cuda", precision=engine.precision, batch=engine.batch
+            ),
         )
     except EngineError as error:
         if family.builds_without_gpu:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from gcis_export.options import EngineOptions, Precision
+from gcis_export.options import BuildOptions, Precision
 from gcis_runtime.engines.layer_precision import computed_in
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -25,7 +25,7 @@ _ELEMENTS: dict[int, str] = {
 _QUANTISED = ("QLinearConv", "ConvInteger")
 
 
-def check(_options: EngineOptions) -> None:
+def check(_options: BuildOptions) -> None:
     """Do nothing: ONNX Runtime is a dependency of the runtime."""
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 
-from gcis_export.options import EngineOptions, Precision
+from gcis_export.options import BuildOptions, Precision
 from gcis_runtime.errors import EngineError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 """bf16 is computed from the fp32 graph on processors that support it."""
 
 
-def check(_options: EngineOptions) -> None:
+def check(_options: BuildOptions) -> None:
     """Raise if OpenVINO is not installed.
 
     Raises:

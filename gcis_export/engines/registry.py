@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gcis_export.engines import onnx, openvino, tensorrt, tensorrt_rtx
-from gcis_export.options import EngineName, EngineOptions, Precision
+from gcis_export.options import BuildOptions, EngineName, Precision
 from gcis_runtime.errors import EngineError
 
 
@@ -22,7 +22,7 @@ class ExportEngine:
 
     product: str
     precisions: tuple[Precision, ...]
-    check: Callable[[EngineOptions], object]
+    check: Callable[[BuildOptions], object]
 
 
 ENGINES: dict[EngineName, ExportEngine] = {
@@ -39,7 +39,7 @@ ENGINES: dict[EngineName, ExportEngine] = {
 
 
 def check_engines(
-    names: Sequence[str], *, precision: Precision, options: EngineOptions | None = None
+    names: Sequence[str], *, precision: Precision, options: BuildOptions | None = None
 ) -> tuple[EngineName, ...]:
     """Return the engines to build or check; `onnx` is always the first of them.
 
@@ -52,7 +52,7 @@ def check_engines(
         EngineError: An engine is unknown, not installed or lacks its GPU, no engine supports the precision,
             or an option belongs to none of the engines.
     """
-    options = options or EngineOptions()
+    options = options or BuildOptions()
     for name in names:
         if name not in ENGINES:
             raise EngineError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcis_export.options import EngineOptions, Precision
+from gcis_export.options import BuildOptions, Precision
 from gcis_runtime.engines.gpu.probe import Gpu, require_gpu
 from gcis_runtime.engines.tensorrt.build import BuildSettings
 from gcis_runtime.engines.tensorrt.family import TRT, load_builder
@@ -12,7 +12,7 @@ FAMILY = TRT
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
-def check(_options: EngineOptions) -> Gpu | None:
+def check(_options: BuildOptions) -> Gpu | None:
     """Return the GPU to build on; the CUDA driver is queried before TensorRT is loaded.
 
     Raises:
@@ -30,7 +30,7 @@ def check(_options: EngineOptions) -> Gpu | None:
     return gpu
 
 
-def settings(options: EngineOptions, *, timing_cache: bytes) -> BuildSettings:
+def settings(options: BuildOptions, *, timing_cache: bytes) -> BuildSettings:
     """Return the builder settings; `timing_cache` holds kernel timings of earlier builds on the same GPU."""
     return BuildSettings(
         optimization_level=options.optimization_level,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcis_export.options import EngineOptions, Precision
+from gcis_export.options import BuildOptions, Precision
 from gcis_runtime.engines.gpu.probe import Gpu
 from gcis_runtime.engines.tensorrt.build import BuildSettings
 from gcis_runtime.engines.tensorrt.family import TRT_RTX, load_builder
@@ -12,7 +12,7 @@ FAMILY = TRT_RTX
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
-def check(options: EngineOptions) -> Gpu | None:
+def check(options: BuildOptions) -> Gpu | None:
     """Raise if TensorRT-RTX cannot build for the compute capabilities; return None, as no GPU is needed.
 
     Raises:
@@ -30,7 +30,7 @@ def check(options: EngineOptions) -> Gpu | None:
     return None
 
 
-def settings(options: EngineOptions, *, timing_cache: bytes) -> BuildSettings:
+def settings(options: BuildOptions, *, timing_cache: bytes) -> BuildSettings:
     """Return the builder settings; TensorRT-RTX does not use `timing_cache`."""
     return BuildSettings(
         optimization_level=options.optimization_level, tf32=options.tf32, capabilities=options.capabilities

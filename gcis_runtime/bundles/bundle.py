@@ -49,9 +49,7 @@ class Bundle:
         Raises:
             BundleError: The manifest does not list the file, so that it was not verified.
         """
-        if path not in [entry.path for entry in self.manifest.files]:
-            raise BundleError(f"bundle {self.name!r} has no such file", received=repr(path), fix=_FIX)
-        return safe_path(self.folder, path)
+        return safe_path(self.folder, self.manifest.entry(path).path)
 
     @property
     def size(self) -> int:

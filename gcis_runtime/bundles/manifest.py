@@ -11,14 +11,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gcis_runtime.bundles.manifest_parts import (
-    GRAPH_BACKENDS,
-    Backend,
     Engine,
     FileEntry,
     Graph,
     Label,
     ParityRow,
-    Precision,
     PromptPathway,
     Provenance,
     Strict,
@@ -26,8 +23,12 @@ from gcis_runtime.bundles.manifest_parts import (
     WeightsDtype,
 )
 from gcis_runtime.bundles.manifest_upgrade import upgrade
+from gcis_runtime.choices import GRAPH_ENGINES as GRAPH_BACKENDS
+from gcis_runtime.choices import EngineName as Backend
+from gcis_runtime.choices import Precision
 from gcis_runtime.errors import BundleError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
+from gcis_runtime.system.json_files import json_bytes
 
 __all__ = [
     "GRAPH_BACKENDS",
@@ -103,6 +104,25 @@ class Manifest(Strict, frozen=True, kw_only=True):
         """The first graph, `model.onnx`."""
         return self.graphs[0]
 
+    def entry(self, path: str) -> FileEntry:
+        """Return the size and hash of a listed file.
+
+        Args:
+            path: Relative to the bundle's folder, with `/`.
+
+        Raises:
+            BundleError: The manifest does not list the file, so that its content was never verified.
+        """
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise BundleError(
+            f"bundle {self.name!r} has no such file",
+            received=repr(path),
+            expected="a file that its manifest lists",
+            fix="Export it again, or fetch it again if it was copied.",
+        )
+
 
 def _check_files(m: Manifest) -> None:
     """Raise if graphs and engines are inconsistent with each other or with the list of files."""
@@ -152,7 +172,7 @@ def engine_file(backend: Backend, version: str, device: str, precision: Precisio
 
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    return json_bytes(manifest)
 
 
 def json_schema() -> dict[str, Any]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Backend = Literal["onnx", "openvino", "trt", "trt-rtx"]
-GRAPH_BACKENDS: Final = ("onnx", "openvino")
-"""Engines that load an ONNX file directly; the others load a compiled engine file."""
+from gcis_runtime.choices import EngineName, Precision
+
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Batch = Annotated[int, msgspec.Meta(ge=1)]
@@ -101,7 +99,7 @@ class Engine(Strict, frozen=True, kw_only=True):
         settings: Build settings for display: optimization level, compatibility, build time.
     """
 
-    backend: Backend
+    backend: EngineName
     precision: Precision
     file: str
     graph: str

@@ -1,4 +1,4 @@
-"""`gcis-bundle`: look at bundles and at what can run them here."""
+"""Implement the command `gcis-bundle`: inspect and verify bundles, and examine this machine."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcis_runtime.system.console import USAGE_EXIT, command_group, verbose_option
+from gcis_runtime.system.console import USAGE_EXIT, command_group, json_option, verbose_option
 
 if TYPE_CHECKING:
     from gcis_runtime.bundles.bundle import Bundle
 
 PROGRAM = "gcis-bundle"
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_JSON = json_option(help="Print one JSON document.")
 
 
 @command_group(PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """Look at exported bundles, verify them, and see what can run here."""
+    """Inspect and verify exported bundles, and show which engines can run on this machine."""
 
 
 @main.command("list")
@@ -80,12 +80,12 @@ def inspect(bundle: str, as_json: bool) -> None:
     "--run/--no-run",
     "run_engines",
     default=True,
-    help="Run a window with every graph and engine that can run here [run].",
+    help="Run one window with every graph and engine that can run on this machine [run].",
 )
 @_JSON
 @verbose_option
 def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
-    """Check schema, paths, sizes and hashes of bundle B, and run a window with it."""
+    """Check schema, paths, sizes and hashes of bundle B, and run one window with it."""
     from gcis_runtime.engines.self_test import try_window, unlisted_files
 
     opened = _open(bundle)
@@ -120,10 +120,16 @@ def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
 
 
 @main.command()
-def schema() -> None:
-    """Print the JSON Schema of a bundle's manifest.json."""
-    from gcis_runtime.bundles.manifest import json_schema
-
+@click.argument("document", type=click.Choice(("manifest", "report", "summary")), default="manifest")
+@verbose_option
+def schema(document: str) -> None:
+    """Print the JSON Schema of a bundle's manifest.json, an image's report, or a run's summary.json."""
+    if document == "manifest":
+        from gcis_runtime.bundles.manifest import json_schema
+    elif document == "report":
+        from gcis_runtime.pipeline.report import json_schema
+    else:
+        from gcis_runtime.runs.summary import json_schema
     _print_json(json_schema())
 
 
@@ -131,7 +137,7 @@ def schema() -> None:
 @_JSON
 @verbose_option
 def doctor(as_json: bool) -> None:
-    """Show versions, processor, providers and devices, and which engines can run here."""
+    """Show versions, processor, providers and devices, and which engines can run on this machine."""
     from dataclasses import asdict
 
     from gcis_runtime.engines.doctor import examine
@@ -174,9 +180,9 @@ def _open(bundle: str) -> Bundle:
 
 def _print_json(document: Any) -> None:
     """Print one indented JSON document."""
-    import msgspec
+    from gcis_runtime.system.json_files import json_text
 
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    click.echo(json_text(document))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `gcis-run` shows while cases run: tables for one image, lines for many, progress for people."""
+"""Show a run of `gcis-run`: a table for one image, one line per image for many, progress on a terminal."""
 
 from __future__ import annotations
 
@@ -10,85 +10,83 @@ import click
 
 from gcis_runtime.cli.tables import counts_text, report_table
 from gcis_runtime.pipeline.forecast import Forecast
-from gcis_runtime.pipeline.segmenter import Segmenter
-from gcis_runtime.runs.cohort import EXPECTED, Outcome
+from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
+from gcis_runtime.runs.outcome import Outcome
 from gcis_runtime.runs.outputs import Job
+from gcis_runtime.runs.run_images import RunResult
 from gcis_runtime.runs.summary import Summary
-from gcis_runtime.system.console import error_line
+from gcis_runtime.system.console import print_traceback
+from gcis_runtime.system.json_files import json_text
 from gcis_runtime.text import printable
 
 
 class Display:
-    """Shows and collects how cases end.
+    """Prints the events of a run.
 
     Args:
-        program: Begins lines of errors and warnings.
-        jobs: All cases.
-        summary: Takes every outcome; None where there is no summary, and each image gets a table.
-        quiet: Print nothing on stdout.
-
-    Attributes:
-        reports: Reports so far.
-        errors: Errors so far: image and one line.
+        program: First word of lines with errors and warnings.
+        quiet: Print one JSON document on standard output and nothing else.
     """
 
-    def __init__(self, program: str, jobs: Sequence[Job], summary: Summary | None, *, quiet: bool) -> None:
-        self._program, self._summary, self._quiet = program, summary, quiet
-        self._number = {(job.image, job.name): number for number, job in enumerate(jobs, start=1)}
-        self._watched = sys.stderr.isatty()
-        self.reports: list[dict[str, Any]] = []
-        self.errors: list[dict[str, str]] = []
-
-    def opened(self, segmenter: Segmenter) -> None:
-        """Say what computes: to people, and of one image always; and what opening it did."""
-        if self._talks:
-            self._line(f"{segmenter.bundle.name}: {segmenter.engine.text}")
-        for note in segmenter.notes:
-            self._line(f"{self._program}: note: {note}")
+    def __init__(self, program: str, *, quiet: bool) -> None:
+        self._program, self._quiet = program, quiet
+        self._terminal = sys.stderr.isatty()
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._summary: Summary | None = None
 
     @property
-    def _talks(self) -> bool:
-        return not self._quiet and (self._summary is None or self._watched)
+    def callbacks(self) -> RunCallbacks:
+        """The callbacks that print."""
+        return RunCallbacks(
+            on_start=self.on_start,
+            on_done=self.on_done,
+            on_progress=self.on_progress,
+            on_forecast=self.on_forecast,
+        )
 
-    def done(self, outcome: Outcome) -> None:
-        """Show how a case ended; errors and warnings go to stderr."""
+    def on_start(self, start: RunStart) -> None:
+        """Print the engine (of several images only on a terminal) and the messages from opening it."""
+        self.set_jobs(start.jobs)
+        self._summary = start.summary
+        if self._informative:
+            self._line(f"{start.segmenter.bundle.name}: {start.segmenter.engine.text}")
+        for note in start.segmenter.notes:
+            self._line(f"{self._program}: note: {note}")
+
+    def set_jobs(self, jobs: Sequence[Job]) -> None:
+        """Number the cases of the run."""
+        self._numbers = {(str(job.image), job.name): number for number, job in enumerate(jobs, start=1)}
+
+    @property
+    def _informative(self) -> bool:
+        return not self._quiet and (self._summary is None or self._terminal)
+
+    def on_done(self, outcome: Outcome) -> None:
+        """Print the outcome of a case; errors and warnings go to standard error."""
         job, report = outcome.job, outcome.report
-        if outcome.error is not None or report is None:
-            self._failed(job, outcome.error)
+        if report is None:
+            if outcome.error is not None:
+                print_traceback(outcome.error)
+            self._line(f"{self._program}: error: {outcome.message(several=len(self._numbers) > 1)}")
             return
-        self.reports.append(report)
-        if self._summary is not None:
-            self._summary.finished(job, report)
-        for step in report["steps"]:
+        for step in report.steps:
             self._line(f"{self._program}: note: {job.image}: {step}")
-        for warning in report["warnings"]:
+        for warning in report.warnings:
             self._line(f"{self._program}: warning: {job.image}: {warning}")
         if self._summary is None:
             if not self._quiet:
                 click.echo(report_table(report))
-        elif self._watched:
-            self._line(f"{self._place(job)}: {sum(report['seconds'].values()):.1f} s")
-
-    def _failed(self, job: Job, error: Exception | None) -> None:
-        error = error or RuntimeError("no result")
-        line = error_line(error)
-        if not isinstance(error, EXPECTED):
-            line = f"{type(error).__name__}: {line}"
-        if len(self._number) > 1 and str(job.image) not in line:
-            line = f"{job.image}: {line}"
-        self._line(f"{self._program}: error: {line}")
-        self.errors.append({"image": str(job.image), "error": line})
-        if self._summary is not None:
-            self._summary.failed(job, line)
+        elif self._terminal:
+            self._line(f"{self._place(job)}: {sum(report.seconds.values()):.1f} s")
 
     def on_forecast(self, job: Job, forecast: Forecast) -> None:
-        """Say what a case will take: of the only image always, of many to people."""
-        if self._talks:
+        """Print the forecast of a case (of several images only on a terminal)."""
+        if self._informative:
             self._line(f"{self._place(job)}: forecast: {forecast.text}")
 
-    def progress(self, job: Job) -> Callable[[int, int], None] | None:
-        """Return a callback that keeps one line on a terminal, or None where nobody watches."""
-        if not self._watched:
+    def on_progress(self, job: Job) -> Callable[[int, int], None] | None:
+        """Return a callback that updates one line on a terminal; None if standard error is not a terminal."""
+        if not self._terminal:
             return None
 
         def show(finished: int, total: int) -> None:
@@ -98,21 +96,35 @@ class Display:
         return show
 
     def _line(self, text: str) -> None:
-        """Print on stderr, over the line of progress."""
-        click.echo(("\r\033[K" if self._watched else "") + printable(text), err=True)
+        """Print on standard error, over the line of progress."""
+        click.echo(("\r\033[K" if self._terminal else "") + printable(text), err=True)
 
     def _place(self, job: Job) -> str:
-        return f"[{self._number[job.image, job.name]}/{len(self._number)}] {printable(job.name)}"
+        number = self._numbers[str(job.image), job.name]
+        return f"[{number}/{len(self._numbers)}] {printable(job.name)}"
 
     def interrupted(self) -> None:
-        """Say what an interrupt left, and how to go on."""
+        """Print what an interrupted run finished, and how to continue it."""
         if self._summary is not None:
             self._line(
                 f"{self._program}: {counts_text(self._summary.counts)}; "
                 "the same command with --resume goes on from there"
             )
 
-    def end(self) -> None:
-        """Say where the results of many cases are."""
-        if self._summary is not None and not self._quiet:
-            click.echo(f"{counts_text(self._summary.counts)}\nwrote {self._summary.path}")
+    def end(self, result: RunResult) -> None:
+        """Print the counts of several images, or the JSON document."""
+        if self._quiet:
+            click.echo(json_text(_document(result)))
+        elif result.summary is not None:
+            click.echo(f"{counts_text(result.summary.counts)}\nwrote {result.summary_file}")
+
+
+def _document(result: RunResult) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "results": result.reports,
+        "errors": [{"image": str(e.image), "error": e.error} for e in result.errors],
+    }
+    if result.summary is not None:
+        counts = {status: count for status, count in result.summary.counts.items() if count}
+        document |= {"counts": counts, "summary": str(result.summary_file)}
+    return document

@@ -4,59 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from gcis_runtime.pipeline.report import RegionReport, Report
+from gcis_runtime.runs.summary import Status
 from gcis_runtime.text import counted, printable, table
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """Show one image's report: structures with volumes (and Dice), stage times, where the results are."""
-    scored = any("dice" in s for s in report["structures"])
+def report_table(report: Report) -> str:
+    """Return the report of one image as text: structures, volumes, Dice, stage times, output files."""
+    dice = {s.value: s.dice for s in report.structures}
+    scores = [score for score in dice.values() if isinstance(score, float)]
+    scored = any(score is None or isinstance(score, float) for score in dice.values())
     rows = [["value", "structure", "volume mL", *(["Dice"] if scored else [])]]
-    for s in report["structures"]:
-        row = [str(s["value"]), s["name"], f"{s['volume_ml']:.1f}"]
+    for s in report.structures:
+        row = [str(s.value), s.name, f"{s.volume_ml:.1f}"]
         if scored:
-            row.append("-" if s.get("dice") is None else f"{s['dice']:.3f}")
+            row.append(f"{s.dice:.3f}" if isinstance(s.dice, float) else "-")
         rows.append(row)
-    scores = [s["dice"] for s in report["structures"] if s.get("dice") is not None]
     if scores:
         rows.append(["", "mean", "", f"{sum(scores) / len(scores):.3f}"])
-    times = ", ".join(f"{name} {value:.2f} s" for name, value in report["seconds"].items())
-    windows = report["windows"]
-    reused = f" ({windows['reused']} constant, reused)" if windows["reused"] else ""
-    peak = report["peak_memory_bytes"]
-    skipped = f", {windows['skipped']} skipped" if windows.get("skipped") else ""
-    saved = report.get("crop", {}).get("windows_saved", 0)
-    skipped += f", {saved} saved by the crop" if saved else ""
-    memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     lines = [
-        printable(report["image"]),
+        printable(report.image),
         table(rows, right=(0, 2, 3)),
-        _region_text(report.get("region", {})),
-        f"{times}; {counted(windows['total'], 'window')}{reused}{skipped}{memory}",
+        _region_text(report.region),
+        _cost_text(report),
         "wrote " + printable(", ".join(_written(report))),
-        report["notice"],
+        report.notice,
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _region_text(region: Mapping[str, Any]) -> str:
-    """Say where labels were looked for, and what lies elsewhere; nothing where that is the whole volume."""
-    if "within" not in region:
+def _cost_text(report: Report) -> str:
+    """Return stage times, numbers of windows and peak memory in one line."""
+    times = ", ".join(f"{name} {value:.2f} s" for name, value in report.seconds.items())
+    windows = report.windows
+    reused = f" ({windows.reused} constant, reused)" if windows.reused else ""
+    skipped = f", {windows.skipped} skipped" if windows.skipped else ""
+    saved = report.crop.windows_saved
+    skipped += f", {saved} saved by the crop" if isinstance(saved, int) and saved else ""
+    peak = report.peak_memory_bytes
+    memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
+    return f"{times}; {counted(windows.total, 'window')}{reused}{skipped}{memory}"
+
+
+def _region_text(region: RegionReport) -> str:
+    """Return the region and the label outside it in one line; empty for the whole volume."""
+    if not isinstance(region.within, str):
         return ""
-    box = region["box"]
-    place = "nothing" if box is None else ",".join(f"{first}:{end}" for first, end in box)
-    return f"region {place} ({region['within']}): every label outside is background"
+    ranges = region.box if isinstance(region.box, list) else None
+    place = "nothing" if ranges is None else ",".join(f"{first}:{end}" for first, end in ranges)
+    return f"region {place} ({region.within}): every label outside is background"
 
 
-def _written(report: dict[str, Any]) -> list[str]:
-    """Return the files and folders that hold an image's results."""
-    folders = [next(iter(report[n].values())) for n in ("masks", "probability") if report.get(n)]
-    files = [report[name] for name in ("labels", "statistics", "preview") if name in report]
-    return [*files, *(str(Path(file).parent) for file in folders)]
+def _written(report: Report) -> list[str]:
+    """Return the files and folders with the results of an image."""
+    files = [file for file in (report.labels, report.statistics, report.preview) if isinstance(file, str)]
+    maps = [found for found in (report.masks, report.probability) if isinstance(found, dict) and found]
+    return [*files, *(str(Path(next(iter(found.values()))).parent) for found in maps)]
 
 
-def counts_text(counts: Mapping[str, int]) -> str:
-    """Say how many cases have each status, such as `3 done, 1 failed`; every case has one."""
-    names = {"done": "done", "skipped": "done by an earlier run", "failed": "failed", "waiting": "not done"}
+def counts_text(counts: Mapping[Status, int]) -> str:
+    """Return the number of cases by status, such as `3 done, 1 failed`."""
+    names: dict[Status, str] = {
+        "done": "done",
+        "skipped": "done by an earlier run",
+        "failed": "failed",
+        "waiting": "not done",
+    }
     return ", ".join(f"{counts[name]} {text}" for name, text in names.items() if counts.get(name))

@@ -1,4 +1,4 @@
-"""What can run on this machine, and why not the rest."""
+"""Examine which engines can run on this machine."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _CPU_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Whether an engine can run here.
+    """Whether an engine can run on this machine.
 
     Attributes:
         engine: `"onnx"`, `"openvino"`, …
         device: `"cpu"` or `"cuda"`.
-        works: It can.
-        why: What speaks for or against it.
-        builds: Whether `gcis-export` can build it here.
+        works: Whether it can run.
+        why: Reason.
+        builds: Whether `gcis-export` can build it on this machine.
     """
 
     engine: str
@@ -55,7 +55,7 @@ class Finding:
 
 
 def examine() -> dict[str, Any]:
-    """Look at Python, packages, engines, processor, CUDA driver and GPUs.
+    """Examine Python, packages, engines, processor, CUDA driver and GPUs.
 
     Returns:
         Values ready for JSON; `"engines"` is a list of `Finding`, `"gpus"` of `Gpu`.
@@ -83,7 +83,7 @@ def examine() -> dict[str, Any]:
 def onnx_providers() -> list[str]:
     """Return ONNX Runtime's providers; empty when it cannot be imported."""
     try:
-        import onnxruntime  # noqa: PLC0415 (looked at only when asked)
+        import onnxruntime  # noqa: PLC0415 (optional, and slow to import)
     except ImportError:
         return []
     return list(onnxruntime.get_available_providers())
@@ -101,7 +101,7 @@ def openvino_devices() -> dict[str, list[str]]:
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Return the processor features that matter for speed; empty where the system does not list them."""
+    """Return the processor features that affect speed; empty if the system does not list them."""
     try:
         text = path.read_text()
     except OSError:
@@ -116,7 +116,7 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def _findings(providers: list[str], openvino: dict[str, list[str]], driver: Driver) -> list[Finding]:
-    """Judge each engine."""
+    """Return one finding per engine."""
     bf16 = "with" if "BF16" in openvino.get("CPU", []) else "without"
     there = "CPU" in openvino
     return [
@@ -155,7 +155,7 @@ def _onnx_on_gpu(providers: list[str], driver: Driver) -> Finding:
 
 
 def _tensorrt(family: Family, driver: Driver) -> Finding:
-    """Judge a TensorRT family. Only its module is imported: its runtime would crash without a driver."""
+    """Return the finding for a TensorRT family. Creating its runtime without a driver would crash Python."""
     version = installed_version(family)
     can_build = importlib.util.find_spec(family.builder) is not None and version is not None
     served = [gpu for gpu in driver.gpus if family.serves(gpu.capability)]
@@ -176,7 +176,7 @@ def _tensorrt(family: Family, driver: Driver) -> Finding:
 
 
 def _gpu_packages() -> list[str]:
-    """Return what is missing of the packages that every way to a GPU needs."""
+    """Return the missing packages among those that every GPU engine needs."""
     try:
         found = importlib.util.find_spec("cuda.bindings.driver") is not None
     except ImportError:

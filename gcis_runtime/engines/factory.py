@@ -1,95 +1,72 @@
-"""Which engine runs a bundle."""
+"""Select and open the engine that runs a bundle."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
 
 from gcis_runtime.bundles.bundle import Bundle
+from gcis_runtime.choices import EngineName
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import EngineError
-from gcis_runtime.system.cpus import check_threads
 
-ENGINES = ("auto", "onnx", "openvino", "trt", "trt-rtx")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+# Engines are imported when one is opened: each import takes from 0.1 to several seconds.
 
 
-def open_session(
-    bundle: Bundle,
-    *,
-    engine: str = "auto",
-    device: str = "cpu",
-    precision: str = "auto",
-    threads: int | None = None,
-    batch: int | None = None,
-    tf32: bool = False,
-) -> Session:
+def open_session(bundle: Bundle, options: EngineOptions) -> Session:
     """Load a bundle's graph into an engine.
 
     Args:
         bundle: A verified bundle.
-        engine: One of `ENGINES`; `"auto"` takes OpenVINO on the CPU where it is installed (about six times
-            faster on this network), else ONNX Runtime; on a GPU a TensorRT whose engine the bundle has and
-            which is installed, else ONNX Runtime. The session's `name` says which it was.
-        device: `"cpu"`, `"cuda"` or `"cuda:1"`.
-        precision: One of `PRECISIONS`; `"auto"` takes what the bundle's parity report allows.
-        threads: CPU threads; None counts what the process may use.
-        batch: Most windows a run; None takes one on the CPU, where more gain nothing, and the most that the
-            bundle has on a GPU.
-        tf32: ONNX Runtime on a GPU: let float32 products round their factors to 11 bits.
+        options: The engine, or `"auto"`; the session's `name` is the engine that was selected.
 
     Raises:
-        EngineError: Unknown, not installed, or not able to run here.
+        EngineError: The engine is not installed or cannot run on this machine.
         BundleError: The graph is not the one that the manifest describes.
-        DeviceMemoryError: The device has not enough memory.
+        DeviceMemoryError: The device has too little memory.
     """
-    check_threads(threads)
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
-        raise EngineError("unknown device", received=repr(device), expected="cpu, cuda or cuda:NUMBER")
-    if engine not in ENGINES:
-        raise EngineError("unknown engine", received=repr(engine), expected=", ".join(ENGINES))
-    if engine == "auto":
-        engine = _automatic(bundle, device, precision)
-    if tf32 and (engine != "onnx" or device == "cpu"):
+    engine = _automatic(bundle, options) if options.engine == "auto" else options.engine
+    if options.tf32 and (engine != "onnx" or options.device == "cpu"):
         raise EngineError(
             "TF32 is for ONNX Runtime on a GPU",
-            received=f"{engine} on {device}",
+            received=f"{engine} on {options.device}",
+            expected="onnx on cuda",
             fix="Add --engine onnx --device cuda, or leave out --tf32.",
         )
-    if device == "cpu":
-        return _open_on_cpu(bundle, engine, precision=precision, threads=threads, batch=batch or 1)
-    return _open_on_gpu(bundle, engine, device=device, precision=precision, batch=batch, tf32=tf32)
+    if options.device == "cpu":
+        return _open_on_cpu(bundle, engine, options)
+    return _open_on_gpu(bundle, engine, options)
 
 
-def _automatic(bundle: Bundle, device: str, precision: str) -> str:
-    """Return the engine that `auto` means."""
-    name = automatic_engines(bundle, device)[0]
-    if device == "cpu" and precision == "bf16" and name == "onnx":
-        raise EngineError(
-            f"{precision} on the CPU needs OpenVINO", fix="Install it: pip install 'gcis[openvino]'."
-        )
+def _automatic(bundle: Bundle, options: EngineOptions) -> EngineName:
+    """Return the engine that `"auto"` selects."""
+    name = automatic_engines(bundle, options.device)[0]
+    if options.device == "cpu" and options.precision == "bf16" and name == "onnx":
+        raise EngineError("bf16 on the CPU needs OpenVINO", fix="Install it: pip install 'gcis[openvino]'.")
     return name
 
 
-def automatic_engines(bundle: Bundle, device: str) -> tuple[str, ...]:
-    """Return the engines that `auto` may take on a device, best first; ONNX Runtime is always the last."""
+def automatic_engines(bundle: Bundle, device: str) -> tuple[EngineName, ...]:
+    """Return the engines that `"auto"` may select on a device, best first; the last is ONNX Runtime."""
     if device == "cpu":
         return ("openvino", "onnx") if _installed("openvino") else ("onnx",)
-    return (*(name for name in ("trt", "trt-rtx") if _has_engine(bundle, name)), "onnx")
+    tensorrt: tuple[EngineName, ...] = ("trt", "trt-rtx")
+    return (*(name for name in tensorrt if _has_engine(bundle, name)), "onnx")
 
 
-def _has_engine(bundle: Bundle, name: str) -> bool:
-    """Tell whether the bundle has an engine for a TensorRT that is installed."""
+def _has_engine(bundle: Bundle, name: EngineName) -> bool:
+    """Return whether the bundle has an engine for a TensorRT that is installed."""
     if not any(engine.backend == name for engine in bundle.manifest.engines):
         return False
-    from gcis_runtime.engines.tensorrt.family import FAMILIES  # noqa: PLC0415 (engines are imported when opened)
+    from gcis_runtime.engines.tensorrt.family import FAMILIES  # noqa: PLC0415
 
     return any(_installed(module) for module in FAMILIES[name].runners)
 
 
-def _open_on_cpu(bundle: Bundle, engine: str, *, precision: str, threads: int | None, batch: int) -> Session:
+def _open_on_cpu(bundle: Bundle, engine: EngineName, options: EngineOptions) -> Session:
+    precision, threads, batch = options.precision, options.threads, options.batch or 1
     if engine == "onnx":
-        from gcis_runtime.engines.onnx.cpu import OnnxSession  # noqa: PLC0415 (as above)
+        from gcis_runtime.engines.onnx.cpu import OnnxSession  # noqa: PLC0415
 
         return OnnxSession(bundle, precision=precision, threads=threads, batch=batch)
     if engine == "openvino":
@@ -98,7 +75,7 @@ def _open_on_cpu(bundle: Bundle, engine: str, *, precision: str, threads: int | 
                 "OpenVINO is not installed",
                 fix="Install it: pip install 'gcis[openvino]'; or use --engine onnx.",
             )
-        from gcis_runtime.engines.openvino.session import OpenvinoSession  # noqa: PLC0415 (as above)
+        from gcis_runtime.engines.openvino.session import OpenvinoSession  # noqa: PLC0415
 
         return OpenvinoSession(bundle, precision=precision, threads=threads, batch=batch)
     raise EngineError(
@@ -109,19 +86,18 @@ def _open_on_cpu(bundle: Bundle, engine: str, *, precision: str, threads: int | 
     )
 
 
-def _open_on_gpu(
-    bundle: Bundle, engine: str, *, device: str, precision: str, batch: int | None, tf32: bool
-) -> Session:
+def _open_on_gpu(bundle: Bundle, engine: EngineName, options: EngineOptions) -> Session:
+    device, precision, batch = options.device, options.precision, options.batch
     if engine == "onnx":
-        from gcis_runtime.engines.onnx.cuda import OnnxCudaSession  # noqa: PLC0415 (as above)
+        from gcis_runtime.engines.onnx.cuda import OnnxCudaSession  # noqa: PLC0415
 
-        return OnnxCudaSession(bundle, device=device, precision=precision, batch=batch, tf32=tf32)
+        return OnnxCudaSession(bundle, device=device, precision=precision, batch=batch, tf32=options.tf32)
     if engine == "openvino":
         raise EngineError(
             "OpenVINO runs on the CPU here", received=device, expected="cpu", fix="Use --device cpu."
         )
     from gcis_runtime.engines.tensorrt.family import FAMILIES  # noqa: PLC0415
-    from gcis_runtime.engines.tensorrt.session import TensorrtSession  # noqa: PLC0415 (as above)
+    from gcis_runtime.engines.tensorrt.session import TensorrtSession  # noqa: PLC0415
 
     return TensorrtSession(bundle, family=FAMILIES[engine], device=device, precision=precision, batch=batch)
 

@@ -1,4 +1,4 @@
-"""Which of a bundle's graphs and precisions a session takes."""
+"""Select the graph of a bundle that a session loads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gcis_runtime.errors import EngineError
 
 
 def rows_of(manifest: Manifest, *, backend: str, precision: str) -> list[ParityRow]:
-    """Return the parity report's rows on an engine in a precision."""
+    """Return the rows of the parity report for an engine and a precision."""
     product = {"onnx": "onnx runtime", "openvino": "openvino"}.get(backend, backend)
     return [r for r in manifest.parity if product in r.stage.lower() and r.precision == precision]
 
 
 def passed(manifest: Manifest, *, backend: str, precision: str) -> bool:
-    """Tell whether the export offers an engine in a precision, and its parity rows hold their limits."""
+    """Return whether the bundle lists an engine with a precision, and its parity rows hold their limits."""
     listed = any(e.backend == backend and e.precision == precision for e in manifest.engines)
     rows = rows_of(manifest, backend=backend, precision=precision)
     return listed and bool(rows) and all(row.passed for row in rows)
@@ -24,13 +24,14 @@ def passed(manifest: Manifest, *, backend: str, precision: str) -> bool:
 def choose_graph(
     manifest: Manifest, *, precision: str, batch: int | None, preferred: Sequence[str] = ("fp32",)
 ) -> Graph:
-    """Return the graph that an engine which computes in the graph's own precision should read.
+    """Return the graph for an engine that computes in the graph's own precision.
 
     Args:
         manifest: The bundle's manifest.
-        precision: A precision, or `"auto"` for the first of `preferred` that is there.
-        batch: Most windows a run; None takes the largest there is. One window a run is always there.
-        preferred: Precisions that `"auto"` may take, best first.
+        precision: A precision, or `"auto"` for the first of `preferred` that the bundle has.
+        batch: Largest number of windows per run; None for the largest that the bundle has. Every bundle has a
+            graph with one window per run.
+        preferred: Precisions that `"auto"` may select, best first.
 
     Raises:
         EngineError: The bundle has no graph of that precision.

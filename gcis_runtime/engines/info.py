@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """The engine that computed: name, version, device, precision, CPU threads (0 on other devices)."""
+    """Name, version, device, precision and CPU threads (0 on other devices) of an engine."""
 
     name: str
     version: str
@@ -17,6 +17,6 @@ class EngineInfo:
 
     @property
     def text(self) -> str:
-        """One line for people, such as `openvino 2026.4 on cpu, bf16, 2 threads`."""
+        """One line of text, such as `openvino 2026.4 on cpu, bf16, 2 threads`."""
         threads = f", {self.threads} threads" if self.threads else ""
         return f"{self.name} {self.version} on {self.device}, {self.precision}{threads}"

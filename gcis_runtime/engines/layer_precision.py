@@ -1,4 +1,4 @@
-"""What an engine computes in, judged from what its convolutions compute in."""
+"""Determine the precision of an engine from the precisions of its convolutions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import TypeVar
 _Name = TypeVar("_Name", bound=str)
 
 INT8_SHARE = 0.25
-"""An INT8 graph keeps small convolutions in float (half of them in number); an engine that dropped most of
-its 8-bit ones is none."""
+"""Smallest share of 8-bit convolutions in an INT8 engine. An INT8 graph keeps small convolutions, half of
+them by number, in float; an engine with fewer has dropped most of its 8-bit convolutions."""
 
 
 def computed_in(counts: Mapping[_Name, int]) -> _Name | None:
-    """Return the precision that an engine has.
+    """Return the precision of an engine.
 
     Args:
-        counts: Convolutions (or products) by precision: `"fp32"`, `"bf16"`, `"fp16"`, `"int8"`, …
+        counts: Number of convolutions (or products) by precision: `"fp32"`, `"bf16"`, `"fp16"`, `"int8"`, …
 
     Returns:
-        `"int8"` where a quarter of them compute in 8 bits, else what most compute in; None without any.
+        `"int8"` if at least `INT8_SHARE` of them compute in 8 bits, else the most frequent precision; None
+        without any.
     """
     total = sum(counts.values())
     for name, count in counts.items():

@@ -1,185 +1,112 @@
-"""What happens when memory runs out: the window batch halves, then another engine or device, step by step.
+"""Choose the engine options to try next after memory ran out: a smaller batch, another engine or device.
 
-Every step is a fresh session, opened once the one before is closed, and is told in one line. An engine that
-was asked for by name is kept: only its batch is halved (`docs/decisions/0043-forecast-and-fall-back.md`).
+`MemoryFallback` only decides; `pipeline.loaded_engine` opens and closes the sessions. An engine that the user
+selected by name is kept, and only its window batch is halved
+(`docs/decisions/0043-forecast-and-fall-back.md`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
 
 from gcis_runtime.bundles.bundle import Bundle
-from gcis_runtime.engines.factory import automatic_engines, open_session
+from gcis_runtime.choices import EngineName
+from gcis_runtime.engines.factory import automatic_engines
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
-from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.errors import DeviceMemoryError, GcisError
 
 OUT_OF_MEMORY = (DeviceMemoryError, MemoryError)
-"""Errors after which something smaller may do."""
-
-Opener = Callable[..., Session]
-"""Opens a bundle with the keyword arguments of `Opening`, as `open_session` does."""
+"""Errors after which a smaller configuration may succeed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """How a bundle is loaded into an engine; see `open_session`.
+class MemoryFallback:
+    """The engine options to use now, those to try next, and a log of the steps taken.
 
-    Attributes:
-        engine: Engine, or `"auto"`.
-        device: `"cpu"`, `"cuda"` or `"cuda:1"`.
-        precision: Precision, or `"auto"`.
-        threads: CPU threads; None counts what the process may use.
-        batch: Most windows a run; None leaves it to the engine.
-        tf32: ONNX Runtime on a GPU: let float32 products round their factors.
-    """
-
-    engine: str = "auto"
-    device: str = "cpu"
-    precision: str = "auto"
-    threads: int | None = None
-    batch: int | None = None
-    tf32: bool = False
-
-    @property
-    def text(self) -> str:
-        """Engine, device and batch, for people."""
-        batch = "" if self.batch is None else f", window batch {self.batch}"
-        return f"{self.engine} on {self.device}{batch}"
-
-
-class Ladder:
-    """The ways to open a bundle that are tried one after another when memory runs out.
-
-    A smaller batch needs less memory; another engine or device needs other memory, or finds more of it free.
+    A smaller batch needs less memory. Another engine needs another amount, and another device has other
+    memory.
 
     Args:
         bundle: The bundle.
-        opening: What was asked for. Engine `"auto"` allows other engines, and the CPU after a GPU.
-        opener: Opens sessions.
+        options: The options that the user selected. Engine `"auto"` permits other engines, and the CPU after
+            a GPU.
 
     Attributes:
-        asked: What was asked for.
-        steps: What was given up so far and why, one line a step.
-        free_before: Device memory that was free before the last session was opened; None on the CPU.
+        requested: The options that the user selected.
+        current: The options to use now.
+        steps: One line per step: what failed, why, and what was used instead.
     """
 
-    def __init__(self, bundle: Bundle, opening: Opening, *, opener: Opener = open_session) -> None:
-        self._bundle, self._opener = bundle, opener
-        self.asked = self._now = opening
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        self._bundle = bundle
+        self.requested = self.current = options
         self.steps: list[str] = []
-        self.free_before: int | None = None
 
-    def open(self) -> Session:
-        """Open what stands now, or where memory does not suffice the next way that opens.
-
-        Raises:
-            EngineError: What was asked for cannot be had.
-            DeviceMemoryError: Memory did not suffice for any way.
-        """
-        while True:
-            try:
-                return self._take()
-            except OUT_OF_MEMORY as error:
-                if not self.can_step:
-                    raise self.exhausted(reason_of(error)) from error
-                self._step(reason_of(error))
-            except EngineError as error:
-                if not self.steps:
-                    raise  # what was asked for cannot be had, and that is not for want of memory
-                if not self.can_step:
-                    raise self.exhausted(reason_of(error)) from error
-                self.steps.append(f"{self._now.text} cannot be had: {reason_of(error)}")
-                self._now = next(self._below())
+    def opened(self, session: Session) -> None:
+        """Record the engine, device and window batch of the session that the current options opened."""
+        name = cast(EngineName, session.name)
+        self.current = replace(self.current, engine=name, device=session.device, batch=session.batch)
 
     @property
     def can_step(self) -> bool:
-        """Whether there is a way after the one that stands now."""
-        return next(self._below(), None) is not None
+        """Whether there are options to try after the current ones."""
+        return next(self._following(), None) is not None
 
-    def lower(self, reason: str) -> Session:
-        """Open the next way, after the one that stands ran out of memory and was closed.
+    def step(self, reason: str) -> None:
+        """Move to the next options after memory ran out, and log the step.
 
         Args:
-            reason: What the engine or the system said, in one line.
-
-        Raises:
-            DeviceMemoryError: There is none, or none that can be had.
+            reason: The engine's or system's message in one line.
         """
-        if not self.can_step:
-            raise self.exhausted(reason)
-        self._step(reason)
-        return self.open()
+        following = next(self._following())
+        self.steps.append(f"out of memory with {self.current.text} ({reason}): on with {following.text}")
+        self.current = following
 
-    def _take(self) -> Session:
-        now = self._now
-        self.free_before = None if now.device == "cpu" else _free_on_device(now.device)
-        session = self._opener(
-            self._bundle,
-            engine=now.engine,
-            device=now.device,
-            precision=now.precision,
-            threads=now.threads,
-            batch=now.batch,
-            tf32=now.tf32,
-        )
-        self._now = replace(now, engine=session.name, device=session.device, batch=session.batch)
-        return session
-
-    def _step(self, reason: str) -> None:
-        """Move to the next way, and say so."""
-        following = next(self._below())
-        self.steps.append(f"out of memory with {self._now.text} ({reason}): on with {following.text}")
-        self._now = following
-
-    def _below(self) -> Iterator[Opening]:
-        """Give the ways that come after the one that stands, best first."""
-        now, asked = self._now, self.asked
-        batch = now.batch or (1 if now.device == "cpu" else _most_windows(self._bundle))
-        if batch > 1:
-            yield replace(now, batch=batch // 2)
-            return
-        if asked.engine != "auto":
-            return
-        for device in dict.fromkeys((now.device, "cpu")):
-            names = automatic_engines(self._bundle, device)
-            if device == now.device:
-                names = names[names.index(now.engine) + 1 :] if now.engine in names else names[1:]
-            for name in names:
-                tf32 = asked.tf32 and name == "onnx" and device != "cpu"
-                yield replace(asked, engine=name, device=device, batch=1, tf32=tf32)
+    def skip(self, reason: str) -> None:
+        """Move to the next options because the engine of the current ones cannot be opened."""
+        self.steps.append(f"{self.current.text} cannot be had: {reason}")
+        self.current = next(self._following())
 
     def exhausted(self, reason: str) -> DeviceMemoryError:
-        """Return the error that ends this volume; the next one begins with what was asked for again."""
+        """Return the error for a volume that no options fit, and start again from the requested options."""
         fix = "Use a machine with more memory, or a bundle with a smaller window."
-        if self.asked.engine != "auto":
+        if self.requested.engine != "auto":
             fix = "Without --engine, other engines and then the CPU are tried. " + fix
         tried = f"; before that: {'; '.join(self.steps)}" if self.steps else ""
-        failed, self._now, self.steps = self._now, self.asked, []
+        failed, self.current, self.steps = self.current, self.requested, []
         return DeviceMemoryError(
             f"out of memory with {failed.text}, and nothing else is left to try",
             received=f"{reason}{tried}",
             fix=fix,
         )
 
+    def _following(self) -> Iterator[EngineOptions]:
+        """Yield the options that come after the current ones, best first."""
+        now, requested = self.current, self.requested
+        batch = now.batch or (1 if now.device == "cpu" else _most_windows(self._bundle))
+        if batch > 1:
+            yield replace(now, batch=batch // 2)
+            return
+        if requested.engine != "auto":
+            return
+        for device in dict.fromkeys((now.device, "cpu")):
+            names = automatic_engines(self._bundle, device)
+            if device == now.device:
+                used = now.engine
+                names = names[names.index(used) + 1 :] if used != "auto" and used in names else names[1:]
+            for name in names:
+                tf32 = requested.tf32 and name == "onnx" and device != "cpu"
+                yield replace(requested, engine=name, device=device, batch=1, tf32=tf32)
+
 
 def _most_windows(bundle: Bundle) -> int:
     return max(graph.batch for graph in bundle.manifest.graphs)
 
 
-def _free_on_device(device: str) -> int | None:
-    """Return the free memory of a GPU, or None where none answers: opening a session then says why."""
-    from gcis_runtime.engines.gpu.device import Device  # noqa: PLC0415 (only where a GPU is asked for)
-    from gcis_runtime.engines.gpu.probe import require_gpu  # noqa: PLC0415
-
-    try:
-        with Device(require_gpu(device)) as gpu:
-            return gpu.free_memory()
-    except EngineError:
-        return None
-
-
 def reason_of(error: BaseException) -> str:
-    """Return an error's first words in one line."""
-    text = getattr(error, "received", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200]
+    """Return an error's cause in one line of at most 200 characters."""
+    received = error.received if isinstance(error, GcisError) else None
+    text = received or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]

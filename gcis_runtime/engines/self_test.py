@@ -1,4 +1,4 @@
-"""A bundle tried out: one window through every graph and engine that can run here."""
+"""Test a bundle: run one window with every graph and engine that can run on this machine."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
-from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MANIFEST_FILE, MODEL_FILE, Manifest
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
+from gcis_runtime.choices import GRAPH_ENGINES, EngineName, Precision
 from gcis_runtime.engines.factory import open_session
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import EngineError, GcisError
 
 Outcome = Literal["ok", "failed", "cannot run here"]
 
 SLACK = 2.0
-"""A window of noise may differ by so many times what the parity gate allowed on windows of a CT."""
+"""Factor on the parity gate's limit: a window of noise may differ more than windows of a CT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A way to run a bundle: an engine, where, in which precision, and how many windows at once."""
+    """An engine, device, precision and window batch that can run a bundle."""
 
-    engine: str
+    engine: EngineName
     device: str
-    precision: str
+    precision: Precision
     batch: int
     graph: str
 
     @property
     def name(self) -> str:
-        """Name for people, such as `onnx fp32` or `trt fp16 (cuda, batch 4)`."""
+        """Display name, such as `onnx fp32` or `trt fp16 (cuda, batch 4)`."""
         where = [*([self.device] if self.device != "cpu" else []), *(self._batches())]
         return f"{self.engine} {self.precision}" + (f" ({', '.join(where)})" if where else "")
 
@@ -44,15 +46,15 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What came of a candidate.
+    """The result of a candidate.
 
     Attributes:
-        candidate: What was tried.
+        candidate: The candidate.
         outcome: `"ok"`, `"failed"`, or `"cannot run here"`.
-        problem: Why it failed or cannot run.
+        problem: Reason of a failure.
         seconds: Time of the run.
-        max_abs: Largest difference from ONNX Runtime's answer of `model.onnx`.
-        relative: The same as a share of that answer's largest absolute value.
+        max_abs: Largest difference from the logits of `model.onnx` in ONNX Runtime.
+        relative: `max_abs` divided by the largest absolute logit there.
     """
 
     candidate: Candidate
@@ -63,20 +65,20 @@ class Trial:
     relative: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return values ready for JSON, the candidate's beside the others."""
+        """Return values ready for JSON, with the candidate's fields at the top level."""
         flat: dict[str, Any] = asdict(self)
         candidate: dict[str, Any] = flat.pop("candidate")
         return {"name": self.candidate.name} | candidate | flat
 
 
 def candidates(manifest: Manifest) -> tuple[Candidate, ...]:
-    """Return every way to run a bundle: `model.onnx` on the CPU first, then what its export checked."""
+    """Return the candidates: `model.onnx` on the CPU, then the engines that the export checked."""
     found = [
         Candidate(engine=engine, device="cpu", precision="fp32", batch=1, graph=MODEL_FILE)
-        for engine in GRAPH_BACKENDS
+        for engine in GRAPH_ENGINES
     ]
     for e in manifest.engines:
-        device = "cpu" if e.backend in GRAPH_BACKENDS and e.device == "cpu" else "cuda"
+        device = "cpu" if e.backend in GRAPH_ENGINES and e.device == "cpu" else "cuda"
         found.append(
             Candidate(engine=e.backend, device=device, precision=e.precision, batch=e.batch, graph=e.graph)
         )
@@ -84,11 +86,11 @@ def candidates(manifest: Manifest) -> tuple[Candidate, ...]:
 
 
 def try_window(bundle: Bundle) -> tuple[Trial, ...]:
-    """Run one window of noise through every graph and engine of a bundle that can run here.
+    """Run one window of noise with every graph and engine of a bundle that can run on this machine.
 
-    An engine that cannot be opened counts as one that cannot run here, but for ONNX Runtime on the CPU, which
-    always can. An answer that is not finite, of another shape, or further from ONNX Runtime's than `SLACK`
-    times the limit that the parity gate set for it, has failed.
+    An engine that cannot be opened cannot run here, except for ONNX Runtime on the CPU, which fails. Logits
+    that are not finite, have another shape, or differ from ONNX Runtime's by more than `SLACK` times the
+    limit of the parity gate count as a failure.
     """
     shape = bundle.manifest.input.shape
     window = np.random.default_rng(0).random(shape, dtype=np.float32)
@@ -103,7 +105,7 @@ def try_window(bundle: Bundle) -> tuple[Trial, ...]:
 
 
 def unlisted_files(bundle: Bundle) -> tuple[str, ...]:
-    """Return files in the bundle's folder that its manifest does not name; nothing ever reads them."""
+    """Return files in the bundle's folder that its manifest does not list; they are never read."""
     known = {MANIFEST_FILE, *(entry.path for entry in bundle.manifest.files)}
     there = (p.relative_to(bundle.folder).as_posix() for p in _files(bundle.folder))
     return tuple(sorted(name for name in there if name not in known))
@@ -116,7 +118,7 @@ def _files(folder: Path) -> list[Path]:
 def _try(
     bundle: Bundle, candidate: Candidate, window: NDArray[np.float32], reference: NDArray[np.float32] | None
 ) -> tuple[Trial, NDArray[np.float32] | None]:
-    """Try one candidate; also return its answer to the window."""
+    """Test one candidate; also return its logits for the window."""
     try:
         session = _open(bundle, candidate)
     except GcisError as error:
@@ -151,16 +153,16 @@ def _failed(candidate: Candidate, problem: str, **found: Any) -> Trial:
 
 def _open(bundle: Bundle, candidate: Candidate) -> Session:
     """Open a candidate's session."""
-    return open_session(
-        bundle,
+    options = EngineOptions(
         engine=candidate.engine,
         device=candidate.device,
         precision=candidate.precision,
         batch=candidate.batch,
     )
+    return open_session(bundle, options)
 
 
 def _limit(manifest: Manifest, candidate: Candidate) -> float | None:
-    """Return the parity gate's limit on this graph in this precision; None where it has no row."""
+    """Return the parity gate's limit for this graph and precision; None without a row."""
     rows = [r for r in manifest.parity if r.graph == candidate.graph and r.precision == candidate.precision]
     return max((row.limit_relative for row in rows), default=None)

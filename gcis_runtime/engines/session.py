@@ -1,4 +1,4 @@
-"""What every engine offers, and the check that it holds the graph that the manifest describes."""
+"""Define the interface of engines, and compare a loaded graph with the manifest."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Session(Protocol):
         device: `"cpu"` or `"cuda:0"`.
         precision: `"fp32"`, `"bf16"`, …
         threads: CPU threads; 0 on other devices.
-        batch: Windows that it computes at once.
-        notes: What opening it did that the user should know, such as building an engine anew.
+        batch: Largest number of windows per run.
+        notes: Messages for the user from opening it, such as that an engine was built.
     """
 
     name: str
@@ -42,13 +42,14 @@ class Session(Protocol):
         Args:
             window: (windows, 1, X, Y, Z), at most `batch` windows, contiguous, pre-processed.
 
-        Returns: (windows, C, X, Y, Z): foreground minus background logit of each structure. Valid until the
-            next run.
+        Returns:
+            (windows, C, X, Y, Z): foreground minus background logit of each structure. Valid until the next
+            run.
         """
         ...
 
     def close(self) -> None:
-        """Free the engine; the session cannot run any more."""
+        """Free the engine; the session cannot run afterwards."""
         ...
 
 
@@ -56,15 +57,15 @@ class Session(Protocol):
 class DeviceSession(Protocol):
     """A session whose graph reads and writes fixed buffers on a GPU, in order on one stream.
 
-    Every session on a GPU is a `Session` and a `DeviceSession`: what blends on the GPU uses this side of it.
+    Every session on a GPU implements both `Session` and `DeviceSession`; blending on the GPU uses the latter.
 
     Attributes:
         name: As in `Session`.
         device: As in `Session`.
         precision: As in `Session`.
-        batch: Windows a run.
+        batch: Windows per run.
         gpu: The GPU.
-        stream: Where runs are queued.
+        stream: CUDA stream on which runs are queued.
         input: (batch, 1, X, Y, Z) float32.
         output: (batch, C, X, Y, Z) float32.
     """
@@ -79,7 +80,7 @@ class DeviceSession(Protocol):
     output: Buffer
 
     def enqueue(self) -> None:
-        """Queue one run from `input` to `output`; returns before it is done."""
+        """Queue one run from `input` to `output`, and return before it has finished."""
         ...
 
 
@@ -93,13 +94,13 @@ def check_graph(
     """Compare a loaded graph's tensors with the manifest.
 
     Args:
-        manifest: What should be there.
+        manifest: The bundle's manifest.
         inputs: Shape of each input by name, as the engine reports it.
         outputs: Shape of each output by name.
-        batch: Windows a run.
+        batch: Windows per run.
 
     Raises:
-        BundleError: Another name or shape.
+        BundleError: A name or shape differs.
     """
     for kind, found, tensor in (("input", inputs, manifest.input), ("output", outputs, manifest.output)):
         expected = (batch, *tensor.shape[1:])

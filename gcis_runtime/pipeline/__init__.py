@@ -1,1 +1,1 @@
-"""One volume: forecast, segment, measure."""
+"""Segment one volume: forecast, compute and measure."""

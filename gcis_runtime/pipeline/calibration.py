@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from gcis_runtime.errors import OutputError
-from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.system.home import home_folder
+from gcis_runtime.system.json_files import write_json
 
 _SCHEMA = 1
 _MEMORY = 0.5
@@ -81,8 +81,8 @@ def record(key: Mapping[str, str], run: Measurement) -> None:
             run_bytes=max(before.run_bytes, run.run_bytes),
             device_bytes=max(before.device_bytes, run.device_bytes),
         )
-    with contextlib.suppress(OutputError, OSError), replacing(_file(key)) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(new), indent=2) + b"\n")
+    with contextlib.suppress(OutputError, OSError):
+        write_json(_file(key), new)
 
 
 def _mean(before: float, now: float) -> float:

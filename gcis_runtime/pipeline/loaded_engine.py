@@ -1,65 +1,81 @@
-"""A bundle in an engine: its session, what blends for it, what its runs cost, and what replaces it."""
+"""Own the session of a bundle: open, run, replace after memory ran out, and close it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Graph
+from gcis_runtime.engines.device_memory import free_device_memory
+from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.info import EngineInfo
-from gcis_runtime.engines.memory_fallback import Ladder
+from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback, reason_of
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
-from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.errors import EngineError
 from gcis_runtime.sliding.labeller import CpuLabeller, Labeller
 from gcis_runtime.system.cpus import cpu_name, usable_cpus
 from gcis_runtime.system.memory import resident_bytes
 
+_T = TypeVar("_T")
+
 _FIRST_RUNS = 3
-"""Runs until an engine's memory stops growing: ONNX Runtime plans its second run by the first."""
+"""Runs after which an engine's memory no longer grows: ONNX Runtime plans its second run from the first."""
+
+Opener = Callable[[Bundle, EngineOptions], Session]
+"""Opens a session, as `open_session` does."""
 
 
 class LoadedEngine:
-    """One session at a time; not for several threads at once, but `info` may be read by any.
+    """A bundle in an engine. It owns the session: nothing else opens, replaces or closes one.
+
+    At most one session is open at a time. Only `info` may be read while another thread computes.
 
     Args:
         bundle: The verified bundle.
-        session: The bundle's graph in an engine.
-        ladder: What opened it, and opens what follows when memory runs out; None: nothing does.
+        session: An open session of the bundle, which is closed with this object. Without fallback options,
+            memory that runs out is an error.
 
     Attributes:
         bundle: The bundle.
-        info: What computes now.
-        run_bytes: Host memory that the first runs took so far; None while nothing ran.
+        info: The engine that computes now.
+        run_bytes: Host memory in bytes that the first runs have allocated so far; None before the first run.
     """
 
-    def __init__(self, bundle: Bundle, session: Session, ladder: Ladder | None = None) -> None:
-        self.bundle, self._ladder = bundle, ladder
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self.bundle = bundle
+        self._fallback: MemoryFallback | None = None
+        self._opener: Opener = open_session
         self._closed = False
-        self._take(session)
+        self._free_before: int | None = None
+        self._session: Session | None
+        self._labeller: Labeller | None
+        self.run_bytes: int | None
+        self._adopt(session)
 
-    def _take(self, session: Session) -> None:
-        self._session: Session | None = session
-        self.info = EngineInfo(
-            name=session.name,
-            version=session.version,
-            device=session.device,
-            precision=session.precision,
-            threads=session.threads,
-        )
-        self._runs = 0
-        self.run_bytes: int | None = None
-        self._labeller: Labeller | None = self._make_labeller(session)
+    @classmethod
+    def open(cls, bundle: Bundle, options: EngineOptions, *, opener: Opener = open_session) -> LoadedEngine:
+        """Open a session; if memory is too small, the first smaller configuration that opens.
 
-    def _make_labeller(self, session: Session) -> Labeller:
-        """Blend where the logits are: on the GPU for a session there."""
-        if not isinstance(session, DeviceSession):
-            return CpuLabeller(self.run, threads=session.threads or usable_cpus())
-        from gcis_runtime.sliding.cuda.labeller import GpuLabeller  # noqa: PLC0415 (only where a GPU is)
+        Args:
+            bundle: The verified bundle.
+            options: The engine.
+            opener: Opens sessions.
 
-        return GpuLabeller(session)
+        Raises:
+            EngineError: The engine cannot be opened, for another reason than memory.
+            DeviceMemoryError: No configuration fits into memory.
+        """
+        fallback = MemoryFallback(bundle, options)
+        session, free_before = _open(bundle, fallback, opener)
+        engine = cls(bundle, session)
+        engine._fallback, engine._opener, engine._free_before = fallback, opener, free_before
+        return engine
 
     @property
     def session(self) -> Session:
@@ -74,24 +90,29 @@ class LoadedEngine:
 
     @property
     def labeller(self) -> Labeller:
-        """What blends for the session.
+        """The labeller that blends the session's logits.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The session was closed.
         """
         if self._labeller is None:
             raise _closed()
         return self._labeller
 
     @property
+    def tf32(self) -> bool:
+        """Whether the user permitted float32 products to round their factors."""
+        return self._fallback is not None and self._fallback.requested.tf32
+
+    @property
     def batch(self) -> int:
-        """Windows a run."""
+        """Windows per run."""
         return self.session.batch
 
     @property
     def device_bytes(self) -> int | None:
-        """Device memory that loading the engine and its runs so far have taken; None on the CPU."""
-        session, before = self.session, None if self._ladder is None else self._ladder.free_before
+        """Device memory in bytes that the engine has allocated so far; None on the CPU."""
+        session, before = self.session, self._free_before
         if before is None or not isinstance(session, DeviceSession):
             return None
         session.gpu.activate()
@@ -99,28 +120,46 @@ class LoadedEngine:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What opening the engine did that the user should know."""
+        """Messages from opening the engine, such as that one was built for this GPU."""
         return () if self._session is None else self._session.notes
 
     @property
     def steps(self) -> Sequence[str]:
-        """What was given up for want of memory since the bundle was opened, one line a step."""
-        return () if self._ladder is None else tuple(self._ladder.steps)
+        """One line per configuration that was given up for lack of memory since the bundle was opened."""
+        return () if self._fallback is None else tuple(self._fallback.steps)
 
     @property
     def graph_bytes(self) -> int:
-        """Size of the graph's file."""
-        return next(e.bytes for e in self.bundle.manifest.files if e.path == self._graph.file)
+        """Size of the graph's file in bytes."""
+        return self.bundle.manifest.entry(self._graph.file).bytes
 
     @property
     def _graph(self) -> Graph:
-        """The graph that the session reads, or was made from."""
+        """The graph that the session reads or was built from."""
         fitting = [g for g in self.bundle.manifest.graphs if g.batch == self.batch]
         exact = [g for g in fitting if g.precision == self.info.precision]
         return (exact or fitting or list(self.bundle.manifest.graphs))[0]
 
+    def key(self) -> dict[str, str]:
+        """Return everything that the cost of a run depends on; see `calibration`."""
+        session = self.session
+        gpu = f" {session.gpu.info.name}" if isinstance(session, DeviceSession) else ""
+        return {
+            "graph": self.bundle.manifest.entry(self._graph.file).sha256,
+            "engine": f"{self.info.name} {self.info.version}",
+            "precision": self.info.precision,
+            "threads": str(self.info.threads),
+            "batch": str(self.batch),
+            "device": self.info.device + gpu,
+            "machine": cpu_name(),
+        }
+
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network and refuse an answer that would silently become background."""
+        """Run the network on a batch of windows; see `Session.run`.
+
+        Raises:
+            EngineError: The engine failed, or a logit is not finite, which would silently become background.
+        """
         session = self.session
         before = resident_bytes() if self._runs < _FIRST_RUNS else None
         logits = session.run(window)
@@ -137,64 +176,45 @@ class LoadedEngine:
             )
         return logits
 
-    def key(self) -> dict[str, str]:
-        """Return what the cost of a run depends on; see `calibration`."""
-        session, graph = self.session, self._graph
-        gpu = f" {session.gpu.info.name}" if isinstance(session, DeviceSession) else ""
-        return {
-            "graph": next(e.sha256 for e in self.bundle.manifest.files if e.path == graph.file),
-            "engine": f"{self.info.name} {self.info.version}",
-            "precision": self.info.precision,
-            "threads": str(self.info.threads),
-            "batch": str(self.batch),
-            "device": self.info.device + gpu,
-            "machine": cpu_name(),
-        }
+    def until_it_fits(self, work: Callable[[], _T]) -> tuple[_T, float]:
+        """Call `work`; each time memory runs out, call it again with a session that needs less.
 
-    @property
-    def can_lower(self) -> bool:
-        """Whether there is another way to load the bundle."""
-        return self._ladder is not None and self._ladder.can_step
-
-    def lower(self, reason: str) -> None:
-        """Close the session that ran out of memory and open what needs less.
+        Every attempt starts from the beginning: nothing of a failed one is kept.
 
         Args:
-            reason: What the engine or the system said, in one line.
+            work: Computes with this engine.
+
+        Returns:
+            The result, and the seconds lost in attempts that failed.
 
         Raises:
-            DeviceMemoryError: Nothing that needs less can be had.
+            DeviceMemoryError: No configuration fits into memory. The next call starts with the requested one.
+            MemoryError: The same, if there was only one configuration.
+            EngineError: The engine was closed, or `work` failed.
         """
-        if self._ladder is None:
-            raise DeviceMemoryError("out of memory", received=reason)
-        self._free()
-        self._take(self._ladder.lower(reason))
-
-    def exhausted(self, reason: str) -> DeviceMemoryError:
-        """Close the last session that ran out of memory and return the error that says what was tried.
-
-        The next volume begins with what was asked for: `reopen`.
-        """
-        if self._ladder is None:
-            return DeviceMemoryError("out of memory", received=reason)
-        self._free()
-        return self._ladder.exhausted(reason)
-
-    def reopen(self) -> None:
-        """Open a session where the last step found none: a later volume may fit.
-
-        Raises:
-            EngineError: It was closed, or cannot be had now either.
-        """
-        self.require_open()
-        if self._session is None and self._ladder is not None:
-            self._take(self._ladder.open())
+        self._reopen()
+        lost = 0.0
+        while True:
+            begun = time.perf_counter()
+            try:
+                return work(), lost
+            except OUT_OF_MEMORY as error:
+                if self._fallback is None or not (self._fallback.can_step or self._fallback.steps):
+                    raise
+                if not self._fallback.can_step:
+                    self._free()
+                    raise self._fallback.exhausted(reason_of(error)) from error
+                reason = reason_of(error)  # not the error: its traceback keeps the attempt's arrays alive
+            self._free()
+            self._fallback.step(reason)
+            self._open()
+            lost += time.perf_counter() - begun
 
     def require_open(self) -> None:
-        """Refuse to go on after `close`.
+        """Raise an error after `close`.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The engine was closed.
         """
         if self._closed:
             raise _closed()
@@ -204,11 +224,68 @@ class LoadedEngine:
         self._closed = True
         self._free()
 
+    def _reopen(self) -> None:
+        """Open a session if the last volume ended without one: a smaller volume may fit."""
+        self.require_open()
+        if self._session is None:
+            self._open()
+
+    def _open(self) -> None:
+        if self._fallback is not None:
+            session, self._free_before = _open(self.bundle, self._fallback, self._opener)
+            self._adopt(session)
+
+    def _adopt(self, session: Session) -> None:
+        self._session = session
+        self.info = EngineInfo(
+            name=session.name,
+            version=session.version,
+            device=session.device,
+            precision=session.precision,
+            threads=session.threads,
+        )
+        self._runs = 0
+        self.run_bytes = None
+        self._labeller = self._make_labeller(session)
+
+    def _make_labeller(self, session: Session) -> Labeller:
+        """Return a labeller that blends on the session's device."""
+        if not isinstance(session, DeviceSession):
+            return CpuLabeller(self.run, threads=session.threads or usable_cpus())
+        from gcis_runtime.sliding.cuda.labeller import GpuLabeller  # noqa: PLC0415 (needs cuda-python)
+
+        return GpuLabeller(session)
+
     def _free(self) -> None:
         session, self._session = self._session, None
-        self._labeller = None  # it may keep memory of the session's device
+        self._labeller = None  # it may hold memory of the session's device
         if session is not None:
             session.close()
+
+
+def _open(bundle: Bundle, fallback: MemoryFallback, opener: Opener) -> tuple[Session, int | None]:
+    """Open the current options of `fallback`, or the first later ones that open.
+
+    Returns:
+        The session, and the free device memory in bytes before it was opened; None on the CPU.
+    """
+    while True:
+        free = free_device_memory(fallback.current.device)
+        try:
+            session = opener(bundle, fallback.current)
+        except OUT_OF_MEMORY as error:
+            if not fallback.can_step:
+                raise fallback.exhausted(reason_of(error)) from error
+            fallback.step(reason_of(error))
+        except EngineError as error:
+            if not fallback.steps:
+                raise  # the requested engine cannot be opened, and memory is not the reason
+            if not fallback.can_step:
+                raise fallback.exhausted(reason_of(error)) from error
+            fallback.skip(reason_of(error))
+        else:
+            fallback.opened(session)
+            return session, free
 
 
 def _closed() -> EngineError:

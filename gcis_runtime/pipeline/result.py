@@ -1,4 +1,4 @@
-"""What a segmentation is: labels on the image's own grid, with measures, times and where it came from."""
+"""Define the result of a segmentation: labels on the image's grid, measurements, times and provenance."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ from gcis_runtime.images.files import write_labels, write_probability
 from gcis_runtime.images.itk import itk_image, load_simpleitk
 from gcis_runtime.images.nifti import label_image
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.report import (
+    BundleReport,
+    CropReport,
+    EngineReport,
+    ForecastReport,
+    RegionReport,
+    Report,
+    StructureReport,
+    WindowsReport,
+)
 from gcis_runtime.sliding.label_sink import StructureMaps
-from gcis_runtime.system.atomic_files import replacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +37,12 @@ class Structure:
     """One structure of a label map.
 
     Attributes:
-        value: Its value in the label map.
-        name: Its name.
-        prompt: The prompt that it was segmented with.
-        color: Red, green, blue in 0 to 255.
+        value: Label value.
+        name: Name.
+        prompt: Text prompt.
+        color: Red, green and blue, 0 to 255.
         codes: Codes of terminologies.
-        voxels: Voxels of that value.
+        voxels: Number of voxels with this label value.
         volume_ml: Their volume in mL.
     """
 
@@ -53,26 +62,26 @@ class Segmentation:
     Attributes:
         labels: Label values, (X, Y, Z) on the volume's grid, uint8 or uint16.
         volume: The image.
-        structures: Measures of each structure, by the bundle's order.
-        restore: How labels came to the volume's grid: `"smooth"` or `"nearest"`.
-        seconds: Time of each stage: preprocess, network, blend, restore.
-        windows: Windows in all.
-        windows_reused: Windows that were constant and answered from an earlier one.
-        windows_skipped: Windows beside these, which lie outside the region that was asked for.
-        region: Part of the volume that was worked on, where it came from, and that labels outside are
-            background; empty where it was all of it.
+        structures: Measurements of each structure, in the bundle's order.
+        restore: How labels were resampled to the volume's grid: `"smooth"` or `"nearest"`.
+        seconds: Seconds per stage: preprocess, network, blend, restore.
+        windows: Number of windows.
+        windows_reused: Number of constant windows, which took the logits of an earlier one.
+        windows_skipped: Number of further windows, outside the region.
+        region: The part of the volume that was computed, and that labels outside are background, as in the
+            report; empty for the whole volume.
         crop: Box of the network's grid that the bundle's foreground rule left, first index and end along each
-            axis (None: all was air), and the windows that this saved; empty without a rule.
-        forecast: What was predicted before the start, and under `measured` what it then was.
-        steps: What was given up for want of memory, one line a step: batch, engine, device, way to restore.
-        peak_memory: Most memory that the process has had resident, bytes; None where unknown.
-        engine: What computed.
-        bundle: The bundle's name.
+            axis (None if all was air), and the number of windows saved; empty without a rule.
+        forecast: The forecast, and under `measured` the measured values.
+        steps: One line per step taken for lack of memory: batch, engine, device, way to resample labels.
+        peak_memory: Peak resident memory of the process in bytes; None if unknown.
+        engine: The engine that computed.
+        bundle: Name of the bundle.
         bundle_sha256: Hash of its manifest, which covers all its files.
-        notice: What the bundle says about its use.
-        warnings: What is odd about the image.
-        masks: Where each structure's logit is positive, by label value; None unless asked for.
-        probabilities: Sigmoid of each structure's logit times 255, by label value; None unless asked for.
+        notice: The bundle's notice about its use.
+        warnings: Warnings about the image or the run.
+        masks: By label value, where the structure's logit is positive; None unless requested.
+        probabilities: By label value, the sigmoid of the structure's logit times 255; None unless requested.
     """
 
     labels: NDArray[Any]
@@ -109,7 +118,9 @@ class Segmentation:
         return itk_image(self.labels, like=self.volume, sitk=load_simpleitk(Path("to_simpleitk()")))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the label map with the image's geometry, whole or not at all: NIfTI, NRRD or MHA by suffix.
+        """Write the label map with the image's geometry as NIfTI, NRRD or MHA, by suffix.
+
+        The file appears completely or not at all.
 
         Raises:
             OutputError: The file cannot be written.
@@ -117,17 +128,17 @@ class Segmentation:
         write_labels(path, self.labels, like=self.volume)
 
     def save_masks(self, folder: str | os.PathLike[str], *, suffix: str = ".nii.gz") -> dict[str, str]:
-        """Write each structure's mask: 1 where its logit is positive, even if another's is larger.
+        """Write one mask per structure: 1 where its logit is positive, even if another structure's is larger.
 
         Args:
-            folder: Takes `NAME` + `suffix` of each structure; every file appears whole or not at all.
+            folder: Folder for the files `NAME` + `suffix`; every file appears completely or not at all.
             suffix: `.nii.gz`, `.nii`, `.nrrd` or `.mha`.
 
         Returns:
-            Path of each structure's file by its name.
+            Path of each structure's file by the structure's name.
 
         Raises:
-            OutputError: A file cannot be written, or the masks were not asked for.
+            OutputError: A file cannot be written, or the masks were not requested.
         """
         if self.masks is None:
             raise OutputError("there are no masks to write", fix="Segment with masks=True.")
@@ -136,7 +147,7 @@ class Segmentation:
     def save_probabilities(
         self, folder: str | os.PathLike[str], *, suffix: str = ".nii.gz"
     ) -> dict[str, str]:
-        """Write each structure's foreground probability, 0 to 1 in steps of 1/255; see `save_masks`."""
+        """Write one probability map per structure, 0 to 1 in steps of 1/255; see `save_masks`."""
         if self.probabilities is None:
             raise OutputError("there are no probabilities to write", fix="Segment with probabilities=True.")
         return self._save_each(self.probabilities, Path(folder), suffix, write_probability)
@@ -151,36 +162,34 @@ class Segmentation:
             paths[structure.name] = str(path)
         return paths
 
-    def report(self) -> dict[str, Any]:
-        """Return everything but the voxels, ready for JSON."""
-        return {
-            "structures": [asdict(structure) for structure in self.structures],
-            "bundle": {"name": self.bundle, "sha256": self.bundle_sha256},
-            "engine": asdict(self.engine),
-            "restore": self.restore,
-            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
-            "windows": {
-                "total": self.windows,
-                "reused": self.windows_reused,
-                "skipped": self.windows_skipped,
-            },
-            "region": self.region,
-            "crop": self.crop,
-            "forecast": self.forecast,
-            "steps": list(self.steps),
-            "peak_memory_bytes": self.peak_memory,
-            "warnings": list(self.warnings),
-            "notice": self.notice,
-        }
+    def report(self) -> Report:
+        """Return everything except the voxels."""
+        return Report(
+            structures=[msgspec.convert(asdict(s), StructureReport) for s in self.structures],
+            bundle=BundleReport(name=self.bundle, sha256=self.bundle_sha256),
+            engine=EngineReport(**asdict(self.engine)),
+            restore=self.restore,
+            seconds={name: round(value, 4) for name, value in self.seconds.items()},
+            windows=WindowsReport(
+                total=self.windows, reused=self.windows_reused, skipped=self.windows_skipped
+            ),
+            region=msgspec.convert(self.region, RegionReport),
+            crop=msgspec.convert(self.crop, CropReport),
+            forecast=msgspec.convert(self.forecast, ForecastReport),
+            steps=list(self.steps),
+            peak_memory_bytes=self.peak_memory,
+            warnings=list(self.warnings),
+            notice=self.notice,
+        )
 
 
 def measure(
     counts: Mapping[int, int], structures: Sequence[Label], *, voxel_ml: float
 ) -> tuple[Structure, ...]:
-    """Say how large each structure is.
+    """Return the size of each structure.
 
     Args:
-        counts: Voxels of each label value.
+        counts: Number of voxels of each label value.
         structures: The manifest's labels.
         voxel_ml: Volume of one voxel in mL.
     """
@@ -199,18 +208,8 @@ def measure(
 
 
 def _file_names(structures: Sequence[Structure]) -> list[str]:
-    """Return a distinct file name for each structure: its name in letters, digits and dashes."""
+    """Return a distinct file name per structure: its name in letters, digits and dashes."""
     names = [re.sub(r"[^\w]+", "-", s.name.lower()).strip("-") or "structure" for s in structures]
     if len(set(names)) < len(names):
         names = [f"{name}-{s.value}" for name, s in zip(names, structures, strict=True)]
     return names
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write a report as indented JSON, whole or not at all.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

@@ -1,85 +1,46 @@
-"""One volume through one engine: what is wanted, forecast, windows, labels."""
+"""Run one volume through one engine once: preprocess, plan windows, forecast, compute labels."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, reason_of
-from gcis_runtime.errors import OutputError
-from gcis_runtime.grids.preprocess import preprocess
+from gcis_runtime.choices import Restore
+from gcis_runtime.grids.box import Box
+from gcis_runtime.grids.preprocess import NetworkInput, preprocess
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.footprint import RequestedOutputs
 from gcis_runtime.pipeline.forecast import ExecutionPlan, Forecast, Sizes, choose_execution
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentOptions
 from gcis_runtime.regions.region import Region, oriented_boxes, windows_touching
 from gcis_runtime.sliding.blend import WindowCount
-from gcis_runtime.sliding.foreground_crop import place_windows
+from gcis_runtime.sliding.foreground_crop import WindowLayout, place_windows
 from gcis_runtime.sliding.label_sink import LabelSink
-from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, STAGES, LabelTask, Restore
-from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.sliding.labeller import STAGES, LabelTask
+from gcis_runtime.sliding.plan import WindowPlan
+from gcis_runtime.spec import PreprocessSpec, Shape3
 from gcis_runtime.system.stage_clock import StageClock
-
-Progress = Callable[[int, int], None]
-"""Called with windows finished and windows in all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is wanted of a volume. Valid, or it does not exist.
-
-    Attributes:
-        restore: How labels come to the volume's grid.
-        masks: Keep a mask of each structure.
-        probabilities: Keep the foreground probability of each structure.
-        foreground: Follow the pre-processing's foreground rule, if it has one.
-        max_memory: Most memory that the process may have resident, bytes; None: any.
-        progress: Told of every finished window.
-        on_forecast: Told what the volume will take, before it starts.
-    """
-
-    restore: Restore = DEFAULT_RESTORE
-    masks: bool = False
-    probabilities: bool = False
-    foreground: bool = True
-    max_memory: int | None = None
-    progress: Progress | None = None
-    on_forecast: Callable[[Forecast], None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.restore not in get_args(Restore):
-            raise OutputError(
-                "unknown way to restore labels",
-                received=repr(self.restore),
-                expected=" or ".join(get_args(Restore)),
-            )
-        limit: object = self.max_memory
-        known = isinstance(limit, int | float | np.number) and not isinstance(limit, bool)
-        if self.max_memory is not None and not (known and self.max_memory > 0):
-            raise OutputError(
-                "not an amount of memory", received=repr(limit), expected="bytes, such as 2 << 30 for 2 GiB"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pass:
-    """What one way of a volume through an engine gave.
+    """The result of one pass of a volume through an engine.
 
     Attributes:
         sink: Labels, masks and probabilities.
-        count: Windows.
-        skipped: Windows that lay outside the region.
-        crop: What the foreground rule cropped, ready for JSON; empty without one.
-        warnings: What the user should know.
-        forecast: What was expected.
-        restore: How labels came to the volume's grid.
-        clock: Time of each stage.
-        grid: The network's grid: shape and affine.
+        count: Numbers of windows.
+        skipped: Number of windows outside the region.
+        crop: The crop by the foreground rule, ready for JSON; empty without a rule.
+        warnings: Warnings for the user.
+        forecast: The forecast.
+        restore: How labels were resampled to the volume's grid.
+        clock: Seconds per stage.
+        grid: Shape and affine of the network's grid.
     """
 
     sink: LabelSink
@@ -90,114 +51,120 @@ class Pass:
     forecast: Forecast
     restore: Restore
     clock: StageClock
-    grid: tuple[tuple[int, int, int], NDArray[np.float64]]
+    grid: tuple[Shape3, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Planned:
+    """A preprocessed volume and the windows to run.
+
+    Attributes:
+        image: The image on the network's grid.
+        layout: All windows, with the foreground crop.
+        plan: The windows that the region needs.
+        boxes: The region on the re-oriented file grid; None for the whole volume.
+    """
+
+    image: NetworkInput
+    layout: WindowLayout
+    plan: WindowPlan
+    boxes: tuple[Box, ...] | None
 
 
 def run_pass(
     engine: LoadedEngine,
     volume: Volume,
-    request: Request,
+    options: SegmentOptions,
     *,
     channels: tuple[int, ...],
     weights: NDArray[np.float32],
     region: Region | None = None,
     spec: PreprocessSpec | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Pass:
-    """Segment a volume, or a region of it, without looking back: an error leaves nothing behind.
+    """Segment a volume, or a region of it, in one attempt. An error leaves nothing behind.
 
     Args:
         engine: The bundle in an engine.
         volume: The image.
-        request: What is wanted.
+        options: What to compute. `roi` and `coarse` are ignored here: the caller has resolved them to
+            `region`.
         channels: Graph channels of the structures.
         weights: Blending weight of each voxel of a window, (X, Y, Z).
-        region: Where labels are wanted; None: everywhere.
-        spec: Another pre-processing than the bundle's.
+        region: Where labels are needed; None for the whole volume.
+        spec: Preprocessing; None for the bundle's.
+        callbacks: Functions that follow the computation.
 
     Raises:
-        MemoryLimitError: It would take more memory than `request` allows.
+        MemoryLimitError: More memory than `options` permit is needed.
         DeviceMemoryError: Memory ran out.
-        EngineError: The engine failed, or answered with a value that is not finite.
+        EngineError: The engine failed, or returned a value that is not finite.
     """
     manifest = engine.bundle.manifest
+    callbacks = callbacks or Callbacks()
     clock = StageClock(*STAGES)
-    spec = manifest.preprocess if spec is None else spec
     with clock.stage("preprocess"):
-        image = preprocess(volume, spec)
-        laid = place_windows(image, spec, manifest.window, weights, crop=request.foreground)
-    plan = laid.plan
-    boxes = None if region is None else oriented_boxes(region, image.transform, volume.shape)
-    if boxes is not None:
-        plan = windows_touching(plan, image.transform, boxes)
+        planned = _plan(
+            engine, volume, manifest.preprocess if spec is None else spec, weights,
+            crop=options.body_crop is not False, region=region,
+        )  # fmt: skip
+    image, layout, plan = planned.image, planned.layout, planned.plan
     values = tuple(manifest.labels[channel].value for channel in channels)
-    requested = RequestedOutputs(
-        values=values, smooth=True, masks=request.masks, probabilities=request.probabilities
-    )
-    sizes = Sizes(transform=image.transform, shape=volume.shape, requested=requested)
-    way, forecast = choose_execution(
-        engine, sizes, ExecutionPlan(plan=plan, restore=request.restore), allowed=request.max_memory
-    )
-    if request.on_forecast is not None:
-        request.on_forecast(forecast)
+    way, forecast = _choose(engine, volume, options, planned, values)
+    if callbacks.on_forecast is not None:
+        callbacks.on_forecast(forecast)
     sink = LabelSink(
-        transform=image.transform, shape=volume.shape, values=values, masks=request.masks,
-        probabilities=request.probabilities, within=boxes,
+        transform=image.transform, shape=volume.shape, values=values, masks=options.masks,
+        probabilities=options.probabilities, within=planned.boxes,
     )  # fmt: skip
-    total = len(plan.starts)
-    progress = request.progress
     task = LabelTask(
-        image=image,
-        plan=way.plan,
-        weights=laid.weights,
-        padding_value=manifest.window.padding_value,
-        channels=channels,
-        values=values,
-        restore=way.restore,
-        on_disk=way.on_disk,
-        done=None if progress is None else lambda finished: progress(finished, total),
-    )
-    count = engine.labeller.label(task, sink, clock) if total else WindowCount()
+        image=image, plan=way.plan, weights=layout.weights, padding_value=manifest.window.padding_value,
+        channels=channels, values=values, restore=way.restore, on_disk=way.on_disk,
+        done=_counter(callbacks.on_progress, len(plan.starts)),
+    )  # fmt: skip
+    count = engine.labeller.label(task, sink, clock) if plan.starts else WindowCount()
     return Pass(
-        sink=sink,
-        count=count,
-        skipped=len(laid.plan.starts) - total,
-        crop=laid.report,
-        warnings=laid.warnings,
-        forecast=forecast,
-        restore=way.restore,
-        clock=clock,
+        sink=sink, count=count, skipped=len(layout.plan.starts) - len(plan.starts), crop=layout.report,
+        warnings=layout.warnings, forecast=forecast, restore=way.restore, clock=clock,
         grid=(image.transform.shape, image.transform.affine),
+    )  # fmt: skip
+
+
+def _plan(
+    engine: LoadedEngine,
+    volume: Volume,
+    spec: PreprocessSpec,
+    weights: NDArray[np.float32],
+    *,
+    crop: bool,
+    region: Region | None,
+) -> _Planned:
+    """Preprocess a volume, and plan the windows that a region needs."""
+    image = preprocess(volume, spec)
+    layout = place_windows(image, spec, engine.bundle.manifest.window, weights, crop=crop)
+    if region is None:
+        return _Planned(image=image, layout=layout, plan=layout.plan, boxes=None)
+    boxes = oriented_boxes(region, image.transform, volume.shape)
+    plan = windows_touching(layout.plan, image.transform, boxes)
+    return _Planned(image=image, layout=layout, plan=plan, boxes=boxes)
+
+
+def _choose(
+    engine: LoadedEngine,
+    volume: Volume,
+    options: SegmentOptions,
+    planned: _Planned,
+    values: tuple[int, ...],
+) -> tuple[ExecutionPlan, Forecast]:
+    """Return how to run the windows within the memory limit, and the forecast."""
+    outputs = RequestedOutputs(
+        values=values, smooth=True, masks=options.masks, probabilities=options.probabilities
     )
+    sizes = Sizes(transform=planned.image.transform, shape=volume.shape, requested=outputs)
+    requested = ExecutionPlan(plan=planned.plan, restore=options.restore)
+    return choose_execution(engine, sizes, requested, allowed=options.max_memory)
 
 
-def until_it_fits(engine: LoadedEngine, work: Callable[[], Pass]) -> Pass:
-    """Do `work`; whenever memory runs out, again with an engine that needs less, until none is left.
-
-    Every attempt begins anew: nothing of a failed one is kept.
-
-    Args:
-        engine: What `work` computes with; another session is in it after a step.
-        work: Runs a pass.
-
-    Raises:
-        DeviceMemoryError: Memory ran out, and nothing that needs less can be had.
-        MemoryError: The same, where nothing could be tried.
-    """
-    engine.reopen()
-    lost = 0.0
-    while True:
-        begun = time.perf_counter()
-        try:
-            found = work()
-        except OUT_OF_MEMORY as error:
-            if not engine.can_lower:
-                if not engine.steps:
-                    raise
-                raise engine.exhausted(reason_of(error)) from error
-            reason = reason_of(error)  # not the error, whose traceback keeps the arrays of the attempt
-        else:
-            if lost:
-                found.clock.seconds["lost"] = lost
-            return found
-        engine.lower(reason)
-        lost += time.perf_counter() - begun
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+    """Return a function of the number of finished windows that passes the total to `progress` as well."""
+    return None if progress is None else lambda finished: progress(finished, total)

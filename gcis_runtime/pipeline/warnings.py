@@ -1,4 +1,4 @@
-"""Warnings about an image or a run that the user should know."""
+"""Warn about an image or a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIRECTIONS = {
 
 
 def intensity_warnings(array: NDArray[Any]) -> tuple[str, ...]:
-    """Say when values do not look like a CT in HU: air near -1000 and bone or contrast above 100.
+    """Warn if values are unlike CT in HU, with air near -1000 and bone or contrast above 100.
 
     Args:
         array: Intensities (X, Y, Z).
@@ -40,13 +40,13 @@ def intensity_warnings(array: NDArray[Any]) -> tuple[str, ...]:
 
 
 def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowSpec) -> tuple[str, ...]:
-    """Say when the field of view is smaller than the window that the network was trained with.
+    """Warn if the field of view is smaller than the window that the network was trained with.
 
-    A window is what training showed around a structure. Where the image is smaller, padding fills what is
-    missing, and the network sees less of the neighbourhood than it ever learnt from.
+    During training, a window showed the surroundings of each structure. If the image is smaller than a
+    window, padding fills the rest, and the network sees less of the surroundings than during training.
 
     Args:
-        shape: The image on the network's grid (X, Y, Z).
+        shape: Shape of the image on the network's grid (X, Y, Z).
         affine: (4, 4), network voxel index to RAS+ mm.
         window: The bundle's window.
     """
@@ -63,12 +63,12 @@ def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowS
 
 
 def limit_warnings(before: int | None, peak: int | None, allowed: int | None) -> tuple[str, ...]:
-    """Say when a run took more memory than was allowed, although less had been predicted.
+    """Warn if a run used more memory than allowed although the forecast was lower.
 
     Args:
-        before: Peak of the process before the run, bytes; None where unknown.
-        peak: Its peak after it.
-        allowed: What was allowed; None: any.
+        before: Peak memory of the process before the run, bytes; None if unknown.
+        peak: Peak memory after it, bytes; None if unknown.
+        allowed: Memory limit in bytes; None without one.
     """
     if before is None or peak is None or allowed is None or peak <= max(before, allowed):
         return ()

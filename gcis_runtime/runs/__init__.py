@@ -1,1 +1,1 @@
-"""Many images on disk: inputs, outputs, resumption, summaries and pictures."""
+"""Segment many image files: inputs, outputs, resumption, summaries and pictures."""

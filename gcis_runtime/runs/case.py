@@ -1,57 +1,31 @@
-"""One image: read, segment, score, write, report. `cohort` runs many, these steps side by side."""
+"""Run one image: read, segment, score, write and report it. `cohort` runs many images in parallel steps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import msgspec
 
 from gcis_runtime.images.files import check_plausible, read_volume
 from gcis_runtime.images.labels import LabelMap, read_labels
-from gcis_runtime.images.nifti import write_labels, write_volume
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.forecast import Forecast, check_image
-from gcis_runtime.pipeline.result import Segmentation, write_report
-from gcis_runtime.pipeline.segmenter import Progress, Segmenter
+from gcis_runtime.pipeline.forecast import check_image
+from gcis_runtime.pipeline.options import Callbacks
+from gcis_runtime.pipeline.report import Report, RunKey, StructureReport
+from gcis_runtime.pipeline.result import Segmentation
+from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.runs.scores import dice_by_value
-from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+from gcis_runtime.system.json_files import write_json
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What is wanted of every image.
-
-    Attributes:
-        restore: How labels come to the image's grid.
-        masks: Write one binary file a structure.
-        probability: Write the foreground probability of each structure.
-        statistics: Measure HU and place of each structure.
-        preview: Write a picture.
-        roi: Only part of each image; see `Segmenter.segment`.
-        coarse: A factor or another segmenter: only near what a coarse pass finds.
-        body_crop: Crop to what is not air; see `Segmenter.segment`.
-        max_memory: Most memory that the process may have resident, bytes; None: any.
-        truth: A label map on the image's grid; adds the Dice of each structure, by label value.
-    """
-
-    restore: Restore = DEFAULT_RESTORE
-    masks: bool = False
-    probability: bool = False
-    statistics: bool = False
-    preview: bool = False
-    roi: str | None = None
-    coarse: float | Segmenter | None = None
-    body_crop: bool | None = None
-    max_memory: int | None = None
-    truth: Path | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -60,30 +34,30 @@ class Case:
 
     Attributes:
         job: Input and outputs.
-        key: What its results depend on; see `resume.run_key`.
+        key: Everything that its results depend on.
         volume: The image.
         truth: The true label map, on the image's grid.
-        seconds: Time of each stage so far.
+        seconds: Seconds per stage so far.
     """
 
     job: Job
-    key: dict[str, Any]
+    key: RunKey
     volume: Volume
     truth: LabelMap | None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
-    """Read an image, and its truth if there is one.
+    """Read an image, and its true label map if there is one.
 
     Raises:
-        ImageError: A file cannot be read, or the truth is on another grid.
-        MemoryLimitError: Its voxels alone would take more memory than `options` allow.
+        ImageError: A file cannot be read, or the true label map is on another grid.
+        MemoryLimitError: The voxels alone need more memory than `options` permit.
     """
     check_plausible(job.image)
-    check_image(job.image, options.max_memory)
+    check_image(job.image, options.segment.max_memory)
     seconds: dict[str, float] = {}
-    # Looked at before it is read: a file that changes meanwhile is not taken for the one that was segmented.
+    # Before the file is read, so that a file that changes meanwhile is not recorded as the one segmented.
     key = run_key(segmenter, job.image, options)
     volume = _timed(seconds, "read", lambda: read_volume(job.image))
     truth = None
@@ -92,115 +66,94 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     return Case(job=job, key=key, volume=volume, truth=truth, seconds=seconds)
 
 
-def segment_case(
-    segmenter: Segmenter,
-    case: Case,
-    options: RunOptions,
-    *,
-    progress: Progress | None = None,
-    on_forecast: Callable[[Forecast], None] | None = None,
-) -> Segmentation:
+def segment_case(segmenter: Segmenter, case: Case, options: RunOptions, callbacks: Callbacks) -> Segmentation:
     """Segment an image that was read.
 
     Raises:
         EngineError: The engine failed.
-        MemoryLimitError: It would take more memory than `options` allow.
+        MemoryLimitError: More memory than `options` permit is needed.
     """
     return segmenter.segment(
         case.volume,
-        restore=options.restore,
-        masks=options.masks,
-        probabilities=options.probability,
-        roi=options.roi,
-        coarse=options.coarse,
-        body_crop=options.body_crop,
-        max_memory=options.max_memory,
-        progress=progress,
-        on_forecast=on_forecast,
+        options=options.segment,
+        progress=callbacks.on_progress,
+        on_forecast=callbacks.on_forecast,
     )
 
 
-def write_case(case: Case, result: Segmentation, options: RunOptions) -> dict[str, Any]:
-    """Write an image's results. The report comes last: where it is, the others are whole.
+def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
+    """Write the results of an image.
+
+    The report is written last: if it exists, all other files are complete.
 
     Returns:
-        The report, as it stands in the JSON file beside the label map.
+        The report, as written to the JSON file beside the label map.
 
     Raises:
-        GcisError: An output failed; what was written before stays whole.
+        GcisError: An output failed; files written before stay complete.
     """
     job, seconds = case.job, case.seconds | result.seconds
-    job.report.unlink(missing_ok=True)  # an older one must not vouch for the new label map
+    job.report.unlink(missing_ok=True)  # an older report must not describe the new label map
     _timed(seconds, "write", lambda: result.save(job.labels))
-    report: dict[str, Any] = {"case": job.name, "image": str(job.image), "labels": str(job.labels)}
-    report |= result.report()
-    suffix = suffix_of(job.labels)
-    if options.masks:
-        report["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks, suffix=suffix))
-    if options.probability:
-        report["probability"] = _timed(
-            seconds, "probability", lambda: result.save_probabilities(job.probabilities, suffix=suffix)
-        )
+    base = result.report()
+    structures = list(base.structures)
+    extra = _write_maps(job, result, options, seconds)
     if options.statistics:
-        _timed(seconds, "statistics", lambda: _add_statistics(report, job, result))
+        structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result))
+        extra["statistics"] = str(job.statistics)
     if options.preview:
-        from gcis_runtime.runs.preview import write_preview  # noqa: PLC0415 (Pillow only when asked for)
+        from gcis_runtime.runs.preview import write_preview  # noqa: PLC0415 (imports Pillow)
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
-        report["preview"] = str(job.preview)
+        extra["preview"] = str(job.preview)
     if case.truth is not None:
-        _add_dice(report, result, case.truth)
-        report["truth"] = str(options.truth)
-    report["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
-    # What computed in the end: a fall back may have changed it after the image was read.
-    report["key"] = case.key | {"engine": result.engine.name, "precision": result.engine.precision}
-    write_report(job.report, report)
+        structures = _scored(structures, result, case.truth)
+        extra["truth"] = str(options.truth)
+    # The engine that finished: a fallback may have replaced the one that was open when the image was read.
+    key = msgspec.structs.replace(case.key, engine=result.engine.name, precision=result.engine.precision)
+    report = msgspec.structs.replace(
+        base, case=job.name, image=str(job.image), labels=str(job.labels), structures=structures,
+        seconds={name: round(value, 4) for name, value in seconds.items()}, key=key, **extra,
+    )  # fmt: skip
+    write_json(job.report, report)
     return report
 
 
-def _add_statistics(report: dict[str, Any], job: Job, result: Segmentation) -> None:
-    """Measure every structure, into the report and a CSV file."""
+def _write_maps(
+    job: Job, result: Segmentation, options: RunOptions, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Write masks and probability maps, and return the report's fields that name the files."""
+    suffix = suffix_of(job.labels)
+    files: dict[str, Any] = {}
+    if options.segment.masks:
+        files["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks, suffix=suffix))
+    if options.segment.probabilities:
+        files["probability"] = _timed(
+            seconds, "probability", lambda: result.save_probabilities(job.probabilities, suffix=suffix)
+        )
+    return files
+
+
+def _measured(structures: list[StructureReport], job: Job, result: Segmentation) -> list[StructureReport]:
+    """Measure every structure, write the CSV file, and return the structures with their measurements."""
     values = [structure.value for structure in result.structures]
     found = statistics.measure_structures(result.volume, result.labels, values)
-    for structure in report["structures"]:
-        structure["statistics"] = asdict(found[structure["value"]])
-    rows = statistics.csv_rows(job.name, report["structures"])
-    statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
-    report["statistics"] = str(job.statistics)
+    measured = [msgspec.structs.replace(s, statistics=found[s.value]) for s in structures]
+    statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
+    return measured
 
 
-def _add_dice(report: dict[str, Any], result: Segmentation, truth: LabelMap) -> None:
+def _scored(
+    structures: list[StructureReport], result: Segmentation, truth: LabelMap
+) -> list[StructureReport]:
+    """Return the structures with their Dice."""
     scores = dice_by_value(result.labels, truth.array, [s.value for s in result.structures])
-    for structure in report["structures"]:
-        score = scores[structure["value"]]
-        structure["dice"] = None if score is None else round(score, 4)
-
-
-def write_phantom(seed: int, folder: Path) -> tuple[Path, Path]:
-    """Write a generated head-and-neck phantom and its true label map.
-
-    Args:
-        seed: Which phantom.
-        folder: Where `phantom_ct.nii.gz` and `phantom_truth.nii.gz` go.
-
-    Returns:
-        Paths of both files.
-
-    Raises:
-        OutputError: They cannot be written.
-    """
-    from gcis_runtime.demo.phantom import make_phantom  # noqa: PLC0415 (a generator that most runs do not need)
-
-    phantom = make_phantom(seed)
-    volume = Volume.from_array(phantom.ct, affine=phantom.affine)
-    image, truth = folder / "phantom_ct.nii.gz", folder / "phantom_truth.nii.gz"
-    write_volume(image, volume)
-    write_labels(truth, phantom.labels, like=volume)
-    return image, truth
+    rounded = {value: None if score is None else round(score, 4) for value, score in scores.items()}
+    return [msgspec.structs.replace(s, dice=rounded[s.value]) for s in structures]
 
 
 def _timed(seconds: dict[str, float], name: str, step: Callable[[], _T]) -> _T:
-    """Run a step and note its time under `name`."""
+    """Run a step and store its seconds under `name`."""
     start = time.perf_counter()
     result = step()
     seconds[name] = time.perf_counter() - start

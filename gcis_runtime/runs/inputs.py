@@ -1,4 +1,4 @@
-"""Which images a run is about: files, folders, patterns and lists."""
+"""Find the images of a run: files, folders, patterns and lists."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gcis_runtime.errors import ImageError
 from gcis_runtime.images.suffixes import READABLE, stem, suffix_of
 
 _OURS = "_seg"
-"""Ends the names of label maps that runs write beside images; folders and patterns leave them out."""
+"""Suffix of the label maps that runs write beside images; folders and patterns exclude these files."""
 _OUR_FOLDERS = (f"{_OURS}_masks", f"{_OURS}_probability")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An image and the name of its results.
+    """An image and the name of its outputs.
 
     Attributes:
         image: The file.
-        name: What names of results begin with.
+        name: First part of the names of the outputs.
     """
 
     image: Path
@@ -30,20 +30,20 @@ class Source:
 
 
 def is_collection(argument: Path) -> bool:
-    """Tell whether an argument stands for several images: a folder, a pattern or a list."""
+    """Return whether an argument may stand for several images: a folder, a pattern or a list."""
     return argument.is_dir() or _is_pattern(argument) or argument.suffix.lower() == ".csv"
 
 
 def find_images(arguments: Sequence[Path]) -> tuple[Source, ...]:
-    """Return the images that arguments stand for, in their order; folders and patterns sorted by name.
+    """Return the images that arguments stand for, in their order; folders and patterns are sorted by name.
 
     Args:
-        arguments: Image files (which may turn out to be missing when they are read); folders, whose image
-            files are taken, not their subfolders'; patterns with `*`, `?`, `[...]` and `**`; and lists
-            (`.csv`) with a column `image`, relative to the list, and if wanted a column `name`.
+        arguments: Image files (a missing one is an error when it is read); folders, without their subfolders;
+            patterns with `*`, `?`, `[...]` and `**`; and lists (`.csv`) with a column `image`, relative to
+            the list, and optionally a column `name`.
 
     Raises:
-        ImageError: A folder or pattern without an image, or a list that cannot be understood.
+        ImageError: A folder or pattern has no image, or a list cannot be read.
     """
     found: list[Source] = []
     for argument in arguments:
@@ -64,7 +64,7 @@ def _is_pattern(argument: Path) -> bool:
 
 
 def _all(paths: Sequence[Path], message: str) -> list[Source]:
-    """Keep images; leave out hidden files and label maps of earlier runs."""
+    """Return the images, without hidden files and label maps of earlier runs."""
     images = [
         path
         for path in paths
@@ -72,7 +72,8 @@ def _all(paths: Sequence[Path], message: str) -> list[Source]:
         and not path.name.startswith(".")
         and not stem(path).endswith(_OURS)
         and not path.parent.name.endswith(_OUR_FOLDERS)
-        and (path.is_file() or (path.is_symlink() and not path.exists()))  # a link to nothing will fail
+        # A broken link, such as a file that git-annex has not fetched, is an image that fails.
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
     ]
     if not images:
         raise ImageError(
@@ -84,8 +85,8 @@ def _all(paths: Sequence[Path], message: str) -> list[Source]:
 
 
 def _listed(path: Path) -> list[Source]:
-    """Read a list; columns other than `image` and `name` are left alone."""
-    fix = "The first line names the columns: image, and if wanted name."
+    """Read a list; columns other than `image` and `name` are ignored."""
+    fix = "The first line names the columns: image, and optionally name."
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)

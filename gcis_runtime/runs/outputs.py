@@ -1,4 +1,4 @@
-"""Where results go: file names of label maps, reports, pictures and tables."""
+"""Determine the output files: label maps, reports, pictures and tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gcis_runtime.system.atomic_files import check_writable, remove_leftovers
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One image and where its results go.
+    """One image and its output files.
 
     Attributes:
         name: The case's name.
@@ -25,8 +25,8 @@ class Job:
         report: The JSON file beside it.
         preview: The picture beside it.
         statistics: The CSV file beside it.
-        masks: The folder beside it for one file a structure.
-        probabilities: The folder beside it for one probability a structure.
+        masks: The folder beside it for one mask per structure.
+        probabilities: The folder beside it for one probability map per structure.
     """
 
     name: str
@@ -40,26 +40,27 @@ class Job:
 
 
 def is_file_name(out: str | None) -> bool:
-    """Tell whether `-o` names a label map rather than a folder, which exists or ends in a slash."""
+    """Return whether `-o` names a label map; a folder exists or ends in a slash."""
     if out is None or out.endswith(("/", os.sep)):
         return False
     return bool(suffix_of(Path(out))) and not Path(out).is_dir()
 
 
 def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None = None) -> list[Job]:
-    """Decide every output's name before anything runs.
+    """Determine the name of every output before the run starts.
 
     Args:
         sources: The images.
         out: None writes `NAME_seg` beside each image; a name with an image's suffix is the label map of the
-            only image; anything else is a folder.
-        suffix: Of label maps, masks and probabilities; None takes `.nii.gz` for NIfTI, and the image's own
-            format for NRRD and MetaImage.
+            only image; any other name is a folder.
+        suffix: Suffix of label maps, masks and probability maps; None for `.nii.gz` for NIfTI, and the
+            image's own format for NRRD and MetaImage.
 
     Raises:
-        OutputError: A file name for several images, two images with one output, an output over an image,
-            a place that cannot be written, a name that is not UTF-8, or a format that is only read.
-        ImageError: A format that needs SimpleITK, which is missing.
+        OutputError: One file name for several images, one output for two images, an output that would
+            overwrite an image, a folder that cannot be written, a name that is not UTF-8, or a format that
+            can only be read.
+        ImageError: A format needs SimpleITK, which is not installed.
     """
     to_file = is_file_name(out)
     if to_file and len(sources) > 1:
@@ -80,13 +81,13 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
 
 
 def clear_leftovers(jobs: Sequence[Job]) -> None:
-    """Remove what killed runs left half-written in the folders of jobs; living runs' files stay."""
+    """Remove temporary files of killed runs in the folders of jobs; files of running processes stay."""
     for folder in {f for job in jobs for f in (job.labels.parent, job.masks, job.probabilities)}:
         remove_leftovers(folder)
 
 
 def _suffix_for(image: Path) -> str:
-    """Return the suffix of an image's label map where none was asked for."""
+    """Return the default suffix of an image's label map."""
     suffix = suffix_of(image)
     if suffix not in ITK:
         return WRITABLE[0]
@@ -108,7 +109,7 @@ def _job(source: Source, labels: Path) -> Job:
 
 
 def _refuse_names(jobs: Sequence[Job]) -> None:
-    """Refuse names that no report or table could hold: both are UTF-8, names on Linux are any bytes."""
+    """Raise an error for names that are not UTF-8: reports and tables could not hold them."""
     for path in (path for job in jobs for path in (job.image, job.labels)):
         try:
             clean = str(path).encode() and "\0" not in str(path)
@@ -123,7 +124,7 @@ def _refuse_names(jobs: Sequence[Job]) -> None:
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Refuse what would be overwritten, and places and formats that cannot be written."""
+    """Raise an error for outputs that would overwrite a file, and for folders and formats not writable."""
     seen: dict[str, Path] = {}
     # Not `Path.resolve`, which raises RuntimeError for links in a circle before Python 3.13.
     sources = {os.path.realpath(job.image) for job in jobs}

@@ -1,4 +1,4 @@
-"""One picture a case: three planes with the structures drawn in, for a person to judge at a glance."""
+"""Draw one picture per case: three planes with the structures as an overlay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 
 
 def write_preview(path: Path, segmentation: Segmentation) -> None:
-    """Write an overlay of three planes through the structures' centroid as PNG, whole or not at all.
+    """Write an overlay of three planes through the structures' centroid as PNG, completely or not at all.
 
     Radiological view: the patient's right is on the left of the picture, anterior is up (axial), superior is
     up (coronal, sagittal). Soft-tissue window, voxels in their true proportions.
@@ -52,7 +52,7 @@ def draw_overlay(volume: Volume, labels: NDArray[Any], structures: Sequence[Stru
     Args:
         volume: The image.
         labels: Label values, (X, Y, Z).
-        structures: What to draw and to write in the legend.
+        structures: Structures to draw and to list in the legend.
     """
     return draw_planes(
         volume,

@@ -1,99 +1,106 @@
-"""Which cases an earlier run finished: their report says of what, and is written after everything else."""
+"""Find the images that an earlier run finished: their report, which is written last, has the same run key."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from gcis_runtime.pipeline.options import SegmentOptions
+from gcis_runtime.pipeline.report import FileStamp, Report, RunKey
+from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
-
-if TYPE_CHECKING:
-    from gcis_runtime.pipeline.segmenter import Segmenter
-    from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.system.json_files import read_json
 
 
-def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> dict[str, Any]:
-    """Return what an image's results depend on: bundle, structures, arithmetic, restoring, and the file.
+def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
+    """Return everything that the results of an image depend on.
 
-    Options that are not used have no entry, so that reports of earlier versions stay good. The file is known
-    by its size and the time of its last change; a missing one has neither.
+    The file is identified by size and modification time; a missing one has neither.
     """
     labels = segmenter.bundle.manifest.labels
     try:
         found = image.stat()
-        file = {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+        stamp = FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
     except OSError:
-        file = {}
-    coarse = options.coarse
-    limits = {
-        "max_memory": options.max_memory,
+        stamp = FileStamp()
+    segment = options.segment
+    other = segment.coarse_segmenter
+    limits: dict[str, Any] = {
+        "max_memory": segment.max_memory,
         "tf32": segmenter.tf32 or None,
-        "roi": _roi_key(options.roi),
-        "coarse": coarse.bundle.sha256 if isinstance(coarse, type(segmenter)) else coarse,
-        "body_crop": _crop_key(segmenter, options),
+        "roi": _roi_key(segment.roi),
+        "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
+        "body_crop": _crop_key(segmenter, segment),
     }
-    return {
-        "bundle": segmenter.bundle.sha256,
-        "structures": [labels[channel].value for channel in segmenter.channels],
-        "engine": segmenter.engine.name,
-        "precision": segmenter.engine.precision,
-        "restore": options.restore,
-        "image": file,
+    return RunKey(
+        bundle=segmenter.bundle.sha256,
+        structures=[labels[channel].value for channel in segmenter.channels],
+        engine=segmenter.engine.name,
+        precision=segmenter.engine.precision,
+        restore=segment.restore,
+        image=stamp,
         **{name: value for name, value in limits.items() if value is not None},
-    }
+    )
 
 
-def _crop_key(segmenter: Segmenter, options: RunOptions) -> bool | None:
-    """Return what was asked for where it is not what is done unasked: foreground rules are followed."""
-    passes = [s for s in (segmenter, options.coarse) if isinstance(s, type(segmenter))]
-    rules = [s.bundle.manifest.preprocess.crop is not None for s in passes]
+def _crop_key(segmenter: Segmenter, options: SegmentOptions) -> bool | None:
+    """Return the crop option if it differs from the default, which follows the foreground rules."""
+    bundles = [segmenter.bundle]
+    if options.coarse_segmenter is not None:
+        bundles.append(options.coarse_segmenter.bundle)
+    rules = [bundle.manifest.preprocess.crop is not None for bundle in bundles]
     if options.body_crop is True and not rules[0]:
         return True
     return False if options.body_crop is False and any(rules) else None
 
 
-def _roi_key(roi: str | None) -> Any:
-    """Return what a region depends on: its text, and a mask's file as it is now."""
+def _roi_key(roi: str | os.PathLike[str] | None) -> str | tuple[str, int, int] | None:
+    """Return what a region depends on: its text, and for a mask also its size and modification time."""
     if roi is None:
         return None
+    text = os.fspath(roi)
     try:
-        found = Path(roi).stat()
+        found = Path(text).stat()
     except OSError:
-        return roi
-    return [roi, found.st_size, found.st_mtime_ns]
+        return text
+    return text, found.st_size, found.st_mtime_ns
 
 
-def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> dict[str, Any] | None:
-    """Return the report of an earlier run that made the same of the same image, or None.
+def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Report | None:
+    """Return the report of an earlier run with the same results, or None.
 
-    The outputs that are asked for now must be there. An image that changed or vanished is not the same.
+    All outputs that `options` request must exist. An image that changed or vanished counts as another image.
     """
     try:
-        report = msgspec.json.decode(job.report.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
+        report = read_json(job.report, Report)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     key = run_key(segmenter, job.image, options)
-    if not key["image"] or report.get("key") != key:
+    if key.image == FileStamp() or report.key != key:
         return None
-    if options.truth is not None and report.get("truth") != str(options.truth):
+    if options.truth is not None and report.truth != str(options.truth):
         return None
     needed = [job.labels]
-    for wanted, name, place in (
-        (options.masks, "masks", job.masks),
-        (options.probability, "probability", job.probabilities),
+    segment = options.segment
+    for wanted, maps, folder in (
+        (segment.masks, report.masks, job.masks),
+        (segment.probabilities, report.probability, job.probabilities),
     ):
         if wanted:
-            files = report.get(name)
-            if not files:
+            if not isinstance(maps, dict) or not maps:
                 return None
-            needed += [place / Path(file).name for file in files.values()]
+            needed += [folder / Path(file).name for file in maps.values()]
     for wanted, name, file in (
-        (options.statistics, "statistics", job.statistics),
-        (options.preview, "preview", job.preview),
+        (options.statistics, report.statistics, job.statistics),
+        (options.preview, report.preview, job.preview),
     ):
-        if wanted and name not in report:
-            return None
-        needed += [file] if wanted else []
+        if wanted:
+            if name is UNSET:
+                return None
+            needed.append(file)
     return report if all(path.is_file() for path in needed) else None

@@ -1,4 +1,4 @@
-"""Scores and measures of label maps."""
+"""Score a label map against a reference on the same grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def dice_by_value(
     labels: NDArray[Any], truth: NDArray[Any], values: Iterable[int]
 ) -> dict[int, float | None]:
-    """Score a label map: 2 |A and B| / (|A| + |B|) of each label value.
+    """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of each label value.
 
     Args:
         labels: Label map (X, Y, Z).
@@ -20,8 +20,8 @@ def dice_by_value(
         values: Label values to score.
 
     Returns:
-        Dice of each value in [0, 1]; None where the truth lacks the structure: public labels are partial,
-        so a structure without a contour may be there.
+        Dice of each value in [0, 1]; None if the reference lacks the structure, because public labels are
+        partial: a structure without a contour may still be present.
     """
     scores: dict[int, float | None] = {}
     for value in values:

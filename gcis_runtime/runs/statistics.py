@@ -1,11 +1,10 @@
-"""Numbers of each structure: volume, HU, where it lies in the patient, and whether the image cuts it off."""
+"""Measure each structure: volume, HU, position in the patient, and whether the image cuts it off."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.report import Statistics, StructureReport
 from gcis_runtime.system.atomic_files import replacing
 
 COLUMNS = (
     "case", "structure", "value", "voxels", "volume_ml", "mean_hu", "sd_hu",
     "x_min_mm", "x_max_mm", "y_min_mm", "y_max_mm", "z_min_mm", "z_max_mm", "touches_edge",
 )  # fmt: skip
-"""Of the CSV. Millimetres grow towards the patient's right (x), front (y) and head (z): NIfTI's RAS+."""
-
+"""Columns of the CSV file. Positions increase to the patient's right (x), front (y) and head (z), as RAS+."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Begin a formula in a spreadsheet; file names, and so names of cases, may begin with them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """Measures of one structure in a label map.
-
-    Attributes:
-        voxels: Its voxels.
-        volume_ml: Their volume in mL.
-        mean_hu: Mean of the image over them; None where there are none.
-        sd_hu: Standard deviation over them (divided by their number); None where there are none.
-        box_min_mm: Lowest corner of the box that holds the voxels whole, along the patient's axes right,
-            anterior, superior (NIfTI's RAS+), mm; None where there are none.
-        box_max_mm: Its highest corner.
-        touches_edge: Whether a voxel lies in the first or last plane of an axis of the image: the structure
-            may go on outside.
-    """
-
-    voxels: int
-    volume_ml: float
-    mean_hu: float | None
-    sd_hu: float | None
-    box_min_mm: tuple[float, float, float] | None
-    box_max_mm: tuple[float, float, float] | None
-    touches_edge: bool
+"""First characters of a formula in a spreadsheet. File names, and so names of cases, may begin with them."""
 
 
 def measure_structures(volume: Volume, labels: NDArray[Any], values: Sequence[int]) -> dict[int, Statistics]:
@@ -60,10 +34,10 @@ def measure_structures(volume: Volume, labels: NDArray[Any], values: Sequence[in
         values: Label values to measure.
 
     Returns:
-        Measures by label value.
+        Measurements by label value.
     """
     sums = _Sums(len(values), volume.affine)
-    number = np.full(max(values) + 2, -1, dtype=np.intp)  # of each label value; -1 for all others
+    number = np.full(max(values) + 2, -1, dtype=np.intp)  # index of each label value; -1 for all others
     number[list(values)] = np.arange(len(values))
     for k in range(volume.shape[2]):
         x, y = np.nonzero(labels[:, :, k])
@@ -76,7 +50,7 @@ def measure_structures(volume: Volume, labels: NDArray[Any], values: Sequence[in
 
 
 class _Sums:
-    """What planes have told so far. Means and squares are merged plane by plane (Chan et al. 1983)."""
+    """Sums over the planes so far. Means and squares are merged plane by plane (Chan et al. 1983)."""
 
     def __init__(self, structures: int, affine: NDArray[np.float64]) -> None:
         self._affine = affine
@@ -94,7 +68,7 @@ class _Sums:
         k: int,
         hu: NDArray[np.float64],
     ) -> None:
-        """Take the labelled voxels of plane `k`: structure number, indices and HU of each."""
+        """Add the labelled voxels of plane `k`: structure index, voxel indices and HU of each."""
         size = len(self._count)
         count = np.bincount(which, minlength=size).astype(np.float64)
         here = np.maximum(count, 1)
@@ -114,7 +88,7 @@ class _Sums:
             np.maximum.at(self._place[1][:, axis], which, place)
 
     def statistics(self, i: int, volume: Volume) -> Statistics:
-        """Return structure `i`'s measures."""
+        """Return the measurements of structure `i`."""
         voxels = int(self._count[i])
         if not voxels:
             return Statistics(
@@ -140,30 +114,30 @@ def _corner(place: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def csv_rows(case: str, structures: Iterable[dict[str, Any]]) -> list[list[Any]]:
-    """Return the CSV's rows of one case.
+def csv_rows(case: str, structures: Iterable[StructureReport]) -> list[list[Any]]:
+    """Return the rows of one case for the CSV file.
 
     Args:
-        case: The case's name.
-        structures: Of its report, with `statistics`.
+        case: Name of the case.
+        structures: Structures of its report; those without measurements are left out.
     """
     rows = []
     for s in structures:
-        found = s["statistics"]
-        low, high = (found[name] or ("", "", "") for name in ("box_min_mm", "box_max_mm"))
+        found = s.statistics
+        if not isinstance(found, Statistics):
+            continue
+        low, high = (box or ("", "", "") for box in (found.box_min_mm, found.box_max_mm))
         corners = [bound for pair in zip(low, high, strict=True) for bound in pair]
-        numbers = ["" if found[name] is None else found[name] for name in ("mean_hu", "sd_hu")]
-        edge = str(found["touches_edge"]).lower()
-        rows.append(
-            [case, s["name"], s["value"], found["voxels"], found["volume_ml"], *numbers, *corners, edge]
-        )
+        numbers = ["" if value is None else value for value in (found.mean_hu, found.sd_hu)]
+        edge = str(found.touches_edge).lower()
+        rows.append([case, s.name, s.value, found.voxels, found.volume_ml, *numbers, *corners, edge])
     return rows
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV (RFC 4180, UTF-8), whole or not at all; the first row is the header.
+    """Write rows as CSV (RFC 4180, UTF-8), completely or not at all; the first row is the header.
 
-    A text that spreadsheets would take for a formula gets an apostrophe in front, which they read as "text".
+    Text that a spreadsheet would read as a formula is prefixed with an apostrophe, which marks it as text.
 
     Raises:
         OutputError: The file cannot be written.

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.choices import DEFAULT_RESTORE, Restore
 from gcis_runtime.grids.preprocess import NetworkInput
 from gcis_runtime.sliding.blend import Predictor, WindowCount, blend_tiles, reuse_constant
 from gcis_runtime.sliding.label_sink import LabelSink
@@ -24,11 +25,7 @@ from gcis_runtime.spec import Shape3
 from gcis_runtime.system.stage_clock import StageClock
 from gcis_runtime.system.worker_threads import workers
 
-Restore = Literal["smooth", "nearest"]
-"""Mapping to the native grid: `"smooth"` interpolates the blended logits at the voxels of the file and then
-compares them; `"nearest"` takes the label of the nearest network voxel, as the published pipeline does."""
-
-DEFAULT_RESTORE: Restore = "smooth"
+__all__ = ["DEFAULT_RESTORE", "STAGES", "CpuLabeller", "LabelTask", "Labeller", "Restore"]
 
 STAGES = ("preprocess", "network", "blend", "restore")
 """Timed stages of a `Labeller`."""

@@ -1,4 +1,4 @@
-"""How every command of gCIS ends: one clear line for an error, a traceback only on request."""
+"""Build the click commands of gCIS: grouped help, one line per error, exit codes, a traceback with `-v`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from gcis_runtime.errors import GcisError
-from gcis_runtime.text import printable
+from gcis_runtime.text import error_text
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+
+_C = TypeVar("_C", bound=Callable[..., Any] | click.Command)
 
 
 class _GroupedOption(click.Option):
@@ -31,15 +35,26 @@ class _GroupedOption(click.Option):
 
 
 def options_under(heading: str) -> Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    """Return a `click.option` whose options `--help` lists under a heading, in the order of declaration."""
+    """Return a `click.option` for options that `--help` lists under a heading, as declared."""
     return functools.partial(click.option, cls=_GroupedOption, heading=heading)
 
 
+@dataclass
+class _Invocation:
+    """State of one invocation, stored as the click context's `obj`.
+
+    Attributes:
+        verbose: Whether to print the traceback of an error.
+    """
+
+    verbose: bool = False
+
+
 class _Guarded(click.Command):
-    """A command whose expected errors are one line on stderr and exit code 2."""
+    """A command that reports each expected error as one line on stderr and exits with code 2."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List options under their headings, the others last."""
+        """Write options under their headings, and options without a heading last."""
         headings = dict.fromkeys(p.heading for p in self.params if isinstance(p, _GroupedOption))
         if not headings:
             super().format_options(ctx, formatter)
@@ -56,11 +71,11 @@ class _Guarded(click.Command):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         prog = self.name or "gcis"
-        VERBOSE.on = False  # several commands may run in one process
+        invocation = _Invocation()
         _open_streams()
         try:
-            with _terminated_tidily():
-                code = super().main(args, prog_name=prog, standalone_mode=False)
+            with _interrupted_by_sigterm():
+                code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
             error.show()
             code = error.exit_code
@@ -71,23 +86,22 @@ class _Guarded(click.Command):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         except (GcisError, OSError, MemoryError) as error:
-            code = _report(prog, error)
+            if invocation.verbose:
+                traceback.print_exception(error)
+            click.echo(f"{prog}: error: {error_text(error)}", err=True)
+            code = USAGE_EXIT
         sys.exit(code if isinstance(code, int) else 0)
 
 
 class _GuardedGroup(_Guarded, click.Group):
-    """A group of commands with the same ending."""
-
-
-def _report(prog: str, error: BaseException) -> int:
-    click.echo(f"{prog}: error: {error_line(error)}", err=True)
-    return USAGE_EXIT
+    """A group of commands with the same error handling."""
 
 
 def _open_streams() -> None:
-    """Give closed standard streams nowhere to go (`2>&-`).
+    """Open the null device for standard streams that are closed (`2>&-`).
 
-    Else the next file that is opened has the number of one of them, and gets what libraries print there.
+    Otherwise the next file to be opened gets the descriptor of a standard stream, and libraries print into
+    it.
     """
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(file, True)  # as standard streams are
@@ -97,21 +111,23 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
-def error_line(error: BaseException) -> str:
-    """Say in one line what went wrong; with `-v`, print its traceback first."""
-    if VERBOSE.on:
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an error on standard error if the command was called with `-v`.
+
+    Call it in the thread that runs the command.
+    """
+    context = click.get_current_context(silent=True)
+    invocation = context.find_object(_Invocation) if context is not None else None
+    if invocation is not None and invocation.verbose:
         traceback.print_exception(error)
-    if isinstance(error, MemoryError):
-        return printable(" ".join(f"out of memory {error}".split()))
-    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextlib.contextmanager
-def _terminated_tidily() -> Iterator[None]:
-    """Let SIGTERM (a scheduler, `timeout`, a container that stops) end a command as Ctrl-C does.
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Handle SIGTERM (from a scheduler, `timeout`, or a stopping container) like Ctrl-C.
 
-    By default it ends the process at once, and temporary files and folders, hundreds of megabytes of an
-    export, stay.
+    By default SIGTERM ends the process at once and leaves temporary files behind: hundreds of megabytes
+    during an export.
     """
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -127,18 +143,9 @@ def _terminated_tidily() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Verbosity:
-    """Whether `-v` was given: read where the process ends."""
-
-    on = False
-
-
-VERBOSE = _Verbosity()
-
-
-def _verbose(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+def _verbose(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
-        VERBOSE.on = True
+        context.ensure_object(_Invocation).verbose = True
 
 
 verbose_option = click.option(
@@ -149,7 +156,7 @@ verbose_option = click.option(
     callback=_verbose,
     help="Show tracebacks of errors.",
 )
-"""`-v`, which commands and groups made here have; add it to the commands of a group."""
+"""`-v`. Commands and groups built by this module have it; add it to the commands of a group."""
 
 
 def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,10 +165,40 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Decorate the function of a command called `name`."""
+    """Return a decorator that makes a function the command `name`."""
     return lambda function: click.command(name, cls=_Guarded, **settings)(_with_options(function))
 
 
 def command_group(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Group]:
-    """Decorate the function of a group of commands called `name`."""
+    """Return a decorator that makes a function the command group `name`."""
     return lambda function: click.group(name, cls=_GuardedGroup, **settings)(_with_options(function))
+
+
+def out_option(
+    *,
+    help: str,
+    option: Callable[..., Any] = click.option,
+    long: str = "--out",
+    **settings: Any,
+) -> Callable[[_C], _C]:
+    """Return the option `-o`, which names the output file or folder.
+
+    Args:
+        help: Help text.
+        option: Decorator factory, such as one of `options_under`.
+        long: Long spelling, from which click derives the parameter's name.
+        **settings: Passed to `option`. `type` defaults to a path, given to the function as `pathlib.Path`.
+    """
+    settings.setdefault("type", click.Path(path_type=Path))
+    decorator: Callable[[_C], _C] = option("-o", long, help=help, **settings)
+    return decorator
+
+
+def json_option(
+    *,
+    help: str = "Print one JSON document instead of text.",
+    option: Callable[..., Any] = click.option,
+) -> Callable[[_C], _C]:
+    """Return the flag `--json`, given to the function as `as_json`."""
+    decorator: Callable[[_C], _C] = option("--json", "as_json", is_flag=True, help=help)
+    return decorator

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gcis_runtime.system.console import verbose_option
+from gcis_runtime.system.console import json_option, out_option, verbose_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -41,7 +41,7 @@ def datalist() -> None:
 
 @datalist.command("check")
 @click.argument("path", metavar="F", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print the complete result as JSON.")
+@json_option(help="Print the complete result as JSON.")
 @click.option("--headers-only", is_flag=True, help="Compare grids without reading voxels.")
 @click.option("--picture", type=FILE, help="PNG file with slices of a few cases [NAME_check.png next to F].")
 @click.option("--no-picture", is_flag=True, help="Do not write the PNG file.")
@@ -113,7 +113,7 @@ def _kind_options() -> list[click.Parameter]:
     for option in reversed(
         [
             click.argument("root", type=FOLDER),
-            click.option("-o", "--out", type=FILE, required=True, help="Datalist file to write."),
+            out_option(type=FILE, required=True, help="Datalist file to write."),
             click.option(
                 "--lesions",
                 type=click.Choice(["organ", "apart"]),
@@ -149,7 +149,7 @@ def _kind_options() -> list[click.Parameter]:
             click.option("--fold", type=int, default=0, help="Fold to validate on, counted from 0."),
             click.option("--test", is_flag=True, help="Validate on the published test set."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
-            click.option("--json", "as_json", is_flag=True, help="Print the complete report as JSON."),
+            json_option(help="Print the complete report as JSON."),
             verbose_option,
         ]
     ):

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gcis_runtime.choices import DEFAULT_RESTORE, ENGINE_CHOICES, PRECISION_CHOICES, RESTORE_CHOICES
+from gcis_runtime.system.console import out_option
+
 if TYPE_CHECKING:
-    from gcis_runtime.sliding.labeller import Restore
+    from gcis_runtime.choices import EngineChoice, PrecisionChoice, Restore
     from gcis_train.data.datalist import Case
     from gcis_train.evaluation.evaluate import Source
 
@@ -46,8 +49,8 @@ class _SourceOptions:
     labels: str | None
     allow_missing: bool
     overlap: float | None
-    engine: str
-    precision: str
+    engine: EngineChoice
+    precision: PrecisionChoice
     restore: Restore
     device: str
 
@@ -90,23 +93,29 @@ class _SourceOptions:
     help="Number of worst cases to draw as overlay images.",
 )
 @click.option("--overlap", type=float, help="Window overlap of --checkpoint [the checkpoint's].")
-@click.option("--engine", default="auto", show_default=True, help="Engine of --bundle.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of --bundle.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINE_CHOICES),
+    default="auto",
+    show_default=True,
+    help="Engine of --bundle.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISION_CHOICES),
+    default="auto",
+    show_default=True,
+    help="Precision of --bundle.",
+)
 @click.option(
     "--restore",
-    type=click.Choice(["smooth", "nearest"]),
-    default="smooth",
+    type=click.Choice(RESTORE_CHOICES),
+    default=DEFAULT_RESTORE,
     show_default=True,
     help="Interpolation of the labels of --checkpoint or --bundle to the native grid.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option(
-    "-o",
-    "--out",
-    type=FOLDER,
-    required=True,
-    help="Folder for scores.csv, summary.json, summary.md and images.",
-)
+@out_option(type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md and images.")
 def evaluate(
     datalist: Path, split: str, cases: int, tolerance: float, worst: int, out: Path, **source: Any
 ) -> None:
@@ -191,7 +200,7 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
     show_default=True,
     help="Axis codes, or 'file' to keep the axes of the file.",
 )
-@click.option("-o", "--out", type=FILE, required=True, help="JSON file of the result.")
+@out_option(type=FILE, required=True, help="JSON file of the result.")
 def ceiling(
     datalist: Path, split: str, cases: int, spacings: tuple[str, ...], orientation: str, out: Path
 ) -> None:
@@ -221,7 +230,7 @@ def ceiling(
 
 @click.command()
 @click.argument("run_dirs", nargs=-1, required=True, type=FOLDER, metavar="RUN_DIR...")
-@click.option("-o", "--out", type=FILE, required=True, help="PNG file.")
+@out_option(type=FILE, required=True, help="PNG file.")
 def curves(run_dirs: tuple[Path, ...], out: Path) -> None:
     """Draw the loss, the validation Dice of each prompt and the learning rate of a run.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gcis_runtime.system.console import command_group
+from gcis_runtime.system.console import command_group, json_option, out_option
 from gcis_train.cli.datalist import datalist as datalist_commands
 from gcis_train.cli.evaluation import ceiling, curves, evaluate
 from gcis_train.cli.finetune import finetune
@@ -32,7 +32,7 @@ for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, cei
     "--prompt", "prompts", multiple=True, help="Prompt; repeat for several [all prompts of the checkpoint]."
 )
 @click.option("--clip-weights", help="CLIP weights for prompts that the checkpoint does not have.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option(help="Print JSON.")
 @click.option("--png", type=FILE, help="Also draw the table as an image, prompts by positions.")
 def paths(
     checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
@@ -64,9 +64,9 @@ def paths(
 
 @main.command("import")
 @click.argument("file", type=FILE)
-@click.option("-o", "--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
+@out_option(type=FOLDER, required=True, help="Checkpoint folder to write.")
 @click.option("--prompt", help="Structure that a single-task checkpoint segments.")
-@click.option("--json", "as_json", is_flag=True, help="Print the used, unused and missing tensors as JSON.")
+@json_option(help="Print the used, unused and missing tensors as JSON.")
 def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
     """Convert published gCIS weights or SwinUNETR weights to a checkpoint."""
     import json
@@ -89,9 +89,7 @@ def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "-o", "--out", type=FOLDER, required=True, help="Folder for the phantoms and their datalist.json."
-)
+@out_option(type=FOLDER, required=True, help="Folder for the phantoms and their datalist.json.")
 @click.option(
     "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Number of phantoms."
 )

@@ -6,14 +6,19 @@ import contextlib
 from collections.abc import Iterator
 
 from gcis_runtime import Segmenter, read_volume
-from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+from gcis_runtime.choices import DEFAULT_RESTORE, EngineChoice, PrecisionChoice, Restore
 from gcis_train.data.datalist import Case
 from gcis_train.evaluation.evaluate import Prediction, Source
 
 
 @contextlib.contextmanager
 def bundle_source(
-    bundle: str, *, engine: str, precision: str, device: str = "cpu", restore: Restore = DEFAULT_RESTORE
+    bundle: str,
+    *,
+    engine: EngineChoice,
+    precision: PrecisionChoice,
+    device: str = "cpu",
+    restore: Restore = DEFAULT_RESTORE,
 ) -> Iterator[Source]:
     """Open a bundle and yield the source of its predictions.
 

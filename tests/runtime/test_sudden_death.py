@@ -19,8 +19,10 @@ from click.testing import CliRunner
 
 from gcis_runtime.cli.run import main
 from gcis_runtime.errors import OutputError
-from gcis_runtime.runs.case import RunOptions, read_case, segment_case, write_case
+from gcis_runtime.pipeline.options import Callbacks, SegmentOptions
+from gcis_runtime.runs.case import read_case, segment_case, write_case
 from gcis_runtime.runs.inputs import find_images
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import plan_jobs
 from tests.support.bundles_and_images import child_of, smooth_ct
 from tests.support.fake_session import threshold_segmenter
@@ -57,10 +59,12 @@ def assert_whole(found: dict[str, bytes], reference: dict[str, bytes]) -> None:
 def segment_into(folder: Path) -> None:
     """Read, segment and write every kind of output of one image, beside it."""
     job = plan_jobs(find_images([folder / "ct.nii.gz"]), None)[0]
-    options = RunOptions(preview=True, masks=True, statistics=True, probability=True)
+    options = RunOptions(
+        segment=SegmentOptions(masks=True, probabilities=True), preview=True, statistics=True
+    )
     with threshold_segmenter() as segmenter:
         case = read_case(segmenter, job, options)
-        write_case(case, segment_case(segmenter, case, options), options)
+        write_case(case, segment_case(segmenter, case, options, Callbacks()), options)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from gcis_runtime import Bundle, Segmenter, open_bundle
+from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from tests.support.bundles_and_images import write_bundle
 
 LOW, HIGH = -4000.0, 4000.0
@@ -52,7 +53,7 @@ def threshold_bundle(**preprocess: Any) -> Bundle:
 
 def threshold_segmenter(session: ThresholdSession | None = None, **preprocess: Any) -> Segmenter:
     """Return a segmenter around the fake session."""
-    return Segmenter(bundle=threshold_bundle(**preprocess), session=session or ThresholdSession())
+    return Segmenter(LoadedEngine(threshold_bundle(**preprocess), session or ThresholdSession()))
 
 
 @cache

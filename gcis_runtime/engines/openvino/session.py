@@ -89,9 +89,8 @@ class OpenvinoSession:
     ) -> tuple[Any, tuple[str, ...]]:
         """Return the compiled model, from the cache if possible, and notes for the user."""
         cache = open_cache()
-        digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
         key = {
-            "graph": digest,
+            "graph": bundle.manifest.entry(graph.file).sha256,
             "openvino": str(self._ov.__version__),
             "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
             **{name: str(value) for name, value in settings.items()},

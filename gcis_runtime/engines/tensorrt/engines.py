@@ -78,7 +78,7 @@ def read_plan(bundle: Bundle, engine: Engine) -> bytes:
         BundleError: The file is not the one that was exported.
     """
     data = bundle.file(engine.file).read_bytes()
-    expected = next(entry.sha256 for entry in bundle.manifest.files if entry.path == engine.file)
+    expected = bundle.manifest.entry(engine.file).sha256
     if hashlib.sha256(data).hexdigest() != expected:
         raise BundleError(
             f"{bundle.folder / engine.file} is not the file that was exported",
@@ -159,9 +159,8 @@ def _offered(bundle: Bundle, family: Family) -> tuple[str, ...]:
 
 def _key(bundle: Bundle, family: Family, graph: Graph, *, version: str, gpu: Gpu) -> dict[str, str]:
     """Return the cache key of an engine: graph, window, batch, precision, backend, version and GPU."""
-    digest = next(entry.sha256 for entry in bundle.manifest.files if entry.path == graph.file)
     return {
-        "graph": digest,
+        "graph": bundle.manifest.entry(graph.file).sha256,
         "window": "x".join(map(str, bundle.manifest.window.patch_size)),
         "batch": str(graph.batch),
         "precision": graph.precision,

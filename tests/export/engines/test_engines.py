@@ -14,12 +14,13 @@ from gcis_export.engines import compiled, registry
 from gcis_export.engines.compiled import build_engines
 from gcis_export.engines.registry import check_engines
 from gcis_export.gate.parity import Gate, Reference
-from gcis_export.options import EngineOptions, read_capability
+from gcis_export.options import BuildOptions, read_capability
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, decode
 from gcis_runtime.bundles.store import DEMO_FOLDER
 from gcis_runtime.engines.gpu import probe
 from gcis_runtime.engines.gpu.probe import Driver, Gpu
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.tensorrt.build import Built
 from gcis_runtime.errors import EngineError, ParityError
 from gcis_runtime.system.private_cache import open_cache
@@ -44,7 +45,7 @@ def make(staged, names, *, precision="fp32", options=None, expected=()):
     steps = []
     built, notes = build_engines(
         StagedBundle(folder=folder, manifest=manifest, gate=gate), names, precision=precision,
-        options=options or EngineOptions(), reference=Reference(name="PyTorch static", answers=expected),
+        options=options or BuildOptions(), reference=Reference(name="PyTorch static", answers=expected),
         on_step=steps.append,
     )  # fmt: skip
     return built.manifest, notes, steps
@@ -84,7 +85,7 @@ def faked(monkeypatch):
 
 def test_an_engine_is_written_listed_and_hashed(staged, faked):
     faked()
-    built, notes, steps = make(staged, ("onnx", "trt-rtx"), options=EngineOptions(capabilities=((8, 9),)))
+    built, notes, steps = make(staged, ("onnx", "trt-rtx"), options=BuildOptions(capabilities=((8, 9),)))
     engine = built.engines[-1]
     assert engine.file == "engines/trt-rtx-1.2.3-sm_80+-fp32.engine"
     assert (engine.graph, engine.precision, engine.settings) == (MODEL_FILE, "fp32", {"tf32": "off"})
@@ -114,7 +115,7 @@ def test_another_precision_than_the_graph_is_an_error(staged, faked):
 def test_trt_keeps_its_measurements_for_the_next_build(staged, faked, monkeypatch, tmp_path):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
     calls = faked(gpu=GPU, device="sm_86", timing_cache=b"times")
-    options = EngineOptions(version_compatible=True, hardware_compatibility="ampere+", optimization_level=5)
+    options = BuildOptions(version_compatible=True, hardware_compatibility="ampere+", optimization_level=5)
     _, notes, _ = make(staged, ("trt",), options=options)
     assert "built for sm_86" in notes[0]
     make(afresh(staged), ("trt",))
@@ -139,14 +140,14 @@ def test_where_a_gpu_is_the_engine_runs_and_is_compared(staged, faked, monkeypat
         def close(self):
             opened.append("closed")
 
-    def open_session(bundle, **options):
+    def open_session(bundle, options):
         opened.append(options)
         return Session()
 
     monkeypatch.setattr(compiled, "open_session", open_session)
     _, notes, _ = make(staged, ("trt-rtx",), expected=[answer])
     assert notes == ()
-    assert opened[0] == {"engine": "trt-rtx", "device": "cuda", "precision": "fp32", "batch": 1}
+    assert opened[0] == EngineOptions(engine="trt-rtx", device="cuda", precision="fp32", batch=1)
     (row,) = staged[2].rows
     assert row.stage == "TensorRT-RTX 1.2.3" and row.graph == MODEL_FILE and row.passed
     fresh = (
@@ -179,7 +180,7 @@ def test_where_a_gpu_is_the_engine_runs_and_is_compared(staged, faked, monkeypat
 def test_what_cannot_be_made_is_refused_early(faked, names, options, message):
     faked()
     with pytest.raises(EngineError, match=message):
-        check_engines(names, precision="fp32", options=EngineOptions(**options))
+        check_engines(names, precision="fp32", options=BuildOptions(**options))
 
 
 def test_precisions_belong_to_engines(faked):
@@ -219,6 +220,6 @@ def test_the_demo_bundle_becomes_a_real_engine(staged):
     assert size > sum(f.bytes for f in built.files if f.path == MODEL_FILE)
     if probe.probe_driver().problem:
         assert "was not run here" in notes[0]
-    options = EngineOptions(capabilities=((8, 6), (8, 9)))
+    options = BuildOptions(capabilities=((8, 6), (8, 9)))
     narrowed, _, _ = make(afresh(staged), ("trt-rtx",), options=options)
     assert "sm_86,sm_89" in narrowed.engines[-1].file

@@ -100,7 +100,8 @@ def engines(gate, monkeypatch, tmp_path):
     monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)
 
     def run(factors, precision="fp32", really={}):  # noqa: B006 (never changed)
-        def open_session(bundle, *, engine, device, precision):
+        def open_session(bundle, options):
+            engine, precision = options.engine, options.precision
             factor = factors[engine, precision]
             if factor is None:
                 raise EngineError("this CPU has no bf16")
@@ -172,7 +173,7 @@ def test_a_cpu_without_bf16_is_said(engines):
 
 
 def test_an_engine_with_another_output_is_named(gate, monkeypatch, tmp_path):
-    def open_session(bundle, **options):
+    def open_session(bundle, options):
         raise BundleError("the graph's output is not the one", received="logits", expected="margins")
 
     monkeypatch.setattr("gcis_export.engines.compare.open_bundle", lambda folder: folder)

@@ -17,14 +17,12 @@ from gcis_runtime.cli import run as cli
 from gcis_runtime.images import nifti
 from gcis_runtime.pipeline import run_pass as passes
 from gcis_runtime.pipeline import segmenter
-from gcis_runtime.system import console
 from tests.support.bundles_and_images import write_ct
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(console.VERBOSE, "on", False)
     return lambda *args: CliRunner().invoke(cli.main, [str(a) for a in args])
 
 
@@ -420,10 +418,11 @@ def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp
 def test_the_command_offers_what_the_runtime_does():
     from typing import get_args
 
-    from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
+    from gcis_runtime.choices import ENGINE_CHOICES, PRECISION_CHOICES, Restore
 
-    assert get_args(Restore) == cli._RESTORE
-    assert cli._RESTORE[0] == DEFAULT_RESTORE
+    offered = {p.name: tuple(getattr(p.type, "choices", ())) for p in cli.main.params}
+    assert offered["restore"] == get_args(Restore)
+    assert offered["engine"] == ENGINE_CHOICES and offered["precision"] == PRECISION_CHOICES
 
 
 def test_structures_of_one_name_have_files_of_their_own():

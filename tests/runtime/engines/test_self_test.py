@@ -58,8 +58,8 @@ def outcomes(make_bundle, monkeypatch):
     def run(**found):
         opened = []
 
-        def open_session(bundle, *, engine, device, precision, batch):
-            answer = found[f"{engine}_{precision}"]
+        def open_session(bundle, options):
+            answer = found[f"{options.engine}_{options.precision}"]
             if isinstance(answer, BundleError | EngineError) and answer.fix == "when opened":
                 raise answer
             opened.append(_Session(answer))

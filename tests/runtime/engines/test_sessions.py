@@ -14,6 +14,7 @@ from gcis_runtime.engines import factory
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.graph_choice import passed
 from gcis_runtime.engines.openvino.session import choose_precision
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import BundleError, EngineError
 from gcis_runtime.system.cpus import usable_cpus
 from tests.support.bundles_and_images import conv_weights
@@ -40,7 +41,7 @@ def test_engines_compute_the_graph(make_bundle, engine):
     window = np.random.default_rng(0).random((1, 1, 64, 64, 64), dtype=np.float32)
     kernel, bias = (torch.from_numpy(a) for a in conv_weights())
     expected = torch.nn.functional.conv3d(torch.from_numpy(window), kernel, bias, padding=1).numpy()
-    session = open_session(open_bundle(make_bundle()), engine=engine)
+    session = open_session(open_bundle(make_bundle()), EngineOptions(engine=engine))
     assert (session.name, session.device, session.precision) == (engine, "cpu", "fp32")
     assert session.threads == usable_cpus()
     np.testing.assert_allclose(session.run(window), expected, atol=2e-5)
@@ -51,13 +52,13 @@ def test_engines_compute_the_graph(make_bundle, engine):
 
 def test_auto_takes_openvino_where_it_is_installed(make_bundle, monkeypatch):
     bundle = open_bundle(make_bundle())
-    assert open_session(bundle).name == "openvino"
+    assert open_session(bundle, EngineOptions()).name == "openvino"
     monkeypatch.setattr(factory, "_installed", lambda _: False)
-    assert open_session(bundle).name == "onnx"
+    assert open_session(bundle, EngineOptions()).name == "onnx"
     with pytest.raises(EngineError, match="not installed"):
-        open_session(bundle, engine="openvino")
+        open_session(bundle, EngineOptions(engine="openvino"))
     with pytest.raises(EngineError, match="needs OpenVINO"):
-        open_session(bundle, precision="bf16")
+        open_session(bundle, EngineOptions(precision="bf16"))
 
 
 def test_bf16_needs_a_passed_parity_row(make_bundle):
@@ -113,13 +114,13 @@ def test_bf16_by_itself_only_where_the_processor_has_it_and_parity_allows(
 )
 def test_what_cannot_be_had_is_refused(make_bundle, options, message):
     with pytest.raises(EngineError, match=message):
-        open_session(open_bundle(make_bundle()), **options)
+        open_session(open_bundle(make_bundle()), EngineOptions(**options))
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_graph_that_the_manifest_does_not_describe_is_refused(make_bundle, engine):
     with pytest.raises(BundleError, match="input is not the one"):
-        open_session(open_bundle(make_bundle(input_name="other")), engine=engine)
+        open_session(open_bundle(make_bundle(input_name="other")), EngineOptions(engine=engine))
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
@@ -128,7 +129,7 @@ def test_an_unreadable_graph_is_an_engine_error(make_bundle, engine, tmp_path, m
     bundle = open_bundle(make_bundle())
     bundle.model_file.write_bytes(b"not a graph")  # after verification, as a race would
     with pytest.raises(EngineError, match="cannot load"):
-        open_session(bundle, engine=engine)
+        open_session(bundle, EngineOptions(engine=engine))
 
 
 def test_openvino_is_imported_without_its_telemetry():

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from gcis_runtime import Segmenter, Volume
 from gcis_runtime.cli import run as cli
 from gcis_runtime.engines import memory_fallback as fallback
-from gcis_runtime.engines.memory_fallback import Ladder, Opening
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import DeviceMemoryError, EngineError
-from gcis_runtime.pipeline import segmenter
+from gcis_runtime.pipeline import loaded_engine, segmenter
+from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
 
@@ -47,7 +48,8 @@ class Openings:
     def __init__(self, script, *, most=4, error=DeviceMemoryError):
         self.script, self.most, self.error, self.made, self.tried = script, most, error, [], []
 
-    def __call__(self, _bundle, *, engine, device, precision, threads, batch, tf32):
+    def __call__(self, _bundle, options):
+        engine, device, batch = options.engine, options.device, options.batch
         name = AUTO[device][0] if engine == "auto" else engine
         batch = batch or (1 if device == "cpu" else self.most)
         self.tried.append((name, device, batch))
@@ -64,14 +66,12 @@ class Openings:
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     monkeypatch.setattr(fallback, "automatic_engines", lambda _bundle, device: AUTO[device])
-    monkeypatch.setattr(fallback, "_free_on_device", lambda _device: None)
+    monkeypatch.setattr(loaded_engine, "free_device_memory", lambda _device: None)
     monkeypatch.setattr(fallback, "_most_windows", lambda _bundle: 4)
 
 
 def opened(openings, **opening):
-    bundle = threshold_bundle()
-    ladder = Ladder(bundle, Opening(**opening), opener=openings)
-    return Segmenter(bundle=bundle, session=ladder.open(), ladder=ladder)
+    return Segmenter(LoadedEngine.open(threshold_bundle(), EngineOptions(**opening), opener=openings))
 
 
 UNDISTURBED = threshold_segmenter().segment(VOLUME)
@@ -132,7 +132,7 @@ def test_what_was_asked_for_and_is_not_there_is_an_error_and_no_reason_to_fall_b
 
 
 def test_without_anything_smaller_the_engines_own_error_is_raised():
-    ours = Segmenter(bundle=threshold_bundle(), session=Failing("onnx", "cpu", 1, 2, MemoryError))
+    ours = Segmenter(LoadedEngine(threshold_bundle(), Failing("onnx", "cpu", 1, 2, MemoryError)))
     with pytest.raises(MemoryError, match="the card is full"):
         ours.segment(VOLUME)
 
@@ -199,10 +199,10 @@ def test_an_image_that_never_fits_fails_alone_and_leaves_nothing(run, cts, tmp_p
     class Once(Openings):
         """After the second image has failed on both engines there is room again."""
 
-        def __call__(self, *arguments, **options):
+        def __call__(self, *arguments):
             if len(self.made) == 2:
                 self.script = {}
-            return super().__call__(*arguments, **options)
+            return super().__call__(*arguments)
 
     result = run(Once({RUNGS[4]: 2, RUNGS[5]: 1}), cts)
     assert result.exit_code == 2

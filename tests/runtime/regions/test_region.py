@@ -19,6 +19,8 @@ from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import ImageError, OutputError, PromptError
 from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.regions import region as region_module
 from gcis_runtime.regions.body import body_region, largest_part
 from gcis_runtime.regions.region import Region
@@ -36,7 +38,7 @@ class WindowSession(ThresholdSession):
 
 
 def segmenter(**preprocess):
-    return Segmenter(bundle=threshold_bundle(**preprocess), session=WindowSession())
+    return Segmenter(LoadedEngine(threshold_bundle(**preprocess), WindowSession()))
 
 
 def affine_of(order, flips, angle, spacing):
@@ -88,7 +90,7 @@ def test_inside_labels_are_those_of_the_whole_run_and_outside_is_background(
 ):
     boxes = tuple(data.draw(boxes_in(volume.shape)))
     ours = segmenter(spacing=spacing, orientation=orientation)
-    request = passes.Request(restore=restore, masks=True, probabilities=True)
+    request = SegmentOptions(restore=restore, masks=True, probabilities=True)
 
     def run(region):
         return passes.run_pass(
@@ -132,7 +134,7 @@ def test_only_windows_that_touch_are_run_and_each_of_them_matters(monkeypatch):
 def test_a_region_of_nothing_runs_no_window():
     ours = segmenter()
     found = passes.run_pass(
-        ours._engine, LONG, passes.Request(), channels=ours.channels, weights=ours._weights,
+        ours._engine, LONG, SegmentOptions(), channels=ours.channels, weights=ours._weights,
         region=Region(boxes=(), origin="nothing"),
     )  # fmt: skip
     assert found.count.total == 0 and not found.sink.labels.any()
@@ -255,7 +257,7 @@ def blobs(shape=(80, 80, 240), where=((40, 40, 60),), value=700):
 
 
 def ball_segmenter():
-    return Segmenter(bundle=threshold_bundle(), session=ThresholdSession(hu=300.0))
+    return Segmenter(LoadedEngine(threshold_bundle(), ThresholdSession(hu=300.0)))
 
 
 def test_a_coarse_pass_finds_the_structure_and_only_its_surroundings_are_refined():
@@ -306,7 +308,7 @@ def test_another_bundle_may_find_structures():
     lacking = msgspec.structs.replace(other.bundle.manifest)
     with pytest.raises(PromptError, match="lacks a structure"):
         matching_labels(other.bundle.manifest.labels, Lacking(lacking.name, labels))
-    with pytest.raises(OutputError, match="coarse pass of its own"):
+    with pytest.raises(OutputError, match="cannot be its own coarse pass"):
         ours.segment(volume, coarse=ours)
 
 

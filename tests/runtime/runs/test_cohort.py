@@ -25,11 +25,13 @@ from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.images import nifti
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.pipeline.options import Callbacks
 from gcis_runtime.runs import case as runs
 from gcis_runtime.runs import cohort
-from gcis_runtime.runs.case import RunOptions
-from gcis_runtime.runs.cohort import Outcome, run_cases
-from gcis_runtime.system import console
+from gcis_runtime.runs.callbacks import RunCallbacks
+from gcis_runtime.runs.cohort import run_cases
+from gcis_runtime.runs.options import RunOptions
+from gcis_runtime.runs.outcome import Outcome
 from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.folder_lock import NAME, folder_lock
 from tests.support.bundles_and_images import write_ct
@@ -38,7 +40,6 @@ from tests.support.bundles_and_images import write_ct
 @pytest.fixture
 def run(monkeypatch, tmp_path, make_bundle):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(console.VERBOSE, "on", False)
     bundle = make_bundle()
 
     def invoke(*arguments):
@@ -240,7 +241,7 @@ def test_what_a_killed_run_left_of_one_image_goes_with_the_next_run(run, cts, tm
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts, tmp_path, monkeypatch):
     from gcis_runtime.runs import summary as module
 
-    real, calls = module.write_report, []
+    real, calls = module.write_json, []
 
     def full(path, document):
         calls.append(1)
@@ -249,7 +250,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts,
         real(path, document)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_report", full)
+        patch.setattr(module, "write_json", full)
         result = run(cts)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].endswith("cannot be written; received No space left on device")
@@ -307,7 +308,7 @@ class Thing:
 def line(monkeypatch, *, read, compute, write):
     jobs = [SimpleNamespace(number=n) for n in range(6)]
     monkeypatch.setattr(cohort, "read_case", lambda _segmenter, job, _options: read(job))
-    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: compute(case))
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, _c: compute(case))
     monkeypatch.setattr(cohort, "write_case", lambda case, _result, _options: write(case))
     return jobs
 
@@ -339,7 +340,7 @@ def test_reading_computing_and_writing_overlap_with_three_cases_in_memory(monkey
 
     jobs = line(monkeypatch, read=read, compute=compute, write=write)
     outcomes: list[Outcome] = []
-    run_cases(None, jobs, RunOptions(), done=outcomes.append)
+    run_cases(None, jobs, RunOptions(), on_done=outcomes.append)
     assert [o.error for o in outcomes] == [None] * 6
     assert [o.report["number"] for o in outcomes] == list(range(6))
     assert max(most) == 3
@@ -364,14 +365,14 @@ def test_any_error_is_one_cases_own_and_outcomes_keep_their_order(monkeypatch):
         write=fail(4, OSError(28, "No space left on device")),
     )
     outcomes: list[Outcome] = []
-    run_cases(None, jobs, RunOptions(), done=outcomes.append)
+    run_cases(None, jobs, RunOptions(), on_done=outcomes.append)
     assert [o.job.number for o in outcomes] == list(range(6))
     assert [type(o.error) for o in outcomes] == [
         type(None), ImageError, type(None), ValueError, OSError, type(None),
     ]  # fmt: skip
     with pytest.raises(ValueError, match="a bug"):
-        run_cases(None, jobs[3:4], RunOptions(), done=outcomes.append)
-    run_cases(None, [], RunOptions(), done=outcomes.append)
+        run_cases(None, jobs[3:4], RunOptions(), on_done=outcomes.append)
+    run_cases(None, [], RunOptions(), on_done=outcomes.append)
     assert len(outcomes) == 6
 
 
@@ -380,11 +381,11 @@ def test_a_case_that_is_written_is_told_while_the_next_one_is_computed(monkeypat
     outcomes: list[Outcome] = []
     written = [threading.Event() for _ in range(6)]
 
-    def compute(_segmenter, case, _options, *, progress, on_forecast):
+    def compute(_segmenter, case, _options, callbacks):
         if case.number:
             assert written[case.number - 1].wait(10)
             for window in range(1, 200):  # the writer's thread ends a moment after it says so
-                progress(window, 200)
+                callbacks.on_progress(window, 200)
                 if len(outcomes) == case.number:
                     break
                 time.sleep(0.02)
@@ -401,8 +402,8 @@ def test_a_case_that_is_written_is_told_while_the_next_one_is_computed(monkeypat
         None,
         jobs,
         RunOptions(),
-        done=outcomes.append,
-        progress=lambda job: lambda *_: seen.append(job.number),
+        on_done=outcomes.append,
+        callbacks=RunCallbacks(on_progress=lambda job: lambda *_: seen.append(job.number)),
     )
     assert [(o.job.number, o.error) for o in outcomes] == [(n, None) for n in range(6)]
     assert set(seen) == {1, 2, 3, 4, 5}
@@ -412,9 +413,9 @@ def test_an_error_while_a_case_is_told_during_the_next_ends_the_run(monkeypatch)
     jobs = line(monkeypatch, read=lambda job: job, compute=None, write=lambda case: {})
     told = []
 
-    def compute(_segmenter, case, _options, *, progress, on_forecast):
+    def compute(_segmenter, case, _options, callbacks):
         for window in range(1, 200 if case.number else 1):
-            progress(window, 200)
+            callbacks.on_progress(window, 200)
             time.sleep(0.02)
 
     def done(outcome):
@@ -423,7 +424,7 @@ def test_an_error_while_a_case_is_told_during_the_next_ends_the_run(monkeypatch)
 
     monkeypatch.setattr(cohort, "segment_case", compute)
     with pytest.raises(OutputError, match="summary cannot be written"):
-        run_cases(None, jobs, RunOptions(), done=done)
+        run_cases(None, jobs, RunOptions(), on_done=done)
     assert [(o.job.number, o.error) for o in told] == [(0, None)]
 
 
@@ -437,33 +438,38 @@ def test_an_error_while_a_case_is_told_is_is_not_the_next_cases(monkeypatch):
         raise OutputError("the summary cannot be written")
 
     with pytest.raises(OutputError, match="summary cannot be written"):
-        run_cases(None, jobs, RunOptions(), done=done)
+        run_cases(None, jobs, RunOptions(), on_done=done)
     assert [(o.job.number, o.error) for o in told[:1]] == [(0, None)]
     assert all(o.error is None for o in told)
 
 
 def test_an_unexpected_error_names_its_kind_in_the_line(capsys):
     jobs = [SimpleNamespace(image=Path(f"{n}.nii"), name=n) for n in "ab"]
-    display = Display("gcis-run", jobs, None, quiet=True)
-    display.done(Outcome(job=jobs[1], error=ValueError("a bug")))
-    assert display.errors == [{"image": "b.nii", "error": "b.nii: ValueError: a bug"}]
+    display = Display("gcis-run", quiet=True)
+    display.set_jobs(jobs)
+    outcome = Outcome(job=jobs[1], error=ValueError("a bug"))
+    display.on_done(outcome)
+    assert outcome.message(several=True) == "b.nii: ValueError: a bug"
     assert capsys.readouterr().err == "gcis-run: error: b.nii: ValueError: a bug\n"
 
 
 def test_one_image_under_two_names_is_two_cases(capsys, monkeypatch):
     jobs = [SimpleNamespace(image=Path("ct.nii.gz"), name=n) for n in "ab"]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    display = Display("gcis-run", jobs, None, quiet=True)
+    display = Display("gcis-run", quiet=True)
+    display.set_jobs(jobs)
     for job in jobs:
-        display.progress(job)(1, 2)
+        display.on_progress(job)(1, 2)
     assert capsys.readouterr().err == "\r[1/2] a: window 1 of 2\r[2/2] b: window 1 of 2"
 
 
 def test_people_see_which_case_runs(capsys, monkeypatch):
     jobs = [SimpleNamespace(image=Path(f"{n}.nii.gz"), name=n) for n in "ab"]
-    assert Display("gcis-run", jobs, None, quiet=True).progress(jobs[1]) is None
+    assert Display("gcis-run", quiet=True).on_progress(jobs[1]) is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    show = Display("gcis-run", jobs, None, quiet=True).progress(jobs[1])
+    display = Display("gcis-run", quiet=True)
+    display.set_jobs(jobs)
+    show = display.on_progress(jobs[1])
     show(3, 7)
     assert capsys.readouterr().err == "\r[2/2] b: window 3 of 7"
     show(7, 7)
@@ -479,7 +485,7 @@ def test_the_report_vouches_only_for_what_was_written_with_it(tmp_path, make_bun
     (job,) = plan_jobs(find_images([cts / "a.nii.gz"]), str(tmp_path / "o"))
     with Segmenter.open(make_bundle(), engine="onnx") as opened:
         case = runs.read_case(opened, job, RunOptions())
-        result = runs.segment_case(opened, case, RunOptions())
+        result = runs.segment_case(opened, case, RunOptions(), Callbacks())
     runs.write_case(case, result, RunOptions())
     assert job.report.is_file()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict
 from itertools import product
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.report import StructureReport
 from gcis_runtime.runs.statistics import COLUMNS, csv_rows, measure_structures, write_csv
 
 
@@ -71,7 +71,8 @@ def test_the_csv_has_a_row_a_structure(tmp_path):
     volume = Volume.from_array(labels, affine=np.eye(4))
     found = measure_structures(volume, labels, (1, 2))
     structures = [
-        {"name": n, "value": v, "statistics": asdict(found[v])} for v, n in ((1, "a, b"), (2, "none"))
+        StructureReport(name=n, value=v, volume_ml=0.0, statistics=found[v])
+        for v, n in ((1, "a, b"), (2, "none"))
     ]
     write_csv(tmp_path / "s.csv", [COLUMNS, *csv_rows("ct", structures)])
     with (tmp_path / "s.csv").open(newline="") as file:

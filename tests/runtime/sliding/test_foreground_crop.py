@@ -28,8 +28,10 @@ from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.pipeline import forecast
 from gcis_runtime.pipeline import run_pass as passes
+from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.regions.coarse import coarse_spec
-from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.sliding import foreground_crop as foreground
 from gcis_runtime.sliding.cuda.kernels import Kernels
@@ -80,7 +82,7 @@ def bundle_of(rule, *, overlap=0.25, **preprocess):
 
 
 def segmenter_of(rule, **bundle):
-    return Segmenter(bundle=bundle_of(rule, **bundle), session=AirSession())
+    return Segmenter(LoadedEngine(bundle_of(rule, **bundle), AirSession()))
 
 
 def body_in_air(shape, box, *, seed=0):
@@ -373,7 +375,7 @@ AIRY = case_volume("anisotropic, off centre")
 def test_a_volume_with_much_air_takes_fewer_windows_and_the_report_says_so():
     ours = segmenter_of(0)
     result, whole = ours.segment(AIRY), ours.segment(AIRY, body_crop=False)
-    crop = json.loads(json.dumps(result.report()["crop"]))
+    crop = json.loads(msgspec.json.encode(result.report().crop))
     assert crop["windows_saved"] == whole.windows - result.windows > 0
     assert crop["windows_of_whole_grid"] == whole.windows and crop["margin"] == 0
     assert all(0 <= a < b <= n for (a, b), n in zip(crop["box"], crop["grid"], strict=True))
@@ -485,7 +487,8 @@ def test_resume_knows_what_was_cropped(tmp_path):
     image = write_ct(tmp_path / "ct.nii.gz")
 
     def key(segmenter, **options):
-        return run_key(segmenter, image, RunOptions(**options)).get("body_crop")
+        key = run_key(segmenter, image, RunOptions(segment=SegmentOptions(**options)))
+        return msgspec.to_builtins(key).get("body_crop")
 
     assert [key(ours, body_crop=given) for given in (None, True, False)] == [None, None, False]
     assert [key(without, body_crop=given) for given in (None, True, False)] == [None, True, None]

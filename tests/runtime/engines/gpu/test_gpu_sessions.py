@@ -18,6 +18,7 @@ from gcis_runtime.engines.gpu import device as device_module
 from gcis_runtime.engines.gpu import probe
 from gcis_runtime.engines.onnx import cuda as onnx_cuda
 from gcis_runtime.engines.onnx.loading import load, operators_on_cpu
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.engines.tensorrt import build as build_module
 from gcis_runtime.engines.tensorrt import engines as engines_module
@@ -111,7 +112,7 @@ def cuda_ort(driver, monkeypatch):
 
 def test_onnx_is_bound_to_our_buffers_and_stream(make_bundle, driver, cuda_ort):
     bundle = open_bundle(make_bundle())
-    session = open_session(bundle, device="cuda")
+    session = open_session(bundle, EngineOptions(device="cuda"))
     assert isinstance(session, DeviceSession)
     assert (session.name, session.device, session.precision, session.threads) == ("onnx", "cuda:0", "fp32", 0)
     (made,) = cuda_ort
@@ -133,7 +134,7 @@ def test_onnx_is_bound_to_our_buffers_and_stream(make_bundle, driver, cuda_ort):
 
 
 def test_tf32_is_on_only_when_asked(make_bundle, driver, cuda_ort):
-    session = open_session(open_bundle(make_bundle()), device="cuda:0", tf32=True)
+    session = open_session(open_bundle(make_bundle()), EngineOptions(device="cuda:0", tf32=True))
     assert cuda_ort[0].options["use_tf32"] == "1" and "TF32" in session.notes[0]
 
 
@@ -141,23 +142,23 @@ def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
     bundle = open_bundle(make_bundle())
     monkeypatch.setattr(Bound, "get_providers", lambda self: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match=r"could not start on CUDA.*gcis\[cuda\]"):
-        open_session(bundle, device="cuda")
+        open_session(bundle, EngineOptions(device="cuda"))
     assert driver.alive == {}, "nothing stays on the GPU"
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match="no CUDA provider"):
-        open_session(bundle, device="cuda")
+        open_session(bundle, EngineOptions(device="cuda"))
 
 
 def test_products_on_the_cpu_are_an_error_and_others_a_note(make_bundle, driver, cuda_ort, monkeypatch):
     """The provider is active, and has no kernel for some operators."""
     monkeypatch.setattr(Bound, "on_cpu", {"Conv"})
     with pytest.raises(EngineError, match=r"assigns part of the graph to the CPU; received 1 Conv; expected"):
-        open_session(open_bundle(make_bundle()), device="cuda")
+        open_session(open_bundle(make_bundle()), EngineOptions(device="cuda"))
     assert driver.alive == {}
     monkeypatch.setattr(onnx_cuda, "PRODUCTS", {"MatMul"})
-    assert "1 Conv" in open_session(open_bundle(make_bundle("c.gcis")), device="cuda").notes[0]
+    assert "1 Conv" in open_session(open_bundle(make_bundle("c.gcis")), EngineOptions(device="cuda")).notes[0]
     monkeypatch.setattr(Bound, "on_cpu", frozenset())
-    assert open_session(open_bundle(make_bundle("d.gcis")), device="cuda").notes == ()
+    assert open_session(open_bundle(make_bundle("d.gcis")), EngineOptions(device="cuda")).notes == ()
 
 
 def test_where_onnx_runtime_does_not_say_what_runs_where(make_bundle):
@@ -177,10 +178,10 @@ def test_what_onnx_runtime_prints_is_told_in_the_error_and_not_printed(
 ):
     said = "Failed to load libcublas.so.13: cannot open shared object file"
     monkeypatch.setattr(ort, "preload_dlls", lambda: print(said + "\nPlease follow a link"))
-    open_session(open_bundle(make_bundle()), device="cuda")
+    open_session(open_bundle(make_bundle()), EngineOptions(device="cuda"))
     monkeypatch.setattr(Bound, "get_providers", lambda self: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match=rf"could not start on CUDA; received CPUExecutionProvider, {said}"):
-        open_session(open_bundle(make_bundle("c.gcis")), device="cuda")
+        open_session(open_bundle(make_bundle("c.gcis")), EngineOptions(device="cuda"))
     assert capsys.readouterr() == ("", ""), "standard output is for results"
 
 
@@ -188,7 +189,7 @@ def test_onnx_out_of_memory_is_told_apart(make_bundle, driver, cuda_ort, monkeyp
     def fail(*_):
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
-    session = open_session(open_bundle(make_bundle()), device="cuda")
+    session = open_session(open_bundle(make_bundle()), EngineOptions(device="cuda"))
     monkeypatch.setattr(Bound, "run_with_iobinding", fail)
     with pytest.raises(DeviceMemoryError, match="out of memory"):
         session.run(WINDOW)
@@ -247,7 +248,9 @@ def with_engine(folder, data, **changes):
 
 def test_an_engine_of_the_bundle_runs(make_bundle, driver, use):
     module = use()
-    session = open_session(with_engine(make_bundle(), module.plan()), engine="trt-rtx", device="cuda")
+    session = open_session(
+        with_engine(make_bundle(), module.plan()), EngineOptions(engine="trt-rtx", device="cuda")
+    )
     assert isinstance(session, DeviceSession)
     assert (session.name, session.version, session.precision, session.notes) == (
         "trt-rtx", "tensorrt_rtx 1.7.1".removeprefix("tensorrt_rtx "), "fp32", (),
@@ -270,7 +273,7 @@ def test_trt_runs_once_then_replays_a_graph(make_bundle, driver, use, name):
     bundle = with_engine(
         make_bundle(), module.plan(), backend="trt", backend_version="10.9.0", settings=settings
     )
-    session = open_session(bundle, engine="trt", device="cuda")
+    session = open_session(bundle, EngineOptions(engine="trt", device="cuda"))
     assert session.version.endswith("10.9.0") and ("lean" in session.version) == ("lean" in name)
     (context,) = module.contexts
     assert context.executed == 2, "once before recording, once recorded"
@@ -288,7 +291,7 @@ def test_a_batch_runs_at_once(make_bundle, driver, use):
     module.shape = (4, 1, *ROI)
     folder = make_bundle()
     bundle = with_engine(folder, module.plan(), batch=4, graph="model.fp32.b4.onnx")
-    session = open_session(bundle, engine="trt-rtx", device="cuda")
+    session = open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
     assert session.batch == 4
     windows = np.concatenate([WINDOW, WINDOW[:, :, ::-1], WINDOW / 2])
     np.testing.assert_array_equal(session.run(windows), network(windows))
@@ -300,10 +303,10 @@ def test_kernels_compiled_at_run_time_are_kept_beside_the_bundle(make_bundle, dr
     module = use()
     bundle = with_engine(make_bundle(), module.plan())
     module.jit_stored = b"kernels"
-    open_session(bundle, engine="trt-rtx", device="cuda").close()
+    open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda")).close()
     assert module.jit_given == []
     assert list((bundle.folder.parent / "b.gcis.cache").glob("trt-rtx-jit-*.bin"))
-    open_session(bundle, engine="trt-rtx", device="cuda").close()
+    open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda")).close()
     assert module.jit_given == [b"kernels"]
 
 
@@ -319,12 +322,12 @@ def test_an_engine_that_does_not_fit_is_built_again_and_kept(make_bundle, driver
     module = use()
     folder = make_bundle()
     bundle = open_bundle(folder) if changes is None else with_engine(folder, module.plan(), **changes)
-    session = open_session(bundle, engine="trt-rtx", device="cuda")
+    session = open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
     assert reason in session.notes[0] and "built one for Test GPU" in session.notes[0]
     assert module.configs[0].capabilities == {0: "SM89"}
     np.testing.assert_array_equal(session.run(WINDOW), network(WINDOW))
     session.close()
-    again = open_session(bundle, engine="trt-rtx", device="cuda")
+    again = open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
     assert "cached engine that was built for Test GPU" in again.notes[0] and len(module.configs) == 1
 
 
@@ -332,14 +335,14 @@ def test_where_nothing_can_be_built_the_reason_is_the_error(make_bundle, driver,
     use("tensorrt_lean", "10.10.0", builder=False)
     bundle = with_engine(make_bundle(), b"{}", backend="trt", backend_version="10.9.0")
     with pytest.raises(EngineError, match=r"does not fit: it was built by TensorRT 10\.9\.0, 10\.10\.0"):
-        open_session(bundle, engine="trt", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt", device="cuda"))
 
 
 def test_a_gpu_that_rtx_does_not_serve(make_bundle, driver, use, monkeypatch):
     use()
     monkeypatch.setattr(probe, "probe_driver", fake_cuda.driver_with(fake_cuda.gpu((9, 0), name="H100")))
     with pytest.raises(EngineError, match=r"does not support this GPU; received H100 \(sm_90\)"):
-        open_session(open_bundle(make_bundle()), engine="trt-rtx", device="cuda")
+        open_session(open_bundle(make_bundle()), EngineOptions(engine="trt-rtx", device="cuda"))
 
 
 def test_swapped_after_opening_is_not_loaded(make_bundle, driver, use):
@@ -347,7 +350,7 @@ def test_swapped_after_opening_is_not_loaded(make_bundle, driver, use):
     bundle = with_engine(make_bundle(), module.plan())
     (bundle.folder / "engines/e.engine").write_bytes(module.plan(precision="Half"))
     with pytest.raises(BundleError, match="not the file that was exported"):
-        open_session(bundle, engine="trt-rtx", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
 
 
 def test_another_precision_than_the_manifest_says(make_bundle, driver, use):
@@ -356,7 +359,7 @@ def test_another_precision_than_the_manifest_says(make_bundle, driver, use):
     with pytest.raises(
         EngineError, match="not compute in the precision of its graph; received fp16; expected fp32"
     ):
-        open_session(bundle, engine="trt-rtx", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
     assert driver.alive == {}
 
 
@@ -364,7 +367,7 @@ def test_another_graph_than_the_manifest_says(make_bundle, driver, use):
     module = use()
     bundle = with_engine(make_bundle(), module.plan(inputs="other"))
     with pytest.raises(BundleError, match="input is not the one"):
-        open_session(bundle, engine="trt-rtx", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
 
 
 @pytest.mark.parametrize("what", ["deserialise", "context", "execute"])
@@ -373,11 +376,11 @@ def test_refusals_of_tensorrt(make_bundle, driver, use, what):
     bundle = with_engine(make_bundle(), module.plan())
     module.fail, module.error = {what}, "Version tag does not match"
     with pytest.raises(EngineError, match=r"TensorRT-RTX cannot .*; received Version tag does not match"):
-        open_session(bundle, engine="trt-rtx", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
     assert driver.alive == {}
     module.error = "Cuda error 2 (out of memory)"
     with pytest.raises(DeviceMemoryError, match="out of memory"):
-        open_session(bundle, engine="trt-rtx", device="cuda")
+        open_session(bundle, EngineOptions(engine="trt-rtx", device="cuda"))
 
 
 def test_auto_takes_a_tensorrt_that_the_bundle_is_made_for(make_bundle, driver, use, cuda_ort, monkeypatch):
@@ -386,6 +389,6 @@ def test_auto_takes_a_tensorrt_that_the_bundle_is_made_for(make_bundle, driver, 
     module = use()
     bundle = with_engine(make_bundle(), module.plan())
     monkeypatch.setattr(factory, "_installed", lambda name: name == "tensorrt_rtx")
-    assert open_session(bundle, device="cuda").name == "trt-rtx"
+    assert open_session(bundle, EngineOptions(device="cuda")).name == "trt-rtx"
     monkeypatch.setattr(factory, "_installed", lambda name: False)
-    assert open_session(bundle, device="cuda").name == "onnx"
+    assert open_session(bundle, EngineOptions(device="cuda")).name == "onnx"

@@ -92,8 +92,9 @@ def test_no_driver_is_an_error_and_no_crash(make_bundle, engine):
         "import sys\n"
         "from gcis_runtime.bundles.bundle import open_bundle\n"
         "from gcis_runtime.engines.factory import open_session\n"
+        "from gcis_runtime.engines.options import EngineOptions\n"
         "from gcis_runtime.errors import EngineError\n"
-        f"try: open_session(open_bundle(sys.argv[1]), engine={engine!r}, device='cuda')\n"
+        f"try: open_session(open_bundle(sys.argv[1]), EngineOptions(engine={engine!r}, device='cuda'))\n"
         "except EngineError as error: print(error.message)\n"
     )
     run = subprocess.run(

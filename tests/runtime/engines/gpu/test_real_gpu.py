@@ -9,6 +9,7 @@ from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import probe_driver, require_gpu
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import EngineError
 from gcis_runtime.images.nifti import read_volume
 from gcis_runtime.pipeline.segmenter import Segmenter
@@ -96,10 +97,10 @@ def test_engines_give_the_cpus_answer(make_bundle, tmp_path, engine):
     bundle = open_bundle(make_bundle())
     window = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
     try:
-        session = open_session(bundle, engine=engine, device="cuda", precision="fp32")
+        session = open_session(bundle, EngineOptions(engine=engine, device="cuda", precision="fp32"))
     except EngineError as error:
         pytest.skip(str(error))
-    reference = open_session(bundle, engine="onnx")
+    reference = open_session(bundle, EngineOptions(engine="onnx"))
     for factor in np.float32([1, 0.5, 0.25]):  # a replayed graph reads what is there, not what was
         np.testing.assert_allclose(session.run(window * factor), reference.run(window * factor), atol=1e-4)
     session.close()

@@ -8,6 +8,7 @@ import pytest
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.openvino import session as module
+from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import EngineError
 from gcis_runtime.system.private_cache import PrivateCache, open_cache
 
@@ -30,7 +31,7 @@ def start(make_bundle, tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(ov, "Core", Core)
-            session = open_session(bundle, engine="openvino", **options)
+            session = open_session(bundle, EngineOptions(engine="openvino", **options))
         answer = np.array(session.run(window))
         session.close()
         return bool(compiled), answer

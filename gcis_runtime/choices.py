@@ -1,0 +1,30 @@
+"""Define the engines, precisions and label grids that options, commands and manifests may name.
+
+Each list is derived from its `Literal` type. The module imports nothing but `typing`, so that `--help`
+answers before NumPy is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+EngineName = Literal["onnx", "openvino", "trt", "trt-rtx"]
+"""An inference engine."""
+EngineChoice = Literal["auto", EngineName]
+"""An engine, or `"auto"` for the fastest one that runs the bundle."""
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""Arithmetic of a graph's large operations."""
+PrecisionChoice = Literal["auto", Precision]
+"""A precision, or `"auto"` for the fastest one that the bundle's parity report allows."""
+Restore = Literal["smooth", "nearest"]
+"""`"smooth"` interpolates the blended logits at the file's voxels and then compares them; `"nearest"` takes
+the label of the network's nearest voxel, as the published pipeline does."""
+
+ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+ENGINE_CHOICES: Final[tuple[EngineChoice, ...]] = get_args(EngineChoice)
+GRAPH_ENGINES: Final[tuple[EngineName, ...]] = ("onnx", "openvino")
+"""Engines that load an ONNX file; the others load a file compiled from it."""
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+PRECISION_CHOICES: Final[tuple[PrecisionChoice, ...]] = get_args(PrecisionChoice)
+RESTORE_CHOICES: Final[tuple[Restore, ...]] = get_args(Restore)
+DEFAULT_RESTORE: Final[Restore] = "smooth"

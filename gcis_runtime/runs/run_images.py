@@ -1,0 +1,282 @@
+"""Segment image files as `gcis-run` does: `run_images` for files, `run_phantom` for a generated phantom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.store import DEMO, find_bundle
+from gcis_runtime.engines.options import EngineOptions
+from gcis_runtime.errors import OutputError
+from gcis_runtime.images.files import read_volume
+from gcis_runtime.pipeline.report import Report
+from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.regions.coarse import matching_labels
+from gcis_runtime.regions.roi import parse_roi
+from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
+from gcis_runtime.runs.cohort import run_cases
+from gcis_runtime.runs.inputs import Source, find_images, is_collection
+from gcis_runtime.runs.options import RunOptions
+from gcis_runtime.runs.outcome import Outcome
+from gcis_runtime.runs.outputs import Job, clear_leftovers, is_file_name, plan_jobs
+from gcis_runtime.runs.phantom import IMAGE_FILE, write_phantom
+from gcis_runtime.runs.resume import finished_report
+from gcis_runtime.runs.summary import Summary, SummaryDocument, refuse_own
+from gcis_runtime.system.folder_lock import folder_lock
+
+PathLike = str | os.PathLike[str]
+BundleLike = PathLike | Bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseError:
+    """An image that failed, and its error in one line."""
+
+    image: Path
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunResult:
+    """The result of a run over image files.
+
+    Attributes:
+        reports: Reports of the images that this run segmented, in order.
+        errors: Images that failed, in order.
+        skipped: Reports of the images that an earlier run had finished.
+        summary: Content of `summary.json`; None for a single image without a summary.
+        summary_file: Path of `summary.csv`; None as above.
+    """
+
+    reports: tuple[Report, ...]
+    errors: tuple[CaseError, ...]
+    skipped: tuple[Report, ...] = ()
+    summary: SummaryDocument | None = None
+    summary_file: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Cases and the folder of their summary; None for a single image without one."""
+
+    jobs: list[Job]
+    folder: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """The bundle, its structures to segment, and the engine."""
+
+    bundle: BundleLike | None
+    prompts: Sequence[str]
+    engine: EngineOptions
+
+
+def run_images(
+    images: PathLike | Sequence[PathLike],
+    *,
+    bundle: BundleLike | None = None,
+    prompts: Sequence[str] = (),
+    engine: EngineOptions | None = None,
+    options: RunOptions | None = None,
+    out: PathLike | None = None,
+    suffix: str | None = None,
+    resume: bool = False,
+    callbacks: RunCallbacks | None = None,
+) -> RunResult:
+    """Segment image files and write label maps, reports and, for several images, a summary.
+
+    An image that fails does not stop the others. The output folder of several images is locked during the
+    run.
+
+    Args:
+        images: Image files, folders, patterns, and lists (`.csv`); see `runs.inputs.find_images`.
+        bundle: A bundle, its folder, its name in the store, `"demo"`, or None for the bundle in the store
+            that has `prompts` (the only bundle if `prompts` is empty).
+        prompts: Structures to segment; all of the bundle's if empty.
+        engine: The engine.
+        options: What to compute and write for each image.
+        out: Output folder; for a single image also the file of its label map. None writes beside the image.
+        suffix: Suffix of label maps in folders, such as `".nii.gz"`; None for the default of the image's
+            format.
+        resume: Leave out images that an earlier run into `out` finished with the same options.
+        callbacks: Functions that follow the run.
+
+    Returns:
+        Reports and errors.
+
+    Raises:
+        OutputError: The outputs cannot be written, several images have no output folder, or another run
+            writes into it.
+        ImageError: A folder, pattern or list has no image, or the only image does not exist.
+        BundleError: The bundle does not exist or is damaged.
+        PromptError: The bundle does not have a prompt.
+        EngineError: The engine cannot be opened.
+    """
+    options = options or RunOptions()
+    paths = [Path(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
+    plan = _plan(paths, options, out=None if out is None else os.fspath(out), suffix=suffix, resume=resume)
+    model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
+    return _run(plan, model, options, callbacks or RunCallbacks())
+
+
+def run_phantom(
+    seed: int,
+    *,
+    out: PathLike,
+    bundle: BundleLike | None = DEMO,
+    prompts: Sequence[str] = (),
+    engine: EngineOptions | None = None,
+    options: RunOptions | None = None,
+    suffix: str | None = None,
+    callbacks: RunCallbacks | None = None,
+) -> RunResult:
+    """Generate a head-and-neck phantom, segment it, and score the label map against the true one.
+
+    Args:
+        seed: Seed of the generator.
+        out: Output folder; the phantom is written there as well.
+        bundle: See `run_images`.
+        prompts: See `run_images`.
+        engine: See `run_images`.
+        options: See `run_images`; `truth` is set to the phantom's label map.
+        suffix: See `run_images`.
+        callbacks: See `run_images`.
+
+    Raises:
+        GcisError: As `run_images`.
+    """
+    source = Source(image=Path(out) / IMAGE_FILE, name=IMAGE_FILE.removesuffix(".nii.gz"))
+    plan = _Plan(jobs=plan_jobs([source], os.fspath(out), suffix=suffix))
+    model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
+    return _run(plan, model, options or RunOptions(), callbacks or RunCallbacks(), phantom=seed)
+
+
+def _plan(
+    paths: list[Path], options: RunOptions, *, out: str | None, suffix: str | None, resume: bool
+) -> _Plan:
+    """Return the cases of a run, after checking everything that does not need the bundle."""
+    sources = find_images(paths)
+    collection = resume or any(map(is_collection, paths))
+    if collection and (out is None or is_file_name(out)):
+        raise OutputError(
+            "folders, patterns, lists and --resume need -o FOLDER",
+            received=repr(out),
+            expected="an output folder",
+            fix="Name one with -o.",
+        )
+    if options.truth is not None and len(sources) != 1:
+        raise OutputError(
+            "--truth belongs to one image",
+            received=f"{len(sources)} images",
+            expected="one image",
+            fix="Run gcis-run once per image, or evaluate label maps with gcis-train evaluate.",
+        )
+    jobs = plan_jobs(sources, out, suffix=suffix)
+    if len(jobs) == 1 and not jobs[0].image.exists():
+        read_volume(jobs[0].image)  # raises the error before a bundle is loaded
+    folder = Path(out) if out is not None and (collection or len(jobs) > 1) else None
+    if folder is not None:
+        refuse_own(paths, folder)
+    return _Plan(jobs=jobs, folder=folder, resume=resume)
+
+
+def _run(
+    plan: _Plan,
+    model: _Model,
+    options: RunOptions,
+    callbacks: RunCallbacks,
+    *,
+    phantom: int | None = None,
+) -> RunResult:
+    """Lock the folder, open the bundle, and run every case that an earlier run did not finish."""
+    with ExitStack() as stack:
+        if plan.folder is not None:
+            stack.enter_context(folder_lock(plan.folder))
+        segmenter = stack.enter_context(
+            Segmenter.open(model.bundle, options=model.engine, prompts=model.prompts)
+        )
+        clear_leftovers(plan.jobs)
+        if phantom is not None:
+            options = replace(options, truth=write_phantom(phantom, plan.jobs[0].image.parent)[1])
+        options = _with_coarse_segmenter(options, segmenter, model.engine, stack)
+        if options.segment.roi is not None:
+            parse_roi(options.segment.roi, segmenter.bundle.manifest)  # an error before an image is read
+        summary = None
+        if plan.folder is not None:
+            summary = Summary(plan.folder, segmenter, plan.jobs, with_statistics=options.statistics)
+        if callbacks.on_start is not None:
+            callbacks.on_start(RunStart(segmenter=segmenter, jobs=plan.jobs, summary=summary))
+        skipped = _finished(plan, segmenter, options, summary)
+        recorder = _Recorder(summary, callbacks, several=len(plan.jobs) > 1)
+        todo = [job for job in plan.jobs if job.name not in skipped]
+        run_cases(segmenter, todo, options, on_done=recorder.on_done, callbacks=callbacks)
+    return RunResult(
+        reports=tuple(recorder.reports),
+        errors=tuple(recorder.errors),
+        skipped=tuple(skipped.values()),
+        summary=None if summary is None else summary.document(),
+        summary_file=None if summary is None else summary.path,
+    )
+
+
+def _with_coarse_segmenter(
+    options: RunOptions, segmenter: Segmenter, engine: EngineOptions, stack: ExitStack
+) -> RunOptions:
+    """Open the bundle of the coarse pass for the structures that are segmented; `stack` closes it."""
+    if options.coarse_bundle is None:
+        return options
+    bundle = open_bundle(find_bundle(options.coarse_bundle))
+    labels = segmenter.bundle.manifest.labels
+    others = matching_labels([labels[c] for c in segmenter.channels], bundle.manifest)
+    coarse = Segmenter.open(bundle, options=engine, prompts=[label.prompt for label in others])
+    stack.enter_context(coarse)
+    return replace(options, segment=replace(options.segment, coarse=coarse))
+
+
+def _finished(
+    plan: _Plan, segmenter: Segmenter, options: RunOptions, summary: Summary | None
+) -> dict[str, Report]:
+    """Return the reports of cases that an earlier run finished, by case, and record them in the summary."""
+    if not plan.resume or summary is None:
+        return {}
+    found = {}
+    for job in plan.jobs:
+        report = finished_report(segmenter, job, options)
+        if report is not None:
+            found[job.name] = report
+            summary.finished(job, report, skipped=True, write=False)
+    summary.write()
+    return found
+
+
+class _Recorder:
+    """Collects outcomes, and passes them to the summary and the user's callback."""
+
+    def __init__(self, summary: Summary | None, callbacks: RunCallbacks, *, several: bool) -> None:
+        self._summary, self._callback, self._several = summary, callbacks.on_done, several
+        self.reports: list[Report] = []
+        self.errors: list[CaseError] = []
+
+    def on_done(self, outcome: Outcome) -> None:
+        """Record an outcome."""
+        if outcome.report is not None:
+            self.reports.append(outcome.report)
+            if self._summary is not None:
+                self._summary.finished(outcome.job, outcome.report)
+            self._call(outcome)
+            return
+        line = outcome.message(several=self._several)
+        self.errors.append(CaseError(image=outcome.job.image, error=line))
+        self._call(outcome)
+        if self._summary is not None:
+            self._summary.failed(outcome.job, line)
+
+    def _call(self, outcome: Outcome) -> None:
+        if self._callback is not None:
+            self._callback(outcome)
