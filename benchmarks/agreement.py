@@ -14,11 +14,11 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from benchmarks.environment import environment
 from gcis_export.export import Request, export
 from gcis_runtime import Segmenter, Volume, read_volume
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.latency.environment import environment
 from gcis_runtime.sliding.labeller import Restore
 from gcis_train.evaluation.evaluate import static_network
 from gcis_train.evaluation.reference import reference_labels

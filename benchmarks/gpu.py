@@ -278,7 +278,7 @@ def _prepare(context: Context, options: argparse.Namespace) -> int:
 def _facts(
     options: argparse.Namespace, *, missing: dict[str, str], standins_made: list[str]
 ) -> dict[str, Any]:
-    from benchmarks.environment import environment  # noqa: PLC0415 (after the stand-ins)
+    from gcis_runtime.latency.environment import environment  # noqa: PLC0415 (after the stand-ins)
 
     return {
         "what": "gpu-tiny" if options.tiny else "gpu",

@@ -1,7 +1,7 @@
-"""Tables of the documents, generated from records: a number in a document is a number in a file.
+"""Generate the tables of README.md and docs/performance.md from the committed records.
 
-A document holds a block between `<!-- NAME -->` and `<!-- /NAME -->`; `python -m benchmarks tables` writes
-between them what `BLOCKS[NAME]` makes of the newest committed records; a test fails where the two disagree.
+A document contains blocks between `<!-- NAME -->` and `<!-- /NAME -->`. `python -m benchmarks tables`
+replaces their text by the result of `BLOCKS[NAME]`; a test fails if a document is out of date.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder_tables import ladder_block, large_block, trained_block
-from benchmarks.latency_report import latency_block
-from benchmarks.records import hardware_text, newest
-from benchmarks.scale_tables import BLOCKS as SCALE_BLOCKS
+import msgspec
+
+from benchmarks.compare.tables import ladder_block, large_block, trained_block
+from benchmarks.records import newest
+from benchmarks.scale.tables import BLOCKS as SCALE_BLOCKS
+from gcis_runtime.latency import tables as latency
+from gcis_runtime.latency.record import LatencyRecord
+from gcis_runtime.latency.record_file import hardware_text
 from gcis_runtime.system.atomic_files import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +61,8 @@ def speed_table() -> str:
     note = (
         f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on "
         f"{record['environment']['date'][:10]}: {hardware_text(record)}. "
-        "Repeat with `python -m benchmarks phantom`."
+        f"Measured with the code of commit {record['environment']['commit']} "
+        "(`python -m benchmarks phantom`)."
     )
     return "\n".join([*lines, "", note])
 
@@ -71,9 +76,24 @@ def start_table() -> str:
         lines.append(f"| `{row['start']}` | {' | '.join(taken)} |")
     note = (
         f"{record['rounds']} turns, a process each, files in memory, {record['environment']['date'][:10]}: "
-        f"{hardware_text(record)}. Repeat with `python -m benchmarks start`."
+        f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']} "
+        "(`python -m benchmarks start`)."
     )
     return "\n".join([*lines, "", note])
+
+
+def latency_block() -> str:
+    """Return the newest latency record as tables."""
+    record = msgspec.convert(newest("latency"), LatencyRecord)
+    return "\n\n".join(
+        [
+            latency.table(latency.overview_head(record), latency.overview(record)),
+            latency.table(latency.stage_head(), latency.stage_rows(record)),
+            latency.table(latency.WORK_HEAD, latency.work(record)),
+            f"{latency.subject_text(record)} {latency.machine_text(record)} {record.note} Repeat with "
+            "`python -m benchmarks latency -o DIR`.",
+        ]
+    )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.conformance import Conformance
 from benchmarks.gpu_parts.context import Context, text
 from benchmarks.gpu_parts.engines import onnx_runtime, tensorrt
-from benchmarks.gpu_parts.networks import Conformance, Published, gflop, routed, static
+from benchmarks.gpu_parts.networks import Published, gflop, routed, static
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.spec import Shape3
 

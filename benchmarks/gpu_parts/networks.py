@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_parts.state import NotHereError
-from benchmarks.routing_step import published_sum
+from benchmarks.published import published_sum
 from gcis_runtime.spec import Shape3
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.weights.published import published_name
 
 SEED = 20_261
-_DATA = Path(__file__).parents[2] / "tests" / "data" / "conformance"
 
 
 class Published(nn.Module):
@@ -62,47 +56,6 @@ def gflop(net: nn.Module, window: Tensor) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(window)
     return float(counter.get_total_flops()) / 1e9
-
-
-class Conformance:
-    """A conformance case: the static network with the recipe's weights, an image, golden answers.
-
-    Args:
-        name: `"small"` or `"two_pathways"`.
-        prompts: Only the first so many.
-    """
-
-    def __init__(self, name: str, *, prompts: int | None = None) -> None:
-        recipe = _recipe()
-        info = json.loads((_DATA / f"case_{name}.json").read_text())
-        net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"])).eval()
-        weights = recipe.state_dict(info["routed_shapes"], info["seed"])
-        state = net.state_dict()
-        for ours in state:
-            theirs = published_name(ours, single=False)
-            if theirs in weights:
-                state[ours] = torch.from_numpy(weights[theirs])
-        net.load_state_dict(state)
-        self.prompts = prompts or len(info["path_selection_one_based"])
-        embeddings = [torch.from_numpy(recipe.prompt_embedding(i, info["seed"])) for i in range(self.prompts)]
-        self.static = StaticGcisNet.resolved(net, [net.resolve(e) for e in embeddings]).eval()
-        self.image: NDArray[np.float32] = recipe.image(info["roi"], info["batch"], info["seed"])
-        self._golden = dict(np.load(_DATA / f"case_{name}.npz"))
-
-    def compare(self, logits: NDArray[np.float32]) -> dict[str, Any]:
-        """Compare logits (B, prompts, X, Y, Z) with the published network's answers."""
-        golden = [self._golden[f"logits_{i}"] for i in range(self.prompts)]
-        expected = np.stack([x[:, 1] - x[:, 0] for x in golden], axis=1)
-        shape = (self.image.shape[0], *self.image.shape[2:])
-        size = int(np.prod(shape))
-        masks = [np.unpackbits(self._golden[f"foreground_{i}"])[:size] for i in range(self.prompts)]
-        foreground = np.stack([m.reshape(shape).astype(bool) for m in masks], axis=1)
-        off = float(np.abs(logits[..., ::4, ::4, ::4] - expected).max())
-        return {
-            "max_difference": off,
-            "relative": off / float(np.abs(expected).max()),
-            "labels_equal": float(np.mean((logits > 0) == foreground)),
-        }
 
 
 class Graphs:
@@ -166,14 +119,3 @@ def _typed(graph: bytes, precision: str) -> bytes:
     model = typed_graph(onnx.load_from_string(graph), "fp16" if precision == "fp16" else "bf16")
     data: bytes = model.SerializeToString()
     return data
-
-
-def _recipe() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "conformance_recipe", _DATA.parents[1] / "support" / "recipe.py"
-    )
-    if spec is None or spec.loader is None:
-        raise NotHereError(f"{_DATA} is not there: run from a checkout")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

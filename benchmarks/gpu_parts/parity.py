@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.conformance import Conformance
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.engines import onnx_runtime
-from benchmarks.gpu_parts.networks import Conformance
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.sliding.blend import logits_to_labels

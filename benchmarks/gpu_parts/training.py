@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu_parts.context import Context, text
 from benchmarks.gpu_parts.networks import routed
 from benchmarks.gpu_parts.state import Result, Row
-from benchmarks.routing_step import published_loss
+from benchmarks.published import published_loss
 from gcis_runtime.spec import Shape3
 from gcis_train.training.losses import value
 from gcis_train.training.objectives import Batch, RoutedObjective

@@ -176,7 +176,7 @@ def _runtime(context: Context, name: str, engine: str) -> Result:
         lacking.append("cuda-python")
     if lacking:
         raise NotHereError(f"needs {', '.join(lacking)}")
-    from benchmarks.scale_plan import write_tiled  # noqa: PLC0415 (needs nibabel)
+    from benchmarks.tiling import write_tiled  # noqa: PLC0415 (needs nibabel)
     from gcis_runtime.errors import GcisError  # noqa: PLC0415
     from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
     from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.gpu_parts.swin import SwinTransformer
 from monai.networks.nets.swin_unetr import SwinTransformer as MonaiSwin
 
 from benchmarks import gpu
 from benchmarks.gpu_parts import parity, standins
 from benchmarks.gpu_parts.report import OUT_OF_TIME, Report
 from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
-from benchmarks.gpu_parts.swin import SwinTransformer
 from gcis_runtime.engines.gpu.probe import probe_driver
 
 ROOT = Path(__file__).parents[2]

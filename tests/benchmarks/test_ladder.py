@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.ladder_rows import agreement, numbered, times
+from benchmarks.ladder_steps import Settings, Steps
+from benchmarks.ladder_ways import _published, _routed
 from click.testing import CliRunner
 
 from benchmarks import ladder, ladder_tables
 from benchmarks.cli import main
-from benchmarks.ladder_rows import agreement, numbered, times
-from benchmarks.ladder_steps import Settings, Steps
-from benchmarks.ladder_ways import _published, _routed
 from benchmarks.material import Network, write_tiled_phantom
 from gcis_runtime.errors import GcisError
 from gcis_runtime.images.nifti import read_volume, write_volume

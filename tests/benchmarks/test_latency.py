@@ -10,14 +10,14 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
-
-from benchmarks import latency, recover
-from benchmarks.cli import main
 from benchmarks.latency_page import page
 from benchmarks.latency_plots import draw_accuracy, draw_stages
 from benchmarks.latency_record import LatencyRecord, Missing, schema_text
 from benchmarks.latency_report import fastest, markdown
+from click.testing import CliRunner
+
+from benchmarks import latency, recover
+from benchmarks.cli import main
 from benchmarks.records import RESULTS
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import Engine

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.fits import fit
+from benchmarks.scale_plan import AXES, copies, default_plan, quick_plan, write_tiled
 from click.testing import CliRunner
 
 from benchmarks import scale_plan, throughput
 from benchmarks.cli import main
-from benchmarks.fits import fit
 from benchmarks.scale import AXES_OF_A_PLAN, FITS, fits
-from benchmarks.scale_plan import AXES, copies, default_plan, quick_plan, write_tiled
 from benchmarks.wide_bundle import copy_bundle
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.store import find_bundle
