@@ -39,16 +39,15 @@ def demo_table() -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     means = f"| **mean** | **{patients['mean_dice']:.2f}** | | **{phantoms['mean_dice']:.2f}** | |"
     note = (
-        "Mean Dice on the grids of the original files, through `gcis-run`'s own code "
-        f"({patients['pipeline']}). "
-        "Validation patients of the datalist and phantom seeds that no training saw; only contoured "
-        "structures count. Demo, not for clinical use."
+        f"Mean Dice on the grids of the original files, computed by `gcis-run` ({patients['pipeline']}). "
+        "Patients are those of the validation list, and phantoms have seeds that were not used in training; only "
+        "contoured structures count. Demo, not for clinical use."
     )
     return "\n".join([*lines, means, "", note])
 
 
 def speed_table() -> str:
-    """Return the newest phantom comparison as Markdown."""
+    """Return the newest comparison of gcis-run with PyTorch on a phantom as Markdown."""
     record = newest("phantom")
     lines = ["| pipeline | seconds | times faster | labels equal | Dice |", "|---|---|---|---|---|"]
     for row in record["rows"]:
@@ -68,14 +67,14 @@ def speed_table() -> str:
 
 
 def start_table() -> str:
-    """Return how long starts take, as Markdown."""
+    """Return start times as Markdown."""
     record = newest("start")
-    lines = ["| start | median, ms | least, ms |", "|---|---|---|"]
+    lines = ["| start | median, ms | minimum, ms |", "|---|---|---|"]
     for row in record["rows"]:
         taken = (f"{1e3 * row[key]:.0f}" for key in ("median_seconds", "least_seconds"))
         lines.append(f"| `{row['start']}` | {' | '.join(taken)} |")
     note = (
-        f"{record['rounds']} turns, a process each, files in memory, {record['environment']['date'][:10]}: "
+        f"{record['rounds']} processes of each in turns, files in the page cache, {record['environment']['date'][:10]}: "
         f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']} "
         "(`python -m benchmarks start`)."
     )
@@ -106,25 +105,25 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "latency": latency_block,
     **SCALE_BLOCKS,
 }
-"""What stands between the markers of each name, in whatever document has them."""
+"""Functions that return the text of each block, by name."""
 
 
 def render(text: str) -> str:
-    """Return a document's text with every block of `BLOCKS` written again.
+    """Return the text of a document with every block regenerated.
 
     Raises:
-        KeyError: A marker of no block.
+        KeyError: A marker has no function in `BLOCKS`.
     """
     return _BLOCK.sub(lambda m: f"<!-- {m['name']} -->\n{BLOCKS[m['name']]()}\n<!-- /{m['name']} -->", text)
 
 
 def blocks_of(text: str) -> list[str]:
-    """Return the names of a document's blocks."""
+    """Return the names of the blocks of a document."""
     return [match["name"] for match in _BLOCK.finditer(text)]
 
 
 def write_documents() -> None:
-    """Write every document's blocks again."""
+    """Regenerate the blocks of every document."""
     for document in DOCUMENTS:
         text = render(document.read_text())
         with replacing(document) as temporary:

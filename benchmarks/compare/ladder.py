@@ -1,4 +1,4 @@
-"""The ladder: one network, one volume, from published semantics to each engine, in turns, in one run."""
+"""Compare one network on one volume, from published evaluation to each engine, in turns within one run."""
 
 from __future__ import annotations
 
@@ -29,42 +29,41 @@ OnStep = Callable[[str], None]
 _NOTE = (
     "whole_seconds: from launch to exit of a process that reads the file and writes the label map. Ways take "
     "turns; times_faster pairs every turn of the published way with every turn of the other. The text tower "
-    "has the published architecture and seeded weights. Engines were opened once before, as any first run "
-    "does (first_start_seconds). CPU seconds are of all threads: others use the machine too, and disturb "
-    "these least."
+    "has the published architecture and seeded weights. Engines were opened once before, which fills their "
+    "cache (first_start_seconds). CPU seconds are of all threads, and vary least when other processes run."
 )
 TITLES = {
-    "published": "(a) published: every pathway computed, text tower at every case, PyTorch, MONAI",
-    "routed": "(b) routed: only the chosen pathway, PyTorch, MONAI",
+    "published": "(a) published: every pathway computed, text tower per case, PyTorch, MONAI",
+    "routed": "(b) routed: only the selected pathway, PyTorch, MONAI",
     "static": "(c) static network, PyTorch, MONAI",
-    "onnx fp32": "(d) gcis-run's code, ONNX Runtime fp32",
-    "openvino fp32": "(e) gcis-run's code, OpenVINO fp32",
-    "openvino bf16": "(e) gcis-run's code, OpenVINO bf16",
-    "openvino int8": "(e) gcis-run's code, OpenVINO int8",
+    "onnx fp32": "(d) gcis-run, ONNX Runtime fp32",
+    "openvino fp32": "(e) gcis-run, OpenVINO fp32",
+    "openvino bf16": "(e) gcis-run, OpenVINO bf16",
+    "openvino int8": "(e) gcis-run, OpenVINO int8",
     "static cuda": "(f) static network on the GPU, PyTorch, MONAI",
-    "onnx fp32 cuda": "(f) gcis-run's code on the GPU, ONNX Runtime fp32",
+    "onnx fp32 cuda": "(f) gcis-run on the GPU, ONNX Runtime fp32",
 }
 
 
 Structures = Literal["one", "all", "both"]
-"""Ladders of a run: the bundle's first structure alone, all of them in one label map, or both."""
+"""Structures of a run: only the first one, all of them in one label map, or both."""
 
 
 def trained(
     bundle: str, *, seed: int, image: Path | None, structures: Structures, settings: Settings, on_step: OnStep
 ) -> dict[str, Any]:
-    """Climb the ladder with a bundle's network.
+    """Compare all ways with the network of a bundle.
 
     Args:
-        bundle: The bundle; its network is taken out of it.
-        seed: Phantom.
-        image: CT file; None takes the phantom, whose true labels are known.
-        structures: Which ladders.
-        settings: How to measure.
+        bundle: Folder or name of the bundle from which the network is recovered.
+        seed: Seed of the phantom.
+        image: CT file; None generates a phantom, whose true labels are known.
+        structures: Numbers of structures to compare with.
+        settings: Numbers of turns, threads and calibration windows.
         on_step: Called with a line of text per turn.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
     where = environment()
     opened = open_bundle(find_bundle(bundle))
@@ -102,21 +101,21 @@ def untrained(
     settings: Settings,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    """Climb the ladder with seeded weights, on a phantom tiled to a number of windows, for time alone.
+    """Compare the time of all ways with seeded weights, on a phantom tiled to a number of windows.
 
     Args:
         feature_size: Channels of the first stage.
-        roi: Window side.
-        bundle: Its structures and the pathways that they take, and so what structures share, are taken over.
-        structures: Which ladders.
-        windows: Windows along X, Y, Z, of one structure's ladder and of all structures', where the published
-            way takes as many times longer as there are structures.
-        seed: Of the phantom.
-        settings: How to measure.
+        roi: Side of the window in voxels.
+        bundle: Bundle whose structures and pathways are used, and so which blocks structures share.
+        structures: Numbers of structures to compare with.
+        windows: Windows along X, Y, Z for one structure, and for all structures. The published way takes as
+            many times longer for all structures as there are structures.
+        seed: Seed of the phantom.
+        settings: Numbers of turns, threads and calibration windows.
         on_step: Called with a line of text per turn.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
     where = environment()
     manifest = open_bundle(find_bundle(bundle)).manifest
@@ -142,7 +141,7 @@ def untrained(
 
 
 def _counts(every: int, structures: Structures) -> list[int]:
-    """Return the number of structures of each ladder, most first."""
+    """Return the numbers of structures, the largest first."""
     wanted = {"one": {1}, "all": {every}, "both": {1, every}}[structures]
     return sorted(wanted, reverse=True)
 
@@ -150,13 +149,13 @@ def _counts(every: int, structures: Structures) -> list[int]:
 def _first(
     net: StaticGcisNet, prompts: tuple[str, ...], preprocess: PreprocessSpec, window: WindowSpec
 ) -> Network:
-    """Return the first structures of a network, those that are named."""
+    """Return a network of the first structures of another one."""
     part = StaticGcisNet.resolved(net, net.pathways[: len(prompts)]).eval()
     return Network(net=part, prompts=prompts, preprocess=preprocess, window=window)
 
 
 def blocks_at_each_position(pathways: Sequence[Pathway]) -> list[int]:
-    """Return how many blocks the pathways take at each position: 1 where all share one."""
+    """Return the number of blocks that the pathways use at each position; 1 if all share one."""
     return [len(set(choices)) for choices in zip(*(p.choices for p in pathways), strict=True)]
 
 
@@ -169,8 +168,8 @@ def climb(
     settings: Settings,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    """Run every way in turns; returns its rows, ready for JSON."""
-    on_step(f"{len(network.prompts)} structures: writing checkpoints and the bundle")
+    """Run every way in turns and return the rows, ready for JSON."""
+    on_step(f"{len(network.prompts)} structures: writing checkpoints and bundle")
     folder.mkdir(exist_ok=True)
     steps = prepare(network, image, folder, settings)
     done: dict[str, list[dict[str, Any]]] = {name: [] for name in steps.ways}

@@ -1,4 +1,4 @@
-"""The ladder's tables: a block a case for docs/performance.md, all side by side for the README."""
+"""Tables of the comparison: one per case for docs/performance.md, and a summary for README.md."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _COMMANDS = {
 
 
 def trained_block() -> str:
-    """Return the ladder of feature size 12 at 64 voxels, with trained weights."""
+    """Return the tables of feature size 12 and windows of 64 voxels, with trained weights."""
     return block(newest(TRAINED), command=_COMMANDS[TRAINED])
 
 
 def large_block() -> str:
-    """Return the ladder of feature size 48 at 96 voxels, with seeded weights."""
+    """Return the tables of feature size 48 and windows of 96 voxels, with seeded weights."""
     return block(newest(LARGE), command=_COMMANDS[LARGE])
 
 
 def block(record: dict[str, Any], *, command: str) -> str:
-    """Return a record's ladders as Markdown, with what they were measured on."""
+    """Return the tables of a record as Markdown, with machine and settings."""
     parts = []
     for ladder in record["ladders"]:
         what = _structures(ladder).capitalize()
@@ -38,9 +38,9 @@ def block(record: dict[str, Any], *, command: str) -> str:
 
 
 def _ladder(record: dict[str, Any], ladder: dict[str, Any]) -> str:
-    """Return one ladder: times, and agreement where the weights were trained."""
+    """Return one table: times, and agreement for trained weights."""
     head = ["way", "whole process (s)", "times faster", "least to most", "CPU s", "times fewer"]
-    head += ["seconds a window", "memory (MB)"]
+    head += ["seconds per window", "memory (MB)"]
     trained = record["trained"]
     if trained:
         head += ["labels equal to (a)", "labels equal to (c)", "Dice with (c)", "Dice with the truth"]
@@ -67,7 +67,7 @@ def _ladder(record: dict[str, Any], ladder: dict[str, Any]) -> str:
 
 
 def ladder_block() -> str:
-    """Return cases and numbers of structures side by side, and how exact the trained case is."""
+    """Return all cases and numbers of structures side by side, and the agreement of the trained case."""
     trained, large = newest(TRAINED), newest(LARGE)
     ladders = [
         (record, ladder)
@@ -86,13 +86,13 @@ def ladder_block() -> str:
     windows = ", ".join(_windows(ladder) for _, ladder in ladders)
     dates = sorted({record["environment"]["date"][:10] for record in (trained, large)})
     note = (
-        "From file to label map, whole processes in turns: seconds, and how many times faster than (a). (a) "
-        "and (b) run the network once a structure. 12/64 is feature size 12 and windows of 64 voxels with "
-        "the demo's weights, 48/96 the published size with seeded weights, which serve for time. Labels are "
-        f"of {_structures(every)} at 12/64. Windows, in the columns' order: {windows}. {_sharing(every)}"
+        "Seconds of whole processes from file to label map, and how many times faster than (a). (a) and (b) run "
+        "the network once per structure. 12/64 is feature size 12 and windows of 64 voxels with the weights of "
+        "the demo bundle; 48/96 is the published size with seeded weights, which serve for time only. Agreement "
+        f"is that of {_structures(every)} at 12/64. Windows per column: {windows}. {_sharing(every)}"
         f"{' and '.join(dates)}, {hardware_text(large)}. "
         f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "
-        "All numbers: docs/performance.md."
+        "All numbers are in docs/performance.md."
     )
     return table(["", *head, f"labels equal to (c), {_size(trained)}"], rows) + f"\n\n{note}"
 
@@ -111,7 +111,7 @@ def _windows(ladder: dict[str, Any]) -> str:
 
 
 def _seconds_and_times(row: dict[str, Any] | None) -> str:
-    """OnStep a way's seconds and its ratio; nothing where it was not measured."""
+    """Return seconds and ratio of a way; an empty text if it was not measured."""
     if row is None or "unavailable" in row:
         return ""
     times = _ratio(row["times_faster"])[0]
@@ -119,41 +119,41 @@ def _seconds_and_times(row: dict[str, Any] | None) -> str:
 
 
 def _sharing(ladder: dict[str, Any]) -> str:
-    """OnStep what the structures' pathways have in common."""
+    """Describe the blocks that the pathways of the structures share."""
     blocks = ladder.get("blocks_at_each_position")
     if blocks is None or len(ladder["prompts"]) == 1:
         return ""
     return (
-        f"Pathways of the {_structures(ladder)} take {', '.join(map(str, blocks))} blocks at the seven "
-        "positions: what they share is computed once in (c) to (e). "
+        f"The pathways of the {_structures(ladder)} use {', '.join(map(str, blocks))} blocks at the seven "
+        "positions; shared blocks are computed once in (c) to (e). "
     )
 
 
 AIMS = {"openvino fp32": (6.0, 0.9999), "openvino bf16": (20.0, 0.995)}
-"""What was aimed at: times faster than (a) as whole processes, and share of labels equal to (c)."""
+"""Targets: times faster than (a) as whole processes, and share of labels equal to (c)."""
 
 
 def aims_text(record: dict[str, Any]) -> str:
-    """OnStep for each ladder and aim what was reached."""
-    said = []
+    """Describe for each number of structures which targets were reached."""
+    texts = []
     for ladder in sorted(record["ladders"], key=lambda ladder: len(ladder["prompts"])):
         rows = {row["way"]: row for row in ladder["rows"]}
         found = [_aim_text(rows[way], way, record["trained"]) for way in AIMS]
         if any(found):
-            said.append(f"Aims, {_structures(ladder)}: {'; '.join(text for text in found if text)}.")
-    return " ".join(said)
+            texts.append(f"Targets, {_structures(ladder)}: {'; '.join(text for text in found if text)}.")
+    return " ".join(texts)
 
 
 def _aim_text(row: dict[str, Any], way: str, trained: bool) -> str:
-    """OnStep what a way reached of its aim, labels too where they mean something; nothing without a ratio."""
+    """Describe the target of a way, with labels for trained weights; an empty text without a ratio."""
     if "unavailable" in row or row["times_faster"] is None:
         return ""
     aim, share = AIMS[way]
     times = row["times_faster"]["median"]
-    text = f"{way}: {times:.1f} times, {aim:g} aimed at ({_reached(times >= aim)})"
+    text = f"{way}: {times:.1f} times, target {aim:g} ({_reached(times >= aim)})"
     if trained and "static" in row["agreement"]:
         equal = row["agreement"]["static"]["labels_equal"]
-        text += f" at {equal:.3%} equal labels, {share:.2%} aimed at ({_reached(equal >= share)})"
+        text += f" at {equal:.3%} equal labels, target {share:.2%} ({_reached(equal >= share)})"
     return text
 
 
@@ -162,13 +162,13 @@ def _reached(it_was: bool) -> str:
 
 
 def setting_text(record: dict[str, Any]) -> str:
-    """OnStep what network, on what, when and how often."""
+    """Describe network, machine, date and number of turns."""
     e = record["environment"]
     return (
         f"Feature size {record['feature_size']}, windows of {record['roi'][0]}, overlap "
         f"{record['overlap']:g}; weights: {record['weights']}. {e['date'][:10]}, {hardware_text(record)}, "
         f"scheduling {e.get('scheduling')}, commit {e['commit']}; "
-        f"{record['rounds']} turns of engines, {record['slow_rounds']} of (a) to (c)."
+        f"{record['rounds']} turns of each engine, {record['slow_rounds']} of (a) to (c)."
     )
 
 

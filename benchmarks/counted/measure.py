@@ -1,8 +1,7 @@
-"""Counted work: what a run does, not how long it takes. Times are noisy; these numbers are not.
+"""Count the work of a run: windows, operators, multiplications, memory and instructions.
 
-Compared with the last record they say that something costs more than it did: more windows, operators,
-multiplications, memory or instructions. They are the same on every machine, instructions apart, which
-depend on the builds of Python and numpy.
+Unlike times, these numbers do not vary between runs, so an increase over the last record is a regression. They
+are equal on all machines, except for instructions, which depend on the builds of Python and numpy.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from gcis_runtime.spec import Shape3, WindowSpec
 GRIDS: tuple[Shape3, ...] = ((64, 64, 64), (130, 130, 130), (256, 256, 200), (512, 512, 425))
 OVERLAPS = (0.25, 0.5, 0.75)
 SEEDED = "seeded export 12/64"
-"""The first conformance case, exported: feature size 12, windows of 64, three prompts, seeded weights."""
+"""Export of the first conformance case: feature size 12, windows of 64, three prompts, seeded weights."""
 
 TOLERANCES = {
     "windows": 0.0,
@@ -48,22 +47,22 @@ TOLERANCES = {
     "allocated": 0.03,
     "instructions": 0.05,
 }
-"""How much more of each kind is no regression, as a share of what the record says. Exporters of different
-versions write a few operators more or less; the interpreter's own objects are among the bytes allocated."""
+"""Tolerated increase of each kind, as a share of the record. The number of operators varies with the version of
+the exporter, and allocated bytes include objects of the interpreter."""
 
 Verdict = Literal["worse", "better", "new", "gone"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A count that is not what the record says.
+    """Count that differs from the record.
 
     Attributes:
-        name: What was counted.
-        verdict: `"worse"` or `"better"`, beyond the tolerance; `"new"`: the record lacks it; `"gone"`: only
-            the record has it.
-        then: The record's number.
-        now: Today's.
+        name: Name of the count.
+        verdict: `"worse"` or `"better"` by more than the tolerance; `"new"`: only in the new counts;
+            `"gone"`: only in the record.
+        then: Number in the record.
+        now: New number.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """Description in one line."""
         if self.then is None or self.now is None:
             return f"{self.name}: {self.verdict}"
         share = f" ({self.now / self.then - 1:+.1%})" if self.then else ""
@@ -81,10 +80,10 @@ class Difference:
 
 
 def measure() -> dict[str, Any]:
-    """Count everything, instructions where valgrind is.
+    """Count all work; instructions only if valgrind is installed.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
     found = instructions()
     return {
@@ -98,13 +97,13 @@ def measure() -> dict[str, Any]:
 
 
 def counts() -> dict[str, float]:
-    """Return every count but instructions, by name; a name begins with its kind (`TOLERANCES`)."""
+    """Return all counts except instructions by name; a name starts with its kind (see `TOLERANCES`)."""
     net = Conformance("small").static
     return quick_counts() | graph_counts(SEEDED, to_onnx(ExportNet(net, (64, 64, 64))))
 
 
 def quick_counts() -> dict[str, float]:
-    """Return what is counted without an export, which takes seconds."""
+    """Return the counts that need no export, in seconds of work."""
     found: dict[str, float] = {}
     for shape in GRIDS:
         for overlap in OVERLAPS:
@@ -120,10 +119,10 @@ def quick_counts() -> dict[str, float]:
 
 
 def instructions() -> dict[str, Any] | None:
-    """Count the instructions of a streaming run with valgrind: its process less one that leaves it out.
+    """Count the instructions of a streaming run with valgrind: those of its process minus an idle one.
 
     Returns:
-        The count, and what it depends on; None without valgrind.
+        Count, and the builds that it depends on; None without valgrind.
     """
     if shutil.which("valgrind") is None:
         return None
@@ -132,7 +131,7 @@ def instructions() -> dict[str, Any] | None:
 
 
 def compare(now: Mapping[str, float], then: Mapping[str, float]) -> list[Difference]:
-    """Return what differs beyond its tolerance; of everything that is counted, less is better."""
+    """Return the counts that differ by more than their tolerance; for all counts, less is better."""
     found = []
     for name in [*then, *(n for n in now if n not in then)]:
         before, after = then.get(name), now.get(name)
@@ -150,7 +149,7 @@ def compare(now: Mapping[str, float], then: Mapping[str, float]) -> list[Differe
 
 
 def comparable(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Tell whether two records hold counts of instructions from the same builds."""
+    """Return whether two records have counts of instructions from the same builds."""
     builds = [record["instructions"].get("with") for record in (then, now)]
     return builds[0] is not None and builds[0] == builds[1]
 
@@ -159,7 +158,7 @@ def last_record(folder: Path = RESULTS) -> dict[str, Any]:
     """Return the newest record of counted work.
 
     Raises:
-        OutputError: There is none.
+        OutputError: The folder has no such record.
     """
     try:
         return newest("counted", folder)
@@ -173,11 +172,11 @@ def last_record(folder: Path = RESULTS) -> dict[str, Any]:
 
 
 def graph_counts(name: str, model: onnx.ModelProto) -> dict[str, float]:
-    """Return a graph's operators, bytes and FLOPs.
+    """Return operators, bytes and FLOPs of a graph.
 
     Args:
-        name: What the counts' names end with.
-        model: The graph.
+        name: End of the names of the counts.
+        model: ONNX graph.
     """
     weights = sum(int(np.prod(t.dims)) * 4 for t in model.graph.initializer)
     facts = describe(model, weights)
@@ -189,10 +188,10 @@ def graph_counts(name: str, model: onnx.ModelProto) -> dict[str, float]:
 
 
 def _executed(arguments: list[str]) -> int:
-    """Return the instructions that a process of `counted_run` executes."""
+    """Return the number of instructions that a process of `benchmarks.counted.run` executes."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     command += [sys.executable, "-m", "benchmarks.counted.run", *arguments]
-    # One thread and fixed hashes: the same work every time.
+    # One thread and fixed hashes make the work reproducible.
     fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         command,
@@ -204,7 +203,7 @@ def _executed(arguments: list[str]) -> int:
     )
     match = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if match is None:
-        raise RuntimeError(f"valgrind named no count: {done.stderr[-300:]}")
+        raise RuntimeError(f"valgrind printed no count: {done.stderr[-300:]}")
     return int(match[1].replace(",", ""))
 
 

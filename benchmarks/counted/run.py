@@ -1,7 +1,7 @@
-"""A fixed streaming run whose work is counted: windows, blending and labels around a trivial predictor.
+"""Run windows, blending and labels around a trivial predictor, a fixed amount of work that is counted.
 
-`python -m benchmarks.counted.run [idle]` does it once in a process of its own, for a tool that counts
-instructions; `idle` prepares the same and leaves the run out.
+`python -m benchmarks.counted.run [idle]` runs it once, for a tool that counts the instructions of a process;
+with `idle` only the input is prepared.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SPEC = PreprocessSpec(orientation="RAS", spacing=(1.0, 1.0, 1.0), intensity_wind
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Streamed:
-    """What a run did.
+    """Work of a run.
 
     Attributes:
         windows: Windows of the plan.
-        reused: Windows that needed no run of the predictor.
+        reused: Windows of constant voxels that the predictor did not compute.
         labelled: Voxels with a label.
     """
 
@@ -45,7 +45,7 @@ class Streamed:
 
 
 def volume() -> Volume:
-    """Return the same voxels every time: three blocks of different HU in air, 0.8 x 0.8 x 1 mm."""
+    """Return a fixed volume: three blocks of different HU in air, voxels of 0.8 x 0.8 x 1 mm."""
     array = np.full(SHAPE, -1000, dtype=np.int16)
     for number, level in enumerate(levels(STRUCTURES)):
         array[20 + 20 * number : 36 + 20 * number, 20:60, 20:60] = round(level)
@@ -53,7 +53,7 @@ def volume() -> Volume:
 
 
 def stream(source: Volume) -> Streamed:
-    """Label a volume window by window with numpy alone, in one thread."""
+    """Label a volume window by window with numpy, in one thread."""
     image = preprocess(source, SPEC)
     values = tuple(range(1, STRUCTURES + 1))
     task = LabelTask(
@@ -71,9 +71,9 @@ def stream(source: Volume) -> Streamed:
 
 
 def allocated() -> int:
-    """Return the most bytes that a run holds at once, numpy's arrays included and its volume not."""
+    """Return the peak of allocated bytes during a run, with numpy arrays but without the input volume."""
     source = volume()
-    stream(source)  # what the first run imports and caches is no allocation of the run's
+    stream(source)  # exclude imports and caches of the first run
     tracemalloc.start()
     try:
         stream(source)

@@ -1,4 +1,4 @@
-"""Networks with seeded weights, the published way of running them, and graphs of them."""
+"""Build networks with seeded weights, run them as published, and export their graphs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SEED = 20_261
 
 
 class Published(nn.Module):
-    """The routed network as published: at evaluation too every block of every position is computed.
+    """Routed network as published, which computes every block of every position, also in evaluation.
 
     Args:
-        net: The routed network.
-        embedding: (text_dim,) of the prompt.
+        net: Routed network.
+        embedding: Text embedding of the prompt, (text_dim,).
     """
 
     def __init__(self, net: GcisNet, embedding: Tensor) -> None:
@@ -40,7 +40,7 @@ class Published(nn.Module):
 
 
 def routed(feature_size: int, *, pathways: int = 6) -> tuple[GcisNet, Tensor]:
-    """Return a routed network with seeded weights, in evaluation mode, and an embedding."""
+    """Return a routed network with seeded weights in evaluation mode, and a text embedding (text_dim,)."""
     torch.manual_seed(SEED)
     net = GcisNet(NetworkConfig(feature_size=feature_size, pathways=pathways)).eval()
     return net, torch.randn(net.config.text_dim, generator=torch.Generator().manual_seed(SEED))
@@ -52,18 +52,18 @@ def static(net: GcisNet, embedding: Tensor) -> StaticGcisNet:
 
 
 def gflop(net: nn.Module, window: Tensor) -> float:
-    """Count a forward pass's operations in convolutions and matrix products, in 1e9."""
+    """Return 1e9 operations in convolutions and matrix products of a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(window)
     return float(counter.get_total_flops()) / 1e9
 
 
 class Graphs:
-    """ONNX graphs by name: brought along, kept from a former run, or exported now.
+    """ONNX graphs by name: from `--graphs`, from an earlier run, or exported on demand.
 
     Args:
-        brought: A folder that `--prepare` wrote on another machine.
-        kept: Where exported graphs are kept.
+        brought: Folder that `--prepare` wrote on another machine; None without one.
+        kept: Folder of exported graphs.
     """
 
     def __init__(self, brought: Path | None, kept: Path) -> None:
@@ -73,17 +73,17 @@ class Graphs:
     def get(
         self, name: str, network: Callable[[], StaticGcisNet], roi: Shape3, batch: int, precision: str
     ) -> bytes:
-        """Return a graph's file.
+        """Return the contents of an ONNX file.
 
         Args:
-            name: Its name, which ends with the precision.
-            network: Gives the network on the CPU, where it has to be exported.
-            roi: Window.
-            batch: Windows at once.
+            name: Name of the graph, which ends with the precision.
+            network: Returns the network on the CPU; called only for an export.
+            roi: Window, voxels along X, Y, Z.
+            batch: Windows per batch.
             precision: `"fp32"`, `"fp16"` or `"bf16"`.
 
         Raises:
-            NotHereError: It was not brought, and cannot be written here.
+            NotHereError: The graph is in neither folder, and onnx or onnxscript is missing.
         """
         for folder in self._folders:
             if (folder / f"{name}.onnx").exists():
@@ -104,7 +104,7 @@ class Graphs:
 
 
 def _written(network: StaticGcisNet, roi: Shape3, batch: int) -> bytes:
-    from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (only where onnx is)
+    from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (optional package)
     from gcis_export.graph.write import to_onnx  # noqa: PLC0415
 
     data: bytes = to_onnx(ExportNet(network, roi, batch)).SerializeToString()
@@ -112,7 +112,7 @@ def _written(network: StaticGcisNet, roi: Shape3, batch: int) -> bytes:
 
 
 def _typed(graph: bytes, precision: str) -> bytes:
-    import onnx  # noqa: PLC0415 (only where it is)
+    import onnx  # noqa: PLC0415 (optional package)
 
     from gcis_export.precision.typed import typed_graph  # noqa: PLC0415
 

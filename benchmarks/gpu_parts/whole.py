@@ -1,4 +1,4 @@
-"""End to end: 512 x 512 x 425 voxels, from file to file through gcis-run, and their grid through PyTorch."""
+"""Section `whole`: a CT from file to file with gcis-run, and on the network's grid in PyTorch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.networks import Published, routed, static
+from benchmarks.gpu_parts.packages import found
 from benchmarks.gpu_parts.rig import Rig
-from benchmarks.gpu_parts.standins import found
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from benchmarks.tiling import tiled
 from gcis_runtime.sliding.plan import WindowPlan, axis_starts, plan_windows, window_weights
@@ -28,7 +28,7 @@ _ENGINES = ("onnx", "trt", "trt-rtx")
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the section's rows."""
+    """Return the rows of the section."""
     half = "fp16" if context.rig.cuda else "bf16"
     cut = functools.partial
     yield f"whole/one pathway, PyTorch autocast {half}", cut(_pytorch, context, "static", half, 4)
@@ -42,7 +42,7 @@ def rows(context: Context) -> Iterator[Row]:
 
 
 class _Stages:
-    """Seconds of named stages; the device is waited for at the end of each."""
+    """Seconds of named stages; each ends with a synchronisation of the device."""
 
     def __init__(self, rig: Rig) -> None:
         self.seconds: dict[str, float] = {}
@@ -62,7 +62,7 @@ def _network(context: Context, way: str) -> nn.Module:
 
 
 def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
-    """Return the windows of the network's grid, and their weights; toy windows are no `WindowSpec`."""
+    """Return windows and weights on the network's grid; toy windows are smaller than `WindowSpec` allows."""
     roi = context.sizes.windows[0]
     if not context.rig.tiny:
         spec = WindowSpec(patch_size=roi, overlap=_OVERLAP)
@@ -79,7 +79,7 @@ Inference = Callable[[nn.Module, Tensor, WindowPlan], Tensor]
 
 
 def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
-    """Windows and blending on the device, so many windows at once."""
+    """Run windows and blending on the device, `batch` windows at a time."""
     _, weights = _plan(context)
     batch = 1 if context.rig.tiny else batch
 
@@ -90,9 +90,7 @@ def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
 
 
 def _monai(context: Context) -> Result:
-    """The published pipeline's own sliding window around all pathways, on the device."""
-    if not found("monai"):
-        raise NotHereError("needs MONAI; the row before has the same windows, blended here")
+    """Run the sliding window of the published pipeline with all pathways on the device."""
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
 
     def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
@@ -105,14 +103,14 @@ def _monai(context: Context) -> Result:
 
 
 def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, batch: int) -> Result:
-    """HU on the host, on the network's grid, to labels on the host."""
+    """Measure from HU to labels, both on the host and on the network's grid."""
     rig, (plan, _) = context.rig, _plan(context)
     hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
     net = _network(context, way)
     try:
         with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
-                net(rig.inputs((batch, 1, *plan.patch_size))[0])  # libraries load and pick their kernels
+                net(rig.inputs((batch, 1, *plan.patch_size))[0])  # libraries load and select kernels
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
             stages, started = _Stages(rig), time.perf_counter()
@@ -132,7 +130,7 @@ def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, ba
         "windows": len(plan.starts),
         "labelled_share": float(np.mean(host > 0)),
         **rig.memory(),
-        "note": "the network's grid in memory, without files and resampling; weights are random",
+        "note": "on the network's grid in memory, without files and resampling; weights are random",
     }
 
 
@@ -141,9 +139,9 @@ def _scaled(hu: NDArray[np.int16], rig: Rig) -> Tensor:
     return ((image - _LOW) / (_HIGH - _LOW)).clamp_(0, 1)
 
 
-def _labels(margins: Tensor) -> Tensor:
-    """Foreground of one structure: one channel of margins, or two of logits."""
-    return margins[0] > 0 if len(margins) == 1 else margins[1] > margins[0]
+def _labels(outputs: Tensor) -> Tensor:
+    """Return the foreground of one structure from one logit, or from two class scores."""
+    return outputs[0] > 0 if len(outputs) == 1 else outputs[1] > outputs[0]
 
 
 def _blend(
@@ -170,8 +168,8 @@ def _box(start: Shape3, roi: Shape3) -> tuple[slice, ...]:
 
 
 def _runtime(context: Context, name: str, engine: str) -> Result:
-    """File to label file through the runtime; the second run counts, the first one is the first result."""
-    lacking = [p for p in ("msgspec", "nibabel") if not found(p)]
+    """Run gcis-run from file to file twice; the second run is reported, the first as `first_seconds`."""
+    lacking = [] if found("nibabel") else ["nibabel"]
     if context.rig.cuda and not found("cuda"):
         lacking.append("cuda-python")
     if lacking:
@@ -184,7 +182,7 @@ def _runtime(context: Context, name: str, engine: str) -> Result:
     if context.rig.cuda and engine == "onnx":
         import onnxruntime  # noqa: PLC0415 (only where it is)
 
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from PyTorch's packages
+        onnxruntime.preload_dlls()  # CUDA and cuDNN of PyTorch's packages
     file, out = context.folder / "ct.nii.gz", context.folder / "labels.nii.gz"
     if not file.exists():
         write_tiled(file, context.sizes.volume, context.sizes.voxel)

@@ -13,17 +13,27 @@ from gcis_runtime.latency.record_file import write_record
 
 
 @click.command()
-@click.option("--feature-size", default=12, show_default=True, help="Of our network and of SwinUNETR.")
-@click.option("--roi", default=64, show_default=True, help="Window of all, in voxels.")
-@click.option("--overlap", default=0.5, show_default=True, help="Of windows.")
+@click.option("--feature-size", default=12, show_default=True, help="Feature size of gCIS and SwinUNETR.")
+@click.option("--roi", default=64, show_default=True, help="Side of the window in voxels.")
+@click.option("--overlap", default=0.5, show_default=True, help="Overlap of windows.")
 @click.option(
-    "--shape", type=(int, int, int), default=(128, 128, 96), show_default=True, help="Voxels, of 1.5 mm."
+    "--shape",
+    type=(int, int, int),
+    default=(128, 128, 96),
+    show_default=True,
+    help="Shape of the volume, voxels of 1.5 mm.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Turns of each peer.")
 @click.option(
-    "--peer", "chosen", multiple=True, type=click.Choice(list(PEERS)), help="Only this; repeat. [all]"
+    "--peer",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(PEERS)),
+    help="Only this peer; repeat for more [all].",
 )
-@click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps the volume and our bundle.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), help="Folder of the volume and the bundle, which are reused."
+)
 @record_folder
 def peers(
     feature_size: int,
@@ -35,9 +45,9 @@ def peers(
     work: Path | None,
     out: Path,
 ) -> None:
-    """Time and memory beside SwinUNETR and nnU-Net, with random weights: no accuracy.
+    """Compare time and memory with SwinUNETR and nnU-Net, with random weights, so without accuracy.
 
-    Says what is not installed. nnU-Net: pip install nnunetv2, in an environment of its own.
+    Peers that are not installed are listed. For nnU-Net, run pip install nnunetv2 in an environment of its own.
     """
     from benchmarks.peers.measure import compare
 
@@ -50,7 +60,7 @@ def peers(
         )  # fmt: skip
     click.echo(f"{record['windows']} windows; random weights: time and memory only")
     for row in record["rows"]:
-        said = row.get("unavailable")
-        numbers = "" if said else f"{row['seconds']:8.2f} s  {row['peak_memory_mb']:6d} MB"
-        click.echo(f"{numbers or 'not run: ' + said}  {row['peer']}")
+        reason = row.get("unavailable")
+        numbers = "" if reason else f"{row['seconds']:8.2f} s  {row['peak_memory_mb']:6d} MB"
+        click.echo(f"{numbers or 'not run: ' + reason}  {row['peer']}")
     click.echo(f"record: {write_record(record, out)}")

@@ -1,7 +1,6 @@
-"""Time and memory beside other CT segmentation software, same volume, same windows. Not accuracy.
+"""Compare time and memory with other CT segmentation software, on the same volume and windows.
 
-All weights are random: what is compared is what a volume costs on this processor. Every run is a process of
-its own; peers take turns.
+All weights are random, so accuracy is not compared. Every run is a process of its own; peers take turns.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.cpus import usable_cpus
 
 VOXEL = (1.5, 1.5, 1.5)
-"""Of the volume and of the seeded bundle: nobody resamples."""
+"""Voxel size of the volume and of the bundle's grid in mm, so that no peer resamples."""
 
 ELSEWHERE = {
     "TotalSegmentator": (
         "totalsegmentator",
-        "its interface runs its own trained weights alone, which it downloads; its network and predictor are "
-        "nnU-Net's plain U-Net, with windows of 128",
+        "its interface runs only its own trained weights, which it downloads; its network and predictor are "
+        "the plain U-Net of nnU-Net, with windows of 128",
     ),
 }
-"""Peers that cannot run with seeded weights: package, and why."""
+"""Peers that cannot run with random weights: package, and the reason."""
 
 OnStep = Callable[[str], None]
 
@@ -54,20 +53,20 @@ def compare(
     folder: Path,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    """Run every peer that is installed.
+    """Run every installed peer.
 
     Args:
-        feature_size: Of our network and of SwinUNETR.
-        roi: Window of all.
-        overlap: Of windows, for all.
-        shape: The volume, voxels of 1.5 mm.
-        rounds: Turns of each.
-        peers: Which of `PEERS`.
-        folder: For the volume and our bundle; what a former run left there is used again.
+        feature_size: Feature size of gCIS and SwinUNETR.
+        roi: Side of the window in voxels, for all peers.
+        overlap: Overlap of windows, for all peers.
+        shape: Shape of the volume, voxels of 1.5 mm.
+        rounds: Turns of each peer.
+        peers: Names in `PEERS`.
+        folder: Folder of the volume and the bundle; files of an earlier run are reused.
         on_step: Called with a line of text per run.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
     where = environment()
     missing = {
@@ -76,7 +75,7 @@ def compare(
     image, bundle = folder / "hu.npy", folder / f"seeded_{feature_size}_{roi}.gcis"
     _prepare(image, shape)
     if not bundle.exists():
-        on_step("exporting our bundle")
+        on_step("exporting the gCIS bundle")
         write_wide_bundle(bundle, prompts=1, feature_size=feature_size, roi=roi)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in peers if name not in missing}
     for _ in range(rounds):
@@ -103,14 +102,14 @@ def compare(
         "rounds": rounds,
         "threads": usable_cpus(),
         "note": "time and memory only: weights are random. From HU in memory to labels in memory, one "
-        "structure; every run a process of its own, in turns",
+        "structure; each run is a process of its own, and peers take turns",
         "load_average": os.getloadavg()[0],
         "rows": _rows(found, missing),
     }
 
 
 def _rows(found: dict[str, list[dict[str, Any]]], missing: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Return what ran, what is not installed, and what cannot be run."""
+    """Return rows of the peers that ran, are not installed, or cannot be run."""
     rows = [_row(name, runs) for name, runs in found.items()]
     rows += [
         {"peer": name, "unavailable": f"not installed: {', '.join(lacking)}"}
@@ -124,19 +123,19 @@ def _rows(found: dict[str, list[dict[str, Any]]], missing: dict[str, list[str]])
 
 
 def installed(package: str) -> bool:
-    """Tell whether a package can be imported."""
+    """Return whether a package can be imported."""
     return importlib.util.find_spec(package) is not None
 
 
 def _prepare(image: Path, shape: Shape3) -> None:
-    """Write the volume as an array of HU."""
+    """Write the volume as a NumPy array of HU, (X, Y, Z)."""
     file = image.with_name("ct.nii.gz")
     write_tiled(file, shape, VOXEL)
     np.save(image, read_volume(file).array)
 
 
 def _process(task: Task) -> dict[str, Any]:
-    """Run one peer, free to use every processor; returns what it measured, or how it failed."""
+    """Run one peer without limits on its threads; return its measurements, or its error as `failed`."""
     variables = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.peers.run"],
@@ -154,7 +153,7 @@ def _process(task: Task) -> dict[str, Any]:
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put the turns of a peer together."""
+    """Combine the turns of a peer."""
     failed = [run["failed"] for run in runs if "failed" in run]
     if failed:
         return {"peer": name, "unavailable": failed[0]}

@@ -1,7 +1,7 @@
-"""One peer of `peers` in a process of its own: an image in memory to its labels.
+"""Run one peer in a process of its own, from an image in memory to its labels.
 
-`python -m benchmarks.peers.run` reads a `Task` as JSON from stdin and prints what it measured as JSON.
-Weights are random, from a seed: time and memory do not depend on them, labels mean nothing.
+`python -m benchmarks.peers.run` reads a `Task` as JSON from stdin and prints the measurements as JSON. Weights
+are random with a fixed seed: time and memory do not depend on them, and labels are meaningless.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _LOW, _HIGH = PreprocessSpec().intensity_window
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is to do.
+    """Work of one process.
 
     Attributes:
-        peer: A name of `PEERS`.
-        image: `.npy` file of HU, (X, Y, Z) int16, with the network's voxel size.
-        bundle: Bundle of our network for that voxel size.
-        feature_size: Of ours and of SwinUNETR.
-        roi: Window.
-        overlap: Of windows.
+        peer: Name in `PEERS`.
+        image: `.npy` file of HU, (X, Y, Z) int16, with the voxel size of the network's grid.
+        bundle: gCIS bundle for that voxel size.
+        feature_size: Feature size of gCIS and SwinUNETR.
+        roi: Side of the window in voxels.
+        overlap: Overlap of windows.
         threads: CPU threads.
     """
 
@@ -48,20 +48,20 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def window(self) -> WindowSpec:
-        """Gaussian weights."""
+        """Windows with Gaussian weights."""
         return WindowSpec(patch_size=(self.roi,) * 3, overlap=self.overlap)
 
 
 Labels = NDArray[np.uint8]
 Run = Callable[[NDArray[np.int16]], Labels]
 Made = tuple[Run, int]
-"""How to label an image of HU, and how many parameters that takes."""
+"""Function that labels an image of HU, and the number of parameters of its network."""
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Make a peer and run it once; returns seconds and peak memory, ready for JSON.
+    """Load a peer, run it once and return seconds and peak memory, ready for JSON.
 
-    `seconds` run from the image of HU in memory to its labels in memory; files and the start are not in them.
+    `seconds` is the time from HU in memory to labels in memory, without files and start.
     """
     image = np.load(task.image)
     started = time.perf_counter()
@@ -70,7 +70,7 @@ def measure(task: Task) -> dict[str, Any]:
     labels = run(image)
     seconds = time.perf_counter() - ready
     if labels.shape != image.shape:
-        raise ValueError(f"{task.peer}: labels {labels.shape} of an image {image.shape}")
+        raise ValueError(f"{task.peer}: labels of shape {labels.shape} for an image of shape {image.shape}")
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(time.process_time() - used, 3),
@@ -81,7 +81,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 
 def _gcis(engine: str, precision: str) -> Callable[[Task], Made]:
-    """Our runtime, without PyTorch."""
+    """Return the gCIS runtime, without PyTorch."""
 
     def make(task: Task) -> Made:
         from gcis_runtime.images.volume import Volume  # noqa: PLC0415
@@ -100,7 +100,7 @@ def _gcis(engine: str, precision: str) -> Callable[[Task], Made]:
 
 
 def _gcis_pytorch(task: Task) -> Made:
-    """Our static network in PyTorch under MONAI's sliding window."""
+    """Return the static gCIS network in PyTorch with the sliding window of MONAI."""
     import torch  # noqa: PLC0415 (not in the runtime's process)
 
     from benchmarks.graphs import seeded  # noqa: PLC0415
@@ -108,11 +108,11 @@ def _gcis_pytorch(task: Task) -> Made:
 
     torch.set_num_threads(task.threads)
     net = seeded([Pathway((0,) * 7)], task.feature_size)
-    return _sliding(net, task, lambda margins: margins[0, 0] > 0), _parameters(net)
+    return _sliding(net, task, lambda logits: logits[0, 0] > 0), _parameters(net)
 
 
 def _swinunetr(task: Task) -> Made:
-    """MONAI's SwinUNETR under its own sliding window."""
+    """Return SwinUNETR of MONAI with the sliding window of MONAI."""
     import torch  # noqa: PLC0415 (not in the runtime's process)
     from monai.networks.nets.swin_unetr import SwinUNETR  # noqa: PLC0415
 
@@ -123,7 +123,7 @@ def _swinunetr(task: Task) -> Made:
 
 
 def _sliding(net: Any, task: Task, decide: Callable[[Any], Any]) -> Run:
-    """Return how MONAI slides windows over an image."""
+    """Return a function that applies MONAI's sliding window to an image."""
     import torch  # noqa: PLC0415 (not in the runtime's process)
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415
 
@@ -145,7 +145,7 @@ def _sliding(net: Any, task: Task, decide: Callable[[Any], Any]) -> Run:
 
 
 def _nnunet(build: Callable[[], Any]) -> Callable[[Task], Made]:
-    """nnU-Net's predictor, which needs no trained model's folder when it is given a network; no mirroring."""
+    """Return the predictor of nnU-Net around a given network, without mirroring."""
 
     def make(task: Task) -> Made:
         import torch  # noqa: PLC0415 (not in the runtime's process)
@@ -166,7 +166,7 @@ def _nnunet(build: Callable[[], Any]) -> Callable[[Task], Made]:
             PlansManager({"dataset_name": "none", "plans_name": "none"}),
             ConfigurationManager(
                 {"patch_size": list(task.window.patch_size), "architecture": {}}
-            ),  # ours is made
+            ),  # the network is given
             None,
             {"labels": {"background": 0, "structure": 1}},
             "none",
@@ -184,14 +184,14 @@ def _nnunet(build: Callable[[], Any]) -> Callable[[Task], Made]:
 
 
 def _plain_unet() -> Any:
-    """nnU-Net's plain U-Net of six stages, as its planner makes for CT."""
+    """Return the plain U-Net of nnU-Net with six stages, as its planner chooses for CT."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet  # noqa: PLC0415
 
     return PlainConvUNet(**_stages(), n_conv_per_stage=2, n_conv_per_stage_decoder=2)
 
 
 def _residual_unet() -> Any:
-    """nnU-Net's residual encoder U-Net, size M."""
+    """Return the residual encoder U-Net of nnU-Net, size M."""
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet  # noqa: PLC0415
 
     return ResidualEncoderUNet(**_stages(), n_blocks_per_stage=(1, 3, 4, 6, 6, 6), n_conv_per_stage_decoder=1)
@@ -221,8 +221,8 @@ class Peer:
     """Software to measure.
 
     Attributes:
-        make: Loads it and returns how to run it.
-        needs: Packages that it needs.
+        make: Loads the peer and returns the function that labels an image.
+        needs: Packages that the peer needs.
     """
 
     make: Callable[[Task], Made]
@@ -244,7 +244,7 @@ PEERS = {
 
 
 def _scaled(image: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Map HU to [0, 1], as every peer's network gets it."""
+    """Scale HU to [0, 1], the input of every peer's network."""
     scaled = (image.astype(np.float32) - np.float32(_LOW)) / np.float32(_HIGH - _LOW)
     return np.clip(scaled, 0, 1, out=scaled)
 
@@ -254,7 +254,7 @@ def _parameters(net: Any) -> int:
 
 
 def _parameters_of_file(path: Any) -> int:
-    """Return how many float32 values a graph's file has room for; its weights, within a percent."""
+    """Return the size of a graph's file in float32 values, which is its number of weights within a percent."""
     return int(path.stat().st_size) // 4
 
 

@@ -1,4 +1,4 @@
-"""Straight lines through measurements: what one more of something costs."""
+"""Fit straight lines to measurements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Line:
     """`y = intercept + slope x`, by least squares, and the exponent of `y ~ x ** exponent`.
 
     Attributes:
-        slope: Of the line.
-        intercept: Of the line.
-        r2: Share of the variance of y that the line explains; 1 where y does not vary.
-        exponent: Slope of log y over log x; None where a value is not positive.
-        points: How many measurements it goes through.
+        slope: Slope.
+        intercept: Intercept.
+        r2: Share of the variance of y that the line explains; 1 if y does not vary.
+        exponent: Slope of log y over log x; None if a value is not positive.
+        points: Number of measurements.
     """
 
     slope: float
@@ -27,15 +27,15 @@ class Line:
     points: int
 
     def at(self, x: float) -> float:
-        """Return the line's value."""
+        """Return the value of the line at x."""
         return self.intercept + self.slope * x
 
 
 def fit(x: Sequence[float], y: Sequence[float]) -> Line:
-    """Fit a line through at least two different x.
+    """Fit a line by least squares.
 
     Raises:
-        ValueError: Fewer.
+        ValueError: There are fewer than two different x, or the lengths differ.
     """
     if len(set(x)) < 2 or len(x) != len(y):
         raise ValueError(f"a line needs two different x: received {len(set(x))} of {len(x)}, and {len(y)} y")

@@ -1,7 +1,7 @@
-"""What a run costs against volume, overlap, prompts, threads, cohort size and workers; and planning from it.
+"""Measure the cost of a run against volume, overlap, prompts, threads, images and processes.
 
-Every measured run is a process of its own, from the interpreter's start to the last file, through
-`gcis-run`'s own line. Along an axis one value changes; everything else is the plan's base case.
+Each run is a process of its own, from the start of the interpreter to the last file, with the pipeline of
+`gcis-run`. Along an axis one value changes, and the others are those of the base case.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ FITS: dict[Axis, tuple[tuple[str, str], ...]] = {
     "cohort": (("cases", "seconds"), ("cases", "peak_memory_mb")),
     "workers": (("workers", "cases_per_hour"), ("workers", "peak_memory_mb")),
 }
-"""Lines that are fitted along each axis: x and y are columns of the rows."""
+"""Lines fitted along each axis; x and y are columns of the rows."""
 
 
 AXES_OF_A_PLAN: frozenset[Axis] = frozenset({"volume", "workers"})
-"""What `throughput` takes its constants from."""
+"""Axes from which `throughput` takes its constants."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all runs have in common.
+    """Settings of all runs.
 
     Attributes:
-        bundle: The bundle.
-        spacing: The network's voxel size in mm; None leaves the bundle's.
-        engine: The runtime's engine.
-        precision: Its precision.
-        repeats: Runs of each row; the median row is kept.
-        folder: For volumes, bundles and label maps; what a former run left there is used again.
+        bundle: Folder or name of the bundle.
+        spacing: Voxel size of the network's grid in mm; None keeps that of the bundle.
+        engine: Engine of the runtime.
+        precision: Precision of the engine.
+        repeats: Runs of each row; the run with the median time is kept.
+        folder: Folder of volumes, bundles and label maps; files of an earlier run are reused.
     """
 
     bundle: str
@@ -76,16 +76,16 @@ class Setting:
 
 
 def measure(plan: Plan, axes: Sequence[Axis], setting: Setting, *, on_step: OnStep) -> dict[str, Any]:
-    """Run every axis.
+    """Measure along every axis.
 
     Args:
-        plan: What to run.
-        axes: Which axes.
-        setting: What all runs have in common.
+        plan: Values along each axis, and the base case.
+        axes: Axes to measure.
+        setting: Settings of all runs.
         on_step: Called with a line of text per row.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
     where = environment()
     rows: dict[Axis, list[dict[str, Any]]] = {}
@@ -102,9 +102,9 @@ def measure(plan: Plan, axes: Sequence[Axis], setting: Setting, *, on_step: OnSt
         "network_spacing_mm": setting.spacing,
         "voxel_mm": list(plan.voxel),
         "repeats": setting.repeats,
-        "note": "seconds: a whole process, whose engine was compiled at an earlier start; cases_seconds: its "
-        "engine is open already. Volumes are tiled from a phantom, so that nearly no window is air: the "
-        "dearest case",
+        "note": "seconds: a whole process, whose engine was compiled at an earlier start; cases_seconds: the "
+        "same from the open engine on. Volumes are tiled from a phantom, so that hardly any window is air: "
+        "the most expensive case",
         "load_average": os.getloadavg()[0],
         "rows": rows,
         "fits": {axis: fits(axis, found) for axis, found in rows.items()},
@@ -112,7 +112,7 @@ def measure(plan: Plan, axes: Sequence[Axis], setting: Setting, *, on_step: OnSt
 
 
 def fits(axis: Axis, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the lines of an axis, ready for JSON; those that have two different x."""
+    """Return the fitted lines of an axis, ready for JSON; a line needs two different x."""
     return [
         {"x": x, "y": y, **dataclasses.asdict(fit([row[x] for row in rows], [row[y] for row in rows]))}
         for x, y in FITS[axis]
@@ -133,7 +133,7 @@ class _Case:
 
 
 def _cases(axis: Axis, plan: Plan, setting: Setting) -> list[_Case]:
-    """Return the runs of an axis, with their bundles made."""
+    """Return the runs of an axis, and write their bundles."""
     cpus = usable_cpus()
     bundle, overlap, prompts = _bundle(setting)
     base = _Case(
@@ -158,7 +158,7 @@ def _cases(axis: Axis, plan: Plan, setting: Setting) -> list[_Case]:
 def _bundle(
     setting: Setting, *, overlap: float | None = None, prompts: int | None = None
 ) -> tuple[Path, float, int]:
-    """Return a bundle as a row needs it, its overlap and its number of prompts."""
+    """Return the folder, the overlap and the number of prompts of a bundle for a row."""
     name = f"{prompts or 'given'}_{overlap}_{setting.spacing}.gcis"
     folder = setting.folder / name
     if not folder.exists():
@@ -173,17 +173,17 @@ def _bundle(
 
 
 def _spacing(bundle: str) -> float | None:
-    """Return a bundle's voxel size along X, so that bundles with other prompts get the same."""
+    """Return the voxel size of a bundle along X in mm, for bundles with other prompts."""
     spacing = open_bundle(find_bundle(bundle, ())).manifest.preprocess.spacing
     return None if spacing is None else spacing[0]
 
 
 def _row(case: _Case, setting: Setting) -> dict[str, Any]:
-    """Run a case as often as the setting says; returns the run with the median time."""
+    """Run a case `repeats` times and return the run with the median time."""
     image = setting.folder / f"{'x'.join(map(str, case.shape))}_{case.voxel[0]:g}.nii.gz"
     if not image.exists():
         write_tiled(image, case.shape, case.voxel)
-    _process(_work(case, (), setting))  # an engine is compiled at its first start ever, and kept
+    _process(_work(case, (), setting))  # the first start of an engine compiles and caches it
     runs = sorted(
         (_processes(case, image, setting) for _ in range(setting.repeats)), key=lambda r: r["seconds"]
     )
@@ -204,7 +204,7 @@ def _row(case: _Case, setting: Setting) -> dict[str, Any]:
 
 
 def _processes(case: _Case, image: Path, setting: Setting) -> dict[str, Any]:
-    """Run a case's workers side by side and put what they say together."""
+    """Run the workers of a case side by side and combine their results."""
     shares = [copies(image, case.cases)[worker :: case.workers] for worker in range(case.workers)]
     work = [_work(case, images, setting, number) for number, images in enumerate(shares)]
     started = time.perf_counter()
@@ -226,7 +226,7 @@ def _processes(case: _Case, image: Path, setting: Setting) -> dict[str, Any]:
 
 
 def _work(case: _Case, images: tuple[Path, ...], setting: Setting, number: int = 0) -> Work:
-    """Return what a case's worker is to do."""
+    """Return the work of one worker of a case."""
     return Work(
         images=tuple(str(image) for image in images),
         bundle=str(case.bundle),
@@ -238,7 +238,7 @@ def _work(case: _Case, images: tuple[Path, ...], setting: Setting, number: int =
 
 
 def _process(work: Work) -> dict[str, Any]:
-    """Run one process, free to use every processor."""
+    """Run one process without limits on its threads."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale.run"],
         input=msgspec.json.encode(work),

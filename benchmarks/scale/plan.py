@@ -1,4 +1,4 @@
-"""What `scale` runs: a base case, and one axis after another along which it is changed."""
+"""Define the runs of `scale`: a base case, and the values along each axis."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Values along each axis, and the case that is the same along all others.
+    """Values along each axis, and the base case.
 
     Attributes:
         volumes: Shapes of the CT file.
-        overlaps: Of windows.
-        prompts: Structures of a bundle with random weights.
-        threads: CPU threads of a process.
-        cohorts: Images of one process.
-        workers: Processes side by side; the threads are divided among them.
-        base: Shape of the file along every axis but the first.
-        voxel: The file's voxel size in mm.
-        worker_cases: Images of each worker.
+        overlaps: Overlaps of windows.
+        prompts: Numbers of structures of a bundle with random weights.
+        threads: Numbers of CPU threads of a process.
+        cohorts: Numbers of images of one process.
+        workers: Numbers of processes side by side, which share the CPU threads.
+        base: Shape of the CT file along every axis but the first.
+        voxel: Voxel size of the CT file in mm.
+        worker_cases: Images of each process along the axis `workers`.
     """
 
     volumes: tuple[Shape3, ...]
@@ -40,7 +40,7 @@ class Plan:
 
 
 def default_plan(cpus: int) -> Plan:
-    """Return the plan for a machine with that many processors; minutes on two."""
+    """Return the plan for a number of processors; it takes minutes on two."""
     powers = tuple(2**n for n in range(cpus.bit_length()) if 2**n <= cpus)
     return Plan(
         volumes=(
@@ -63,7 +63,7 @@ def default_plan(cpus: int) -> Plan:
 
 
 def quick_plan() -> Plan:
-    """Return two small values along each axis: whether it works, not what it costs."""
+    """Return two small values along each axis, for a test of the command."""
     return Plan(
         volumes=((64, 64, 64), (96, 96, 96)),
         overlaps=(0.0, 0.5),
@@ -78,7 +78,7 @@ def quick_plan() -> Plan:
 
 
 def copies(image: Path, count: int) -> tuple[Path, ...]:
-    """Return `count` images that are one file: links beside it."""
+    """Return `count` links to one image, created beside it."""
     links = [image.with_name(f"{number}_{image.name}") for number in range(count)]
     for link in links:
         if not link.exists():

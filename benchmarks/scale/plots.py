@@ -1,4 +1,4 @@
-"""Pictures of `scale`: time and memory along each axis, with the fitted lines."""
+"""Draw time and memory along each axis of `scale`, with the fitted lines."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _NAMES = {
     "prompts": "prompts",
     "one_over_threads": "1 / threads",
     "threads": "threads",
-    "cases": "images of one process",
+    "cases": "images per process",
     "workers": "processes side by side",
     "seconds": "seconds, whole process",
     "cases_seconds": "seconds, engine open",
-    "cases_per_hour": "images an hour",
+    "cases_per_hour": "images per hour",
     "peak_memory_mb": "peak memory (MB)",
 }
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Draw every fitted line of a record with its measurements, an axis a column.
+    """Draw every fitted line of a record with its measurements, one column per axis.
 
     Args:
-        record: What `scale.measure` returned.
+        record: Record of `scale`.
         path: PNG to write.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 (needed here alone)
+    from matplotlib.figure import Figure  # noqa: PLC0415 (only needed here)
 
     axes = list(record["fits"])
     height = max(len(lines) for lines in record["fits"].values())
@@ -57,11 +57,11 @@ def _panel(place: Any, rows: list[dict[str, Any]], line: dict[str, Any]) -> None
     place.set_xlabel(_NAMES[line["x"]], fontsize=8)
     place.set_ylabel(_NAMES[line["y"]], fontsize=8)
     place.text(0.03, 0.97, slope_text(line), transform=place.transAxes, va="top", fontsize=7)
-    place.set_ylim(0, 1.25 * max(y))  # room for the line's text
+    place.set_ylim(0, 1.25 * max(y))  # space for the text
     place.tick_params(labelsize=7)
 
 
 def slope_text(line: dict[str, Any]) -> str:
-    """OnStep a fitted line: intercept, slope, and the exponent of a power law."""
+    """Describe a fitted line: intercept, slope, and the exponent of a power law."""
     power = "" if line["exponent"] is None else f", ~ x^{line['exponent']:.2f}"
     return f"{line['intercept']:.4g} {'+' if line['slope'] >= 0 else '-'} {abs(line['slope']):.4g} x{power}"

@@ -1,6 +1,6 @@
-"""One process of `scale`: images through `gcis-run`'s own line.
+"""Segment images with the pipeline of `gcis-run` in one process of `scale`.
 
-`python -m benchmarks.scale.run` reads a `Work` as JSON from stdin and prints what it measured as JSON.
+`python -m benchmarks.scale.run` reads a `Work` as JSON from stdin and prints the measurements as JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from gcis_runtime.system.memory import peak_memory_bytes
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is to do.
+    """Work of one process.
 
     Attributes:
-        images: CT files, one after another; none only opens the engine.
-        bundle: A bundle's folder.
+        images: CT files, one after another; without any the process only opens the engine.
+        bundle: Folder of the bundle.
         out: Folder of the label maps.
-        engine: The runtime's engine.
-        precision: Its precision.
+        engine: Engine of the runtime.
+        precision: Precision of the engine.
         threads: CPU threads.
     """
 
@@ -36,16 +36,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(work: Work) -> dict[str, Any]:
-    """Segment every image; returns seconds, windows and peak memory, ready for JSON; nothing without images.
+    """Segment every image and return seconds, windows and peak memory, ready for JSON.
 
-    `cases_seconds` run from the open engine to the last file written, without the start of the process.
+    `cases_seconds` is the time from the open engine to the last written file. Without images the result is
+    empty.
 
     Raises:
-        Exception: What went wrong with an image.
+        Exception: The error of the first image that failed.
     """
     from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
     from gcis_runtime.runs.case import RunOptions  # noqa: PLC0415
-    from gcis_runtime.runs.cohort import Outcome, run_cases  # noqa: PLC0415 (imports belong to the start)
+    from gcis_runtime.runs.cohort import Outcome, run_cases  # noqa: PLC0415 (imports are part of the start)
     from gcis_runtime.runs.inputs import find_images  # noqa: PLC0415
     from gcis_runtime.runs.outputs import plan_jobs  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Tables of docs/performance.md from the records of `scale`, `peers` and `counted`."""
+"""Generate tables of docs/performance.md from the records of `scale`, `peers` and `counted`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNITS = {
     "seconds": "s, whole process",
     "cases_seconds": "s, engine open",
     "peak_memory_mb": "MB, peak",
-    "cases_per_hour": "images an hour",
+    "cases_per_hour": "images per hour",
 }
 _PER = {
     "megavoxels": "million voxels",
@@ -25,10 +25,10 @@ _PER = {
 
 
 def scale_table() -> str:
-    """Return each axis's lines: what it ran from and to, what one more costs, how straight the line is."""
+    """Return the fitted lines of each axis: range, intercept, slope and R2."""
     record = newest("scale")
     lines = [
-        "| along | from | to | what | at nothing | each | per | R2 |",
+        "| axis | from | to | quantity | intercept | slope | per | R2 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for axis, fits in record["fits"].items():
@@ -46,28 +46,28 @@ def scale_table() -> str:
 
 
 def plan_table() -> str:
-    """Return the model of a cohort, with all that it assumes."""
+    """Return the model of a cohort with its assumptions."""
     record = newest("scale")
     plan, known = record["plan"], record["plan"]["constants"]
-    lines = ["| nodes | hours | scans an hour | node hours |", "|---|---|---|---|"]
+    lines = ["| nodes | hours | scans per hour | node hours |", "|---|---|---|---|"]
     for row in plan["rows"]:
         lines.append(
             f"| {row['nodes']} | {row['hours']:.2f} | {row['scans_per_hour']:.0f} | {row['node_hours']:.2f} |"
         )
     shape = " x ".join(map(str, plan["scan"]))
-    side = f"{known['workers']} processes side by side give {known['gain']:.2f} times one's"
+    side = f"{known['workers']} processes side by side reach {known['gain']:.2f} times the rate of one"
     if known["workers"] == 1:
-        side = "several processes side by side gave no more than one"
+        side = "several processes side by side are not faster than one"
     note = (
         f"{plan['scans']} scans of {shape} voxels on machines like {_machine(record)}: "
-        f"{known['seconds_per_scan']:.1f} s a scan ({known['source']}), {side}, "
-        f"{known['peak_memory_mb']:.0f} MB each. A model, which assumes:"
+        f"{known['seconds_per_scan']:.1f} s per scan ({known['source']}), {side}, "
+        f"{known['peak_memory_mb']:.0f} MB each. This is a model with these assumptions:"
     )
     return "\n".join([*lines, "", note, "", *(f"- {line}" for line in plan["assumptions"])])
 
 
 def peers_table() -> str:
-    """Return time and memory of each peer, at every size that was measured."""
+    """Return time and memory of each peer at every measured size."""
     records = [newest(f"peers-{size}") for size in ("12-64", "48-96")]
     lines = ["| | window | seconds | of which CPU | peak MB | parameters |", "|---|---|---|---|---|---|"]
     for record in records:
@@ -82,34 +82,32 @@ def peers_table() -> str:
             )
     sizes = "; ".join(f"{_shape(r)} voxels, {r['windows']} windows of {r['roi']}" for r in records)
     note = (
-        f"Random weights: time and memory, no accuracy. {sizes}, overlap {records[0]['overlap']:g}, one "
-        f"structure, {records[0]['threads']} threads, {_when(records[-1])}. nnU-Net places windows its own "
-        "way. Repeat with `python -m benchmarks peers --rounds 1`, the larger one with "
+        f"Random weights: time and memory only, no accuracy. {sizes}, overlap {records[0]['overlap']:g}, one "
+        f"structure, {records[0]['threads']} threads, {_when(records[-1])}. nnU-Net places windows by its own "
+        "rule. Repeat with `python -m benchmarks peers --rounds 1`, the larger one with "
         "`--feature-size 48 --roi 96 --shape 96 96 144`."
     )
     return "\n".join([*lines, "", note])
 
 
 def counted_table() -> str:
-    """Return what CI compares with the last record."""
+    """Return the counts that CI compares with the last record."""
     record = newest("counted")
     found = record["counts"] | {k: v for k, v in record["instructions"].items() if isinstance(v, int)}
-    lines = ["| count | last record | more than this is a failure |", "|---|---|---|"]
+    lines = ["| count | last record | tolerance |", "|---|---|---|"]
     grids = [name for name in found if name.startswith("windows, ") and "overlap" in name]
-    lines.append(
-        f"| windows of {len(grids)} grids and overlaps | {sum(found[g] for g in grids):,} | any more |"
-    )
+    lines.append(f"| windows of {len(grids)} grids and overlaps | {sum(found[g] for g in grids):,} | none |")
     for name, value in found.items():
         if name in grids:
             continue
         tolerance = record["tolerances"][name.replace(",", " ").split(" ")[0]]
-        lines.append(f"| {name} | {value:,} | {'any more' if not tolerance else f'+{tolerance:.1%}'} |")
+        lines.append(f"| {name} | {value:,} | {'none' if not tolerance else f'+{tolerance:.1%}'} |")
     note = f"Recorded {record['environment']['date'][:10]}. Renew with `python -m benchmarks counted`."
     return "\n".join([*lines, "", note])
 
 
 def _end(axis: str, row: dict[str, Any]) -> str:
-    """OnStep a row's value along its axis."""
+    """Return the value of a row along its axis."""
     if axis == "volume":
         return _shape({"voxels": row["shape"]})
     return str(row["cases" if axis == "cohort" else axis])
@@ -133,4 +131,4 @@ BLOCKS = {
     "peers-table": peers_table,
     "counted-table": counted_table,
 }
-"""Blocks by name."""
+"""Functions that generate blocks, by name."""

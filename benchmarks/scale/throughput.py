@@ -1,6 +1,6 @@
-"""Planning a cohort: how long so many scans take on so many nodes, and what that costs.
+"""Plan a cohort: estimate time and cost of a number of scans on a number of nodes.
 
-A model from measured constants, not a measurement: `ASSUMPTIONS` says what it takes for granted.
+The result is a model from measured constants, not a measurement; `ASSUMPTIONS` lists its assumptions.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ ASSUMPTIONS = (
     "A node is paid by the second, from its start to the end of the last node's work.",
     "No scan fails, none is done twice.",
 )
-"""What a reader has to check against his own case."""
+"""Assumptions of the model; check them against your own case."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constants:
-    """What was measured on one node.
+    """Measured constants of one node.
 
     Attributes:
-        seconds_per_scan: One worker's, with all of the node's threads and an open engine.
-        source: Where that number comes from: a row at the scan's shape, or a line through others.
-        start_seconds: From the start of a process to an open engine.
-        workers: Processes side by side on a node that gave the most.
-        gain: What they gave over one process, in scans a second.
-        peak_memory_mb: Of a process.
+        seconds_per_scan: Seconds of one process with all threads of the node and an open engine.
+        source: Origin of that number: a row at the shape of the scan, or a line through other rows.
+        start_seconds: Seconds from the start of a process to an open engine.
+        workers: Number of processes side by side with the highest rate.
+        gain: That rate divided by the rate of one process.
+        peak_memory_mb: Peak memory of one process.
     """
 
     seconds_per_scan: float
@@ -50,10 +50,10 @@ class Constants:
 
 
 def constants(record: dict[str, Any], scan: Shape3) -> Constants:
-    """Take the constants of a scan from a record of `scale` with the axes volume and workers.
+    """Return the constants of a scan from a record of `scale` with the axes volume and workers.
 
     Args:
-        record: The record.
+        record: Record of `scale`.
         scan: Shape of the CT files.
     """
     volumes, workers = record["rows"]["volume"], record["rows"]["workers"]
@@ -88,17 +88,17 @@ def plan_cohort(
     """Model a cohort.
 
     Args:
-        known: One node's constants.
-        scans: How many scans.
+        known: Constants of one node.
+        scans: Number of scans.
         nodes: Numbers of nodes to plan for.
-        price: Of a node for an hour, in any currency; None leaves cost out.
+        price: Price of a node for one hour, in any currency; None leaves out the cost.
 
     Returns:
-        For each number of nodes: hours until the last is done, scans an hour, node hours, and cost per
+        For each number of nodes: hours until the last scan is done, scans per hour, node hours, and cost per
         1000 scans.
 
     Raises:
-        ValueError: No scan, or no node.
+        ValueError: There is no scan or no node.
     """
     if scans < 1 or min(nodes, default=0) < 1:
         raise ValueError(f"expected at least one scan and one node: received {scans} and {list(nodes)}")

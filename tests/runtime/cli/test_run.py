@@ -273,7 +273,7 @@ def test_a_phantom_is_written_and_scored(run, bundle, tmp_path):
 
 
 HEAVY = ("numpy", "nibabel", "msgspec", "onnxruntime", "openvino", "PIL", "SimpleITK", "isal")
-"""What takes long to import; `python -m benchmarks start` measures how long starts take."""
+"""Packages that take long to import."""
 
 
 @pytest.mark.parametrize(

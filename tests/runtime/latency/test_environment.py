@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from benchmarks.environment import _memory_limit, environment, gpus
 
-from benchmarks import environment as module
 from gcis_runtime.engines.gpu.probe import Driver, Gpu
+from gcis_runtime.latency import environment as module
+from gcis_runtime.latency.environment import _memory_limit, environment, gpus
 
 
 def test_the_environment_is_whole_and_ready_for_json(monkeypatch: pytest.MonkeyPatch) -> None:

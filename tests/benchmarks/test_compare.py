@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.ladder_rows import agreement, numbered, times
-from benchmarks.ladder_steps import Settings, Steps
-from benchmarks.ladder_ways import _published, _routed
 from click.testing import CliRunner
 
-from benchmarks import ladder, ladder_tables
 from benchmarks.cli import main
+from benchmarks.compare import ladder, tables
+from benchmarks.compare.rows import agreement, numbered, times
+from benchmarks.compare.steps import Settings, Steps
+from benchmarks.compare.ways import _published, _routed
 from benchmarks.material import Network, write_tiled_phantom
 from gcis_runtime.errors import GcisError
 from gcis_runtime.images.nifti import read_volume, write_volume
@@ -103,7 +103,9 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
     ways = {name: (step(name), len(s)) for name, s in seconds.items()} | {"openvino int8": (fail, 2)}
     monkeypatch.setattr(ladder, "prepare", lambda *_: Steps(ways=ways, giga_multiplications=7.0))
     settings = Settings(rounds=2, slow_rounds=1, threads=1)
-    found = ladder.climb(_network(), image, tmp_path, truth=None, settings=settings, say=lambda _line: None)
+    found = ladder.climb(
+        _network(), image, tmp_path, truth=None, settings=settings, on_step=lambda _line: None
+    )
     rows = {row["way"]: row for row in found["rows"]}
     assert rows["openvino int8"]["unavailable"] == "this CPU has no int8"
     fast = rows["openvino bf16"]
@@ -122,15 +124,15 @@ def test_turns_are_paired_and_a_failing_way_is_said_to_fail(
             "date": "2026-01-01T", "commit": "c", "cpu": {"model": "M", "usable": 2, "flags": []},
         },
     }  # fmt: skip
-    text = ladder_tables.block(record, command="cmd")
+    text = tables.block(record, command="cmd")
     assert "| 3.0 | 17.5 | 10.0 to 30.0 | 6.0 | 17.5 | 0.750 | 100 | 98.438% | 98.438% |" in text
     assert "not measured: this CPU has no int8" in text
     assert (
-        "openvino fp32: 10.0 times, 6 aimed at (reached) at 100.000% equal labels, 99.99% aimed at (reached)"
+        "openvino fp32: 10.0 times, target 6 (reached) at 100.000% equal labels, target 99.99% (reached)"
         in text
     )
     assert (
-        "openvino bf16: 17.5 times, 20 aimed at (not reached) at 98.438% equal labels, 99.50% aimed at (not"
+        "openvino bf16: 17.5 times, target 20 (not reached) at 98.438% equal labels, target 99.50% (not"
         in text
     )
 
@@ -158,22 +160,21 @@ def test_the_readme_shows_every_ladder_and_aims_are_judged_one_by_one(
     one["rows"].append(lacking)
     common = {"environment": {"date": "2026-01-01T", "cpu": {"model": "M", "usable": 2, "flags": []}}}
     records = {
-        ladder_tables.TRAINED: common
+        tables.TRAINED: common
         | {"feature_size": 12, "roi": [64] * 3, "ladders": [many, one], "trained": True},
-        ladder_tables.LARGE: common
-        | {"feature_size": 48, "roi": [96] * 3, "ladders": [one], "trained": False},
+        tables.LARGE: common | {"feature_size": 48, "roi": [96] * 3, "ladders": [one], "trained": False},
     }
-    monkeypatch.setattr(ladder_tables, "newest", records.__getitem__)
-    text = ladder_tables.ladder_block()
+    monkeypatch.setattr(tables, "newest", records.__getitem__)
+    text = tables.ladder_block()
     assert "|  | 12/64, one structure | 12/64, 7 structures | 48/96, one structure | labels equal" in text
     assert "| openvino bf16 | 9.1 s, 11.0 x | 2.5 s, 40.0 x | 9.1 s, 11.0 x | 99.990% |" in text
     assert "onnx fp32" not in text
-    assert "in the columns' order: 3, 21, 3. Pathways of the 7 structures take 1, 1, 1, 1, 1, 2, 6" in text
-    aims = ladder_tables.aims_text(records[ladder_tables.TRAINED])
-    assert "Aims, one structure: openvino fp32: 6.0 times, 6 aimed at (reached) at 50.000%" in aims
-    assert "Aims, 7 structures:" in aims
-    assert "openvino bf16: 40.0 times, 20 aimed at (reached) at 99.990% equal labels, 99.50%" in aims
-    assert "equal labels" not in ladder_tables.aims_text(records[ladder_tables.LARGE])
+    assert "Windows per column: 3, 21, 3. The pathways of the 7 structures use 1, 1, 1, 1, 1, 2, 6" in text
+    aims = tables.aims_text(records[tables.TRAINED])
+    assert "Targets, one structure: openvino fp32: 6.0 times, target 6 (reached) at 50.000%" in aims
+    assert "Targets, 7 structures:" in aims
+    assert "openvino bf16: 40.0 times, target 20 (reached) at 99.990% equal labels, target 99.50%" in aims
+    assert "equal labels" not in tables.aims_text(records[tables.LARGE])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_seeded_weights_take_the_bundles_pathways(
     monkeypatch.setattr(ladder, "climb", climb)
     record = ladder.untrained(
         12, 64, bundle="demo", structures=structures, windows=((2, 2, 2), (2, 1, 1)), seed=1,
-        settings=Settings(threads=1), say=lambda _line: None,
+        settings=Settings(threads=1), on_step=lambda _line: None,
     )  # fmt: skip
     assert found == expected
     assert record["ladders"][0] == {"blocks": [1, 1, 1, 1, 1, 2, 6] if structures == "both" else [1] * 7}
