@@ -1,9 +1,9 @@
 """Recover the trained network from a bundle: load the weights of its ONNX graph into PyTorch.
 
-A clean clone has the demo bundle but not its checkpoint, and comparisons with PyTorch need the trained network.
-Export stores weights under the names of its own modules and transforms some of them (scaled queries, reordered
-neighbours, folded class difference). These steps are inverted here, and the logits of the recovered network are
-compared with those of the graph.
+A clean clone has the demo bundle but not its checkpoint, and comparisons with PyTorch need the trained
+network. Export stores weights under the names of its own modules and transforms some of them (scaled queries,
+reordered neighbours, folded class difference). These steps are inverted here, and the logits of the recovered
+network are compared with those of the graph.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
 
 
 def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
-    """Write a recovered network as a static checkpoint, from which `gcis-export` can export the bundle again."""
+    """Write a recovered network as a static checkpoint, which `gcis-export` can export again."""
     manifest = bundle.manifest
     prompts = tuple(label.prompt for label in manifest.labels)
     settings = checkpoint.CheckpointConfig(

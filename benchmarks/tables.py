@@ -40,8 +40,8 @@ def demo_table() -> str:
     means = f"| **mean** | **{patients['mean_dice']:.2f}** | | **{phantoms['mean_dice']:.2f}** | |"
     note = (
         f"Mean Dice on the grids of the original files, computed by `gcis-run` ({patients['pipeline']}). "
-        "Patients are those of the validation list, and phantoms have seeds that were not used in training; only "
-        "contoured structures count. Demo, not for clinical use."
+        "Patients are those of the validation list, and phantoms have seeds that were not used in training; "
+        "only contoured structures count. Demo, not for clinical use."
     )
     return "\n".join([*lines, means, "", note])
 
@@ -74,7 +74,8 @@ def start_table() -> str:
         taken = (f"{1e3 * row[key]:.0f}" for key in ("median_seconds", "least_seconds"))
         lines.append(f"| `{row['start']}` | {' | '.join(taken)} |")
     note = (
-        f"{record['rounds']} processes of each in turns, files in the page cache, {record['environment']['date'][:10]}: "
+        f"{record['rounds']} processes of each in turns, files in the page cache, "
+        f"{record['environment']['date'][:10]}: "
         f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']} "
         "(`python -m benchmarks start`)."
     )

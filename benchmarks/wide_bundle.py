@@ -1,4 +1,4 @@
-"""Write bundles for measurements: many prompts with random weights, or a copy with another grid or overlap."""
+"""Write bundles for measurements: random weights for many prompts, or a copy with another grid or overlap."""
 
 from __future__ import annotations
 

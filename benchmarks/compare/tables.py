@@ -86,10 +86,11 @@ def ladder_block() -> str:
     windows = ", ".join(_windows(ladder) for _, ladder in ladders)
     dates = sorted({record["environment"]["date"][:10] for record in (trained, large)})
     note = (
-        "Seconds of whole processes from file to label map, and how many times faster than (a). (a) and (b) run "
-        "the network once per structure. 12/64 is feature size 12 and windows of 64 voxels with the weights of "
-        "the demo bundle; 48/96 is the published size with seeded weights, which serve for time only. Agreement "
-        f"is that of {_structures(every)} at 12/64. Windows per column: {windows}. {_sharing(every)}"
+        "Seconds of whole processes from file to label map, and how many times faster than (a). (a) and (b) "
+        "run the network once per structure. 12/64 is feature size 12 and windows of 64 voxels with the "
+        "weights of the demo bundle; 48/96 is the published size with seeded weights, which serve for time "
+        f"only. Agreement is that of {_structures(every)} at 12/64. Windows per column: {windows}. "
+        f"{_sharing(every)}"
         f"{' and '.join(dates)}, {hardware_text(large)}. "
         f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "
         "All numbers are in docs/performance.md."

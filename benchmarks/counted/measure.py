@@ -1,7 +1,7 @@
 """Count the work of a run: windows, operators, multiplications, memory and instructions.
 
-Unlike times, these numbers do not vary between runs, so an increase over the last record is a regression. They
-are equal on all machines, except for instructions, which depend on the builds of Python and numpy.
+Unlike times, these numbers do not vary between runs, so an increase over the last record is a regression.
+They are equal on all machines, except for instructions, which depend on the builds of Python and numpy.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ TOLERANCES = {
     "allocated": 0.03,
     "instructions": 0.05,
 }
-"""Tolerated increase of each kind, as a share of the record. The number of operators varies with the version of
-the exporter, and allocated bytes include objects of the interpreter."""
+"""Tolerated increase of each kind, as a share of the record. The number of operators varies with the version
+of the exporter, and allocated bytes include objects of the interpreter."""
 
 Verdict = Literal["worse", "better", "new", "gone"]
 

@@ -123,7 +123,7 @@ class Budget:
         return self._until[section] - self._clock()
 
     def left_to_end(self, section: str) -> float:
-        """Return the seconds after which a row is cut off, which is `GRACE` beyond the time of its section."""
+        """Return the seconds after which a row is cut off: `GRACE` beyond the time of its section."""
         return max(0.0, min(self.left(section) + GRACE * self._seconds, self.left_in_all()))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from benchmarks.gpu_parts.packages import found
 from benchmarks.gpu_parts.rig import Rig
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from benchmarks.tiling import tiled
-from gcis_runtime.sliding.plan import WindowPlan, axis_starts, plan_windows, window_weights
-from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
+from gcis_runtime.sliding.plan import axis_starts
+from gcis_runtime.spec import PreprocessSpec
 
 _LOW, _HIGH = PreprocessSpec().intensity_window
 _OVERLAP = 0.5
@@ -31,11 +32,12 @@ def rows(context: Context) -> Iterator[Row]:
     """Return the rows of the section."""
     half = "fp16" if context.rig.cuda else "bf16"
     cut = functools.partial
-    yield f"whole/one pathway, PyTorch autocast {half}", cut(_pytorch, context, "static", half, 4)
+    yield f"whole/one pathway, PyTorch autocast {half}", cut(_on_grid, context, "static", half, 4)
     if not context.rig.tiny:
-        yield "whole/one pathway, PyTorch fp32", cut(_pytorch, context, "static", "fp32", 4)
-    yield "whole/published, all pathways, PyTorch fp32", cut(_pytorch, context, "published", "fp32", 1)
-    yield "whole/published, all pathways, MONAI sliding window, PyTorch's defaults", cut(_monai, context)
+        yield "whole/one pathway, PyTorch fp32", cut(_on_grid, context, "static", "fp32", 4)
+    yield "whole/published, all pathways, PyTorch fp32", cut(_on_grid, context, "published", "fp32", 1)
+    defaults = cut(_on_grid, context, "published", "default", 1)
+    yield "whole/published, all pathways, PyTorch's defaults", defaults
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):
             yield f"whole/gcis-run, {Path(bundle).name}, {engine}", cut(_runtime, context, bundle, engine)
@@ -61,62 +63,27 @@ def _network(context: Context, way: str) -> nn.Module:
     return made.to(context.rig.device)
 
 
-def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
-    """Return windows and weights on the network's grid; toy windows are smaller than `WindowSpec` allows."""
-    roi = context.sizes.windows[0]
-    if not context.rig.tiny:
-        spec = WindowSpec(patch_size=roi, overlap=_OVERLAP)
-        return plan_windows(context.sizes.grid, spec), window_weights(spec)
-    starts = [axis_starts(n, r, _OVERLAP) for n, r in zip(context.sizes.grid, roi, strict=True)]
-    places = tuple((x, y, z) for x in starts[0] for y in starts[1] for z in starts[2])
-    grid = context.sizes.grid
-    plan = WindowPlan(shape=grid, before=(0, 0, 0), padded=grid, patch_size=roi, axis=2, starts=places)
-    return plan, np.ones(roi, np.float32)
+def _on_grid(context: Context, way: str, precision: str, batch: int) -> Result:
+    """Measure MONAI's sliding window on the device, from HU to labels on the host, on the network's grid."""
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (after the wheelhouse)
 
-
-Inference = Callable[[nn.Module, Tensor, WindowPlan], Tensor]
-"""The network over the windows of an image (X, Y, Z); returns blended outputs (C, X, Y, Z)."""
-
-
-def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
-    """Run windows and blending on the device, `batch` windows at a time."""
-    _, weights = _plan(context)
-    batch = 1 if context.rig.tiny else batch
-
-    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
-        return _blend(net, image, plan, torch.from_numpy(weights).to(image.device), batch)
-
-    return _on_grid(context, way, precision, infer, batch=batch)
-
-
-def _monai(context: Context) -> Result:
-    """Run the sliding window of the published pipeline with all pathways on the device."""
-    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
-
-    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
-        logits: Tensor = sliding_window_inference(
-            image[None, None], plan.patch_size, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
-        )
-        return logits[0]
-
-    return _on_grid(context, "published", "default", infer, batch=1)
-
-
-def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, batch: int) -> Result:
-    """Measure from HU to labels, both on the host and on the network's grid."""
-    rig, (plan, _) = context.rig, _plan(context)
+    rig, roi = context.rig, context.sizes.windows[0]
+    batch = 1 if rig.tiny else batch
     hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
     net = _network(context, way)
     try:
         with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
-                net(rig.inputs((batch, 1, *plan.patch_size))[0])  # libraries load and select kernels
+                net(rig.inputs((batch, 1, *roi))[0])  # libraries load and select kernels
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
             stages, started = _Stages(rig), time.perf_counter()
             image = _scaled(hu, rig)
             stages.done("to the device")
-            labels = _labels(infer(net, image, plan))
+            outputs: Tensor = sliding_window_inference(
+                image[None, None], roi, batch, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
+            )
+            labels = _labels(outputs[0])
             stages.done("network and blend")
             host = labels.to(torch.uint8).cpu().numpy()
             stages.done("labels to the host")
@@ -127,7 +94,9 @@ def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, ba
     return {
         "seconds": round(seconds, 4),
         "stages": stages.seconds,
-        "windows": len(plan.starts),
+        "windows": math.prod(
+            len(axis_starts(n, r, _OVERLAP)) for n, r in zip(context.sizes.grid, roi, strict=True)
+        ),
         "labelled_share": float(np.mean(host > 0)),
         **rig.memory(),
         "note": "on the network's grid in memory, without files and resampling; weights are random",
@@ -142,29 +111,6 @@ def _scaled(hu: NDArray[np.int16], rig: Rig) -> Tensor:
 def _labels(outputs: Tensor) -> Tensor:
     """Return the foreground of one structure from one logit, or from two class scores."""
     return outputs[0] > 0 if len(outputs) == 1 else outputs[1] > outputs[0]
-
-
-def _blend(
-    net: Callable[[Tensor], Tensor], image: Tensor, plan: WindowPlan, weights: Tensor, batch: int
-) -> Tensor:
-    """Return blended outputs (C, X, Y, Z) in float32."""
-    total: Tensor | None = None
-    norm = torch.zeros_like(image)
-    for first in range(0, len(plan.starts), batch):
-        boxes = [_box(start, plan.patch_size) for start in plan.starts[first : first + batch]]
-        answers = net(torch.stack([image[box] for box in boxes])[:, None])
-        if total is None:
-            total = torch.zeros((answers.shape[1], *image.shape), device=image.device)
-        for box, answer in zip(boxes, answers, strict=True):
-            total[(slice(None), *box)] += answer.float() * weights
-            norm[box] += weights
-    if total is None:
-        raise ValueError("no window")
-    return total.div_(norm)
-
-
-def _box(start: Shape3, roi: Shape3) -> tuple[slice, ...]:
-    return tuple(slice(s, s + r) for s, r in zip(start, roi, strict=True))
 
 
 def _runtime(context: Context, name: str, engine: str) -> Result:

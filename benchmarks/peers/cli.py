@@ -47,7 +47,7 @@ def peers(
 ) -> None:
     """Compare time and memory with SwinUNETR and nnU-Net, with random weights, so without accuracy.
 
-    Peers that are not installed are listed. For nnU-Net, run pip install nnunetv2 in an environment of its own.
+    Peers that are not installed are listed. nnU-Net: pip install nnunetv2, in a separate environment.
     """
     from benchmarks.peers.measure import compare
 

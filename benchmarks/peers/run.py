@@ -1,7 +1,7 @@
 """Run one peer in a process of its own, from an image in memory to its labels.
 
-`python -m benchmarks.peers.run` reads a `Task` as JSON from stdin and prints the measurements as JSON. Weights
-are random with a fixed seed: time and memory do not depend on them, and labels are meaningless.
+`python -m benchmarks.peers.run` reads a `Task` as JSON from stdin and prints the measurements as JSON.
+Weights are random with a fixed seed: time and memory do not depend on them, and labels are meaningless.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _parameters(net: Any) -> int:
 
 
 def _parameters_of_file(path: Any) -> int:
-    """Return the size of a graph's file in float32 values, which is its number of weights within a percent."""
+    """Return the size of a graph's file in float32 values: its number of weights within a percent."""
     return int(path.stat().st_size) // 4
 
 

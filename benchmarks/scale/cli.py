@@ -59,8 +59,8 @@ def scale(
 ) -> None:
     """Measure cost against volume, overlap, prompts, threads, images and processes, and plan a cohort.
 
-    Writes a JSON record and a picture, in about eight minutes on two cores. The plan needs the axes volume and
-    workers.
+    Writes a JSON record and a picture, in about eight minutes on two cores. The plan needs the axes volume
+    and workers.
     """
     from benchmarks.scale.measure import AXES_OF_A_PLAN, Setting, measure
     from benchmarks.scale.plan import default_plan, quick_plan

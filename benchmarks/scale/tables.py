@@ -83,8 +83,8 @@ def peers_table() -> str:
     sizes = "; ".join(f"{_shape(r)} voxels, {r['windows']} windows of {r['roi']}" for r in records)
     note = (
         f"Random weights: time and memory only, no accuracy. {sizes}, overlap {records[0]['overlap']:g}, one "
-        f"structure, {records[0]['threads']} threads, {_when(records[-1])}. nnU-Net places windows by its own "
-        "rule. Repeat with `python -m benchmarks peers --rounds 1`, the larger one with "
+        f"structure, {records[0]['threads']} threads, {_when(records[-1])}. nnU-Net places windows by its "
+        "own rule. Repeat with `python -m benchmarks peers --rounds 1`, the larger one with "
         "`--feature-size 48 --roi 96 --shape 96 96 144`."
     )
     return "\n".join([*lines, "", note])

@@ -31,10 +31,10 @@ OnStep = Callable[[str], None]
 REFERENCE = "onnx fp32"
 """Engine whose labels the others are compared with unless another reference is given."""
 _NOTE = (
-    "Stages are those of gcis-run, median and 90th percentile over all timed runs; engines take turns, each in "
-    "a process of its own. start: from launch to an open engine; first result: from launch to the first label "
-    "map. GFLOP/s counts two operations per multiplication in the convolutions and matrix products of the "
-    "float32 graph. Labels are compared on the grid of the file with {reference}."
+    "Stages are those of gcis-run, median and 90th percentile over all timed runs; engines take turns, each "
+    "in a process of its own. start: from launch to an open engine; first result: from launch to the first "
+    "label map. GFLOP/s counts two operations per multiplication in the convolutions and matrix products of "
+    "the float32 graph. Labels are compared on the grid of the file with {reference}."
 )
 
 
@@ -132,7 +132,7 @@ def measure(
 
 
 def candidates(bundles: Sequence[Bundle]) -> list[Candidate]:
-    """Return every engine and precision with a graph in the bundles, each from the first bundle that has it."""
+    """Return every engine and precision with a graph, each from the first bundle that has it."""
     found: dict[tuple[str, str, str], Candidate] = {}
     on_gpu = bool(probe_driver().gpus)
     for bundle in bundles:

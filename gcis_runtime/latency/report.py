@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STAGES_SVG, ACCURACY_SVG, PAGE, TABLES = "stages.svg", "accuracy.svg", "index.html", "latency.md"
 EXACT, CLOSE = (0.9999, 0.995), (0.995, 0.99)
-"""Least share of equal labels and least Dice: rounding differences only, and the limit for lower precision."""
+"""Least share of equal labels and least Dice: rounding differences only; limit for lower precision."""
 
 
 def check_renderer() -> None:
