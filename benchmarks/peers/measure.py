@@ -77,20 +77,16 @@ def compare(
     if not bundle.exists():
         on_step("exporting the gCIS bundle")
         write_wide_bundle(bundle, prompts=1, feature_size=feature_size, roi=roi)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in peers if name not in missing}
-    for _ in range(rounds):
-        for name, runs in found.items():
-            task = Task(
-                peer=name,
-                image=str(image),
-                bundle=str(bundle),
-                feature_size=feature_size,
-                roi=roi,
-                overlap=overlap,
-                threads=usable_cpus(),
-            )
-            runs.append(_process(task))
-            on_step(f"{name}: {runs[-1]}")
+    task = Task(
+        peer="",
+        image=str(image),
+        bundle=str(bundle),
+        feature_size=feature_size,
+        roi=roi,
+        overlap=overlap,
+        threads=usable_cpus(),
+    )
+    found = _in_turns([name for name in peers if name not in missing], task, rounds, on_step)
     return {
         "what": f"peers-{feature_size}-{roi}",
         "environment": where,
@@ -106,6 +102,18 @@ def compare(
         "load_average": os.getloadavg()[0],
         "rows": _rows(found, missing),
     }
+
+
+def _in_turns(
+    peers: Sequence[str], task: Task, rounds: int, on_step: OnStep
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the peers in turns and return the measurements of each."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, runs in found.items():
+            runs.append(_process(msgspec.structs.replace(task, peer=name)))
+            on_step(f"{name}: {runs[-1]}")
+    return found
 
 
 def _rows(found: dict[str, list[dict[str, Any]]], missing: dict[str, list[str]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a record says of its machine is read there, and what it does not say is said to be missing."""
+"""The environment of a record: values of the machine, and None where the system reports none."""
 
 from __future__ import annotations
 
