@@ -1,1 +1,1 @@
-"""Benchmarks: dated records of time, memory and accuracy."""
+"""Benchmarks that write dated records of time, memory, size and accuracy; run from a checkout."""

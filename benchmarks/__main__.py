@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: dated records of time, memory and accuracy."""
+"""Entry point of `python -m benchmarks`."""
 
 from __future__ import annotations
 

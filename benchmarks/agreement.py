@@ -1,4 +1,4 @@
-"""Agreement: labels of the lean runtime against PyTorch with MONAI, same checkpoint, voxel for voxel."""
+"""Compare the labels of the runtime with those of PyTorch and MONAI, voxel by voxel, for one checkpoint."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from benchmarks.environment import environment
 from gcis_export.export import export
 from gcis_export.options import ExportRequest
 from gcis_runtime import Segmenter, Volume, read_volume
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.images.nifti import write_volume
+from gcis_runtime.latency.environment import environment
 from gcis_runtime.sliding.labeller import Restore
 from gcis_train.evaluation.evaluate import static_network
 from gcis_train.evaluation.reference import reference_labels
@@ -27,10 +27,10 @@ from gcis_train.nets.network import StaticGcisNet
 from gcis_train.weights import checkpoint as checkpoints
 
 WANTED = 0.9999
-"""Share of voxels that must be equal in float32."""
+"""Least share of equal voxels in float32."""
 
 Compare = Callable[[Path], list[dict[str, Any]]]
-"""CT file to one row of the record for each way back to the file's grid and each engine."""
+"""Maps a CT file to one row of the record per interpolation of labels and engine."""
 
 
 def _flipped(volume: Volume) -> Volume:
@@ -67,7 +67,7 @@ VARIANTS: dict[str, Callable[[Volume], Volume]] = {
     "thick slices": _thick_slices,
     "gantry tilt": _gantry_tilt,
 }
-"""The same voxels stored or lying otherwise: what a runtime can get wrong between file and network."""
+"""Changes of memory order, orientation and slice distance, which a runtime may handle wrongly."""
 
 
 def compare(
@@ -84,15 +84,15 @@ def compare(
     Args:
         checkpoint: Checkpoint or run folder with a prompt table.
         images: CT files.
-        phantoms: Seeds of phantoms (3 mm).
-        engines: Engines to run, in float32.
-        variants: Whether each phantom and the first image are also run in every variant.
-        folder: For the bundle and the variants' files.
+        phantoms: Seeds of phantoms with voxels of 3 mm.
+        engines: Engines to run in float32.
+        variants: Also compare every variant of each phantom and of the first image.
+        folder: Folder of the bundle and of the variants.
 
     Returns:
-        The record, ready for JSON.
+        Record, ready for JSON.
     """
-    where = environment()  # the commit of the code that is loaded now
+    where = environment()  # before the work: the commit of the loaded code
     found = checkpoints.load(checkpoint)
     request = ExportRequest(checkpoint=checkpoint, engines=tuple(engines), output=folder / "agreement.gcis")
     made = export(request)
@@ -115,11 +115,11 @@ def compare(
 
 @contextlib.contextmanager
 def comparison(net: StaticGcisNet, bundle: Path, *, engines: Sequence[str]) -> Iterator[Compare]:
-    """Open a bundle in every engine in float32; yields the comparison of one file's labels.
+    """Open a bundle in every engine in float32, and yield a function that compares the labels of a file.
 
     Args:
-        net: The network that `bundle` was exported from, prompts in the same order.
-        bundle: The bundle.
+        net: Network from which the bundle was exported, with prompts in the same order.
+        bundle: Folder of the bundle.
         engines: Engines to run.
     """
     with contextlib.ExitStack() as stack:
@@ -130,12 +130,12 @@ def comparison(net: StaticGcisNet, bundle: Path, *, engines: Sequence[str]) -> I
         values = np.array([0, *(label.value for label in manifest.labels)])
 
         def compare_file(path: Path) -> list[dict[str, Any]]:
-            volume, remembered = read_volume(path), _remembering(net)
+            volume, cached = read_volume(path), _cached(net)
             rows = []
             for restore in get_args(Restore):
                 channels = reference_labels(
                     path,
-                    remembered,
+                    cached,
                     preprocess=manifest.preprocess,
                     window=manifest.window,
                     restore=restore,
@@ -149,22 +149,22 @@ def comparison(net: StaticGcisNet, bundle: Path, *, engines: Sequence[str]) -> I
         yield compare_file
 
 
-def _remembering(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return the network with its answers kept: the ways back differ only after it, and it is what costs."""
-    answers: dict[bytes, Tensor] = {}
+def _cached(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the network with a cache of its outputs, since interpolations of one file share all windows."""
+    outputs: dict[bytes, Tensor] = {}
 
-    def answer(window: Tensor) -> Tensor:
+    def predict(window: Tensor) -> Tensor:
         key = hashlib.sha256(window.numpy().tobytes()).digest()
-        if key not in answers:
-            answers[key] = net(window)
-        return answers[key].clone()  # MONAI weights answers in place
+        if key not in outputs:
+            outputs[key] = net(window)
+        return outputs[key].clone()  # MONAI multiplies the output by weights in place
 
-    return answer
+    return predict
 
 
 def _row(volume: Volume, labels: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, Any]:
     unequal = int(np.count_nonzero(labels != expected))
-    claimed = int(np.count_nonzero((labels > 0) | (expected > 0)))
+    labelled = int(np.count_nonzero((labels > 0) | (expected > 0)))
     return {
         "shape": list(volume.shape),
         "spacing_mm": [round(s, 3) for s in volume.spacing],
@@ -172,8 +172,8 @@ def _row(volume: Volume, labels: npt.NDArray[Any], expected: npt.NDArray[Any]) -
         "voxels": labels.size,
         "unequal": unequal,
         "equal": 1 - unequal / labels.size,
-        "labelled_voxels": claimed,
-        "equal_of_labelled": 1 - unequal / claimed if claimed else None,
+        "labelled_voxels": labelled,
+        "equal_of_labelled": 1 - unequal / labelled if labelled else None,
         "structures": int(np.count_nonzero(np.unique(expected))),
     }
 
@@ -181,7 +181,7 @@ def _row(volume: Volume, labels: npt.NDArray[Any], expected: npt.NDArray[Any]) -
 def _inputs(
     images: Sequence[Path], phantoms: Sequence[int], variants: bool, folder: Path
 ) -> Iterator[tuple[str, str, Path]]:
-    """Yield name, variant and file of everything that is compared."""
+    """Yield name, variant and file of each comparison."""
     bases: list[tuple[str, Volume]] = []
     for image in images:
         yield image.name, "as stored", image

@@ -1,19 +1,19 @@
-"""Everything worth knowing when a GPU is at hand, in one script and ten minutes.
+"""Measure parity, latency, end-to-end time and training on a GPU, in ten minutes.
 
     python benchmarks/gpu.py                      on the GPU, from the root of a checkout
-    python benchmarks/gpu.py --device cpu --tiny  toy sizes: that it works
-    python benchmarks/gpu.py --prepare graphs/    elsewhere: write the graphs that --graphs brings along
+    python benchmarks/gpu.py --device cpu --tiny  toy sizes, to test the script
+    python benchmarks/gpu.py --wheelhouse wheels  import packages from a folder of wheels
+    python benchmarks/gpu.py --prepare graphs/    on another machine: write graphs for --graphs
 
-Needs PyTorch and numpy; uses ONNX Runtime, TensorRT, MONAI, nibabel and the others where they are, and says
-what is missing. Sections: parity, ladder (latency of a window), whole (end to end), training. A row that was
-measured is kept in the state folder and in the record at once: run it again, and it goes on where it stopped.
-When the time is over it ends, in the middle of a row too, and names what is left. Ends with a short table.
+Sections: parity, ladder (latency per window), whole (end to end), training. Missing packages are listed with
+the command that downloads their wheels. Each row is written to the state folder and to the record as soon as
+it is measured, and a second run continues after the last row. When the time budget is used up, the script
+ends, also within a row, and lists the remaining rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import time
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file
 
-from benchmarks.gpu_parts import standins
+from benchmarks.gpu_parts import packages
 from benchmarks.gpu_parts.report import Report, short
 from benchmarks.gpu_parts.state import Budget, HardEnd, NotHereError, Result, Row, State
 
@@ -32,44 +32,52 @@ if TYPE_CHECKING:
     from benchmarks.gpu_parts.context import Context
 
 SHARES = {"parity": 0.15, "ladder": 0.45, "whole": 0.2, "training": 0.2}
-"""Sections in order of worth, and their share of the time."""
+"""Sections in order of priority, and their share of the time budget."""
 
 AGAIN = 75
-"""Exit code of a process that ended in the middle of a row, with time left for others."""
+"""Exit code of a process that ended within a row while other rows still have time."""
 START = 30
-"""Seconds that must be left for another process to be worth its start."""
+"""Least number of seconds left for which another process is started."""
 RESULTS = Path(__file__).resolve().parent / "results"
-Say = Callable[[str], None]
+OnRow = Callable[[str], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is wanted; returns the exit code.
+    """Measure the selected sections.
 
-    0; 1 where parity does not hold; 2 where nothing can run. When a section's time is over in the middle of a
-    row the process ends with 75, and another one goes on behind the row: see `supervise`.
+    Returns:
+        Exit code: 0; 1 if parity fails; 2 if nothing can run; 75 if the process ended within a row because
+        the time of its section was over, in which case `supervise` starts another process.
     """
     options = _options(arguments)
     started = time.monotonic() if options.began is None else options.began
-    problem = _problem(options)
-    if problem is not None:
-        sys.stderr.write(f"gpu.py: {problem}\n")
-        return 2
-    missing = standins.missing()
-    made = standins.install()
-    for name, purpose in missing.items():
-        _say(f"missing: {name}, for {purpose}")
     try:
-        state = State(options.state.resolve(), _settings(options, made))
+        if options.wheelhouse is not None:
+            packages.add_wheelhouse(options.wheelhouse)
+    except OSError as error:
+        return _fail(f"--wheelhouse: {error}; give the folder of pip download -d")
+    problem = packages.missing_text() or _gpu_problem(options)
+    if problem is not None:
+        return _fail(problem)
+    missing = packages.missing()
+    for name, purpose in missing.items():
+        _log(f"missing: {name}, for {purpose}")
+    if missing:
+        _log(f"for these rows, bring wheels: {packages.download_command(list(missing))}")
+    try:
+        state = State(options.state.resolve(), _settings(options))
     except ValueError as error:
-        sys.stderr.write(f"gpu.py: {error}; give another --state, or remove it\n")
-        return 2
+        return _fail(f"{error}; give another --state, or remove it")
     context = _context(options, state.folder)
     if options.prepare is not None:
-        return _prepare(context, options)
+        from benchmarks.gpu_parts.prepare import prepare  # noqa: PLC0415 (needs torch)
+
+        prepare(context, options.prepare, on_file=_log)
+        return 0
     sections = _sections(context, options.only)
     folder = options.out or (state.folder if options.tiny else RESULTS)
     names = [name for rows in sections.values() for name, _ in rows()]
-    report = Report(folder, state, names, _facts(options, missing=missing, standins_made=made))
+    report = Report(folder, state, names, _facts(options, missing))
     budget = Budget(options.budget, {name: SHARES[name] for name in sections}, started=started)
 
     def cut() -> int:
@@ -78,21 +86,21 @@ def main(arguments: list[str] | None = None) -> int:
             return AGAIN
         return _finish(report)
 
-    run_sections(sections, state, budget, say=_say, after=report.write, cut=cut)
+    run_sections(sections, state, budget, on_row=_log, after=report.write, cut=cut)
     return _finish(report)
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the command line says; returns the exit code. What `supervise` began begins no other."""
+    """Run the command line and return the exit code; a process that `supervise` started starts no other."""
     options = _options(arguments)
     alone = options.began is not None or options.prepare is not None
     return main(arguments) if alone else supervise(arguments)
 
 
 def supervise(arguments: list[str]) -> int:
-    """Run `main` in a process of its own, and in another when a row took that with it; returns the exit code.
+    """Run `main` in a process of its own, and in a new process after a row ended it; return the exit code.
 
-    What a driver or a compiler did to one process, such as an error that stays on the GPU, the next has not.
+    A new process does not inherit the errors that a driver or a compiler may leave in the old one.
     """
     options = _options(arguments)
     began, folder = time.monotonic(), options.state.resolve()
@@ -103,20 +111,18 @@ def supervise(arguments: list[str]) -> int:
         if 0 <= code <= 2:
             return code
         if State.begun(folder) == rows or time.monotonic() - began > options.budget - START:
-            sys.stderr.write(
-                f"gpu.py: the process ended with {code}; run it again to go on behind that row\n"
-            )
+            _fail(f"the process ended with {code}; run the script again to continue after that row")
             return 1
-        _say("a row took the process with it: going on behind it")
+        _log("a row ended the process: continuing after that row")
 
 
 def _finish(report: Report) -> int:
-    """Say what was measured, and write it; returns the exit code."""
+    """Print the results and write the record; return the exit code."""
     for line in report.lines():
-        _say(line)
-    _say(f"record: {report.write()}")
+        _log(line)
+    _log(f"record: {report.write()}")
     if report.wrong:
-        sys.stderr.write(f"gpu.py: parity does not hold: {'; '.join(report.wrong)}\n")
+        _fail(f"parity fails: {'; '.join(report.wrong)}")
     return 1 if report.wrong else 0
 
 
@@ -125,22 +131,22 @@ def run_sections(
     state: State,
     budget: Budget,
     *,
-    say: Say,
+    on_row: OnRow,
     after: Callable[[], object] = lambda: None,
     cut: Callable[[], int] = lambda: AGAIN,
 ) -> list[str]:
-    """Measure every row that the state lacks while there is time.
+    """Measure every row without a result in the state while there is time.
 
     Args:
         sections: Rows of each section.
-        state: Keeps results.
-        budget: Until when each section may begin a row.
-        say: Told of each row.
+        state: Stores the results.
+        budget: End of the time in which each section may start a row.
+        on_row: Called with a line of text per row.
         after: Called after each row.
-        cut: Called before the process ends when a row goes far beyond its section's time; returns the code.
+        cut: Called before the process ends because a row exceeded the time of its section; returns the code.
 
     Returns:
-        Names of the rows that there was no time for.
+        Names of the rows that were not started.
     """
     dropped = []
     for section, rows in sections.items():
@@ -154,13 +160,13 @@ def run_sections(
             with HardEnd(budget.left_to_end(section), cut):
                 result = _measured(measure)
             state.put(name, result)
-            say(f"{name}: {short(result)}")
+            on_row(f"{name}: {short(result)}")
             after()
     return dropped
 
 
 def _measured(measure: Callable[[], Result]) -> Result:
-    """Measure a row; what it cannot have or what goes wrong is a result too, and the next row's turn."""
+    """Measure a row; a missing package or an error is a result too, and the next row follows."""
     try:
         return measure()
     except NotHereError as error:
@@ -181,41 +187,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpu.py", description=(__doc__ or "").split("\n", 1)[0], allow_abbrev=False
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where [cuda]")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes: that it works, not what it costs")
-    parser.add_argument("--budget", type=float, default=600, help="seconds of the whole run [600]")
-    parser.add_argument("--only", action="append", choices=tuple(SHARES), help="only this section; repeat")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device [cuda]")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to test the script")
+    parser.add_argument("--budget", type=float, default=600, help="seconds for the whole run [600]")
     parser.add_argument(
-        "--state", type=Path, default=Path("runs/gpu"), help="folder to go on from [runs/gpu]"
+        "--only", action="append", choices=tuple(SHARES), help="only this section; repeat for more"
     )
-    parser.add_argument("--graphs", type=Path, help="folder with graphs of --prepare")
-    parser.add_argument("--prepare", type=Path, help="write the graphs of parity and batch 1 here, and end")
-    parser.add_argument("--bundle", action="append", default=[], help="also this bundle end to end; repeat")
+    parser.add_argument(
+        "--state", type=Path, default=Path("runs/gpu"), help="folder of the results so far [runs/gpu]"
+    )
+    parser.add_argument("--graphs", type=Path, help="folder of graphs that --prepare wrote")
+    parser.add_argument("--prepare", type=Path, help="only write the graphs of parity and batch 1")
+    parser.add_argument(
+        "--bundle", action="append", default=[], help="also measure this bundle end to end; repeat"
+    )
+    parser.add_argument("--wheelhouse", type=Path, help="folder of wheels to import packages from")
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)  # by the monotonic clock
     parser.add_argument("-o", "--out", type=Path, help="folder of the record [benchmarks/results]")
     return parser
 
 
-def _problem(options: argparse.Namespace) -> str | None:
-    """Return why nothing can run."""
-    lacking = [name for name in ("numpy", "torch") if importlib.util.find_spec(name) is None]
-    if lacking:
-        return f"needs {' and '.join(lacking)}"
+def _gpu_problem(options: argparse.Namespace) -> str | None:
+    """Return why no GPU can be used; None if one can, or if none is needed."""
     if options.device == "cpu" or options.prepare is not None:
         return None
-    import torch  # noqa: PLC0415 (known to be there now)
+    import torch  # noqa: PLC0415 (after the wheelhouse)
 
     if torch.cuda.is_available():
         return None
-    from gcis_runtime.engines.gpu.probe import probe_driver  # noqa: PLC0415 (with the rest of the runtime)
+    from gcis_runtime.engines.gpu.probe import probe_driver  # noqa: PLC0415 (after the wheelhouse)
 
     why = probe_driver().problem or f"PyTorch {torch.__version__} cannot use the GPU that the driver shows"
-    return f"no NVIDIA GPU can be used: {why}; --device cpu --tiny tries the script without one"
+    return f"no NVIDIA GPU can be used: {why}; --device cpu --tiny tests the script without one"
 
 
-def _settings(options: argparse.Namespace, made: list[str]) -> dict[str, Any]:
-    """Return what results depend on."""
-    import torch  # noqa: PLC0415 (known to be there)
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that results depend on."""
+    import torch  # noqa: PLC0415 (after the wheelhouse)
 
     gpu = torch.cuda.get_device_name() if options.device == "cuda" and torch.cuda.is_available() else None
     return {
@@ -223,12 +231,11 @@ def _settings(options: argparse.Namespace, made: list[str]) -> dict[str, Any]:
         "gpu": gpu,
         "tiny": options.tiny,
         "torch": torch.__version__,
-        "standins": made,
     }
 
 
 def _context(options: argparse.Namespace, folder: Path) -> Context:
-    from benchmarks.gpu_parts.context import FULL, TINY, Context  # noqa: PLC0415 (needs torch, stand-ins)
+    from benchmarks.gpu_parts.context import FULL, TINY, Context  # noqa: PLC0415 (needs torch)
     from benchmarks.gpu_parts.networks import Graphs  # noqa: PLC0415
     from benchmarks.gpu_parts.rig import Rig  # noqa: PLC0415
 
@@ -243,7 +250,7 @@ def _context(options: argparse.Namespace, folder: Path) -> Context:
 
 
 def _sections(context: Context, only: list[str] | None) -> dict[str, Callable[[], Iterator[Row]]]:
-    from benchmarks.gpu_parts import ladder, parity, training, whole  # noqa: PLC0415 (need torch, stand-ins)
+    from benchmarks.gpu_parts import ladder, parity, training, whole  # noqa: PLC0415 (need torch)
 
     every = {"parity": parity, "ladder": ladder, "whole": whole, "training": training}
     return {
@@ -253,32 +260,8 @@ def _sections(context: Context, only: list[str] | None) -> dict[str, Callable[[]
     }
 
 
-def _prepare(context: Context, options: argparse.Namespace) -> int:
-    """Write the graphs that a machine without onnx and onnxscript can be given."""
-    from benchmarks.gpu_parts.context import text  # noqa: PLC0415 (needs torch, stand-ins)
-    from benchmarks.gpu_parts.networks import Conformance, routed, static  # noqa: PLC0415
-
-    for case in ("small",) if options.tiny else ("small", "two_pathways"):
-        prompts = 1 if options.tiny else None
-        net = Conformance(case, prompts=prompts).static
-        for precision in ("fp32", "fp16", "bf16"):
-            name = f"parity-{case}{'-1' if options.tiny else ''}-{precision}"
-            context.graphs.get(name, net.cpu, (64, 64, 64), 1, precision)
-            _say(f"{options.prepare / name}.onnx")
-    sizes = context.sizes
-    seeded = static(*routed(sizes.feature_size, pathways=sizes.pathways))
-    for roi in sizes.windows:
-        for precision in ("fp16", "fp32"):
-            name = f"ladder-{sizes.feature_size}-{text(roi)}-b1-{precision}"
-            context.graphs.get(name, seeded.cpu, roi, 1, precision)
-            _say(f"{options.prepare / name}.onnx")
-    return 0
-
-
-def _facts(
-    options: argparse.Namespace, *, missing: dict[str, str], standins_made: list[str]
-) -> dict[str, Any]:
-    from benchmarks.environment import environment  # noqa: PLC0415 (after the stand-ins)
+def _facts(options: argparse.Namespace, missing: dict[str, str]) -> dict[str, Any]:
+    from gcis_runtime.latency.environment import environment  # noqa: PLC0415 (after the wheelhouse)
 
     return {
         "what": "gpu-tiny" if options.tiny else "gpu",
@@ -286,11 +269,16 @@ def _facts(
         "device": options.device,
         "budget_seconds": options.budget,
         "missing": missing,
-        "standins": standins_made,
     }
 
 
-def _say(line: str) -> None:
+def _fail(message: str) -> int:
+    """Print an error and return exit code 2."""
+    sys.stderr.write(f"gpu.py: {message}\n")
+    return 2
+
+
+def _log(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

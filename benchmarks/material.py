@@ -1,4 +1,4 @@
-"""What the comparisons run on: a network as a bundle with an int8 graph, and a tiled phantom."""
+"""Write the inputs of comparisons: a network as a bundle with an int8 graph, and a tiled phantom."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from gcis_train.nets.network import StaticGcisNet
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A static network with all that a pipeline around it needs.
+    """Static network with its prompts, preprocessing and windows.
 
     Attributes:
-        net: One pathway a prompt.
-        prompts: The prompts.
-        preprocess: What the network reads.
-        window: How windows lie.
+        net: Static network with one pathway per prompt.
+        prompts: Prompts, in the order of the output channels.
+        preprocess: Preprocessing.
+        window: Size and overlap of windows.
     """
 
     net: StaticGcisNet
@@ -44,16 +44,15 @@ class Network:
 def write_bundle(network: Network, folder: Path, *, calibration: int) -> onnx.ModelProto:
     """Write a network as a bundle with a float32 and an int8 graph, without the parity gate.
 
-    `gcis-export` would compare windows and refuse what is too far off; here whole volumes are compared, and
-    the comparison is the result.
+    The parity gate of `gcis-export` refuses graphs that differ too much; benchmarks report the difference.
 
     Args:
-        network: The network.
-        folder: The bundle's folder.
-        calibration: Windows of each of two phantoms that INT8 takes its ranges from; 0: float32 alone.
+        network: Network to write.
+        folder: Folder of the bundle.
+        calibration: Windows of each of two phantoms that calibrate INT8; 0 writes only the float32 graph.
 
     Returns:
-        The float32 graph.
+        Float32 graph.
     """
     model = to_onnx(ExportNet(network.net, network.window.patch_size))
     with staged(folder) as temporary:
@@ -98,13 +97,13 @@ def write_bundle(network: Network, folder: Path, *, calibration: int) -> onnx.Mo
 
 
 def write_tiled_phantom(path: Path, network: Network, windows: Shape3, *, seed: int) -> None:
-    """Write a CT on the network's own grid that takes a given number of windows, tiled from a phantom.
+    """Write a CT on the network's grid with a given number of windows, tiled from a phantom.
 
     Args:
-        path: NIfTI file.
-        network: Says spacing, window and overlap.
-        windows: Windows along X, Y, Z.
-        seed: Of the phantom.
+        path: NIfTI file to write.
+        network: Network that determines voxel size, window and overlap.
+        windows: Number of windows along X, Y, Z.
+        seed: Seed of the phantom.
     """
     spacing = network.preprocess.spacing or (1.0, 1.0, 1.0)
     phantom = make_phantom(seed, spacing=spacing)
@@ -115,7 +114,7 @@ def write_tiled_phantom(path: Path, network: Network, windows: Shape3, *, seed: 
 
 
 def _middle(array: npt.NDArray[np.int16], shape: list[int]) -> npt.NDArray[np.int16]:
-    """Return the middle of an array that is repeated along axes that are too short."""
+    """Return the centre of an array, which is repeated along axes that are too short."""
     tiles = [-(-wanted // have) for wanted, have in zip(shape, array.shape, strict=True)]
     tiled = np.tile(array, tiles)
     starts = [(have - wanted) // 2 for wanted, have in zip(shape, tiled.shape, strict=True)]

@@ -1,9 +1,9 @@
-"""The trained network out of a bundle: its ONNX weights put back into PyTorch, undoing what export changed.
+"""Recover the trained network from a bundle: load the weights of its ONNX graph into PyTorch.
 
-A clean clone has the demo bundle and not the checkpoint that it came from, and comparing with PyTorch needs
-the network that was trained. Export copies weights under the names of its own modules; what it changed on the
-way (queries scaled, neighbours reordered, the class difference folded) is undone here, and the network is run
-beside the graph before anyone trusts it.
+A clean clone has the demo bundle but not its checkpoint, and comparisons with PyTorch need the trained
+network. Export stores weights under the names of its own modules and transforms some of them (scaled queries,
+reordered neighbours, folded class difference). These steps are inverted here, and the logits of the recovered
+network are compared with those of the graph.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
 
 PATHWAYS = 6
-"""Blocks at each position of the published network."""
+"""Blocks per position of the published network."""
 _CLOSE = 1e-4
-"""Largest difference from the graph, as a share of its largest margin: rounding differs, weights do not."""
+"""Largest allowed difference of logits, as a share of the largest logit; covers rounding only."""
 
 
 def recovered(bundle: Bundle) -> StaticGcisNet:
-    """Return the static network that a bundle's `model.onnx` was exported from, in evaluation mode.
+    """Return the static network from which `model.onnx` of a bundle was exported, in evaluation mode.
 
     Args:
-        bundle: A bundle of `gcis-export`; weights that it stores in 16 bits come back as it stores them.
+        bundle: Bundle of `gcis-export`; weights stored in 16 bits are returned with that precision.
 
     Raises:
-        BundleError: The graph's weights cannot be told apart, or the network does not give its answers.
+        BundleError: The graph lacks a weight, or the network gives other logits than the graph.
     """
     manifest = bundle.manifest
     paths = [Pathway(tuple(n - 1 for n in p.path_selection)) for p in manifest.pathways]
@@ -67,7 +67,7 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
 
 
 def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
-    """Write a recovered network as a static checkpoint, from which `gcis-export` makes the bundle again."""
+    """Write a recovered network as a static checkpoint, which `gcis-export` can export again."""
     manifest = bundle.manifest
     prompts = tuple(label.prompt for label in manifest.labels)
     settings = checkpoint.CheckpointConfig(
@@ -84,12 +84,12 @@ def save_static(net: StaticGcisNet, bundle: Bundle, folder: Path) -> None:
 
 
 def checkpoint_or_recovered(path: Path | None, bundle: str, folder: Path) -> Path:
-    """Return a checkpoint, or where none is given the recovered one of a bundle, written into a folder.
+    """Return a checkpoint: the given one, or one recovered from a bundle.
 
     Args:
-        path: The checkpoint or its run folder; None: the bundle's own network.
-        bundle: The bundle's folder or name.
-        folder: For the checkpoint.
+        path: Checkpoint or run folder; None recovers the network of the bundle.
+        bundle: Folder or name of the bundle.
+        folder: Folder in which the recovered checkpoint is written.
     """
     if path is not None:
         return path
@@ -99,7 +99,7 @@ def checkpoint_or_recovered(path: Path | None, bundle: str, folder: Path) -> Pat
 
 
 def seeded_embeddings(count: int, dim: int) -> Tensor:
-    """Return seeded embeddings (count, dim): a bundle does not hold those that its router read."""
+    """Return seeded embeddings, (count, dim), since a bundle does not store those of its prompts."""
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
 
 
@@ -108,15 +108,15 @@ def _weight(weights: dict[str, Tensor], name: str) -> Tensor:
         raise BundleError(
             "the network cannot be recovered from the bundle",
             received=f"a graph without {name}",
-            expected="every weight under its own name: export keeps one of several equal tensors, as an "
-            "untrained network has them",
+            expected="every weight under its own name; export merges equal tensors, such as those of an "
+            "untrained network",
             fix="Give a bundle of a trained network.",
         )
     return weights[name]
 
 
 def _undo(export_model: ExportNet, net: StaticGcisNet) -> None:
-    """Write a export_model's weights into the network that it is a export_model of."""
+    """Copy the weights of an export model into the network that it was made from."""
     ours, theirs = export_model.encoder, net.encoder
     for target, source in (
         (theirs.swin.patch_embed.proj, ours.swin.embed),
@@ -161,7 +161,7 @@ def _undo_merging(merging: Merging, target: Any) -> None:
 
 
 def _undo_decoder(export_model: ExportNet, net: StaticGcisNet) -> None:
-    """Copy all but the last position; there, halves whose difference is what was folded."""
+    """Copy all positions but the last; there, split the folded class difference into two halves."""
     state = {n: t for n, t in export_model.decoder.state_dict().items() if not n.startswith("positions.6.")}
     net.decoder.load_state_dict(state, strict=False)
     last: Any = net.decoder.positions[6].blocks
@@ -175,7 +175,7 @@ def _undo_decoder(export_model: ExportNet, net: StaticGcisNet) -> None:
 
 
 def _check(net: StaticGcisNet, bundle: Bundle) -> None:
-    """Compare network and graph on noise."""
+    """Raise BundleError unless network and graph give the same logits for a window of noise."""
     window = np.random.default_rng(0).random((1, 1, *bundle.manifest.window.patch_size), dtype=np.float32)
     session = ort.InferenceSession(str(bundle.model_file), providers=["CPUExecutionProvider"])
     (wanted,) = session.run(None, {INPUT: window})
@@ -184,8 +184,8 @@ def _check(net: StaticGcisNet, bundle: Bundle) -> None:
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     if not difference <= _CLOSE:
         raise BundleError(
-            "the network that was recovered from the bundle does not give its answers",
-            received=f"{difference:.1e} of the largest margin apart",
+            "the network recovered from the bundle gives other logits than its graph",
+            received=f"a difference of {difference:.1e} of the largest logit",
             expected=f"at most {_CLOSE:.0e}",
             fix="Export the bundle again with this version.",
         )

@@ -1,7 +1,7 @@
-"""Tables of the documents, generated from records: a number in a document is a number in a file.
+"""Generate the tables of README.md and docs/performance.md from the committed records.
 
-A document holds a block between `<!-- NAME -->` and `<!-- /NAME -->`; `python -m benchmarks tables` writes
-between them what `BLOCKS[NAME]` makes of the newest committed records; a test fails where the two disagree.
+A document contains blocks between `<!-- NAME -->` and `<!-- /NAME -->`. `python -m benchmarks tables`
+replaces their text by the result of `BLOCKS[NAME]`; a test fails if a document is out of date.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder_tables import ladder_block, large_block, trained_block
-from benchmarks.latency_report import latency_block
-from benchmarks.records import hardware_text, newest
-from benchmarks.scale_tables import BLOCKS as SCALE_BLOCKS
+import msgspec
+
+from benchmarks.compare.tables import ladder_block, large_block, trained_block
+from benchmarks.records import newest
+from benchmarks.scale.tables import BLOCKS as SCALE_BLOCKS
+from gcis_runtime.latency import tables as latency
+from gcis_runtime.latency.record import LatencyRecord
+from gcis_runtime.latency.record_file import hardware_text
 from gcis_runtime.system.atomic_files import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -35,16 +39,15 @@ def demo_table() -> str:
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     means = f"| **mean** | **{patients['mean_dice']:.2f}** | | **{phantoms['mean_dice']:.2f}** | |"
     note = (
-        "Mean Dice on the grids of the original files, through `gcis-run`'s own code "
-        f"({patients['pipeline']}). "
-        "Validation patients of the datalist and phantom seeds that no training saw; only contoured "
-        "structures count. Demo, not for clinical use."
+        f"Mean Dice on the grids of the original files, computed by `gcis-run` ({patients['pipeline']}). "
+        "Patients are those of the validation list, and phantoms have seeds that were not used in training; "
+        "only contoured structures count. Demo, not for clinical use."
     )
     return "\n".join([*lines, means, "", note])
 
 
 def speed_table() -> str:
-    """Return the newest phantom comparison as Markdown."""
+    """Return the newest comparison of gcis-run with PyTorch on a phantom as Markdown."""
     record = newest("phantom")
     lines = ["| pipeline | seconds | times faster | labels equal | Dice |", "|---|---|---|---|---|"]
     for row in record["rows"]:
@@ -57,23 +60,40 @@ def speed_table() -> str:
     note = (
         f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on "
         f"{record['environment']['date'][:10]}: {hardware_text(record)}. "
-        "Repeat with `python -m benchmarks phantom`."
+        f"Measured with the code of commit {record['environment']['commit']} "
+        "(`python -m benchmarks phantom`)."
     )
     return "\n".join([*lines, "", note])
 
 
 def start_table() -> str:
-    """Return how long starts take, as Markdown."""
+    """Return start times as Markdown."""
     record = newest("start")
-    lines = ["| start | median, ms | least, ms |", "|---|---|---|"]
+    lines = ["| start | median, ms | minimum, ms |", "|---|---|---|"]
     for row in record["rows"]:
         taken = (f"{1e3 * row[key]:.0f}" for key in ("median_seconds", "least_seconds"))
         lines.append(f"| `{row['start']}` | {' | '.join(taken)} |")
     note = (
-        f"{record['rounds']} turns, a process each, files in memory, {record['environment']['date'][:10]}: "
-        f"{hardware_text(record)}. Repeat with `python -m benchmarks start`."
+        f"{record['rounds']} processes of each in turns, files in the page cache, "
+        f"{record['environment']['date'][:10]}: "
+        f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']} "
+        "(`python -m benchmarks start`)."
     )
     return "\n".join([*lines, "", note])
+
+
+def latency_block() -> str:
+    """Return the newest latency record as tables."""
+    record = msgspec.convert(newest("latency"), LatencyRecord)
+    return "\n\n".join(
+        [
+            latency.table(latency.overview_head(record), latency.overview(record)),
+            latency.table(latency.stage_head(), latency.stage_rows(record)),
+            latency.table(latency.WORK_HEAD, latency.work(record)),
+            f"{latency.subject_text(record)} {latency.machine_text(record)} {record.note} Repeat with "
+            "`python -m benchmarks latency -o DIR`.",
+        ]
+    )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -86,25 +106,25 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "latency": latency_block,
     **SCALE_BLOCKS,
 }
-"""What stands between the markers of each name, in whatever document has them."""
+"""Functions that return the text of each block, by name."""
 
 
 def render(text: str) -> str:
-    """Return a document's text with every block of `BLOCKS` written again.
+    """Return the text of a document with every block regenerated.
 
     Raises:
-        KeyError: A marker of no block.
+        KeyError: A marker has no function in `BLOCKS`.
     """
     return _BLOCK.sub(lambda m: f"<!-- {m['name']} -->\n{BLOCKS[m['name']]()}\n<!-- /{m['name']} -->", text)
 
 
 def blocks_of(text: str) -> list[str]:
-    """Return the names of a document's blocks."""
+    """Return the names of the blocks of a document."""
     return [match["name"] for match in _BLOCK.finditer(text)]
 
 
 def write_documents() -> None:
-    """Write every document's blocks again."""
+    """Regenerate the blocks of every document."""
     for document in DOCUMENTS:
         text = render(document.read_text())
         with replacing(document) as temporary:

@@ -1,4 +1,4 @@
-"""Bundles for measuring memory: many prompts with random weights, or the demo's network on another grid."""
+"""Write bundles for measurements: random weights for many prompts, or a copy with another grid or overlap."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def write_wide_bundle(
     """Export a routed network with random weights and voxels of 1.5 mm.
 
     Args:
-        folder: The bundle to write.
-        prompts: How many structures.
-        seed: Of weights and embeddings.
+        folder: Folder of the bundle to write.
+        prompts: Number of structures.
+        seed: Seed of weights and embeddings.
         feature_size: Channels of the first stage.
-        roi: Window in voxels.
+        roi: Side of the window in voxels.
     """
     torch.manual_seed(seed)
     config = NetworkConfig(feature_size=feature_size, pathways=6, text_dim=_TEXT_DIM)
     net = GcisNet(config)
     for parameter in net.parameters():
-        if parameter.dim() > 1:  # keeps signals alive through the depth
+        if parameter.dim() > 1:  # keeps the variance of activations through the depth
             torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
     names = tuple(f"structure {number + 1}" for number in range(prompts))
     settings = CheckpointConfig(
@@ -64,13 +64,13 @@ def write_wide_bundle(
 
 
 def copy_bundle(source: Path, folder: Path, *, spacing: float | None, overlap: float | None = None) -> None:
-    """Copy a bundle. With other windows or another grid its labels mean nothing; its cost is such a one's.
+    """Copy a bundle, with another grid or overlap for measurements of cost; its labels are then meaningless.
 
     Args:
-        source: A bundle.
-        folder: Where the copy goes.
-        spacing: The network's voxel size in mm; None leaves the bundle's.
-        overlap: Of windows; None leaves the bundle's.
+        source: Folder of the bundle.
+        folder: Folder of the copy.
+        spacing: Voxel size of the network's grid in mm; None keeps that of the bundle.
+        overlap: Overlap of windows; None keeps that of the bundle.
     """
     opened = open_bundle(source)
     shutil.copytree(opened.folder, folder)

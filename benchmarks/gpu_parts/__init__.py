@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/gpu.py`: what it measures, and what stands in for packages that are missing."""
+"""Sections of `benchmarks/gpu.py` and the parts that they share."""

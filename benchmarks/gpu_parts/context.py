@@ -1,4 +1,4 @@
-"""What every section is given."""
+"""Device, sizes, graphs and bundles of a run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gcis_runtime.spec import Shape3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large things are.
+    """Sizes of networks, windows and volumes.
 
     Attributes:
         feature_size: Channels of the first stage.
-        pathways: Blocks of each position.
-        windows: Windows of the ladder.
-        batches: Windows at once.
-        volume: The file of the end-to-end section.
-        voxel: Its voxel size in mm.
-        grid: The network's grid for it.
-        training: Windows of training steps.
+        pathways: Blocks per position.
+        windows: Windows of the ladder, voxels.
+        batches: Windows per batch.
+        volume: Shape of the CT file of the end-to-end section.
+        voxel: Voxel size of that file in mm.
+        grid: Shape of the network's grid for that file.
+        training: Windows of training steps, voxels.
     """
 
     feature_size: int
@@ -39,7 +39,7 @@ FULL = Sizes(
     feature_size=48,
     pathways=6,
     windows=((96, 96, 96), (128, 128, 128)),
-    batches=(1, 4, 8, 2),  # what is worth most first
+    batches=(1, 4, 8, 2),  # by priority
     volume=(512, 512, 425),
     voxel=(0.8, 0.8, 1.0),
     grid=(273, 273, 283),  # at 1.5 mm
@@ -59,14 +59,14 @@ TINY = Sizes(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
-    """The device, sizes, graphs, and bundles that were brought.
+    """Device, sizes, graphs and bundles of a run.
 
     Attributes:
-        rig: The device.
-        sizes: How large things are.
+        rig: Device.
+        sizes: Sizes of networks, windows and volumes.
         graphs: ONNX graphs.
-        bundles: Bundles for the end-to-end section, beside the demo's.
-        folder: For files of this run.
+        bundles: Bundles of the end-to-end section, in addition to the demo bundle.
+        folder: Folder for files of this run.
     """
 
     rig: Rig
@@ -77,5 +77,5 @@ class Context:
 
 
 def text(shape: Shape3) -> str:
-    """Name a window: `96`, or `64x32x32`."""
+    """Return the name of a window: `96`, or `64x32x32`."""
     return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))

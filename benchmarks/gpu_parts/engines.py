@@ -1,4 +1,4 @@
-"""ONNX Runtime and TensorRT on the device's own memory, for timing: fixed buffers, one stream."""
+"""Run ONNX Runtime and TensorRT for timing, with fixed buffers in device memory and one stream."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from benchmarks.gpu_parts.state import NotHereError
 from gcis_runtime.engines.gpu.probe import require_gpu
 
 Engine = Callable[[Tensor], Tensor]
-"""Windows (B, 1, X, Y, Z) on the device to margins (B, prompts, X, Y, Z), valid until the next call."""
+"""Maps windows (B, 1, X, Y, Z) on the device to logits (B, prompts, X, Y, Z), valid until the next call."""
 
 
 def onnx_runtime(graph: bytes, rig: Rig) -> tuple[Engine, dict[str, Any]]:
-    """Load a graph into ONNX Runtime: its CUDA provider, or the CPU's where the rig is one.
+    """Load a graph into ONNX Runtime with the CUDA provider, or with the CPU provider on a CPU.
 
     Returns:
-        The engine, and what it is.
+        The engine, and its provider, version and batch.
 
     Raises:
-        NotHereError: It is not installed, or another provider than CUDA came first.
+        NotHereError: ONNX Runtime is not installed, or another provider was selected.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise NotHereError("onnxruntime is not installed")
-    import onnxruntime as ort  # noqa: PLC0415 (only where it is)
+    import onnxruntime as ort  # noqa: PLC0415 (optional package)
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     wanted: list[Any] = ["CPUExecutionProvider"]
     if rig.cuda:
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA and cuDNN from PyTorch's packages
+            ort.preload_dlls()  # CUDA and cuDNN of PyTorch's packages
         stream = {"user_compute_stream": str(rig.stream.cuda_stream), "use_tf32": "0"}
         wanted = [("CUDAExecutionProvider", stream)]
     else:
@@ -45,7 +45,7 @@ def onnx_runtime(graph: bytes, rig: Rig) -> tuple[Engine, dict[str, Any]]:
     provider = session.get_providers()[0]
     expected = "CUDAExecutionProvider" if rig.cuda else "CPUExecutionProvider"
     if provider != expected:
-        raise NotHereError(f"ONNX Runtime {ort.__version__} took {provider}, not {expected}")
+        raise NotHereError(f"ONNX Runtime {ort.__version__} selected {provider}, expected {expected}")
     (source,), (target,) = session.get_inputs(), session.get_outputs()
     held = torch.empty(tuple(source.shape), device=rig.device)
     out = torch.empty(tuple(target.shape), device=rig.device)
@@ -66,17 +66,17 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
     """Build an engine on this GPU and load it.
 
     Args:
-        graph: ONNX file; its types say the precision.
-        rig: The device.
+        graph: ONNX file; its types determine the precision.
+        rig: Device.
         backend: `"trt"` or `"trt-rtx"`.
 
     Raises:
-        NotHereError: It is not installed, or does not serve this GPU.
+        NotHereError: TensorRT is not installed, or does not support this GPU.
     """
     from gcis_runtime.engines.tensorrt.build import BuildSettings, build  # noqa: PLC0415
     from gcis_runtime.engines.tensorrt.family import FAMILIES, load_runner  # noqa: PLC0415
     from gcis_runtime.engines.tensorrt.log import make_log  # noqa: PLC0415
-    from gcis_runtime.errors import EngineError  # noqa: PLC0415 (with the rest of TensorRT)
+    from gcis_runtime.errors import EngineError  # noqa: PLC0415 (optional package)
 
     family = FAMILIES[backend]
     try:
@@ -84,11 +84,13 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
     except EngineError as error:
         raise NotHereError(str(error)) from error
     if not rig.cuda:
-        raise NotHereError(f"{family.product} runs on NVIDIA GPUs alone")
+        raise NotHereError(f"{family.product} runs on NVIDIA GPUs only")
     gpu = require_gpu("cuda")
     if not family.serves(gpu.capability):
         major, minor = gpu.capability
-        raise NotHereError(f"{family.product} has no compute capability {major}.{minor} ({gpu.name})")
+        raise NotHereError(
+            f"{family.product} does not support compute capability {major}.{minor} ({gpu.name})"
+        )
     built = build(family, graph, BuildSettings(), gpu=gpu)
     log = make_log(trt)
     runtime = trt.Runtime(log)
@@ -105,7 +107,7 @@ def tensorrt(graph: bytes, rig: Rig, *, backend: str) -> tuple[Engine, dict[str,
     def run(window: Tensor, _kept: Any = (log, runtime, engine)) -> Tensor:
         held.copy_(window)
         if not context.execute_async_v3(rig.stream.cuda_stream):
-            raise RuntimeError(f"{family.product} refused to run")
+            raise RuntimeError(f"{family.product} failed to enqueue the window")
         return out
 
     facts = {"version": built.version, "precision": built.precision, "build_seconds": round(built.seconds, 1)}

@@ -1,4 +1,4 @@
-"""Latency of a window: the published way, one pathway in PyTorch, compiled, ONNX Runtime, TensorRT."""
+"""Section `ladder`: latency per window of the published network, one pathway in PyTorch, and each engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.conformance import Conformance
 from benchmarks.gpu_parts.context import Context, text
 from benchmarks.gpu_parts.engines import onnx_runtime, tensorrt
-from benchmarks.gpu_parts.networks import Conformance, Published, gflop, routed, static
+from benchmarks.gpu_parts.networks import Published, gflop, routed, static
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.spec import Shape3
 
@@ -20,10 +21,10 @@ CEILINGS = ("fp32", "tf32", "fp16", "bf16")
 
 
 class Ladder:
-    """The section's rows; networks are made once.
+    """Rows of the section; networks are built once.
 
     Args:
-        context: What every section is given.
+        context: Device, sizes, graphs and bundles.
     """
 
     def __init__(self, context: Context) -> None:
@@ -31,7 +32,7 @@ class Ladder:
         self._half = "fp16" if self.rig.cuda else "bf16"
 
     def rows(self) -> Iterator[Row]:
-        """Return the rows, what is worth most first: ceilings, single windows, then larger batches."""
+        """Return the rows by priority: ceilings, single windows, then larger batches."""
         for precision in CEILINGS if self.rig.cuda else ("fp32",):
             yield (
                 f"ladder/matrix product/{precision}",
@@ -56,7 +57,7 @@ class Ladder:
             "ONNX Runtime fp32": cut(self._graph, onnx_runtime, "fp32"),
         }
         if not self.rig.cuda:
-            del ways["published, all pathways, eager, PyTorch's defaults"]  # they are float32 there
+            del ways["published, all pathways, eager, PyTorch's defaults"]  # float32 on a CPU
             del ways[f"published, all pathways, autocast {half}"]  # 16 bits are slow on most CPUs
         if self.rig.cuda:
             ways["ONNX Runtime fp16"] = cut(self._graph, onnx_runtime, "fp16")
@@ -90,7 +91,7 @@ class Ladder:
         made = {"published": Published(net, embedding), "static": static(net, embedding)}
         return {name: module.to(self.rig.device) for name, module in made.items()}
 
-    @functools.cache  # noqa: B019 (one ladder a process)
+    @functools.cache  # noqa: B019 (one instance per process)
     def _gflop(self, way: str, roi: Shape3) -> float:
         return gflop(self._networks[way], torch.rand(1, 1, *roi, device=self.rig.device))
 
@@ -104,7 +105,7 @@ class Ladder:
 
     def _compiled(self, precision: str, roi: Shape3, batch: int) -> Result:
         if self.rig.tiny:
-            raise NotHereError("compiling takes minutes: left out of --tiny")
+            raise NotHereError("compilation takes minutes and is left out of --tiny")
         torch._dynamo.reset()
         net = torch.compile(self._networks["static"], dynamic=False)
         windows = self.rig.inputs((batch, 1, *roi))
@@ -114,7 +115,7 @@ class Ladder:
         return found | {"gflop_per_window": round(gflops, 2)}
 
     def _graph(self, load: Callable[..., Any], precision: str, roi: Shape3, batch: int) -> Result:
-        """Time an engine, and see that it answers what PyTorch answers."""
+        """Time an engine, and compare its logits with those of PyTorch."""
         if self.rig.tiny:
             return self._toy_graph(load)
         net: Any = self._networks["static"]
@@ -129,7 +130,7 @@ class Ladder:
         return {**found, **facts, "gflop_per_window": round(self._gflop("static", roi), 2)}
 
     def _toy_graph(self, load: Callable[..., Any]) -> Result:
-        """Time parity's graph: an export takes longer than everything else that is tiny."""
+        """Time the graph of the parity section, since an export takes longer than all other toy rows."""
         case = Conformance("small", prompts=1)
         graph = self.context.graphs.get("parity-small-1-fp32", case.static.cpu, (64, 64, 64), 1, "fp32")
         windows = self.rig.inputs((1, 1, 64, 64, 64))
@@ -141,7 +142,7 @@ class Ladder:
 
 
 def _difference(answer: Tensor, expected: Tensor) -> Result:
-    """Compare an engine's margins with PyTorch's in float32."""
+    """Compare the logits of an engine with those of PyTorch in float32."""
     return {
         "max_difference": float((answer - expected).abs().max()),
         "relative": float((answer - expected).abs().max() / expected.abs().max()),
@@ -150,5 +151,5 @@ def _difference(answer: Tensor, expected: Tensor) -> Result:
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the section's rows."""
+    """Return the rows of the section."""
     return Ladder(context).rows()

@@ -1,36 +1,30 @@
-"""Networks with seeded weights, the published way of running them, and graphs of them."""
+"""Build networks with seeded weights, run them as published, and export their graphs."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_parts.state import NotHereError
-from benchmarks.routing_step import published_sum
+from benchmarks.published import published_sum
 from gcis_runtime.spec import Shape3
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.weights.published import published_name
 
 SEED = 20_261
-_DATA = Path(__file__).parents[2] / "tests" / "data" / "conformance"
 
 
 class Published(nn.Module):
-    """The routed network as published: at evaluation too every block of every position is computed.
+    """Routed network as published, which computes every block of every position, also in evaluation.
 
     Args:
-        net: The routed network.
-        embedding: (text_dim,) of the prompt.
+        net: Routed network.
+        embedding: Text embedding of the prompt, (text_dim,).
     """
 
     def __init__(self, net: GcisNet, embedding: Tensor) -> None:
@@ -46,7 +40,7 @@ class Published(nn.Module):
 
 
 def routed(feature_size: int, *, pathways: int = 6) -> tuple[GcisNet, Tensor]:
-    """Return a routed network with seeded weights, in evaluation mode, and an embedding."""
+    """Return a routed network with seeded weights in evaluation mode, and a text embedding (text_dim,)."""
     torch.manual_seed(SEED)
     net = GcisNet(NetworkConfig(feature_size=feature_size, pathways=pathways)).eval()
     return net, torch.randn(net.config.text_dim, generator=torch.Generator().manual_seed(SEED))
@@ -58,59 +52,18 @@ def static(net: GcisNet, embedding: Tensor) -> StaticGcisNet:
 
 
 def gflop(net: nn.Module, window: Tensor) -> float:
-    """Count a forward pass's operations in convolutions and matrix products, in 1e9."""
+    """Return 1e9 operations in convolutions and matrix products of a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(window)
     return float(counter.get_total_flops()) / 1e9
 
 
-class Conformance:
-    """A conformance case: the static network with the recipe's weights, an image, golden answers.
-
-    Args:
-        name: `"small"` or `"two_pathways"`.
-        prompts: Only the first so many.
-    """
-
-    def __init__(self, name: str, *, prompts: int | None = None) -> None:
-        recipe = _recipe()
-        info = json.loads((_DATA / f"case_{name}.json").read_text())
-        net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"])).eval()
-        weights = recipe.state_dict(info["routed_shapes"], info["seed"])
-        state = net.state_dict()
-        for ours in state:
-            theirs = published_name(ours, single=False)
-            if theirs in weights:
-                state[ours] = torch.from_numpy(weights[theirs])
-        net.load_state_dict(state)
-        self.prompts = prompts or len(info["path_selection_one_based"])
-        embeddings = [torch.from_numpy(recipe.prompt_embedding(i, info["seed"])) for i in range(self.prompts)]
-        self.static = StaticGcisNet.resolved(net, [net.resolve(e) for e in embeddings]).eval()
-        self.image: NDArray[np.float32] = recipe.image(info["roi"], info["batch"], info["seed"])
-        self._golden = dict(np.load(_DATA / f"case_{name}.npz"))
-
-    def compare(self, logits: NDArray[np.float32]) -> dict[str, Any]:
-        """Compare logits (B, prompts, X, Y, Z) with the published network's answers."""
-        golden = [self._golden[f"logits_{i}"] for i in range(self.prompts)]
-        expected = np.stack([x[:, 1] - x[:, 0] for x in golden], axis=1)
-        shape = (self.image.shape[0], *self.image.shape[2:])
-        size = int(np.prod(shape))
-        masks = [np.unpackbits(self._golden[f"foreground_{i}"])[:size] for i in range(self.prompts)]
-        foreground = np.stack([m.reshape(shape).astype(bool) for m in masks], axis=1)
-        off = float(np.abs(logits[..., ::4, ::4, ::4] - expected).max())
-        return {
-            "max_difference": off,
-            "relative": off / float(np.abs(expected).max()),
-            "labels_equal": float(np.mean((logits > 0) == foreground)),
-        }
-
-
 class Graphs:
-    """ONNX graphs by name: brought along, kept from a former run, or exported now.
+    """ONNX graphs by name: from `--graphs`, from an earlier run, or exported on demand.
 
     Args:
-        brought: A folder that `--prepare` wrote on another machine.
-        kept: Where exported graphs are kept.
+        brought: Folder that `--prepare` wrote on another machine; None without one.
+        kept: Folder of exported graphs.
     """
 
     def __init__(self, brought: Path | None, kept: Path) -> None:
@@ -120,17 +73,17 @@ class Graphs:
     def get(
         self, name: str, network: Callable[[], StaticGcisNet], roi: Shape3, batch: int, precision: str
     ) -> bytes:
-        """Return a graph's file.
+        """Return the contents of an ONNX file.
 
         Args:
-            name: Its name, which ends with the precision.
-            network: Gives the network on the CPU, where it has to be exported.
-            roi: Window.
-            batch: Windows at once.
+            name: Name of the graph, which ends with the precision.
+            network: Returns the network on the CPU; called only for an export.
+            roi: Window, voxels along X, Y, Z.
+            batch: Windows per batch.
             precision: `"fp32"`, `"fp16"` or `"bf16"`.
 
         Raises:
-            NotHereError: It was not brought, and cannot be written here.
+            NotHereError: The graph is in neither folder, and onnx or onnxscript is missing.
         """
         for folder in self._folders:
             if (folder / f"{name}.onnx").exists():
@@ -151,7 +104,7 @@ class Graphs:
 
 
 def _written(network: StaticGcisNet, roi: Shape3, batch: int) -> bytes:
-    from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (only where onnx is)
+    from gcis_export.graph.network import ExportNet  # noqa: PLC0415 (optional package)
     from gcis_export.graph.write import to_onnx  # noqa: PLC0415
 
     data: bytes = to_onnx(ExportNet(network, roi, batch)).SerializeToString()
@@ -159,21 +112,10 @@ def _written(network: StaticGcisNet, roi: Shape3, batch: int) -> bytes:
 
 
 def _typed(graph: bytes, precision: str) -> bytes:
-    import onnx  # noqa: PLC0415 (only where it is)
+    import onnx  # noqa: PLC0415 (optional package)
 
     from gcis_export.precision.typed import typed_graph  # noqa: PLC0415
 
     model = typed_graph(onnx.load_from_string(graph), "fp16" if precision == "fp16" else "bf16")
     data: bytes = model.SerializeToString()
     return data
-
-
-def _recipe() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "conformance_recipe", _DATA.parents[1] / "support" / "recipe.py"
-    )
-    if spec is None or spec.loader is None:
-        raise NotHereError(f"{_DATA} is not there: run from a checkout")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,4 +1,4 @@
-"""Parity: conformance cases in every precision, and blending and restoring on the GPU against numpy."""
+"""Section `parity`: conformance cases in every precision, and the GPU kernels compared with numpy."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.conformance import Conformance
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.engines import onnx_runtime
-from benchmarks.gpu_parts.networks import Conformance
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.sliding.blend import logits_to_labels
@@ -22,13 +22,13 @@ from gcis_runtime.sliding.plan import WindowPlan, axis_starts
 from gcis_runtime.sliding.schedule import Schedule, make_schedule
 
 LIMIT = 1e-3
-"""Largest difference of a float32 logit from the published network's."""
+"""Largest allowed difference of a float32 logit from that of the published network."""
 LABELS = 0.9999
-"""Share of voxels that must have its label in float32. For 16 bits both are stated, not judged."""
+"""Least share of equal labels in float32. In 16 bits both numbers are reported without a limit."""
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the section's rows."""
+    """Return the rows of the section."""
     tiny, cuda = context.rig.tiny, context.rig.cuda
     for case in ("small",) if tiny else ("small", "two_pathways"):
         for precision in ("fp32", "fp16", "bf16") if cuda else ("fp32",):
@@ -81,7 +81,7 @@ _VALUES = (1, 2, 3)
 
 
 def _on_gpu(context: Context, compare: Callable[[Any, bytes], Result]) -> Result:
-    """Run a comparison of our kernels with numpy."""
+    """Run a comparison of the GPU kernels with numpy."""
     if not context.rig.cuda:
         raise NotHereError("blending on the GPU needs a GPU")
     if importlib.util.find_spec("cuda") is None:
@@ -95,11 +95,11 @@ def _on_gpu(context: Context, compare: Callable[[Any, bytes], Result]) -> Result
 
 
 def blend_parity(device: Any, compiled: bytes) -> Result:
-    """Blend random logits with our kernels and with numpy on every slab axis: equal bit for bit.
+    """Blend random logits with the GPU kernels and with numpy along every slab axis, and count differences.
 
     Args:
-        device: The GPU.
-        compiled: Our kernels, compiled for it.
+        device: GPU.
+        compiled: Kernels compiled for it.
     """
     works = _works(device, compiled)
     unequal = sum(int(np.sum(work.logits() != _whole(work.array, work.plan, work.weights))) for work in works)
@@ -108,11 +108,11 @@ def blend_parity(device: Any, compiled: bytes) -> Result:
 
 
 def restore_parity(device: Any, compiled: bytes) -> Result:
-    """Label finer, coarser and sheared files from interpolated logits with our kernels and with numpy.
+    """Label finer, coarser and sheared files from interpolated logits with the GPU kernels and with numpy.
 
     Args:
-        device: As in `blend_parity`.
-        compiled: As there.
+        device: GPU.
+        compiled: Kernels compiled for it.
     """
     unequal = 0
     for work in _works(device, compiled):
@@ -132,7 +132,7 @@ _FILES = (
     ((1.9, 1.3, 2.2), 0.0, (11, 24, 13)),
     ((0.6, 0.9, 0.8), 0.17, (33, 34, 33)),
 )
-"""Network voxels a file voxel along each axis, shear of Y by Z, the file's shape."""
+"""Network voxels per file voxel along each axis, shear of Y by Z, and shape of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,14 +146,14 @@ class _Work:
     array: NDArray[np.float32]
 
     def logits(self) -> NDArray[np.float32]:
-        """Blend on the GPU: (C, X, Y, Z) on the plan's grid."""
+        """Blend on the GPU and return logits (C, X, Y, Z) on the grid of the plan."""
         from gcis_runtime.sliding.cuda.output import NetworkGridOutput  # noqa: PLC0415 (needs cuda-python)
 
         output = NetworkGridOutput(self._schedule(), values=_VALUES, logits=True)
         return np.concatenate([d for _, d in self._blocks(output)], axis=self.plan.axis + 1)
 
     def labels(self, grid: GridMap) -> NDArray[np.uint8]:
-        """Blend and restore on the GPU: labels of a file's grid."""
+        """Blend on the GPU and return labels on the grid of a file, (X, Y, Z)."""
         from gcis_runtime.sliding.cuda.output import NativeGridOutput  # noqa: PLC0415 (needs cuda-python)
 
         found = np.zeros(grid.shape_out, np.uint8)
@@ -165,7 +165,7 @@ class _Work:
         return make_schedule(self.plan)
 
     def _blocks(self, output: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Run everything and give what comes back."""
+        """Run all windows and yield the results."""
         from gcis_runtime.sliding.cuda.blend import GpuBlender  # noqa: PLC0415 (needs cuda-python)
 
         axis = self.plan.axis
@@ -184,7 +184,7 @@ class _Work:
 
 
 def _works(device: Any, compiled: bytes) -> Iterator[_Work]:
-    """Give the same for every slab axis."""
+    """Yield the same work for every slab axis."""
     from gcis_runtime.sliding.cuda.kernels import Kernels  # noqa: PLC0415 (needs cuda-python)
 
     rng = np.random.default_rng(0)
@@ -197,14 +197,14 @@ def _works(device: Any, compiled: bytes) -> Iterator[_Work]:
 
 
 def _answer(window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Map a window (X, Y, Z) to three different logits of both signs."""
+    """Return three different logits of both signs for a window (X, Y, Z)."""
     return np.stack([window - np.float32(0.5), np.float32(0.4) - window, np.float32(2) * window]).astype(
         np.float32
     )
 
 
 class _HostNetwork:
-    """A network that the host runs between copies, on the GPU's memory; see `DeviceSession`."""
+    """Network computed on the host with input and output in GPU memory; see `DeviceSession`."""
 
     name, device, precision, batch = "host", "cuda:0", "fp32", 1
 
@@ -231,7 +231,7 @@ def _plan(shape: tuple[int, int, int], axis: int) -> WindowPlan:
 
 
 def _whole(array: NDArray[np.float32], plan: WindowPlan, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blend with numpy, holding everything."""
+    """Blend with numpy, with the whole volume in memory."""
     total = np.zeros((_CHANNELS, *plan.padded), np.float32)
     norm = np.zeros(plan.padded, np.float32)
     for start in plan.starts:

@@ -1,4 +1,4 @@
-"""What a run of the GPU script leaves: its record, written again after every row, and a short table."""
+"""Write the record of the GPU script after every row, and print a short table."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from benchmarks.gpu_parts.state import Result, State
 from gcis_runtime.system.memory import peak_memory_bytes
 
 _NOTE = (
-    "CUDA events after a warm-up, medians, another random input each time; clocks left alone. Random "
-    "weights: times, not accuracy; parity is on the conformance cases"
+    "CUDA events after a warm-up, medians, a different random input per call; clocks unchanged. Weights are "
+    "random: the rows give times, not accuracy; parity is measured on the conformance cases"
 )
-OUT_OF_TIME = "the run's time was over while it ran"
+OUT_OF_TIME = "the time of the run ended during this row"
 
 
 class Report:
-    """A run's record: whoever ends the process, and when, what was measured by then stands in it.
+    """Record of a run, complete up to the last row whenever the process ends.
 
     Args:
-        folder: Where it goes.
-        state: The results.
-        names: Every row of the run, in its order.
-        facts: What the run was made with.
+        folder: Folder of the record.
+        state: Results.
+        names: Every row of the run, in order.
+        facts: Machine and settings of the run.
     """
 
     def __init__(self, folder: Path, state: State, names: Sequence[str], facts: dict[str, Any]) -> None:
@@ -33,23 +33,23 @@ class Report:
 
     @property
     def results(self) -> dict[str, Result]:
-        """Rows that were measured, and the one that runs."""
+        """Results of the measured rows, and of the row that is running."""
         running = self._state.running
         return dict(self._state.results) | ({} if running is None else {running: {"failed": OUT_OF_TIME}})
 
     @property
     def left(self) -> list[str]:
-        """Rows that were not begun."""
+        """Rows that were not started."""
         return [name for name in self._names if name not in self.results]
 
     @property
     def wrong(self) -> list[str]:
-        """Rows whose parity does not hold."""
+        """Rows whose parity fails."""
         return [name for name, result in self.results.items() if result.get("ok") is False]
 
     def write(self) -> Path:
-        """Write the record, without msgspec too; returns its path."""
-        from benchmarks.records import hardware  # noqa: PLC0415 (after the stand-ins)
+        """Write the record and return its path."""
+        from gcis_runtime.latency.record_file import hardware  # noqa: PLC0415
         from gcis_runtime.system.atomic_files import replacing  # noqa: PLC0415
 
         record = self._facts | {
@@ -65,22 +65,22 @@ class Report:
         return self._folder / name
 
     def lines(self) -> list[str]:
-        """Return the short table: a line a row, then what there was no time for."""
-        lines = ["", "what was measured"]
+        """Return the table: one line per row, then the rows without time."""
+        lines = ["", "results"]
         lines += [f"  {short(result):40}  {name}" for name, result in self.results.items()]
         return lines + [f"  {'no time left':40}  {name}" for name in self.left]
 
 
 def short(result: Result) -> str:
-    """Say a row's most telling numbers."""
+    """Return the main numbers of a row as text."""
     for key in ("not_run", "failed"):
         if key in result:
             return f"{key.replace('_', ' ')}: {result[key]}"
     parts = [] if "ok" not in result else ["ok" if result["ok"] else "WRONG"]
     for key, form in (
-        ("max_difference", "off by {:.1e}"),
+        ("max_difference", "difference {:.1e}"),
         ("labels_equal", "labels {:.4%}"),
-        ("ms_per_window", "{:.2f} ms a window"),
+        ("ms_per_window", "{:.2f} ms per window"),
         ("gflops", "{:.0f} GFLOP/s"),
         ("seconds", "{:.2f} s"),
         ("steps_per_second", "{:.2f} steps/s"),

@@ -1,4 +1,4 @@
-"""The device: timing with CUDA events, memory, fresh inputs, and the matrix-product ceiling."""
+"""Time calls on a device, and measure its memory and the ceiling of a matrix product."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Rig:
-    """A device and how things are measured on it. Clocks and power limits are left as they are.
+    """Device with timing and memory measurement; clocks and power limits are not changed.
 
     Args:
         device: `"cuda"` or `"cpu"`.
-        tiny: Toy sizes: whether it works, not what it costs.
+        tiny: Toy sizes, for a test of the script.
     """
 
     def __init__(self, device: str, *, tiny: bool) -> None:
@@ -34,23 +34,23 @@ class Rig:
 
     @contextlib.contextmanager
     def on_stream(self) -> Iterator[None]:
-        """Queue what follows on the stream that events are recorded on."""
+        """Enqueue the work of the `with` block on the stream on which events are recorded."""
         with torch.cuda.stream(self.stream) if self.cuda else contextlib.nullcontext():
             yield
 
     def inputs(self, shape: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:
-        """Return random inputs, another for every call that is timed: never zeros, never twice the same."""
+        """Return different random inputs, so that successive timed calls do not get the same one."""
         count = 1 if self.tiny else 4
         generator = torch.Generator(self.device).manual_seed(seed)
         made = [torch.rand(shape, generator=generator, device=self.device) for _ in range(count)]
-        self.synchronize()  # they are read on another stream
+        self.synchronize()  # another stream reads them
         return made
 
     def time(self, call: Callable[[int], object], *, repeats: int | None = None) -> dict[str, Any]:
-        """Time calls after a warm-up; `call` is given the number of the call.
+        """Time calls after a warm-up; `call` receives the number of the call.
 
         Returns:
-            Median and all times in ms, and the peak of memory, ready for JSON.
+            Median and all times in ms, and peak memory, ready for JSON.
         """
         with self.on_stream():
             for number in range(self.warmup):
@@ -78,14 +78,14 @@ class Rig:
         return float(before.elapsed_time(after))
 
     def synchronize(self) -> None:
-        """Wait until the device has nothing to do."""
+        """Wait for the device to finish all work."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def memory(self) -> dict[str, Any]:
-        """Return peaks in MB: PyTorch's on the device, all in use there now, and the process's on the host.
+        """Return MB: peak of PyTorch and current use on the GPU, and peak of the process on the host.
 
-        What is in use belongs to every library of this process; the host's peak is the process's so far.
+        The current use on the GPU includes all libraries and processes.
         """
         found: dict[str, Any] = {"host_peak_mb": round((peak_memory_bytes() or 0) / 1e6)}
         if self.cuda:
@@ -95,7 +95,7 @@ class Rig:
         return found
 
     def clear(self) -> None:
-        """Give memory back to the device, also what a row that failed still held."""
+        """Free device memory, including that of a failed row."""
         gc.collect()
         if self.cuda:
             torch.cuda.synchronize()
@@ -103,11 +103,11 @@ class Rig:
 
     @contextlib.contextmanager
     def computing(self, precision: str) -> Iterator[None]:
-        """Let PyTorch compute in a precision.
+        """Set the precision of PyTorch in the `with` block.
 
         Args:
-            precision: `"fp16"`, `"bf16"`: autocast. `"fp32"`: TF32 off. `"default"`: float32 as it comes,
-                which on a GPU lets convolutions round their factors to TF32.
+            precision: `"fp16"` or `"bf16"`: autocast; `"fp32"`: float32 without TF32; `"default"`: PyTorch's
+                defaults, in which convolutions on a GPU round their factors to TF32.
         """
         dtype = DTYPES.get(precision, torch.bfloat16)
         torch.backends.cudnn.allow_tf32 = precision == "default"
@@ -118,7 +118,7 @@ class Rig:
             torch.backends.cudnn.allow_tf32 = False
 
     def ceiling(self, precision: str) -> dict[str, Any]:
-        """Time a large matrix product; TF32 is off for fp32, and `"tf32"` turns it on."""
+        """Time a large matrix product; `"tf32"` is float32 with TF32, `"fp32"` without."""
         side = 256 if self.tiny else 8192
         dtype = DTYPES.get(precision, torch.float32)
         pairs = [(a[0].to(dtype), a[1].to(dtype)) for a in self.inputs((2, side, side))]

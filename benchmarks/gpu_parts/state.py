@@ -1,4 +1,4 @@
-"""Rows that were measured, kept on disk one by one: a run that was cut off goes on where it stopped."""
+"""Store the result of each row on disk, so that an interrupted run can continue, and keep the time budget."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 Result = dict[str, Any]
 Row = tuple[str, Callable[[], Result]]
-"""A row's name, `SECTION/...`, and what measures it."""
+"""Name of a row, `SECTION/...`, and the function that measures it."""
 
 CUT_OFF = (
-    "the process ended while it ran (killed, crashed or out of time); remove it from the state to try again"
+    "the process ended during this row (killed, crashed or out of time); remove its line to measure it again"
 )
 GRACE = 0.1
-"""Share of the run's time by which a row that was begun in time may go beyond its section's."""
+"""Share of the time budget by which a running row may exceed the time of its section."""
 
 
 class NotHereError(Exception):
-    """A row cannot be measured on this machine; its text says why."""
+    """A row cannot be measured on this machine; the message gives the reason."""
 
 
 class State:
-    """Results by row name, in `rows.jsonl` of a folder.
+    """Results by row name, stored in `rows.jsonl` of a folder.
 
-    A row that was begun and never ended took the process with it: it is not tried again.
+    A row that was started and has no result ended its process; it is not measured again.
 
     Args:
-        folder: Made where it is missing.
-        settings: What results depend on.
+        folder: Folder of the file; created if it does not exist.
+        settings: Settings that results depend on.
 
     Raises:
-        ValueError: The folder holds results of other settings.
+        ValueError: The folder has results of other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class State:
             return
         if lines[0].get("settings") != settings:
             raise ValueError(
-                f"{folder} holds results of other settings: {json.dumps(lines[0].get('settings'))}"
+                f"{folder} has results of other settings: {json.dumps(lines[0].get('settings'))}"
             )
         for line in lines[1:]:
             if "begun" in line:
@@ -58,23 +58,23 @@ class State:
                 self.results[line["row"]] = line["result"]
 
     def begin(self, row: str) -> None:
-        """Note that a row is being measured."""
+        """Record that a row is being measured."""
         self._write({"begun": row})
         self.running = row
 
     def put(self, row: str, result: Result) -> None:
-        """Keep a row's result."""
+        """Store the result of a row."""
         self.results[row], self.running = result, None
         self._write({"row": row, "result": result})
 
     @staticmethod
     def begun(folder: Path) -> int:
-        """Count the rows that were begun in a folder, whatever became of them."""
+        """Return the number of rows that were started in a folder."""
         file = folder / "rows.jsonl"
         return file.read_text().count('"begun"') if file.exists() else 0
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Return the lines that are whole: the last may have been cut off."""
+        """Return the complete lines; the last one may be truncated."""
         found = []
         for text in self._file.read_text().splitlines() if self._file.exists() else []:
             try:
@@ -89,13 +89,13 @@ class State:
 
 
 class Budget:
-    """Seconds that a run may take, and until when each section may begin a row.
+    """Time budget of a run and of its sections.
 
     Args:
-        seconds: Of the whole run.
-        shares: Share of each section; what one leaves over the next ones have.
-        clock: What time it is, in seconds.
-        started: When the run began, by that clock; None: now.
+        seconds: Seconds of the whole run.
+        shares: Share of each section; time that a section does not use goes to the following ones.
+        clock: Returns the current time in seconds.
+        started: Start of the run by that clock; None is now.
     """
 
     def __init__(
@@ -115,27 +115,26 @@ class Budget:
             self._until[section] = start + seconds * done / sum(shares.values())
 
     def left_in_all(self) -> float:
-        """Return the seconds that are left of the whole run, at least 0."""
+        """Return the remaining seconds of the whole run, at least 0."""
         return max(0.0, self._end - self._clock())
 
     def left(self, section: str) -> float:
-        """Return the seconds in which a section may still begin rows; negative when they are over."""
+        """Return the seconds in which a section may still start rows; negative when the time is over."""
         return self._until[section] - self._clock()
 
     def left_to_end(self, section: str) -> float:
-        """Return the seconds after which a section's row is cut off: `GRACE` beyond its own time."""
+        """Return the seconds after which a row is cut off: `GRACE` beyond the time of its section."""
         return max(0.0, min(self.left(section) + GRACE * self._seconds, self.left_in_all()))
 
 
 class HardEnd:
-    """Ends the process when the time of what is in its `with` is over, in the middle of a row too.
+    """Context manager that ends the process after a time, also within a call of a library.
 
-    A thread of its own does it, since a compiler or a driver may not come back to Python for minutes, and
-    machines are lent for minutes.
+    A thread ends the process, since a compiler or a driver may not return to Python for minutes.
 
     Args:
-        seconds: From the beginning of the `with`.
-        last: What is done before; returns the exit code.
+        seconds: Seconds from the start of the `with` block.
+        last: Called before the end; returns the exit code.
     """
 
     def __init__(self, seconds: float, last: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""Training steps: the router's gradient at one pathway's activations, against the published sum."""
+"""Section `training`: training steps with one pathway under autograd, and with the published sum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu_parts.context import Context, text
 from benchmarks.gpu_parts.networks import routed
 from benchmarks.gpu_parts.state import Result, Row
-from benchmarks.routing_step import published_loss
+from benchmarks.published import published_loss
 from gcis_runtime.spec import Shape3
 from gcis_train.training.losses import value
 from gcis_train.training.objectives import Batch, RoutedObjective
@@ -20,14 +20,14 @@ _PROMPT = "prompt"
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the section's rows."""
+    """Return the rows of the section."""
     for roi in context.sizes.training:
         for way in ("ours", "published"):
             yield f"training/window {text(roi)}/{way}", functools.partial(_steps, context, roi, way)
 
 
 def _steps(context: Context, roi: Shape3, way: str) -> Result:
-    """Time whole steps: forward, backward, optimiser; bf16 autocast on a GPU, float32 elsewhere."""
+    """Time steps of forward, backward and optimiser, with bf16 autocast on a GPU and float32 on a CPU."""
     rig, sizes = context.rig, context.sizes
     rig.clear()
     net, embedding = routed(sizes.feature_size, pathways=sizes.pathways)

@@ -1,10 +1,11 @@
-"""End to end: 512 x 512 x 425 voxels, from file to file through gcis-run, and their grid through PyTorch."""
+"""Section `whole`: a CT from file to file with gcis-run, and on the network's grid in PyTorch."""
 
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.networks import Published, routed, static
+from benchmarks.gpu_parts.packages import found
 from benchmarks.gpu_parts.rig import Rig
-from benchmarks.gpu_parts.standins import found
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from benchmarks.tiling import tiled
-from gcis_runtime.sliding.plan import WindowPlan, axis_starts, plan_windows, window_weights
-from gcis_runtime.spec import PreprocessSpec, Shape3, WindowSpec
+from gcis_runtime.sliding.plan import axis_starts
+from gcis_runtime.spec import PreprocessSpec
 
 _LOW, _HIGH = PreprocessSpec().intensity_window
 _OVERLAP = 0.5
@@ -28,21 +29,22 @@ _ENGINES = ("onnx", "trt", "trt-rtx")
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the section's rows."""
+    """Return the rows of the section."""
     half = "fp16" if context.rig.cuda else "bf16"
     cut = functools.partial
-    yield f"whole/one pathway, PyTorch autocast {half}", cut(_pytorch, context, "static", half, 4)
+    yield f"whole/one pathway, PyTorch autocast {half}", cut(_on_grid, context, "static", half, 4)
     if not context.rig.tiny:
-        yield "whole/one pathway, PyTorch fp32", cut(_pytorch, context, "static", "fp32", 4)
-    yield "whole/published, all pathways, PyTorch fp32", cut(_pytorch, context, "published", "fp32", 1)
-    yield "whole/published, all pathways, MONAI sliding window, PyTorch's defaults", cut(_monai, context)
+        yield "whole/one pathway, PyTorch fp32", cut(_on_grid, context, "static", "fp32", 4)
+    yield "whole/published, all pathways, PyTorch fp32", cut(_on_grid, context, "published", "fp32", 1)
+    defaults = cut(_on_grid, context, "published", "default", 1)
+    yield "whole/published, all pathways, PyTorch's defaults", defaults
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):
             yield f"whole/gcis-run, {Path(bundle).name}, {engine}", cut(_runtime, context, bundle, engine)
 
 
 class _Stages:
-    """Seconds of named stages; the device is waited for at the end of each."""
+    """Seconds of named stages; each ends with a synchronisation of the device."""
 
     def __init__(self, rig: Rig) -> None:
         self.seconds: dict[str, float] = {}
@@ -61,64 +63,27 @@ def _network(context: Context, way: str) -> nn.Module:
     return made.to(context.rig.device)
 
 
-def _plan(context: Context) -> tuple[WindowPlan, NDArray[np.float32]]:
-    """Return the windows of the network's grid, and their weights; toy windows are no `WindowSpec`."""
-    roi = context.sizes.windows[0]
-    if not context.rig.tiny:
-        spec = WindowSpec(patch_size=roi, overlap=_OVERLAP)
-        return plan_windows(context.sizes.grid, spec), window_weights(spec)
-    starts = [axis_starts(n, r, _OVERLAP) for n, r in zip(context.sizes.grid, roi, strict=True)]
-    places = tuple((x, y, z) for x in starts[0] for y in starts[1] for z in starts[2])
-    grid = context.sizes.grid
-    plan = WindowPlan(shape=grid, before=(0, 0, 0), padded=grid, patch_size=roi, axis=2, starts=places)
-    return plan, np.ones(roi, np.float32)
+def _on_grid(context: Context, way: str, precision: str, batch: int) -> Result:
+    """Measure MONAI's sliding window on the device, from HU to labels on the host, on the network's grid."""
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (after the wheelhouse)
 
-
-Inference = Callable[[nn.Module, Tensor, WindowPlan], Tensor]
-"""The network over the windows of an image (X, Y, Z); returns blended outputs (C, X, Y, Z)."""
-
-
-def _pytorch(context: Context, way: str, precision: str, batch: int) -> Result:
-    """Windows and blending on the device, so many windows at once."""
-    _, weights = _plan(context)
-    batch = 1 if context.rig.tiny else batch
-
-    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
-        return _blend(net, image, plan, torch.from_numpy(weights).to(image.device), batch)
-
-    return _on_grid(context, way, precision, infer, batch=batch)
-
-
-def _monai(context: Context) -> Result:
-    """The published pipeline's own sliding window around all pathways, on the device."""
-    if not found("monai"):
-        raise NotHereError("needs MONAI; the row before has the same windows, blended here")
-    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (only where it is)
-
-    def infer(net: nn.Module, image: Tensor, plan: WindowPlan) -> Tensor:
-        logits: Tensor = sliding_window_inference(
-            image[None, None], plan.patch_size, 1, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
-        )
-        return logits[0]
-
-    return _on_grid(context, "published", "default", infer, batch=1)
-
-
-def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, batch: int) -> Result:
-    """HU on the host, on the network's grid, to labels on the host."""
-    rig, (plan, _) = context.rig, _plan(context)
+    rig, roi = context.rig, context.sizes.windows[0]
+    batch = 1 if rig.tiny else batch
     hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
     net = _network(context, way)
     try:
         with torch.no_grad(), rig.computing(precision):
             if not rig.tiny:
-                net(rig.inputs((batch, 1, *plan.patch_size))[0])  # libraries load and pick their kernels
+                net(rig.inputs((batch, 1, *roi))[0])  # libraries load and select kernels
             if rig.cuda:
                 torch.cuda.reset_peak_memory_stats()
             stages, started = _Stages(rig), time.perf_counter()
             image = _scaled(hu, rig)
             stages.done("to the device")
-            labels = _labels(infer(net, image, plan))
+            outputs: Tensor = sliding_window_inference(
+                image[None, None], roi, batch, net, overlap=_OVERLAP, mode="gaussian", sigma_scale=0.125
+            )
+            labels = _labels(outputs[0])
             stages.done("network and blend")
             host = labels.to(torch.uint8).cpu().numpy()
             stages.done("labels to the host")
@@ -129,10 +94,12 @@ def _on_grid(context: Context, way: str, precision: str, infer: Inference, *, ba
     return {
         "seconds": round(seconds, 4),
         "stages": stages.seconds,
-        "windows": len(plan.starts),
+        "windows": math.prod(
+            len(axis_starts(n, r, _OVERLAP)) for n, r in zip(context.sizes.grid, roi, strict=True)
+        ),
         "labelled_share": float(np.mean(host > 0)),
         **rig.memory(),
-        "note": "the network's grid in memory, without files and resampling; weights are random",
+        "note": "on the network's grid in memory, without files and resampling; weights are random",
     }
 
 
@@ -141,42 +108,19 @@ def _scaled(hu: NDArray[np.int16], rig: Rig) -> Tensor:
     return ((image - _LOW) / (_HIGH - _LOW)).clamp_(0, 1)
 
 
-def _labels(margins: Tensor) -> Tensor:
-    """Foreground of one structure: one channel of margins, or two of logits."""
-    return margins[0] > 0 if len(margins) == 1 else margins[1] > margins[0]
-
-
-def _blend(
-    net: Callable[[Tensor], Tensor], image: Tensor, plan: WindowPlan, weights: Tensor, batch: int
-) -> Tensor:
-    """Return blended outputs (C, X, Y, Z) in float32."""
-    total: Tensor | None = None
-    norm = torch.zeros_like(image)
-    for first in range(0, len(plan.starts), batch):
-        boxes = [_box(start, plan.patch_size) for start in plan.starts[first : first + batch]]
-        answers = net(torch.stack([image[box] for box in boxes])[:, None])
-        if total is None:
-            total = torch.zeros((answers.shape[1], *image.shape), device=image.device)
-        for box, answer in zip(boxes, answers, strict=True):
-            total[(slice(None), *box)] += answer.float() * weights
-            norm[box] += weights
-    if total is None:
-        raise ValueError("no window")
-    return total.div_(norm)
-
-
-def _box(start: Shape3, roi: Shape3) -> tuple[slice, ...]:
-    return tuple(slice(s, s + r) for s, r in zip(start, roi, strict=True))
+def _labels(outputs: Tensor) -> Tensor:
+    """Return the foreground of one structure from one logit, or from two class scores."""
+    return outputs[0] > 0 if len(outputs) == 1 else outputs[1] > outputs[0]
 
 
 def _runtime(context: Context, name: str, engine: str) -> Result:
-    """File to label file through the runtime; the second run counts, the first one is the first result."""
-    lacking = [p for p in ("msgspec", "nibabel") if not found(p)]
+    """Run gcis-run from file to file twice; the second run is reported, the first as `first_seconds`."""
+    lacking = [] if found("nibabel") else ["nibabel"]
     if context.rig.cuda and not found("cuda"):
         lacking.append("cuda-python")
     if lacking:
         raise NotHereError(f"needs {', '.join(lacking)}")
-    from benchmarks.scale_plan import write_tiled  # noqa: PLC0415 (needs nibabel)
+    from benchmarks.tiling import write_tiled  # noqa: PLC0415 (needs nibabel)
     from gcis_runtime.errors import GcisError  # noqa: PLC0415
     from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
     from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
@@ -184,7 +128,7 @@ def _runtime(context: Context, name: str, engine: str) -> Result:
     if context.rig.cuda and engine == "onnx":
         import onnxruntime  # noqa: PLC0415 (only where it is)
 
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from PyTorch's packages
+        onnxruntime.preload_dlls()  # CUDA and cuDNN of PyTorch's packages
     file, out = context.folder / "ct.nii.gz", context.folder / "labels.nii.gz"
     if not file.exists():
         write_tiled(file, context.sizes.volume, context.sizes.voxel)

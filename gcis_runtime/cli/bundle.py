@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gcis_runtime.cli.latency import latency
 from gcis_runtime.system.console import USAGE_EXIT, command_group, json_option, verbose_option
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def doctor(as_json: bool) -> None:
     click.echo("")
     engines = [[f.engine, f.device, _yes(f.works), _yes(f.builds), f.why] for f in found["engines"]]
     click.echo(table([["engine", "device", "runs", "builds", "why"], *engines]))
+
+
+main.add_command(latency)
 
 
 def _yes(value: bool) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import counted
 from benchmarks.cli import main
-from benchmarks.counted_run import allocated, stream, volume
+from benchmarks.counted import measure as counted
+from benchmarks.counted.run import allocated, stream, volume
 from gcis_runtime.errors import OutputError
 
 RENEW = "renew the record: python -m benchmarks counted"

@@ -1,4 +1,4 @@
-"""The GPU script on a CPU at toy sizes: it says what is missing, does the rest, and goes on where it was."""
+"""The GPU script on a CPU at toy sizes: it lists missing packages, measures the rest, and continues a run."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from monai.networks.nets.swin_unetr import SwinTransformer as MonaiSwin
 
 from benchmarks import gpu
-from benchmarks.gpu_parts import parity, standins
+from benchmarks.gpu_parts import packages, parity
 from benchmarks.gpu_parts.report import OUT_OF_TIME, Report
 from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
-from benchmarks.gpu_parts.swin import SwinTransformer
 from gcis_runtime.engines.gpu.probe import probe_driver
 
 ROOT = Path(__file__).parents[2]
-BLOCKED = ("monai", "nibabel", "open_clip", "click", "msgspec")
-RUN = f"""
+OPTIONAL = ("nibabel", "open_clip", "click")
+RUN = """
 import importlib.abc
 import sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BLOCKED}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Block())
 from benchmarks.gpu import main
@@ -45,17 +43,30 @@ def _record(state: Path) -> dict[str, Any]:
     return record
 
 
-def test_it_runs_on_a_cpu_without_what_may_be_missing(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--tiny", "--budget", "3600", "--state", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *words], cwd=ROOT, capture_output=True, text=True, check=False
+def _run_without(blocked: tuple[str, ...], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in a process in which packages cannot be imported."""
+    code = f"BLOCKED = {blocked!r}\n{RUN}"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
+
+
+def test_missing_required_packages_are_listed_with_their_wheels_and_end_with_2(tmp_path: Path) -> None:
+    done = _run_without(("monai", "msgspec", "nibabel"), "--device", "cpu", "--state", str(tmp_path / "s"))
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "monai, for the network" in done.stderr and "msgspec, for" in done.stderr
+    assert re.search(r"pip download --no-deps .* -d wheels msgspec monai nibabel packaging", done.stderr)
+    assert "--wheelhouse wheels" in done.stderr and not (tmp_path / "s").exists()
+
+
+def test_it_runs_on_a_cpu_without_optional_packages(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--tiny", "--budget", "3600", "--state", str(tmp_path)]
+    done = _run_without(OPTIONAL, *words)
     assert done.returncode == 0, done.stderr
     record = _record(tmp_path)
     rows = record["rows"]
-    for package in ("monai", "nibabel", "msgspec"):
-        assert package in record["missing"] and f"missing: {package}, for" in done.stdout
-    assert record["standins"] == ["msgspec", "monai"]
+    assert "nibabel" in record["missing"] and "missing: nibabel, for" in done.stdout
+    assert "pip download --no-deps" in done.stdout
     for way in ("PyTorch", "ONNX Runtime"):
         row = rows[f"parity/small/{way} fp32"]
         assert (
@@ -70,10 +81,10 @@ def test_it_runs_on_a_cpu_without_what_may_be_missing(tmp_path: Path) -> None:
     ours, theirs = (rows[f"training/window 64x32x32/{way}"] for way in ("ours", "published"))
     assert ours["first_loss"] == pytest.approx(theirs["first_loss"], rel=1e-5)
     assert not [name for name, row in rows.items() if "failed" in row]
-    assert rows["whole/gcis-run, demo, onnx"] == {"not_run": "needs msgspec, nibabel"}
+    assert rows["whole/gcis-run, demo, onnx"] == {"not_run": "needs nibabel"}
     assert "GPU" in rows["parity/blend/GPU against numpy"]["not_run"]
     assert "GPU" in rows["parity/restore/GPU against numpy"]["not_run"]
-    assert "what was measured" in done.stdout and "steps/s" in done.stdout
+    assert "results" in done.stdout and "steps/s" in done.stdout
 
 
 @pytest.mark.slow
@@ -82,9 +93,9 @@ def test_it_runs_on_a_cpu_with_everything(tmp_path: Path) -> None:
     assert gpu.main(words) == 0
     record = _record(tmp_path)
     rows = record["rows"]
-    assert record["standins"] == [] and not [name for name, row in rows.items() if "failed" in row]
+    assert not [name for name, row in rows.items() if "failed" in row]
     assert rows["whole/gcis-run, demo, onnx"]["windows"] == 1  # 64 voxels of 4 mm fill one of the bundle
-    assert rows["whole/published, all pathways, MONAI sliding window, PyTorch's defaults"]["windows"] == 2
+    assert rows["whole/published, all pathways, PyTorch's defaults"]["windows"] == 2
     first = (tmp_path / "rows.jsonl").read_text()
     assert gpu.main(words) == 0
     assert (tmp_path / "rows.jsonl").read_text() == first  # nothing was measured twice
@@ -106,40 +117,27 @@ def test_without_a_gpu_it_is_one_line_and_exit_code_2(
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("shape", [(64, 32, 32), pytest.param((96, 64, 32), marks=pytest.mark.slow)])
-def test_the_stand_in_transformer_equals_monais(shape: tuple[int, int, int]) -> None:
-    sizes: dict[str, Any] = {"in_chans": 1, "embed_dim": 12, "window_size": (7,) * 3, "patch_size": (2,) * 3}
-    sizes |= {"depths": (2,) * 4, "num_heads": (3, 6, 12, 24)}
-    theirs, ours = MonaiSwin(**sizes), SwinTransformer(**sizes)
-    ours.load_state_dict(theirs.state_dict())
-    image = torch.rand(1, 1, *shape)
-    with torch.no_grad():
-        for a, b in zip(theirs(image, normalize=True), ours(image, normalize=True), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+def _wheel(folder: Path, name: str, files: dict[str, str]) -> None:
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
 
 
-def test_stand_in_values_are_valid_or_do_not_exist() -> None:
-    class Size(standins.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        side: int = 3
-        notes: dict[str, str] = {}  # noqa: RUF012 - as msgspec allows it
-
-        def __post_init__(self) -> None:
-            if self.side < 1:
-                raise ValueError("side")
-
-    assert Size(side=4).side == 4 and Size().notes is not Size().notes
-    with pytest.raises(ValueError, match="side"):
-        Size(side=0)
-    with pytest.raises(AttributeError):
-        Size().side = 5  # type: ignore[misc]
+def test_packages_of_a_wheelhouse_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    _wheel(tmp_path, "brought_one", {"brought_one.py": "VALUE = 1\n"})
+    _wheel(tmp_path, "brought_two", {"brought_two-1.0.data/purelib/brought_two.py": "VALUE = 2\n"})
+    assert not packages.found("brought_one")
+    folder = packages.add_wheelhouse(tmp_path)
+    assert packages.found("brought_one") and packages.found("brought_two") and sys.path[-1] == str(folder)
+    (folder / "brought_one.py").write_text("VALUE = 3\n")
+    packages.add_wheelhouse(tmp_path)
+    assert (folder / "brought_one.py").read_text() == "VALUE = 3\n"  # unpacked once
 
 
-def test_the_stand_in_has_what_values_are_declared_with() -> None:
-    found = standins._msgspec()
-    used = re.compile(r"\bmsgspec\.([A-Z]\w+)")
-    names = {n for p in (ROOT / "gcis_runtime").glob("*.py") for n in used.findall(p.read_text())}
-    assert names <= found.keys(), "what gpu.py imports is declared with it"
-    assert not found["UNSET"] and isinstance(found["UNSET"], found["UnsetType"])
+def test_a_wheelhouse_without_wheels_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu", "--wheelhouse", str(tmp_path)]) == 2
+    assert "no .whl file" in capsys.readouterr().err
 
 
 def _rows(section: str, done: list[str], **measures: Any) -> Iterator[Row]:
@@ -168,7 +166,7 @@ def test_time_that_is_over_drops_rows_and_a_second_run_goes_on(tmp_path: Path) -
 
     def run() -> list[str]:
         budget = Budget(100, {"a": 0.6, "b": 0.4}, clock=lambda: now[0])
-        return gpu.run_sections(sections, State(tmp_path, {"s": 1}), budget, say=lambda line: None)
+        return gpu.run_sections(sections, State(tmp_path, {"s": 1}), budget, on_row=lambda line: None)
 
     assert run() == ["a/three"]  # its section's 60 s are over after two rows; b has its own
     assert done == ["one", "two", "four", "five"]
@@ -239,10 +237,10 @@ def test_parity_that_does_not_hold_is_exit_code_1(
     rows = [("parity/x", lambda: parity._judged({"max_difference": 1e-6, "labels_equal": 1.0}, "fp32"))]
     monkeypatch.setattr(gpu, "_sections", lambda *_: {"parity": lambda: iter(rows)})
     assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 1
-    assert "parity does not hold: parity/x" in capsys.readouterr().err
+    assert "parity fails: parity/x" in capsys.readouterr().err
 
 
-def test_after_a_row_that_ended_the_process_another_goes_on(
+def test_another_process_continues_after_a_row_that_ended_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A script in the place of gpu.py, which begins a row at each start and dies in the first two."""
@@ -265,10 +263,10 @@ os.abort() if begun else os._exit(75)
     words = ["--state", str(tmp_path), "--budget"]
     assert gpu.supervise([*words, "602"]) == 1  # parity does not hold, says the third
     out = capfd.readouterr().out
-    assert out.count("going on behind it") == 2
+    assert out.count("continuing after that row") == 2
     assert len(set(re.findall("began (.*)", out))) == 1, "one clock for all of them"
     assert gpu.supervise([*words, "609", "--tiny"]) == 1
-    assert "run it again" in capfd.readouterr().err  # it died before it began a row: no endless loop
+    assert "run the script again" in capfd.readouterr().err  # it died before it began a row: no endless loop
 
 
 def test_only_the_first_process_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:

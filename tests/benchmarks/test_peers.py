@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import peers
 from benchmarks.cli import main
-from benchmarks.peers_run import PEERS, Task, measure
+from benchmarks.peers import measure as peers
+from benchmarks.peers.run import PEERS, Task, measure
 from gcis_runtime.bundles.store import find_bundle
 
 OURS, SWIN, NNUNET = (

@@ -27,7 +27,7 @@ def network() -> StaticGcisNet:
 
 @pytest.mark.parametrize(
     ("words", "function"),
-    [(["agreement", "--phantom", "1"], "compare"), (["parity"], "measure")],
+    [(["agreement", "--phantom", "1"], "compare")],
 )
 def test_without_a_checkpoint_the_demo_bundles_own_network_is_taken(
     monkeypatch: pytest.MonkeyPatch, network: StaticGcisNet, words: list[str], function: str

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import scale_tables, throughput
 from benchmarks.records import newest
-from benchmarks.scale import fits
-from benchmarks.scale_plan import AXES
+from benchmarks.scale import tables as scale_tables
+from benchmarks.scale import throughput
+from benchmarks.scale.measure import fits
+from benchmarks.scale.plan import AXES
 
 
 def test_the_committed_record_is_whole_and_its_lines_follow_from_its_rows() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
-from benchmarks.records import RESULTS, hardware, newest
+from benchmarks.records import RESULTS, newest
+from gcis_runtime.latency.record_file import hardware
 
 
 @pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.name)

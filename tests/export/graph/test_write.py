@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from benchmarks import counted
+from benchmarks.counted import measure as counted
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.optimize import FORBIDDEN, node_types, store_half
 from gcis_export.graph.write import to_onnx

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.routing_step import published_loss, published_sum, rows_apart
+from benchmarks.published import published_loss, published_sum, split_rows
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.gate import gate
 from gcis_train.nets.network import GcisNet
@@ -93,7 +93,7 @@ def test_rows_of_one_pathway_run_together_with_the_gradients_of_rows_run_one_by_
     together = value(objective.loss(data, done=0.0))
     mine = _gradients(net, together)
     assert sizes == [(2, (0,) * 7), (1, (1,) * 7)]
-    apart = torch.stack([value(objective.loss(row, done=0.0)) for row in rows_apart(data)]).mean()
+    apart = torch.stack([value(objective.loss(row, done=0.0)) for row in split_rows(data)]).mean()
     assert len(sizes) == 5
     theirs = _gradients(net, apart)
     assert abs(float(together.detach() - apart.detach())) < 1e-12

@@ -1,0 +1,1 @@
+"""Time and memory beside other CT segmentation software, with random weights."""
