@@ -23,7 +23,7 @@ def test_the_module_map_is_current(graph: grimp.ImportGraph) -> None:
 
 def test_an_import_between_rooms_changes_table_and_picture(graph: grimp.ImportGraph) -> None:
     before = architecture.rooms_of(graph)
-    importer, imported = "gcis_runtime.images.volume", "gcis_runtime.spec"
+    importer, imported = "gcis_runtime.images.volume", "gcis_runtime.choices"
     assert imported not in before["gcis_runtime.images"].imports
     graph.add_import(importer=importer, imported=imported)
     try:

@@ -12,17 +12,26 @@ from gcis_runtime.errors import ImageError, MemoryLimitError
 from gcis_runtime.images import files as formats
 from gcis_runtime.images import nifti
 from gcis_runtime.images.volume import to_lean
+from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.runs import case as runs
-from gcis_runtime.runs.case import RunOptions
+from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.system.memory import resident_bytes
 from tests.support.bundles_and_images import smooth_ct
+
+
+def half_of_memory():
+    return RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2))
 
 
 def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "read_volume", pytest.fail)
     assert nifti.voxel_bytes(ct) == 40 * 36 * 30 * 2
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
-        runs.read_case(None, SimpleNamespace(image=ct), RunOptions(max_memory=resident_bytes() // 2))
+        runs.read_case(
+            None,
+            SimpleNamespace(image=ct),
+            RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
+        )
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
@@ -37,7 +46,11 @@ def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkey
     assert formats.voxel_bytes(path) == array.nbytes + max(array.nbytes, lean)
     monkeypatch.setattr(runs, "read_volume", pytest.fail)
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
-        runs.read_case(None, SimpleNamespace(image=path), RunOptions(max_memory=resident_bytes() // 2))
+        runs.read_case(
+            None,
+            SimpleNamespace(image=path),
+            RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
+        )
     path.write_bytes(b"NRRD0004\nnothing")
     with pytest.raises(ImageError, match=r"cannot be read|damaged header"):
         formats.voxel_bytes(path)

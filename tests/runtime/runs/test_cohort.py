@@ -25,7 +25,7 @@ from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.images import nifti
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.pipeline import run_pass as passes
-from gcis_runtime.pipeline.options import Callbacks
+from gcis_runtime.pipeline.options import Callbacks, SegmentOptions
 from gcis_runtime.runs import case as runs
 from gcis_runtime.runs import cohort
 from gcis_runtime.runs.callbacks import RunCallbacks
@@ -502,9 +502,11 @@ def test_with_a_limit_cases_do_not_overlap(monkeypatch):
     jobs = [SimpleNamespace(number=n) for n in range(4)]
     held = []
     monkeypatch.setattr(cohort, "read_case", lambda _s, job, _o: (held.append("read"), job)[1])
-    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, **_: (held.append("compute"), case)[1])
+    monkeypatch.setattr(cohort, "segment_case", lambda _s, case, _o, _c: (held.append("compute"), case)[1])
     monkeypatch.setattr(cohort, "write_case", lambda _c, _r, _o: (held.append("write"), {})[1])
     outcomes = []
-    cohort.run_cases(None, jobs, RunOptions(max_memory=1 << 30), done=outcomes.append)
+    cohort.run_cases(
+        None, jobs, RunOptions(segment=SegmentOptions(max_memory=1 << 30)), on_done=outcomes.append
+    )
     assert held == ["read", "compute", "write"] * 4
     assert [outcome.job.number for outcome in outcomes] == [0, 1, 2, 3]

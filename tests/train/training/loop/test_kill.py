@@ -177,6 +177,7 @@ def test_curves_are_tensorboards_and_a_killed_process_later_steps_are_dropped(tm
         (2, pytest.approx(0.2)),
         (3, 9.0),
     ]
+    first.close()
 
 
 def test_curves_that_cannot_be_written_are_one_error(tmp_path: Path) -> None:

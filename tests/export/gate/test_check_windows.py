@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from gcis_export.check_windows import calibration_windows, gather_windows
 
+from gcis_export.gate.check_windows import calibration_windows, gather_windows
 from gcis_runtime.errors import ImageError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from tests.support.bundles_and_images import set_pixdim, write_ct
