@@ -59,6 +59,7 @@ def test_missing_required_packages_are_listed_with_their_wheels_and_end_with_2(t
     assert "--wheelhouse wheels" in done.stderr and not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu_without_optional_packages(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--tiny", "--budget", "3600", "--state", str(tmp_path)]
     done = _run_without(OPTIONAL, *words)

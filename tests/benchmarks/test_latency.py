@@ -26,6 +26,7 @@ from gcis_train.nets.pathway import Pathway
 SCHEMA = RESULTS.parents[1] / "docs" / "schema" / "latency.v1.schema.json"
 
 
+@pytest.mark.slow
 def test_engines_are_compared_with_pytorch(tmp_path: Path) -> None:
     phantom = make_phantom(3, spacing=(6.0, 6.0, 6.0))
     middle = tuple(slice(n // 2 - 12, n // 2 + 12) for n in phantom.ct.shape)
