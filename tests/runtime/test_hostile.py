@@ -128,12 +128,12 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "NaN and infinity": (nan_image, "3 of 125 voxels"),
     "the length of a header alone": (raw(b"\x5c\x01\0\0" + bytes(range(256)) * 8), "header without voxels"),
     "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "continues after its last voxel"),
-    "an empty folder": (lambda folder: folder, "holds no image"),
+    "an empty folder": (lambda folder: folder, "contains no image"),
     "a pipe": (fifo, "not a regular file"),
     "a device": (lambda _: Path("/dev/zero"), "not a regular file"),
     "links in a circle": (circle, "does not exist"),
     "nothing": (lambda folder: folder / "no.nii.gz", "does not exist"),
-    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "holds no image"),
+    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "no image"),
 }  # fmt: skip
 
 
@@ -218,8 +218,8 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda f: ((f / "sub").mkdir(), add(f, "sub")), "lacks a file"),
     "a pipe": (lambda f: (os.mkfifo(f / "pipe"), add(f, "pipe")), "lacks a file"),
     "swapped hashes": (swap_hashes, "not the file that was exported"),
-    "a later schema": (lambda f: edit(f, lambda m: m.update(schema_version=99)), "another schema"),
-    "somebody else's schema": (lambda f: edit(f, lambda m: m.update(schema="monai")), "another schema"),
+    "a later schema": (lambda f: edit(f, lambda m: m.update(schema_version=99)), "a different schema"),
+    "somebody else's schema": (lambda f: edit(f, lambda m: m.update(schema="monai")), "a different schema"),
     "nested JSON": (nested, "is not a bundle manifest"),
     "JSON bomb": (manifest_bomb, "does not follow the schema"),
     "huge manifest": (

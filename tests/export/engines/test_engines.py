@@ -106,7 +106,7 @@ def test_another_precision_than_the_graph_is_an_error(staged, faked):
     graph = msgspec.structs.replace(manifest.graphs[0], precision="fp16")
     built = compiled.build(registry.tensorrt_rtx.FAMILY, b"", None, gpu=None)
     with pytest.raises(
-        EngineError, match="another precision than was asked for; received fp32; expected fp16"
+        EngineError, match="the precision of its graph; received fp32; expected fp16"
     ):
         compiled._write(folder, registry.tensorrt_rtx.FAMILY, graph, built)
     assert not (folder / "engines").exists()

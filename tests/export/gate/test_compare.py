@@ -103,7 +103,7 @@ def test_nan_and_another_shape_never_pass():
     zero = np.zeros(SHAPE, np.float32)
     assert measured(zero, zero).passed and not measured(zero + np.float32(1e-6), zero).passed
     with pytest.raises(
-        ParityError, match=r"^the output of a has another shape than that of b; received \(1, 1, 10, 10, 9\)"
+        ParityError, match=r"^the output of a differs in shape from that of b; received \(1, 1, 10, 10, 9\)"
     ):
         measured(window()[..., :9], window())
 

@@ -161,7 +161,7 @@ def test_int8_that_was_asked_for_is_run_from_its_own_graph(engines, gate):
 )
 def test_an_engine_that_computes_in_another_precision_is_refused(engines, engine, asked):
     factors = GOOD | {("openvino", "int8"): 0.95}
-    with pytest.raises(EngineError, match=f"another precision.*received fp16; expected {asked}"):
+    with pytest.raises(EngineError, match=f"other than the requested one.*received fp16; expected {asked}"):
         engines(factors, precision=asked, really={(engine, asked): "fp16"})
 
 

@@ -128,7 +128,7 @@ def test_a_model_with_other_tensors_is_left_alone(bundle, tmp_path):
     text = (folder / "config.pbtxt").read_text().replace("1, 2, 64, 64, 64", "1, 3, 64, 64, 64")
     (folder / "config.pbtxt").write_text(text)
     with pytest.raises(
-        OutputError, match="holds another model; received other inputs or outputs; expected input"
+        OutputError, match="contains a different model; received other inputs or outputs; expected input"
     ):
         write_triton(bundle, tmp_path)
     assert not (folder / "2").exists() and (folder / "config.pbtxt").read_text() == text

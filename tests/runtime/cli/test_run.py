@@ -139,11 +139,11 @@ def test_a_truth_on_another_grid_is_refused(run, bundle, ct, tmp_path):
     out = tmp_path / "x.nii.gz"
     assert_one_error(
         _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")),
-        "t.nii.gz is on another grid",
+        "t.nii.gz is on a different grid",
     )
     write_ct(tmp_path / "t.nii.gz", shape=(5, 5, 5))
     assert_one_error(
-        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "another shape"
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "a different shape"
     )
     assert not out.exists()
 
@@ -199,7 +199,7 @@ def bad_images(folder):
 
 IMAGE_ERRORS = {
     "missing.nii.gz": "does not exist",
-    "dir": "holds no image",
+    "dir": "contains no image",
     "text.nii.gz": "not a NIfTI file",
     "cut.nii.gz": "damaged or truncated",
     "4d.nii": "not three-dimensional",
@@ -228,7 +228,7 @@ def test_bad_bundles_engines_and_outputs(run, bundle, ct, tmp_path):
     assert_one_error(run(ct, "--bundle", bundle, "-o", "/proc/x.nii.gz"), "cannot be written")
     assert_one_error(run(ct, "--bundle", bundle, "-o", ct), "would overwrite an image")
     assert_one_error(
-        run(ct, ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz"), "one output file for several"
+        run(ct, ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz"), "a single output file for several"
     )
     assert_one_error(run(ct, ct, "--bundle", bundle), "have the same output")
     assert files(tmp_path) == before

@@ -420,7 +420,7 @@ def test_the_command_says_what_lies_outside(run, ct, tmp_path):
         (("--roi", "no.nii.gz"), "does not exist"),
         (("--coarse", "0.5"), "not a factor"),
         (("--coarse", "nothing"), "nothing"),
-        (("--coarse", "ct.nii.gz"), "before an image, --coarse 2"),
+        (("--coarse", "ct.nii.gz"), "Write --coarse 2 before an image"),
     ],
 )
 def test_bad_limits_are_one_line_and_nothing_written(run, ct, tmp_path, arguments, text):

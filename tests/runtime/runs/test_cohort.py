@@ -181,7 +181,7 @@ def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeyp
     out = tmp_path / "out"
     assert result.exit_code == 130
     assert [text for text in result.stderr.splitlines() if text][-2:] == [
-        "gcis-run: 1 done, 2 not done; the same command with --resume goes on from there",
+        "gcis-run: 1 done, 2 not done; repeat the command with --resume to continue",
         "gcis-run: interrupted",
     ]
     assert statuses(out) == {"a": "done", "b": "waiting", "c": "waiting"}

@@ -166,8 +166,8 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
     [
         (_unreadable_image, "error", "training case ct1", "ct1.nii.gz is not a NIfTI file"),
         (_truncated_label, "error", "training case ct1", "seg1.nii.gz is damaged or truncated"),
-        (_other_shape, "error", "training case ct1", "seg1.nii.gz has another shape than the image"),
-        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid than the image"),
+        (_other_shape, "error", "training case ct1", "seg1.nii.gz has a different shape from the image"),
+        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on a different grid from the image"),
         (_four_axes, "error", "training case ct1", "not three-dimensional"),
         (_not_finite, "error", "training case ct1", "not finite"),
         (_offset, "warning", "training case ct1", "no value below 0"),

@@ -274,14 +274,14 @@ def test_a_label_on_another_grid_is_an_error(tmp_path: Path) -> None:
     hu, labels = ball_case()
     case = _case(tmp_path, hu, labels)
     write_nifti(tmp_path / "seg7.nii.gz", labels[:-1])
-    with pytest.raises(DataError, match=r"case ct7 .*seg7.nii.gz has another shape.*\(39, 36, 32\)"):
+    with pytest.raises(DataError, match=r"case ct7 .*seg7.nii.gz has a different shape.*\(39, 36, 32\)"):
         load_case(case, SPEC)
     moved = RAS.copy()
     moved[0, 3] = 1.0
     write_nifti(tmp_path / "seg7.nii.gz", labels, moved)
     with pytest.raises(
         DataError,
-        match=r"case ct7 .*seg7.nii.gz is on another grid.*up to 1 mm",
+        match=r"case ct7 .*seg7.nii.gz is on a different grid.*up to 1 mm",
     ):
         load_case(case, SPEC)
 

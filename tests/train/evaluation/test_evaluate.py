@@ -81,7 +81,7 @@ def test_a_perfect_segmentation_scores_one_and_an_empty_one_zero(cases: tuple[Ca
     assert all((s.dice, s.hd95_mm, s.empty) == (0, None, "prediction") for s in empty.scores)
     with pytest.raises(DataError, match=r"no labelled structure.*received predictions of \['liver'\]"):
         evaluate(cases, source(truth, {"liver": 1}), progress=said.append)
-    with pytest.raises(DataError, match="another shape"):
+    with pytest.raises(DataError, match="a different shape"):
         evaluate(cases, source(lambda case: np.zeros((2, 2, 2)), values), progress=said.append)
 
 
@@ -92,7 +92,7 @@ def test_a_label_elsewhere_than_its_image_is_refused(cases: tuple[Case, ...], tm
     nib.save(nib.Nifti1Image(truth(cases[0]), moved), tmp_path / "label.nii.gz")
     target = Target(prompt="mandible", labels=(tmp_path / "label.nii.gz",), values=(7,))
     case = Case(image=cases[0].image, targets=(target,))
-    with pytest.raises(ImageError, match=r"label.nii.gz is on another grid"):
+    with pytest.raises(ImageError, match=r"label.nii.gz is on a different grid"):
         evaluate([case], source(lambda _: truth(cases[0]), {"mandible": 7}), progress=lambda line: None)
 
 
