@@ -1,4 +1,4 @@
-"""`python -m benchmarks latency`: the report of `gcis-bundle latency` with PyTorch as the reference."""
+"""Test `python -m benchmarks latency`: the report of `gcis-bundle latency` with PyTorch as the reference."""
 
 from __future__ import annotations
 

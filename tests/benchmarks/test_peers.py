@@ -1,4 +1,4 @@
-"""Peers: the same volume and windows for all, what is missing is said, what fails is no measurement."""
+"""Test peers: all use the same volume and windows; missing and failed peers are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines of an export: chosen early, built, read back, recorded, or refused."""
+"""Test the engines of an export: validated early, built, read back, recorded, or refused."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def make(staged, names, *, precision="fp32", options=None, expected=()):
 
 
 def afresh(staged):
-    """The staged bundle before any engine was built."""
+    """Return the staged bundle before any engine was built."""
     manifest = decode((DEMO_FOLDER / MANIFEST_FILE).read_bytes(), source="demo")
     return staged[0], manifest, Gate(staged[2].windows)
 
 
 @pytest.fixture
 def faked(monkeypatch):
-    """Builders that answer with what the test says, on a machine with or without a GPU."""
+    """Replace the builders by stubs with results of the test's choice, with or without a GPU."""
 
     def install(*, gpu=None, **changes):
         calls = []
@@ -105,9 +105,7 @@ def test_another_precision_than_the_graph_is_an_error(staged, faked):
     folder, manifest, _ = staged
     graph = msgspec.structs.replace(manifest.graphs[0], precision="fp16")
     built = compiled.build(registry.tensorrt_rtx.FAMILY, b"", None, gpu=None)
-    with pytest.raises(
-        EngineError, match="the precision of its graph; received fp32; expected fp16"
-    ):
+    with pytest.raises(EngineError, match="the precision of its graph; received fp32; expected fp16"):
         compiled._write(folder, registry.tensorrt_rtx.FAMILY, graph, built)
     assert not (folder / "engines").exists()
 

@@ -1,4 +1,4 @@
-"""A Triton model repository, as Triton's own protobuf reads it."""
+"""Test a Triton model repository with Triton's protobuf definition."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parsed(folder: Path) -> model_config_pb2.ModelConfig:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """The test network as fp32 and fp16 graphs, the latter with batch 2, and a stand-in for its engine."""
+    """Return the test network as fp32 and fp16 graphs, the latter with batch 2, and a stub of its engine."""
     folder = cheap_bundle(
         tmp_path / "b.gcis", name='Bones & "liver", übung', prompts=("bone", "liver"), engines=(ONNX,)
     )

@@ -1,4 +1,4 @@
-"""A bundle is understood, safe and unchanged, or it is not opened; the store finds the one that is meant."""
+"""Test that only valid, safe and unchanged bundles are opened, and that the store finds bundles."""
 
 from __future__ import annotations
 

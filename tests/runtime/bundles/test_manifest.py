@@ -1,4 +1,4 @@
-"""Manifests: golden files of each schema version, strict reading, upgrades that change nothing else."""
+"""Test manifests: golden files of each schema version, strict reading, minimal upgrades."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_shipped_demo_opens():
 
 
 def broken(version: bytes, *path: object, value: object = None) -> dict:
-    """Return a golden manifest with the field at `path` set, or dropped where no value is given."""
+    """Return a golden manifest with the field at `path` set, or removed if no value is given."""
     document = json.loads(version)
     place = document
     for step in path[:-1]:

@@ -1,4 +1,4 @@
-"""`gcis-bundle`: lists, describes, verifies and says what can run."""
+"""Test `gcis-bundle`: list, inspect, verify, and report which engines can run."""
 
 from __future__ import annotations
 

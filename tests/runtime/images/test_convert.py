@@ -1,4 +1,4 @@
-"""Arrays, nibabel and SimpleITK images in; the same kinds back, on the same grid."""
+"""Test conversion of arrays, nibabel and SimpleITK images, and back on the same grid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def array():
 
 
 def itk_of(array):
-    """The same image as ITK means it, made without our own code: LPS, Z first."""
+    """Return the image as SimpleITK represents it (LPS, Z first), without code of this project."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     lps = np.diag([-1.0, -1.0, 1.0])
     image.SetSpacing([1.5, 2.0, 3.0])

@@ -1,4 +1,4 @@
-"""Label maps: whole values on the image's grid from every format, or one clear error."""
+"""Test label maps: integers on the image's grid from every format, or one clear error."""
 
 from __future__ import annotations
 

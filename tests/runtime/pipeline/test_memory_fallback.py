@@ -1,4 +1,4 @@
-"""Out of memory: the batch halves, then the engine or device changes; never a wrong or partial result."""
+"""Test out-of-memory errors: the batch is halved, then engine or device change; results stay complete."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_without_anything_smaller_the_engines_own_error_is_raised():
 
 
 def test_a_failed_attempt_leaves_no_arrays_behind():
-    """The error's traceback would keep them while the next attempt needs the room."""
+    """The traceback of the error would keep the arrays while the next attempt needs the memory."""
     import gc
     import weakref
 
@@ -197,7 +197,7 @@ def test_a_cohort_goes_on_with_the_engine_that_fits(run, cts, tmp_path):
 
 def test_an_image_that_never_fits_fails_alone_and_leaves_nothing(run, cts, tmp_path):
     class Once(Openings):
-        """After the second image has failed on both engines there is room again."""
+        """After the second image has failed on both engines, memory is available again."""
 
         def __call__(self, *arguments):
             if len(self.made) == 2:

@@ -1,4 +1,4 @@
-"""Images from folders, patterns and lists; what cannot be meant is refused."""
+"""Test images from folders, patterns and lists; invalid arguments are refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_slash_makes_a_folder_of_any_name(tmp_path):
 
 
 def test_a_link_to_nothing_is_an_image_that_will_fail(tmp_path):
-    """git-annex and DataLad keep files that were not fetched so; left out, a case would be missing unseen."""
+    """git-annex and DataLad keep files that were not fetched as broken links; omission would hide cases."""
     make(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").symlink_to("nowhere")
     (tmp_path / "c.nii.gz").symlink_to(".")

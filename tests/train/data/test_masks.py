@@ -1,4 +1,4 @@
-"""Masks of structures: unions of files and values, in every format, each file read once."""
+"""Test masks of structures: unions of files and values, in every format; each file is read once."""
 
 from __future__ import annotations
 

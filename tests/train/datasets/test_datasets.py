@@ -1,4 +1,4 @@
-"""Every adaptor reads its dataset's true names; incomplete cases, strays and wrong folders are named."""
+"""Test every adaptor on the true file names; incomplete cases, unused files and wrong folders are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation, routing tables and phantoms as data, through their commands."""
+"""Test evaluation, routing tables and phantoms through their commands."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A routed checkpoint with random weights and two prompts."""
+    """Write a routed checkpoint with random weights and two prompts."""
     torch.manual_seed(0)
     config = NetworkConfig(feature_size=12, pathways=2, text_dim=8)
     folder = tmp_path_factory.mktemp("checkpoint") / "routed"
@@ -54,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def truth(case: Case) -> np.ndarray:
-    """The label map of a phantom."""
+    """Return the label map of a phantom."""
     return np.asanyarray(nib.load(case.targets[0].labels[0]).dataobj)
 
 

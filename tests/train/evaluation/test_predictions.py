@@ -1,4 +1,4 @@
-"""Label maps on disk: found by name, read by what their JSON says, refused where they do not fit."""
+"""Test label maps on disk: found by name, label values read from JSON, mismatches refused."""
 
 from __future__ import annotations
 
