@@ -1,4 +1,4 @@
-"""Entry point of `python -m benchmarks`."""
+"""Run the benchmark commands as `python -m benchmarks`."""
 
 from __future__ import annotations
 

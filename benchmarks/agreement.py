@@ -27,7 +27,7 @@ from gcis_train.nets.network import StaticGcisNet
 from gcis_train.weights import checkpoint as checkpoints
 
 WANTED = 0.9999
-"""Least share of equal voxels in float32."""
+"""Minimum share of equal voxels in float32."""
 
 Compare = Callable[[Path], list[dict[str, Any]]]
 """Maps a CT file to one row of the record per interpolation of labels and engine."""

@@ -1,4 +1,4 @@
-"""Benchmark commands: `python -m benchmarks COMMAND`, from a checkout."""
+"""Define the benchmark commands, `python -m benchmarks COMMAND`, for use in a checkout."""
 
 from __future__ import annotations
 
@@ -33,20 +33,18 @@ def main() -> None:
     help="CT file [a generated phantom].",
 )
 @click.option("--phantom", "seed", default=7, show_default=True, help="Seed of the phantom.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Processes per engine.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Processes of each engine."
+    "--warmup", type=click.IntRange(1), default=1, show_default=True, help="Warm-up runs per process."
 )
 @click.option(
-    "--warmup", type=click.IntRange(1), default=1, show_default=True, help="Runs before the timed ones."
-)
-@click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs of each process."
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs per process."
 )
 @click.option(
     "--int8/--no-int8", default=True, show_default=True, help="Write an int8 graph if no bundle has one."
 )
 @click.option(
-    "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the ceiling's matrix."
+    "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the matrix of the ceiling."
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
 def latency(
@@ -109,7 +107,7 @@ def agreement(
 ) -> None:
     """Compare the labels of the runtime with those of PyTorch and MONAI in float32, voxel by voxel."""
     if not (images or phantoms):
-        raise click.UsageError("Nothing to compare: give --image or --phantom.")
+        raise click.UsageError("There is nothing to compare: pass --image or --phantom.")
     from benchmarks.agreement import WANTED, compare
     from benchmarks.recover import checkpoint_or_recovered
 

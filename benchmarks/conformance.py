@@ -1,4 +1,4 @@
-"""Conformance cases: networks with deterministic weights and the logits of the published network."""
+"""Provide conformance cases: networks with deterministic weights and the logits of the published network."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ SHARES = {"parity": 0.15, "ladder": 0.45, "whole": 0.2, "training": 0.2}
 AGAIN = 75
 """Exit code of a process that ended within a row while other rows still have time."""
 START = 30
-"""Least number of seconds left for which another process is started."""
+"""Minimum number of remaining seconds for which another process is started."""
 RESULTS = Path(__file__).resolve().parent / "results"
 OnRow = Callable[[str], None]
 
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
 
 
 def supervise(arguments: list[str]) -> int:
-    """Run `main` in a process of its own, and in a new process after a row ended it; return the exit code.
+    """Run `main` in a separate process, and in a new process after a row ended it; return the exit code.
 
     A new process does not inherit the errors that a driver or a compiler may leave in the old one.
     """
@@ -171,7 +171,7 @@ def _measured(measure: Callable[[], Result]) -> Result:
         return measure()
     except NotHereError as error:
         return {"not_run": str(error)}
-    except Exception as error:  # whatever a driver, a compiler or an engine raises: the run goes on
+    except Exception as error:  # any error of a driver, a compiler or an engine: the next row follows
         line = (str(error).strip().splitlines() or [""])[0][:300]
         memory = "out of memory" in str(error).lower()
         return (

@@ -1,4 +1,4 @@
-"""Networks with seeded weights, and the operators, bytes and multiplications of an ONNX graph."""
+"""Build networks with seeded weights, and count operators, bytes and multiplications of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seeded(pathways: list[Pathway], feature_size: int, *, blocks: int = 1) -> St
     Args:
         pathways: One pathway per prompt.
         feature_size: Channels of the first stage.
-        blocks: Least number of blocks per position.
+        blocks: Minimum number of blocks per position.
     """
     torch.manual_seed(20_261)
     blocks = max(blocks, 1 + max(max(p.choices) for p in pathways))

@@ -1,4 +1,4 @@
-"""Latency report with PyTorch as the reference and, if no bundle has one, an int8 graph.
+"""Measure latency with PyTorch as the reference and, if no bundle has one, an int8 graph.
 
 Without PyTorch and onnx, `gcis-bundle latency` writes the same report with ONNX Runtime as the reference.
 """
@@ -75,7 +75,7 @@ def _with_int8(net: StaticGcisNet, bundle: Bundle, folder: Path) -> Bundle:
 
 
 def _reference(net: StaticGcisNet, bundle: Bundle, material: latency.Material) -> tuple[Reference, Labels]:
-    """Run PyTorch and MONAI in a process of their own; return the measurements and the label map."""
+    """Run PyTorch and MONAI in a separate process; return the measurements and the label map."""
     folder = material.folder
     save_static(net, bundle, folder / "static")
     way = Way(

@@ -1,4 +1,4 @@
-"""Options and output that the benchmark commands share."""
+"""Define options and output that the benchmark commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoder and loss as published: every block of a position is computed."""
+"""Implement decoder and loss as published: every block of a position is computed."""
 
 from __future__ import annotations
 

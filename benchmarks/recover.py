@@ -42,7 +42,7 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
         bundle: Bundle of `gcis-export`; weights stored in 16 bits are returned with that precision.
 
     Raises:
-        BundleError: The graph lacks a weight, or the network gives other logits than the graph.
+        BundleError: The graph lacks a weight, or the network and the graph give different logits.
     """
     manifest = bundle.manifest
     paths = [Pathway(tuple(n - 1 for n in p.path_selection)) for p in manifest.pathways]
@@ -184,7 +184,7 @@ def _check(net: StaticGcisNet, bundle: Bundle) -> None:
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     if not difference <= _CLOSE:
         raise BundleError(
-            "the network recovered from the bundle gives other logits than its graph",
+            "the network recovered from the bundle and its graph give different logits",
             received=f"a difference of {difference:.1e} of the largest logit",
             expected=f"at most {_CLOSE:.0e}",
             fix="Export the bundle again with this version.",

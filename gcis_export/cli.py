@@ -1,4 +1,4 @@
-"""Command line of gcis-export: parse the options, run the export and print the report."""
+"""Implement the command `gcis-export`: parse the options, run the export and print the report."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     type=click.IntRange(0, 5),
     help="trt, trt-rtx: builder effort, from fast build (0) to fast engine (5) [the builder's default].",
 )
-@click.option("--tf32", is_flag=True, help="trt, trt-rtx: allow TF32 products: faster, less exact.")
+@click.option("--tf32", is_flag=True, help="trt, trt-rtx: allow TF32 products (faster, less exact).")
 @click.option(
     "--path-selection",
     "path_selections",

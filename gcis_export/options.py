@@ -108,8 +108,8 @@ class ExportRequest:
         clip_weights: CLIP weights (tag or file) for prompts that the checkpoint has no embedding of.
         engines: Engines to build or check in addition to ONNX Runtime.
         build_options: Options for building TensorRT engines.
-        precision: Precision of the engines. Other than `"fp32"`, a second graph is written in this precision,
-            and at least one of the engines must support it.
+        precision: Precision of the engines. For precisions other than `"fp32"`, a second graph is written,
+            and at least one of the engines must support the precision.
         batches: Additional batch sizes; one more graph is written per batch size.
         weights: Storage type of the weights in `model.onnx`.
         overrides: Window and preprocessing settings that replace those of the checkpoint.

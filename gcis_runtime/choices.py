@@ -1,7 +1,7 @@
 """Define the engines, precisions and label grids that options, commands and manifests may name.
 
-Each list is derived from its `Literal` type. The module imports nothing but `typing`, so that `--help`
-answers before NumPy is loaded.
+Each list is derived from its `Literal` type. The module imports nothing but `typing`, so that `--help` does
+not have to load NumPy.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The one exception family of gCIS: what was received, what was expected, what to do."""
+"""Define the exceptions of gCIS; each states what was received, what was expected, and what to do."""
 
 from __future__ import annotations
 
 
 class GcisError(Exception):
-    """An error that a user can mend.
+    """Base class of errors that the user can correct.
 
     Args:
-        message: What went wrong, in one sentence without a full stop.
-        received: What was given, if that helps.
-        expected: What would have been right, if that helps.
-        fix: What to do about it, as an instruction.
+        message: The problem, in one sentence without a full stop.
+        received: The received value; None if the message needs none.
+        expected: The expected value; None if the message needs none.
+        fix: An instruction that corrects the error.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class GcisError(Exception):
 
 
 class ImageError(GcisError):
-    """An image that cannot be read or used."""
+    """An image cannot be read or used."""
 
     def named(self, path: object) -> ImageError:
         """Return the same error with the file's name in front."""
@@ -45,40 +45,40 @@ class ImageError(GcisError):
 
 
 class BundleError(GcisError):
-    """A bundle that is missing, damaged, of another schema, or not what was asked for."""
+    """A bundle is missing or damaged, has a different schema, or lacks a requested part."""
 
 
 class EngineError(GcisError):
-    """An inference engine or device that cannot be had."""
+    """An inference engine or device is not available, or has failed."""
 
 
 class DeviceMemoryError(EngineError):
-    """A device without enough memory: a smaller window batch or another device may do."""
+    """A device has too little memory; a smaller window batch or another device may be sufficient."""
 
 
 class MemoryLimitError(GcisError):
-    """An image that would take more memory than the user allows."""
+    """An image needs more memory than the user allows."""
 
 
 class OutputError(GcisError):
-    """An output that cannot be written."""
+    """An output cannot be written."""
 
 
 class CheckpointError(GcisError):
-    """A checkpoint or foreign weights file that cannot be used."""
+    """A checkpoint or a foreign weights file cannot be used."""
 
 
 class DataError(GcisError):
-    """A datalist, a row of one, or a label that cannot be used."""
+    """A datalist, one of its rows, or a label cannot be used."""
 
 
 class PromptError(GcisError):
-    """A prompt that is unknown or invalid."""
+    """A prompt is unknown or invalid."""
 
 
 class ParityError(GcisError):
-    """A graph whose answers differ from the network it was made from."""
+    """The logits of a graph differ from those of the network from which it was exported."""
 
 
 class ProcessError(GcisError):
-    """A process of a training that is gone or does not answer."""
+    """A process of a distributed training has ended or does not respond."""

@@ -1,4 +1,4 @@
-"""Reports as aligned text for people."""
+"""Format messages and tables as plain text for terminals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Write what cannot be seen as escapes: a file's name may hold new lines and orders to the terminal."""
+    """Escape characters that are not printable: file names may contain line breaks and control sequences."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -22,10 +22,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Align rows in columns two blanks apart.
+    """Align rows in columns that are separated by two spaces.
 
     Args:
-        rows: Cells, the header first; all rows of one length.
+        rows: Cells, the header first; all rows have the same length.
         right: Columns that are aligned to the right (numbers).
     """
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))] if rows else []

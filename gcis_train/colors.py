@@ -1,4 +1,4 @@
-"""Display colours of structures: conventional ones where they exist, otherwise well-separated hues."""
+"""Choose display colours of structures: conventional colours if they exist, otherwise well-separated hues."""
 
 from __future__ import annotations
 

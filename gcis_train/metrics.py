@@ -1,4 +1,4 @@
-"""Overlap metrics of masks."""
+"""Compute overlap metrics of masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every program starts as a module and as an installed command, and shows its help."""
+"""Test that every program starts as a module and as an installed command, and shows its help."""
 
 from __future__ import annotations
 

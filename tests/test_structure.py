@@ -1,4 +1,4 @@
-"""The structure of the source tree: sizes, folders, module docstrings, imports and the wheel's packages."""
+"""Test the structure of the source tree: sizes, folders, module docstrings, imports, and the wheel."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def missing_docstring(source: str) -> Iterator[str]:
 
 
 def forbidden_statements(source: str) -> Iterator[str]:
-    """Report `print`, `assert` and `global`, which library code does without."""
+    """Report `print`, `assert` and `global`, which library code must not contain."""
     for node in ast.walk(ast.parse(source)):
         printed = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         if printed or isinstance(node, ast.Assert | ast.Global):

@@ -1,4 +1,4 @@
-"""Command `compare`."""
+"""Implement the command `compare`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Turns of the ways in PyTorch.",
+    help="Turns of each pipeline in PyTorch.",
 )
 @click.option(
     "--calibration",
@@ -76,8 +76,8 @@ def compare(
 ) -> None:
     """Compare published evaluation, routed network, static network and every engine on one volume, in turns.
 
-    All ways have the same weights: those of the bundle, or seeded weights with --case, which serve for time
-    only. --case 48/96 takes 7 GB and 20 minutes on two cores, and half of that with --structures one.
+    All pipelines have the same weights: those of the bundle, or seeded weights with --case, which serve for
+    time only. --case 48/96 takes 7 GB and 20 minutes on two cores, and half of that with --structures one.
     """
     from benchmarks.compare.ladder import trained, untrained
     from benchmarks.compare.steps import Settings

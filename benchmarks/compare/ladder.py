@@ -1,4 +1,4 @@
-"""Compare one network on one volume, from published evaluation to each engine, in turns within one run."""
+"""Compare the ways of running a network, from the published evaluation to each engine, in turns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def trained(
         image: CT file; None generates a phantom, whose true labels are known.
         structures: Numbers of structures to compare with.
         settings: Numbers of turns, threads and calibration windows.
-        on_step: Called with a line of text per turn.
+        on_step: Called with one line of text per turn.
 
     Returns:
         Record, ready for JSON.
@@ -112,7 +112,7 @@ def untrained(
             many times longer for all structures as there are structures.
         seed: Seed of the phantom.
         settings: Numbers of turns, threads and calibration windows.
-        on_step: Called with a line of text per turn.
+        on_step: Called with one line of text per turn.
 
     Returns:
         Record, ready for JSON.
@@ -134,7 +134,7 @@ def untrained(
             write_tiled_phantom(image, network, windows[0 if count == 1 else 1], seed=seed)
             ladders.append(climb(network, image, place, truth=None, settings=settings, on_step=on_step))
     return _record(where, net, window, settings, ladders) | {
-        "weights": "seeded, not trained: labels mean nothing, time and memory do",
+        "weights": "seeded, not trained: only time and memory are meaningful",
         "trained": False,
         "image": f"phantom {seed}, tiled",
     }

@@ -1,6 +1,6 @@
 """Prepare the comparison: write checkpoints and bundle once, and return one step per way.
 
-A step runs a way once, in a process of its own.
+A step runs a way once, in a separate process.
 """
 
 from __future__ import annotations

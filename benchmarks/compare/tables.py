@@ -1,4 +1,4 @@
-"""Tables of the comparison: one per case for docs/performance.md, and a summary for README.md."""
+"""Format the tables of the comparison: one per case for docs/performance.md, and a summary for README.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the network in PyTorch from file to label map, in a process of its own.
+"""Run the network in PyTorch from file to label map, in a separate process.
 
 `python -m benchmarks.compare.ways` reads a `Way` as JSON from stdin and prints the measurements as JSON.
 """
@@ -19,7 +19,7 @@ Name = Literal["published", "routed", "static"]
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """Setting of one process.
+    """Settings of one process.
 
     Attributes:
         name: `"published"`: one pass per prompt, in which the text tower embeds the prompt and every block of
@@ -29,7 +29,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: Routed checkpoint, or a static one for `"static"`.
         image: CT file.
         out: Label map to write.
-        restore: How labels are brought to the grid of the file.
+        restore: Resampling of labels to the native grid.
         threads: CPU threads.
         device: `"cpu"` or `"cuda"`.
         launched: `time.monotonic()` at the launch of the process.
@@ -46,7 +46,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(way: Way, *, home: Path) -> dict[str, Any]:
-    """Measure in a process of its own; see `run_process` for what is added to the result of `measure`."""
+    """Measure in a separate process; `run_process` adds fields to the result of `measure`."""
     return run_process(("-m", "benchmarks.compare.ways"), way, home=home)
 
 

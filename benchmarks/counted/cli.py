@@ -1,4 +1,4 @@
-"""Command `counted`."""
+"""Implement the command `counted`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gcis_runtime.latency.record_file import write_record
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Compare with the last record and write nothing.")
+@click.option("--check", is_flag=True, help="Compare with the last record without writing a new one.")
 @record_folder
 def counted(check: bool, out: Path) -> None:
     """Count windows, operators, FLOPs, memory and instructions (with valgrind).
 
-    With --check the counts are compared with the last record, and an increase ends with exit code 2.
+    With --check the counts are compared with the last record, and the exit code is 2 if one has increased.
     """
     from benchmarks.counted.measure import comparable, compare, last_record, measure
 

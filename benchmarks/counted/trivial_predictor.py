@@ -1,4 +1,4 @@
-"""Logits of a predictor that labels structures by their HU, to count the work outside the network."""
+"""Compute logits that label structures by their HU, to count the work outside the network."""
 
 from __future__ import annotations
 

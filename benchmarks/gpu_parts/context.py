@@ -1,4 +1,4 @@
-"""Device, sizes, graphs and bundles of a run."""
+"""Define the device, sizes, graphs and bundles of a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TINY = Sizes(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
-    """Device, sizes, graphs and bundles of a run.
+    """Define the device, sizes, graphs and bundles of a run.
 
     Attributes:
         rig: Device.

@@ -1,4 +1,4 @@
-"""Section `ladder`: latency per window of the published network, one pathway in PyTorch, and each engine."""
+"""Measure latency per window of the published network, one pathway in PyTorch, and each engine (`ladder`)."""
 
 from __future__ import annotations
 

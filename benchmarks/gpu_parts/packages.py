@@ -1,4 +1,4 @@
-"""Packages of the GPU script: which are missing, how to bring their wheels, and a folder of wheels to use.
+"""Find missing packages of the GPU script, print how to download them, and use wheels from a folder.
 
 A GPU machine without a package index gets wheels in a folder, which `--wheelhouse` unpacks and adds to the
 import path; nothing is installed.
@@ -24,8 +24,8 @@ class Package:
     """An importable package.
 
     Attributes:
-        purpose: What the script needs it for.
-        wheels: Distributions to download, without those that PyTorch brings along.
+        purpose: Purpose of the package in the script.
+        wheels: Distributions to download, without dependencies of PyTorch.
         required: Whether the script cannot run without it; otherwise only rows are left out.
     """
 
@@ -92,7 +92,7 @@ def download_command(names: list[str]) -> str:
 
 
 def missing_text() -> str | None:
-    """Return the missing required packages and how to bring them, one per line; None if all are there."""
+    """Return the missing required packages and how to download them, one per line; None without any."""
     lacking = missing(required=True)
     if not lacking:
         return None
@@ -138,7 +138,7 @@ def add_wheelhouse(folder: Path) -> Path:
 
 
 def _unpack(wheel: Path, target: Path) -> None:
-    """Extract a wheel as an installer does: NAME.data/purelib and platlib belong beside the packages."""
+    """Extract a wheel as an installer does: NAME.data/purelib and platlib belong next to the packages."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
         tops = {name.partition("/")[0] for name in archive.namelist()}

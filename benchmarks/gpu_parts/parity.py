@@ -1,4 +1,4 @@
-"""Section `parity`: conformance cases in every precision, and the GPU kernels compared with numpy."""
+"""Compare conformance cases in every precision, and the GPU kernels with numpy (section `parity`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gcis_runtime.sliding.schedule import Schedule, make_schedule
 LIMIT = 1e-3
 """Largest allowed difference of a float32 logit from that of the published network."""
 LABELS = 0.9999
-"""Least share of equal labels in float32. In 16 bits both numbers are reported without a limit."""
+"""Minimum share of equal labels in float32. In 16 bits both numbers are reported without a limit."""
 
 
 def rows(context: Context) -> Iterator[Row]:

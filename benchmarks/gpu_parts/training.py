@@ -1,4 +1,4 @@
-"""Section `training`: training steps with one pathway under autograd, and with the published sum."""
+"""Time training steps with one pathway under autograd and with the published sum (section `training`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section `whole`: a CT from file to file with gcis-run, and on the network's grid in PyTorch."""
+"""Time a CT from file to file with gcis-run, and on the network's grid in PyTorch (section `whole`)."""
 
 from __future__ import annotations
 

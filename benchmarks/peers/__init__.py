@@ -1,1 +1,1 @@
-"""Time and memory beside other CT segmentation software, with random weights."""
+"""Time and memory compared with other CT segmentation software, with random weights."""

@@ -1,4 +1,4 @@
-"""Command `peers`."""
+"""Implement the command `peers`."""
 
 from __future__ import annotations
 

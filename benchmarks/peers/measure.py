@@ -1,6 +1,6 @@
 """Compare time and memory with other CT segmentation software, on the same volume and windows.
 
-All weights are random, so accuracy is not compared. Every run is a process of its own; peers take turns.
+All weights are random, so accuracy is not compared. Every run is a separate process; peers take turns.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def compare(
         "rounds": rounds,
         "threads": usable_cpus(),
         "note": "time and memory only: weights are random. From HU in memory to labels in memory, one "
-        "structure; each run is a process of its own, and peers take turns",
+        "structure; each run is a separate process, and peers take turns",
         "load_average": os.getloadavg()[0],
         "rows": _rows(found, missing),
     }

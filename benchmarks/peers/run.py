@@ -1,4 +1,4 @@
-"""Run one peer in a process of its own, from an image in memory to its labels.
+"""Run one peer in a separate process, from an image in memory to its labels.
 
 `python -m benchmarks.peers.run` reads a `Task` as JSON from stdin and prints the measurements as JSON.
 Weights are random with a fixed seed: time and memory do not depend on them, and labels are meaningless.

@@ -1,4 +1,4 @@
-"""Command `scale`."""
+"""Implement the command `scale`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Measure the cost of a run against volume, overlap, prompts, threads, images and processes.
 
-Each run is a process of its own, from the start of the interpreter to the last file, with the pipeline of
+Each run is a separate process, from the start of the interpreter to the last file, with the pipeline of
 `gcis-run`. Along an axis one value changes, and the others are those of the base case.
 """
 

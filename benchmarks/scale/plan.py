@@ -78,7 +78,7 @@ def quick_plan() -> Plan:
 
 
 def copies(image: Path, count: int) -> tuple[Path, ...]:
-    """Return `count` links to one image, created beside it."""
+    """Return `count` links to one image, created next to it."""
     links = [image.with_name(f"{number}_{image.name}") for number in range(count)]
     for link in links:
         if not link.exists():

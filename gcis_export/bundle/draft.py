@@ -32,7 +32,7 @@ _VERSIONED = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Content:
-    """What a bundle is made from.
+    """Content of a bundle.
 
     Attributes:
         name: Name of the bundle.
@@ -53,7 +53,7 @@ def draft_manifest(content: Content, graph: Graph, entry: FileEntry) -> Manifest
     """Return a manifest without parity report whose only engine is ONNX Runtime, not yet checked.
 
     Args:
-        content: What the bundle is made from.
+        content: Content of the bundle.
         graph: Manifest entry of `model.onnx`.
         entry: File entry of `model.onnx`.
     """

@@ -120,12 +120,12 @@ def _run(folder: Path, gate: Gate, name: EngineName, precision: Precision) -> tu
 
 
 def _check_precision(name: EngineName, session: Session, graph: Path, precision: Precision) -> None:
-    """Raise if an engine computes in another precision than the requested one."""
+    """Raise if an engine computes in a precision other than the requested one."""
     # An OpenVINO session reads it from the compiled model; a session of ONNX Runtime does not.
     actual = onnx.read_precision(graph) if name == "onnx" else session.precision
     if actual != precision:
         raise EngineError(
-            f"{ENGINES[name].product} computes in another precision than requested",
+            f"{ENGINES[name].product} computes in a precision other than the requested one",
             received=actual,
             expected=precision,
             fix="Export with another --precision or another --engine.",

@@ -39,7 +39,7 @@ def build_engines(
 
     Args:
         staged: Staged bundle; all of its graphs have been compared.
-        names: Selected engines; other than compiled engines are skipped.
+        names: Selected engines; only compiled engines are built.
         precision: Precision of the graphs to build from.
         options: Options for building.
         reference: Logits that the engines are compared with.
@@ -49,7 +49,7 @@ def build_engines(
         The bundle with the engines, and notes on engines that could not be run.
 
     Raises:
-        EngineError: An engine cannot be built, or computes in another precision than its graph.
+        EngineError: An engine cannot be built, or computes in a precision other than that of its graph.
         ParityError: An engine that ran differs from the reference.
     """
     notes: list[str] = []

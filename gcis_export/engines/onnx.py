@@ -30,7 +30,7 @@ def check(_options: BuildOptions) -> None:
 
 
 def read_precision(file: Path) -> str:
-    """Return the precision that the convolutions run in on the CPU: `"fp32"`, `"int8"`, ...
+    """Return the precision in which the convolutions run on the CPU: `"fp32"`, `"int8"`, ...
 
     ONNX Runtime inserts type conversions and fuses operators, so the precision is read from the graph that it
     has optimized.

@@ -88,7 +88,7 @@ def compare(
     for ours, theirs in zip(answers, expected, strict=True):
         if ours.shape != theirs.shape:
             raise ParityError(
-                f"the output of {stage} has another shape than that of {reference}",
+                f"the output of {stage} differs in shape from that of {reference}",
                 received=str(ours.shape),
                 expected=str(theirs.shape),
                 fix="No bundle was written; export the checkpoint again, and report this if it persists.",
@@ -139,7 +139,7 @@ def label_map(logits: Logits) -> NDArray[np.intp]:
 
 
 def lead(logits: Logits) -> NDArray[np.float32]:
-    """Return by how much each voxel's label leads the runner-up: (batch, X, Y, Z); background has logit 0.
+    """Return the lead of each voxel's label over the runner-up: (batch, X, Y, Z); background has logit 0.
 
     Changing every logit by less than half of the lead cannot change the label.
     """

@@ -30,7 +30,7 @@ ROUTED, STATIC, EXPORT_MODEL = "PyTorch routed", "PyTorch static", "export graph
 ROUNDED = "16-bit weights in PyTorch"
 
 UNTRAINED = 0.01
-"""Share of undecided voxels from which a remark calls the network untrained; trained networks have 0.0003."""
+"""Share of undecided voxels above which a network is reported as untrained; trained networks: 0.0003."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +122,7 @@ class Gate:
         return row
 
     def remarks(self) -> tuple[str, ...]:
-        """Return remarks on what the windows cannot verify."""
+        """Return remarks on properties that the windows cannot verify."""
         found = []
         if not self.rows:
             return ()

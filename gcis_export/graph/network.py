@@ -45,7 +45,7 @@ class ExportEncoder(nn.Module):
 
 
 class ExportNet(nn.Module):
-    """Network that computes the same logits as a `StaticGcisNet` with static shapes and few operators.
+    """Network with static shapes and few operators that computes the same logits as a `StaticGcisNet`.
 
     The last convolution, with weights foreground minus background, returns the difference of the two logits.
     Prompts whose pathways differ only at the last position share one convolution.

@@ -1,6 +1,6 @@
 """Read CT files in a MONAI bundle written by gCIS, by the rules of `gcis-run`.
 
-This file is copied into the bundle's `scripts/`; it needs MONAI and nibabel, and nothing of gCIS.
+This file is copied into the bundle's `scripts/`; it requires MONAI and nibabel, but not gCIS.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from gcis_runtime.system.atomic_files import check_writable
 
 
 def check_targets(request: ExportRequest) -> None:
-    """Raise before the export starts if a target could not be written after it.
+    """Raise before the export starts if a target cannot be written.
 
     Raises:
         OutputError: A target cannot be written, or would replace something other than a MONAI bundle.

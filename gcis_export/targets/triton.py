@@ -64,7 +64,7 @@ def write_triton(bundle: Bundle, repository: Path) -> tuple[TritonModel, ...]:
             chosen.setdefault(_name(bundle, engine), (engine, _tensors(bundle, engine)))
     if not chosen:
         raise OutputError(
-            f"bundle {bundle.name!r} has nothing that Triton can serve",
+            f"bundle {bundle.name!r} has no graph or engine that Triton can serve",
             received=", ".join(e.backend for e in bundle.manifest.engines) or "no engine",
             expected=" or ".join(_BACKENDS),
             fix="Export it with --engine onnx.",
@@ -145,7 +145,7 @@ def _check_same_tensors(model: Path, tensors: str) -> None:
         return
     if not file.is_file() or tensors not in file.read_text(encoding="utf-8"):
         raise OutputError(
-            f"{model} holds another model",
+            f"{model} contains a different model",
             received="other inputs or outputs" if file.is_file() else f"no {CONFIG_FILE}",
             expected=" ".join(tensors.split()),
             fix="Give the bundle another --name, or another repository with --triton.",

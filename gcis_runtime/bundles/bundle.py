@@ -114,7 +114,10 @@ def verify_file(folder: Path, entry: FileEntry) -> Path:
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
-            f"{path} has another size", received=f"{size} bytes", expected=f"{entry.bytes} bytes", fix=_FIX
+            f"{path} has a different size",
+            received=f"{size} bytes",
+            expected=f"{entry.bytes} bytes",
+            fix=_FIX,
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -166,9 +169,12 @@ def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]
     Raises:
         PromptError: The bundle was not exported with a prompt. The message lists known and similar prompts.
     """
-    if isinstance(prompts, str):  # a string is a sequence of strings as well
+    if isinstance(prompts, str):  # a string is also a sequence of strings
         raise PromptError(
-            "the prompts are one text", received=repr(prompts), expected="a list", fix=f"Pass [{prompts!r}]."
+            "the prompts are a single string",
+            received=repr(prompts),
+            expected="a list",
+            fix=f"Pass [{prompts!r}].",
         )
     if not prompts:
         return tuple(range(len(manifest.labels)))

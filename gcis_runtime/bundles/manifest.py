@@ -151,7 +151,7 @@ def _check_engines(m: Manifest, graphs: dict[str, Graph]) -> None:
         if graphs[e.graph].batch != e.batch:
             raise ValueError(f"the {e.backend} engine has batch {e.batch}, its graph {graphs[e.graph].batch}")
         if (e.file == e.graph) != (e.backend in GRAPH_BACKENDS):
-            raise ValueError(f"{e.file!r} is not what a {e.backend} engine loads")
+            raise ValueError(f"{e.file!r} is not a file that a {e.backend} engine can load")
     for row in m.parity:
         if row.graph and row.graph not in graphs:
             raise ValueError(f"the graph of parity row {row.stage!r}, {row.graph!r}, is not among the graphs")
@@ -205,7 +205,7 @@ def decode(data: bytes, *, source: str) -> Manifest:
         source: Name of the source for error messages.
 
     Raises:
-        BundleError: The data is not JSON, has another schema or a newer version, or a field is unknown,
+        BundleError: The data is not JSON, has a different schema or a newer version, or a field is unknown,
             missing or invalid.
     """
     try:
@@ -217,7 +217,7 @@ def decode(data: bytes, *, source: str) -> Manifest:
     if head.schema != SCHEMA or not 1 <= head.schema_version <= SCHEMA_VERSION:
         newer = head.schema == SCHEMA and head.schema_version > SCHEMA_VERSION
         raise BundleError(
-            f"{source} has another schema",
+            f"{source} has a different schema",
             received=f"{head.schema!r} version {head.schema_version}",
             expected=f"{SCHEMA!r} version 1 to {SCHEMA_VERSION}",
             fix="A newer gcis wrote it: install that." if newer else "Export the checkpoint again.",

@@ -58,7 +58,7 @@ class Tensor(Strict, frozen=True, kw_only=True):
 
 
 class FileEntry(Strict, frozen=True, kw_only=True):
-    """A file of the bundle; `path` is relative to the bundle folder and uses `/`."""
+    """A file of the bundle; `path` is relative to the bundle folder, with `/` as the separator."""
 
     path: str
     sha256: Sha256

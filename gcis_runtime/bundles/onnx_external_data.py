@@ -51,7 +51,7 @@ def check_references(folder: Path, graph: str, *, listed: Collection[str]) -> No
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 # Every reference contains this word, and searching it is faster than parsing all nodes.
                 names = list(_locations(data, "model", 0, len(data))) if data.find(_LOCATION) >= 0 else []
-        except ValueError as error:  # raised for an empty file as well, which cannot be mapped
+        except ValueError as error:  # also raised for an empty file, which cannot be mapped
             raise BundleError(
                 f"{path} is not an ONNX file",
                 received=str(error),

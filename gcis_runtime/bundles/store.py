@@ -139,7 +139,7 @@ def _named(bundle: object) -> Path:
         if name in (entry.slug, entry.folder.name) or (entry.manifest and name == entry.manifest.name):
             return entry.folder
     if path.exists():
-        return path  # opening it raises an error with the reason
+        return path  # opening the bundle raises an error with the reason
     choices = [_describe(entry) for entry in list_bundles(with_demo=True)]
     raise BundleError(
         f"there is no bundle {name!r}",

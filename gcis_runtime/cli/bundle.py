@@ -107,7 +107,7 @@ def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
         return 0 if ok else USAGE_EXIT
     click.echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
     for name in unlisted:
-        click.echo(f"{name} is not in the manifest; nothing reads it")
+        click.echo(f"{name} is not in the manifest and is never read")
     for t in trials:
         if t.outcome == "ok":
             click.echo(
@@ -156,7 +156,7 @@ def doctor(as_json: bool) -> None:
         ["CPU features", ", ".join(found["cpu_flags"]) or "unknown"],
         ["CUDA driver", found["cuda_driver"] or f"none: {found['cuda_problem']}"],
         *([f"GPU {g.index}", f"{g.name}, {g.sm}, {g.memory / 2**30:.1f} GiB"] for g in found["gpus"]),
-        ["cache of engines", found["cache"] or "none: no folder that only you can write"],
+        ["engine cache", found["cache"] or "none: no folder that only you can write to"],
         ["gzip", found["gzip"] if found["gzip"] != "zlib" else "zlib (pip install isal: three times faster)"],
         ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
     ]

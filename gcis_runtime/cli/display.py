@@ -25,7 +25,7 @@ class Display:
 
     Args:
         program: First word of lines with errors and warnings.
-        quiet: Print one JSON document on standard output and nothing else.
+        quiet: Print only one JSON document on standard output.
     """
 
     def __init__(self, program: str, *, quiet: bool) -> None:
@@ -45,7 +45,7 @@ class Display:
         )
 
     def on_start(self, start: RunStart) -> None:
-        """Print the engine (of several images only on a terminal) and the messages from opening it."""
+        """Print the engine (for several images only on a terminal) and the messages from opening it."""
         self.set_jobs(start.jobs)
         self._summary = start.summary
         if self._informative:
@@ -80,7 +80,7 @@ class Display:
             self._line(f"{self._place(job)}: {sum(report.seconds.values()):.1f} s")
 
     def on_forecast(self, job: Job, forecast: Forecast) -> None:
-        """Print the forecast of a case (of several images only on a terminal)."""
+        """Print the forecast of a case (for several images only on a terminal)."""
         if self._informative:
             self._line(f"{self._place(job)}: forecast: {forecast.text}")
 
@@ -96,7 +96,7 @@ class Display:
         return show
 
     def _line(self, text: str) -> None:
-        """Print on standard error, over the line of progress."""
+        """Print a line on standard error; it replaces the progress line."""
         click.echo(("\r\033[K" if self._terminal else "") + printable(text), err=True)
 
     def _place(self, job: Job) -> str:
@@ -104,11 +104,11 @@ class Display:
         return f"[{number}/{len(self._numbers)}] {printable(job.name)}"
 
     def interrupted(self) -> None:
-        """Print what an interrupted run finished, and how to continue it."""
+        """Print the counts of an interrupted run, and how to continue it."""
         if self._summary is not None:
             self._line(
                 f"{self._program}: {counts_text(self._summary.counts)}; "
-                "the same command with --resume goes on from there"
+                "repeat the command with --resume to continue"
             )
 
     def end(self, result: RunResult) -> None:

@@ -1,4 +1,4 @@
-"""`gcis-bundle latency`: measure the engines of a bundle on this machine."""
+"""Implement the command `gcis-bundle latency`: measure the engines of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from gcis_runtime.system.console import verbose_option
     help="CT file [a generated phantom].",
 )
 @click.option("--phantom", "seed", default=7, show_default=True, help="Seed of the phantom.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Processes per engine.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Processes of each engine."
+    "--warmup", type=click.IntRange(1), default=1, show_default=True, help="Warm-up runs per process."
 )
 @click.option(
-    "--warmup", type=click.IntRange(1), default=1, show_default=True, help="Runs before the timed ones."
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs per process."
 )
 @click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs of each process."
-)
-@click.option(
-    "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the ceiling's matrix."
+    "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the matrix of the ceiling."
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
 @verbose_option

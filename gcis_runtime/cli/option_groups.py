@@ -41,7 +41,7 @@ _RUN_OPTIONS = (
     outputs("--probability", is_flag=True,
             help="Write IMAGE_seg_probability/: one file per structure, 0 to 1."),
     outputs("--statistics", is_flag=True,
-            help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, cut off or not."),
+            help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, whether cut off."),
     outputs("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures."),
     outputs("--truth", metavar="LABELS", type=click.Path(path_type=Path),
             help="True label map: prints Dice."),
@@ -50,13 +50,13 @@ _RUN_OPTIONS = (
            "structure. Labels inside are those of a complete run; outside, all is background."),
     limits("--coarse", is_flag=False, flag_value="2", metavar="[FACTOR|BUNDLE]",
            help="Find structures on voxels FACTOR times as large [2], or with BUNDLE, and refine only "
-           "near them. Parts of a structure that the coarse pass missed may be lost."),
+           "near them. Parts of a structure that the coarse pass misses may be lost."),
     limits("--body-crop/--no-body-crop", default=None,
-           help="Crop to what is not air. [on, and exact, if the network was trained so; otherwise off, "
-           "and if set, only around the body: outside, all is background]"),
+           help="Crop to everything above air. [on, and exact, if the network was trained with this "
+           "crop; otherwise off, and if set, only the body is computed: outside, all is background]"),
     limits("--max-memory", metavar="SIZE",
-           help="Such as 2G: an image that is predicted to need more takes steps to need less, or is "
-           "refused; one image at a time."),
+           help="Memory limit, such as 2G. An image whose forecast exceeds it is computed with less "
+           "memory or refused. Images are then processed one at a time."),
 )  # fmt: skip
 
 
@@ -86,9 +86,9 @@ def engine_options(function: Command) -> Command:
         _engine("--precision", type=click.Choice(PRECISION_CHOICES), default="auto", show_default=True,
                 help="Arithmetic."),
         _engine("--threads", type=click.IntRange(min=1), metavar="N",
-                help="CPU threads. [all that the process may use]"),
+                help="CPU threads. [every CPU that the process may use]"),
         _engine("--tf32", is_flag=True,
-                help="ONNX Runtime on CUDA: float32 products round to 11 bits. [exact]"),
+                help="ONNX Runtime on CUDA: round the factors of float32 products to 11 bits. [off]"),
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _decorated(function: Command, *options: Callable[[Command], Command]) -> Com
 
 
 def _factor_or_bundle(text: str | None) -> tuple[float | None, str | None]:
-    """Return the factor, or the bundle, that --coarse names."""
+    """Return the factor or the bundle that is given with --coarse."""
     if text is None:
         return None, None
     try:
@@ -151,6 +151,6 @@ def _factor_or_bundle(text: str | None) -> tuple[float | None, str | None]:
 
     if suffix_of(Path(text)):
         raise click.UsageError(
-            f"--coarse takes a factor or a bundle, not {text!r}: before an image, --coarse 2."
+            f"--coarse takes a factor or a bundle, not {text!r}. Write --coarse 2 before an image."
         )
     return None, text

@@ -22,7 +22,7 @@ Examples:
   gcis-run ct.nii.gz                                 the only installed bundle
   gcis-run ct.nii.gz --prompt liver                  the installed bundle that has this prompt
   gcis-run cts/ --bundle B -o out/ --statistics      every image of a folder, with a summary
-  gcis-run cts/ --bundle B -o out/ --resume          go on after an interruption
+  gcis-run cts/ --bundle B -o out/ --resume          continue after an interruption
   gcis-run --phantom 7 -o demo/                      a generated head and neck, scored
 
 Research software, not a medical device."""
@@ -51,7 +51,7 @@ Research software, not a medical device."""
     option=outputs,
     type=str,
     metavar="OUT",
-    help="Folder, or the file of the label map. [beside the image]",
+    help="Folder, or the file of the label map. [next to the image]",
 )
 @outputs(
     "--format",
@@ -64,7 +64,7 @@ Research software, not a medical device."""
 @many(
     "--resume",
     is_flag=True,
-    help="Leave out images that are finished in OUT. [existing results are replaced]",
+    help="Skip images that are finished in OUT. [existing results are replaced]",
 )
 @engine_options
 def main(
@@ -83,7 +83,8 @@ def main(
     """Segment CT images in HU (NIfTI; NRRD and MHA with SimpleITK) with an exported bundle.
 
     Writes a label map on each image's own grid and a JSON file with names, volumes, engine and times; for
-    many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: not all.
+    many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least
+    one was not.
     """
     if seed is not None:
         if images or options.truth or resume or out is None or out.endswith((".nii", ".nii.gz")):

@@ -37,7 +37,7 @@ _CPU_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Whether an engine can run on this machine.
+    """Result of examining an engine on this machine.
 
     Attributes:
         engine: `"onnx"`, `"openvino"`, …

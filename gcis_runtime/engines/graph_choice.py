@@ -15,7 +15,7 @@ def rows_of(manifest: Manifest, *, backend: str, precision: str) -> list[ParityR
 
 
 def passed(manifest: Manifest, *, backend: str, precision: str) -> bool:
-    """Return whether the bundle lists an engine with a precision, and its parity rows hold their limits."""
+    """Return whether the bundle lists an engine with this precision and its parity rows passed."""
     listed = any(e.backend == backend and e.precision == precision for e in manifest.engines)
     rows = rows_of(manifest, backend=backend, precision=precision)
     return listed and bool(rows) and all(row.passed for row in rows)

@@ -23,10 +23,9 @@ OUT_OF_MEMORY = (DeviceMemoryError, MemoryError)
 
 
 class MemoryFallback:
-    """The engine options to use now, those to try next, and a log of the steps taken.
+    """State of the fallback: current engine options, options to try next, and a log of the steps taken.
 
-    A smaller batch needs less memory. Another engine needs another amount, and another device has other
-    memory.
+    A smaller batch needs less memory. Another engine may need less, and another device has its own memory.
 
     Args:
         bundle: The bundle.
@@ -61,12 +60,14 @@ class MemoryFallback:
             reason: The engine's or system's message in one line.
         """
         following = next(self._following())
-        self.steps.append(f"out of memory with {self.current.text} ({reason}): on with {following.text}")
+        self.steps.append(
+            f"out of memory with {self.current.text} ({reason}): continuing with {following.text}"
+        )
         self.current = following
 
     def skip(self, reason: str) -> None:
         """Move to the next options because the engine of the current ones cannot be opened."""
-        self.steps.append(f"{self.current.text} cannot be had: {reason}")
+        self.steps.append(f"{self.current.text} cannot be opened: {reason}")
         self.current = next(self._following())
 
     def exhausted(self, reason: str) -> DeviceMemoryError:
@@ -77,7 +78,7 @@ class MemoryFallback:
         tried = f"; before that: {'; '.join(self.steps)}" if self.steps else ""
         failed, self.current, self.steps = self.current, self.requested, []
         return DeviceMemoryError(
-            f"out of memory with {failed.text}, and nothing else is left to try",
+            f"out of memory with {failed.text}, and no other configuration is left",
             received=f"{reason}{tried}",
             fix=fix,
         )

@@ -36,14 +36,15 @@ class EngineOptions:
             six times as fast on this network), else ONNX Runtime; on a GPU, a TensorRT that is installed and
             for which the bundle has an engine, else ONNX Runtime.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`.
-        precision: One of `choices.PRECISION_CHOICES`; `"auto"` takes what the bundle's parity report allows.
+        precision: One of `choices.PRECISION_CHOICES`; `"auto"` selects the fastest one that the bundle's
+            parity report allows.
         threads: CPU threads; None for as many as the process may use.
-        batch: Largest number of windows per run; None for one on the CPU, where more gain nothing, and for
-            the most that the bundle offers on a GPU.
+        batch: Largest number of windows per run; None for one on the CPU, where larger batches are not
+            faster, and for the largest batch of the bundle on a GPU.
         tf32: Let ONNX Runtime on a GPU round the factors of float32 products to 11 bits.
 
     Raises:
-        EngineError: A value is not one of these.
+        EngineError: A value is invalid.
     """
 
     engine: EngineChoice = "auto"

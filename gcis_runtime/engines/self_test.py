@@ -135,14 +135,17 @@ def _try(
         session.close()
     expected = (candidate.batch, *bundle.manifest.output.shape[1:])
     if answers.shape != expected or not np.isfinite(answers).all():
-        return _failed(candidate, "an answer of wrong shape or not finite"), None
+        return _failed(candidate, "the output has the wrong shape or is not finite"), None
     reference = answers[:1] if reference is None else reference
     gap, scale = float(np.abs(answers - reference).max()), float(np.abs(reference).max())
     relative = gap / scale if scale else float(gap > 0)
     found: dict[str, Any] = {"seconds": seconds, "max_abs": gap, "relative": relative}
     limit = _limit(bundle.manifest, candidate)
     if limit is not None and relative > SLACK * limit:
-        problem = f"not ONNX Runtime's answer: off by {relative:.3g} of its range, limit {SLACK * limit:.3g}"
+        problem = (
+            f"the output differs from ONNX Runtime's by {relative:.3g} of its range, "
+            f"limit {SLACK * limit:.3g}"
+        )
         return _failed(candidate, problem, **found), None
     return Trial(candidate=candidate, outcome="ok", **found), answers[:1]
 

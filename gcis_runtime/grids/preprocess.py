@@ -30,7 +30,7 @@ class NetworkInput:
 
     @property
     def array(self) -> NDArray[np.float32]:
-        """The whole network input, (X, Y, Z) float32 in [0, 1]; computed on every access."""
+        """The complete network input, (X, Y, Z) float32 in [0, 1]; computed on every access."""
         return self.box(whole(self.transform.shape))
 
     def box(self, box: Box) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
 
     Raises:
         OutputError: The file cannot be written, or has another suffix.
-        ImageError: `labels` has another shape than `like`, or SimpleITK is needed and not installed.
+        ImageError: `labels` has a different shape from `like`, or SimpleITK is needed and not installed.
     """
     path = Path(path)
     if not _for_itk(path):

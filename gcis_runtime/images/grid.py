@@ -70,7 +70,7 @@ def check_same_grid(image: GridLike, other: GridLike, *, name: str) -> None:
     fix = "Resample it to the image, or pass the label map that belongs to this image."
     if other.shape != image.shape:
         raise ImageError(
-            f"{name} has another shape than the image",
+            f"{name} has a different shape from the image",
             received=f"{other.shape}",
             expected=f"{image.shape}",
             fix=fix,
@@ -79,7 +79,7 @@ def check_same_grid(image: GridLike, other: GridLike, *, name: str) -> None:
     limit = TOLERANCE * min(image.spacing)
     if shift > limit:
         raise ImageError(
-            f"{name} is on another grid than the image",
+            f"{name} is on a different grid from the image",
             received=f"voxels up to {shift:.3g} mm from those of the image",
             expected=f"at most {limit:.3g} mm, {TOLERANCE:g} of the smallest voxel edge",
             fix=fix,

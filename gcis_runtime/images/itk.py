@@ -142,7 +142,7 @@ def itk_image(array: NDArray[Any], *, like: Volume, sitk: Any) -> Any:
         sitk: The SimpleITK module.
 
     Raises:
-        ImageError: `array` has another shape than `like`.
+        ImageError: `array` has a different shape from `like`.
     """
     if array.shape != like.shape:
         raise ImageError(
@@ -166,7 +166,7 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
 
     Raises:
         OutputError: The file cannot be written.
-        ImageError: SimpleITK is not installed, or `array` has another shape than `like`.
+        ImageError: SimpleITK is not installed, or `array` has a different shape from `like`.
     """
     sitk = load_simpleitk(path)
     image = itk_image(array, like=like, sitk=sitk)

@@ -55,8 +55,8 @@ def read_labels(path: str | os.PathLike[str], *, like: GridLike | None = None) -
         like: The image whose grid the label map must have; None accepts any grid.
 
     Raises:
-        ImageError: See `files.read_volume`; also where the label map is on another grid than `like`, or has
-            values that are not finite, not whole, negative or above `MAX_LABEL`.
+        ImageError: See `files.read_volume`; also where the label map is on a different grid from `like`, or
+            has values that are not finite, not whole, negative or above `MAX_LABEL`.
     """
     path = as_path(path)
     decoded = read_decoded(path)

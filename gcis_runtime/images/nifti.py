@@ -115,7 +115,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
 
     Raises:
         OutputError: The file cannot be written.
-        ImageError: `labels` has another shape than `like`.
+        ImageError: `labels` has a different shape from `like`.
     """
     _write(Path(path), lean_labels(labels, like=like), like=like)
 
@@ -124,7 +124,7 @@ def lean_labels(labels: NDArray[Any], *, like: Volume) -> NDArray[Any]:
     """Return a label map as uint8, or as uint16 when values exceed 255.
 
     Raises:
-        ImageError: `labels` has another shape than `like`.
+        ImageError: `labels` has a different shape from `like`.
     """
     if labels.shape != like.shape:
         raise ImageError(

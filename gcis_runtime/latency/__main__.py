@@ -14,7 +14,7 @@ from gcis_runtime.system.console import command
 
 @command("latency-engine", hidden=True)
 def main() -> None:
-    """Measure one engine; the setting is read from stdin, the result is one line of JSON."""
+    """Measure one engine; the settings are read from stdin, and the result is one line of JSON."""
     run = msgspec.json.decode(sys.stdin.buffer.read(), type=Run)
     click.echo(json.dumps(measure(run)))
 

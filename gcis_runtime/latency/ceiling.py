@@ -70,7 +70,7 @@ def _openvino(file: Path, precision: str, threads: int) -> tuple[int, Any]:
     }
     core = import_openvino().Core()
     if precision != "fp32" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        settings["INFERENCE_PRECISION_HINT"] = "f32"  # the precision that the session has beside int8 too
+        settings["INFERENCE_PRECISION_HINT"] = "f32"  # as in int8 sessions on such processors
     compiled = core.compile_model(str(file), "CPU", settings)
     request = compiled.create_infer_request()
     size = int(compiled.inputs[0].shape[0])

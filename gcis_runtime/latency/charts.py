@@ -1,6 +1,6 @@
 """Lay out the two charts of the report: seconds per stage, and time against agreement.
 
-Coordinates are SVG pixels, x to the right and y downwards; the templates only draw what is laid out here.
+Coordinates are SVG pixels, x to the right and y downwards; the templates only draw these shapes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Chart:
         right: x of the right end.
         bottom: y of the horizontal axis.
         shapes: Bars or points.
-        labels: Texts beside the shapes.
+        labels: Texts next to the shapes.
         x_ticks: Ticks of the horizontal axis.
         y_ticks: Ticks of the vertical axis, or names of the rows.
         legend: Entries of the legend, or lines of limits.
@@ -104,7 +104,7 @@ def stage_chart(record: LatencyRecord) -> Chart:
 
 
 def accuracy_chart(record: LatencyRecord) -> Chart:
-    """Lay out seconds (logarithmic) against voxels per million with another label than the reference."""
+    """Lay out seconds (logarithmic) against voxels per million whose label differs from the reference."""
     million = 1e6 / math.prod(record.subject.voxels)
     points = [
         (row.total.p50, million * row.voxels_unequal, row.name, _ENGINES.get(row.engine, "#555555"))

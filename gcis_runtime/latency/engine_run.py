@@ -21,7 +21,7 @@ COMMAND = ("-m", "gcis_runtime.latency")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Setting of one process.
+    """Settings of one process.
 
     Attributes:
         bundle: Folder of the bundle.
@@ -31,8 +31,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         precision: Precision of the engine.
         device: `"cpu"` or `"cuda"`.
         threads: CPU threads.
-        restore: How labels are brought to the grid of the file.
-        warmup: Runs before the timed ones, at least 1; 0 only opens the engine.
+        restore: Resampling of labels to the native grid.
+        warmup: Warm-up runs, at least 1; 0 only opens the engine.
         repeats: Timed runs.
         product: ONNX file of the matrix product that gives the ceiling; None skips it.
         launched: `time.monotonic()` at the launch of the process.

@@ -32,7 +32,7 @@ REFERENCE = "onnx fp32"
 """Engine whose labels the others are compared with unless another reference is given."""
 _NOTE = (
     "Stages are those of gcis-run, median and 90th percentile over all timed runs; engines take turns, each "
-    "in a process of its own. start: from launch to an open engine; first result: from launch to the first "
+    "in a separate process. start: from launch to an open engine; first result: from launch to the first "
     "label map. GFLOP/s counts two operations per multiplication in the convolutions and matrix products of "
     "the float32 graph. Labels are compared on the grid of the file with {reference}."
 )
@@ -43,8 +43,8 @@ class Settings:
     """Numbers of processes and runs.
 
     Attributes:
-        rounds: Processes of each engine, in turns; from the second on, the engine's cache is filled.
-        warmup: Runs of each process before the timed ones, at least 1.
+        rounds: Processes per engine, in turns; from the second on, the engine's cache is filled.
+        warmup: Warm-up runs of each process, at least 1.
         repeats: Timed runs of each process.
         seed: Phantom that is segmented if no image is given.
         product: Rows of the matrix product that gives the ceiling.
@@ -94,7 +94,7 @@ def measure(
         bundles: Folders or names of bundles of one network.
         image: CT file; None generates a phantom, whose true labels are known.
         settings: Numbers of processes and runs.
-        on_step: Called with a line of text per step.
+        on_step: Called with one line of text per step.
         reference: Computes the labels to compare with; None takes those of ONNX Runtime in float32.
 
     Raises:
@@ -166,7 +166,7 @@ def _check_same_structures(bundles: Sequence[Bundle]) -> None:
 def _run_in_turns(
     chosen: Sequence[Candidate], material: Material, settings: Settings, on_step: OnStep
 ) -> tuple[Turns, dict[str, str]]:
-    """Run the candidates in turns; return what they measured, and the error of each one that failed."""
+    """Run the candidates in turns; return their measurements, and the error of each candidate that failed."""
     products = write_products(material.folder, settings.product)
     turns: Turns = {c.name: [] for c in chosen}
     failed: dict[str, str] = {}
@@ -223,7 +223,7 @@ def _first_engine(
     """
     if REFERENCE not in turns:
         raise EngineError(
-            f"{REFERENCE} did not run, and engines are compared with its labels",
+            f"{REFERENCE} did not run, although the labels of all engines are compared with its labels",
             received=failed[REFERENCE],
             fix="Run gcis-bundle verify on the bundle.",
         )

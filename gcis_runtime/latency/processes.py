@@ -1,4 +1,4 @@
-"""Run one measurement in a process of its own."""
+"""Run one measurement in a separate process."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class LatencyRecord(Strict, frozen=True, kw_only=True):
         environment: Machine, limits, packages and commit.
         subject: Image and bundle.
         rounds: Processes of each engine, in turns.
-        warmup: Runs of each process before the timed ones.
+        warmup: Warm-up runs of each process.
         repeats: Timed runs of each process.
         reference: Run whose labels the engines are compared with.
         rows: Engines that ran.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STAGES_SVG, ACCURACY_SVG, PAGE, TABLES = "stages.svg", "accuracy.svg", "index.html", "latency.md"
 EXACT, CLOSE = (0.9999, 0.995), (0.995, 0.99)
-"""Least share of equal labels and least Dice: rounding differences only; limit for lower precision."""
+"""Minimum share of equal labels and minimum Dice: for rounding differences only, and for lower precision."""
 
 
 def check_renderer() -> None:
@@ -91,8 +91,8 @@ def fastest(record: LatencyRecord, limits: tuple[float, float]) -> Row | None:
 
     Args:
         record: The record.
-        limits: Least share of equal labels, and least Dice with the reference. Dice is needed since most of
-            a CT is background, which raises the share of equal labels.
+        limits: Minimum share of equal labels, and minimum Dice with the reference. Dice is needed since most
+            of a CT is background, which raises the share of equal labels.
     """
     equal, dice = limits
     good = [r for r in record.rows if r.labels_equal >= equal and (r.dice is None or r.dice >= dice)]

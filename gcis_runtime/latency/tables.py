@@ -1,4 +1,4 @@
-"""Tables of a latency record as rows of text, and the record as Markdown."""
+"""Format a latency record as tables of text and as Markdown."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def overview_head(record: LatencyRecord) -> tuple[str, ...]:
 
 
 def overview(record: LatencyRecord) -> list[list[str]]:
-    """Return time, memory and agreement of each engine; a reference that is no row comes first."""
+    """Return time, memory and agreement of each engine; a reference that is not a row comes first."""
     r = record.reference
     first = [
         r.name, f"{r.whole_seconds:.1f} (whole process)", "", _number(r.peak_memory_mb), "",

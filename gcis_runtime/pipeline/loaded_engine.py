@@ -32,7 +32,7 @@ Opener = Callable[[Bundle, EngineOptions], Session]
 
 
 class LoadedEngine:
-    """A bundle in an engine. It owns the session: nothing else opens, replaces or closes one.
+    """A bundle in an engine. It owns the session: no other object opens, replaces or closes it.
 
     At most one session is open at a time. Only `info` may be read while another thread computes.
 
@@ -60,7 +60,7 @@ class LoadedEngine:
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions, *, opener: Opener = open_session) -> LoadedEngine:
-        """Open a session; if memory is too small, the first smaller configuration that opens.
+        """Open a session; if memory is too small, open the first smaller configuration that fits.
 
         Args:
             bundle: The verified bundle.
@@ -68,7 +68,7 @@ class LoadedEngine:
             opener: Opens sessions.
 
         Raises:
-            EngineError: The engine cannot be opened, for another reason than memory.
+            EngineError: The engine cannot be opened, for a reason other than memory.
             DeviceMemoryError: No configuration fits into memory.
         """
         fallback = MemoryFallback(bundle, options)
@@ -82,7 +82,7 @@ class LoadedEngine:
         """The session that computes now.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The engine was closed.
         """
         if self._session is None:
             raise _closed()
@@ -125,7 +125,7 @@ class LoadedEngine:
 
     @property
     def steps(self) -> Sequence[str]:
-        """One line per configuration that was given up for lack of memory since the bundle was opened."""
+        """One line per configuration that was abandoned for lack of memory since the bundle was opened."""
         return () if self._fallback is None else tuple(self._fallback.steps)
 
     @property
@@ -170,7 +170,7 @@ class LoadedEngine:
                 self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
         if not np.isfinite(logits).all():
             raise EngineError(
-                f"{session.name} answered with values that are not finite",
+                f"the output of {session.name} is not finite",
                 received=self.info.text,
                 fix="Use --precision fp32 or another --engine.",
             )
@@ -179,7 +179,7 @@ class LoadedEngine:
     def until_it_fits(self, work: Callable[[], _T]) -> tuple[_T, float]:
         """Call `work`; each time memory runs out, call it again with a session that needs less.
 
-        Every attempt starts from the beginning: nothing of a failed one is kept.
+        Every attempt starts from the beginning and reuses no result of a failed attempt.
 
         Args:
             work: Computes with this engine.
@@ -258,7 +258,7 @@ class LoadedEngine:
 
     def _free(self) -> None:
         session, self._session = self._session, None
-        self._labeller = None  # it may hold memory of the session's device
+        self._labeller = None  # the labeller may hold memory of the session's device
         if session is not None:
             session.close()
 

@@ -66,16 +66,16 @@ class SegmentOptions:
         roi: Compute only a part of the volume: voxel ranges `"x0:x1,y0:y1,z0:z1"`, the path of a mask, or the
             name of a structure (see `regions.roi.parse_roi`). Labels inside are bit for bit those of the
             whole volume; every label outside is background.
-        coarse: Compute only near what a coarse pass finds: the factor by which its voxels are larger, or a
-            segmenter of another bundle.
-        body_crop: Crop to what is not air. None follows the bundle's foreground rule if it has one, which is
-            exact because the network was trained so. True without a rule computes only around the body; every
-            label outside is background. False lays windows on the whole image.
-        max_memory: Most memory in bytes that the process may have resident; None for no limit. A volume that
-            is predicted to need more takes steps to need less (`Segmentation.steps`) or is refused.
+        coarse: Compute only near structures that a coarse pass finds: the factor by which its voxels are
+            larger, or a segmenter of another bundle.
+        body_crop: Crop to everything above air. None applies the bundle's foreground rule if there is one;
+            this is exact, because the network was trained with the rule. True without a rule computes only
+            the body; every label outside is background. False places windows on the whole image.
+        max_memory: Limit of the resident memory of the process in bytes; None for no limit. A volume whose
+            forecast exceeds the limit is computed with less memory (`Segmentation.steps`) or refused.
 
     Raises:
-        OutputError: `restore`, `coarse` or `max_memory` is not one of these.
+        OutputError: `restore`, `coarse` or `max_memory` is invalid.
     """
 
     restore: Restore = DEFAULT_RESTORE
@@ -89,7 +89,7 @@ class SegmentOptions:
     def __post_init__(self) -> None:
         if self.restore not in RESTORE_CHOICES:
             raise OutputError(
-                "unknown way to restore labels",
+                "unknown method to restore labels",
                 received=repr(self.restore),
                 expected=" or ".join(RESTORE_CHOICES),
             )

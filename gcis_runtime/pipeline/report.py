@@ -1,4 +1,4 @@
-"""Define the report of a segmented image: the JSON file that is written beside its label map.
+"""Define the report of a segmented image: the JSON file that is written next to its label map.
 
 `docs/schema/report.v1.schema.json` is the JSON Schema. Fields that an earlier version did not write have
 defaults, so that its reports can be read; unknown fields are ignored, except in the run key.
@@ -195,8 +195,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Everything that the results of an image depend on. Two runs with equal keys have equal results.
 
     Options that are not used are unset, so that the keys of earlier versions stay valid. An unknown field is
-    an
-    error: it is an option of a later version.
+    an error, since it is an option of a later version.
 
     Attributes:
         bundle: Hash of the bundle's manifest.

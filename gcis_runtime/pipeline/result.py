@@ -73,7 +73,7 @@ class Segmentation:
         crop: Box of the network's grid that the bundle's foreground rule left, first index and end along each
             axis (None if all was air), and the number of windows saved; empty without a rule.
         forecast: The forecast, and under `measured` the measured values.
-        steps: One line per step taken for lack of memory: batch, engine, device, way to resample labels.
+        steps: One line per step taken for lack of memory: batch, engine, device, resampling of labels.
         peak_memory: Peak resident memory of the process in bytes; None if unknown.
         engine: The engine that computed.
         bundle: Name of the bundle.
@@ -120,7 +120,7 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map with the image's geometry as NIfTI, NRRD or MHA, by suffix.
 
-        The file appears completely or not at all.
+        The file is written atomically.
 
         Raises:
             OutputError: The file cannot be written.
@@ -131,7 +131,7 @@ class Segmentation:
         """Write one mask per structure: 1 where its logit is positive, even if another structure's is larger.
 
         Args:
-            folder: Folder for the files `NAME` + `suffix`; every file appears completely or not at all.
+            folder: Folder for the files `NAME` + `suffix`; every file is written atomically.
             suffix: `.nii.gz`, `.nii`, `.nrrd` or `.mha`.
 
         Returns:

@@ -82,7 +82,7 @@ def run_pass(
     spec: PreprocessSpec | None = None,
     callbacks: Callbacks | None = None,
 ) -> Pass:
-    """Segment a volume, or a region of it, in one attempt. An error leaves nothing behind.
+    """Segment a volume, or a region of it, in one attempt. After an error, no partial result remains.
 
     Args:
         engine: The bundle in an engine.
@@ -91,7 +91,7 @@ def run_pass(
             `region`.
         channels: Graph channels of the structures.
         weights: Blending weight of each voxel of a window, (X, Y, Z).
-        region: Where labels are needed; None for the whole volume.
+        region: Region in which labels are needed; None for the whole volume.
         spec: Preprocessing; None for the bundle's.
         callbacks: Functions that follow the computation.
 

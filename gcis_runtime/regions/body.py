@@ -10,7 +10,7 @@ from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
 
 THRESHOLD = -400.0
-"""HU: air, foam and cushions are below, fat, skin and muscle above."""
+"""Threshold in HU: air, foam and cushions are below; fat, skin and muscle are above."""
 MARGIN = 25.0
 """Margin in mm for fingers and skin folds lost on the coarse grid or by erosion."""
 _CELL = 4.0

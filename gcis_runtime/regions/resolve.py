@@ -23,8 +23,8 @@ class Area:
 
     Attributes:
         roi: Region of interest; None for no limit.
-        coarse: Only segment near structures that a coarse pass finds.
-        body_crop: Only segment the body.
+        coarse: Segment only near structures that a coarse pass finds.
+        body_crop: Segment only the body.
     """
 
     roi: Roi | None = None

@@ -51,7 +51,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     """Read an image, and its true label map if there is one.
 
     Raises:
-        ImageError: A file cannot be read, or the true label map is on another grid.
+        ImageError: A file cannot be read, or the true label map is on a different grid.
         MemoryLimitError: The voxels alone need more memory than `options` permit.
     """
     check_plausible(job.image)
@@ -87,7 +87,7 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     The report is written last: if it exists, all other files are complete.
 
     Returns:
-        The report, as written to the JSON file beside the label map.
+        The report, as written to the JSON file next to the label map.
 
     Raises:
         GcisError: An output failed; files written before stay complete.

@@ -1,4 +1,4 @@
-"""Run many images through one engine; the next image is read and the last one written meanwhile."""
+"""Run many images through one engine; while it computes, read the next image and write the previous one."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Pipeline:
         catch: tuple[type[Exception], ...],
         callbacks: Callbacks,
     ) -> None:
-        """Compute the case that was read, while the following one is read and the one before is written."""
+        """Compute the case that was read, while the next one is read and the previous one is written."""
         alone = self._options.segment.max_memory is not None
         found: tuple[Case, Segmentation] | None = None
         try:
@@ -125,7 +125,7 @@ class _Pipeline:
         return case, segment_case(self._segmenter, case, self._options, followed)
 
     def _step(self, progress: Progress | None, finished: int, total: int) -> None:
-        """Pass a case's progress on, and report the case before as soon as it is written."""
+        """Forward the progress of a case, and report the previous case as soon as it is written."""
         if self._behind is not None and self._behind[1].done():
             try:
                 self.settle()
@@ -140,7 +140,7 @@ class _Pipeline:
         if self._behind is None:
             return
         job, future, catch = self._behind
-        wait([future])  # an interrupt leaves the case to be settled at the end
+        wait([future])  # after an interrupt, the case is settled at the end
         self._behind = None
         try:
             outcome = Outcome(job=job, report=future.result())

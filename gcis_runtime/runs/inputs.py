@@ -12,7 +12,7 @@ from gcis_runtime.errors import ImageError
 from gcis_runtime.images.suffixes import READABLE, stem, suffix_of
 
 _OURS = "_seg"
-"""Suffix of the label maps that runs write beside images; folders and patterns exclude these files."""
+"""Suffix of the label maps that runs write next to images; folders and patterns exclude these files."""
 _OUR_FOLDERS = (f"{_OURS}_masks", f"{_OURS}_probability")
 
 
@@ -30,12 +30,12 @@ class Source:
 
 
 def is_collection(argument: Path) -> bool:
-    """Return whether an argument may stand for several images: a folder, a pattern or a list."""
+    """Return whether an argument may name several images: a folder, a pattern or a list."""
     return argument.is_dir() or _is_pattern(argument) or argument.suffix.lower() == ".csv"
 
 
 def find_images(arguments: Sequence[Path]) -> tuple[Source, ...]:
-    """Return the images that arguments stand for, in their order; folders and patterns are sorted by name.
+    """Return the images that the arguments name, in their order; folders and patterns are sorted by name.
 
     Args:
         arguments: Image files (a missing one is an error when it is read); folders, without their subfolders;
@@ -48,7 +48,7 @@ def find_images(arguments: Sequence[Path]) -> tuple[Source, ...]:
     found: list[Source] = []
     for argument in arguments:
         if argument.is_dir():
-            found += _all(sorted(argument.iterdir()), f"{argument} holds no image")
+            found += _all(sorted(argument.iterdir()), f"{argument} contains no image")
         elif _is_pattern(argument):
             matches = sorted(Path(name) for name in glob.glob(str(argument), recursive=True))  # noqa: PTH207
             found += _all(matches, f"no image matches {argument}")
@@ -114,7 +114,7 @@ def _sources(path: Path, rows: Sequence[dict[str, str | None]]) -> Iterator[Sour
         name = (row.get("name") or "").strip() or stem(image)
         if name in {".", ".."} or "/" in name or "\\" in name:
             raise ImageError(
-                f"{path} has a name in row {number} that is no file name",
+                f"{path} has a name in row {number} that is not a file name",
                 received=repr(name),
                 fix="Use letters, digits, - and _.",
             )

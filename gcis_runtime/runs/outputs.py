@@ -22,11 +22,11 @@ class Job:
         name: The case's name.
         image: The CT file.
         labels: The label map.
-        report: The JSON file beside it.
-        preview: The picture beside it.
-        statistics: The CSV file beside it.
-        masks: The folder beside it for one mask per structure.
-        probabilities: The folder beside it for one probability map per structure.
+        report: The JSON file next to it.
+        preview: The picture next to it.
+        statistics: The CSV file next to it.
+        masks: The folder next to it for one mask per structure.
+        probabilities: The folder next to it for one probability map per structure.
     """
 
     name: str
@@ -51,7 +51,7 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
 
     Args:
         sources: The images.
-        out: None writes `NAME_seg` beside each image; a name with an image's suffix is the label map of the
+        out: None writes `NAME_seg` next to each image; a name with an image's suffix is the label map of the
             only image; any other name is a folder.
         suffix: Suffix of label maps, masks and probability maps; None for `.nii.gz` for NIfTI, and the
             image's own format for NRRD and MetaImage.
@@ -65,7 +65,10 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
     to_file = is_file_name(out)
     if to_file and len(sources) > 1:
         raise OutputError(
-            "one output file for several images", received=str(out), expected="a folder", fix="Use -o DIR/."
+            "a single output file for several images",
+            received=str(out),
+            expected="a folder",
+            fix="Use -o DIR/.",
         )
     jobs = []
     for source in sources:
@@ -109,7 +112,7 @@ def _job(source: Source, labels: Path) -> Job:
 
 
 def _refuse_names(jobs: Sequence[Job]) -> None:
-    """Raise an error for names that are not UTF-8: reports and tables could not hold them."""
+    """Raise an error for names that are not UTF-8: reports and tables cannot contain them."""
     for path in (path for job in jobs for path in (job.image, job.labels)):
         try:
             clean = str(path).encode() and "\0" not in str(path)
@@ -119,12 +122,12 @@ def _refuse_names(jobs: Sequence[Job]) -> None:
             raise OutputError(
                 "a name is not UTF-8, or holds a zero byte",
                 received=ascii(str(path)),
-                fix="Rename the file; reports and tables could not name it.",
+                fix="Rename the file; reports and tables cannot contain this name.",
             )
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Raise an error for outputs that would overwrite a file, and for folders and formats not writable."""
+    """Raise an error for outputs that would overwrite a file or cannot be written."""
     seen: dict[str, Path] = {}
     # Not `Path.resolve`, which raises RuntimeError for links in a circle before Python 3.13.
     sources = {os.path.realpath(job.image) for job in jobs}

@@ -28,7 +28,7 @@ _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 
 
 def write_preview(path: Path, segmentation: Segmentation) -> None:
-    """Write an overlay of three planes through the structures' centroid as PNG, completely or not at all.
+    """Write an overlay of three planes through the structures' centroid as PNG, atomically.
 
     Radiological view: the patient's right is on the left of the picture, anterior is up (axial), superior is
     up (coronal, sagittal). Soft-tissue window, voxels in their true proportions.
@@ -125,7 +125,7 @@ def _to_ras(array: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
 
 
 def _body_box(image: NDArray[Any], maps: Sequence[NDArray[Any]]) -> tuple[slice, ...]:
-    """Return the box of everything denser than air or labelled: air around a patient only makes it small."""
+    """Return the box of the voxels that are denser than air or labelled, to leave out the air around."""
     inside = image > _AIR
     for labels in maps:
         inside |= labels > 0
@@ -169,7 +169,7 @@ def _panel(
     extent = (plane.shape[1] * spacing[across], plane.shape[0] * spacing[up])
     scale = _PANEL / max(extent)
     size = max(1, round(float(extent[0] * scale))), max(1, round(float(extent[1] * scale)))
-    # Grey is smoothed, labels are not: their voxels are what is judged.
+    # The image is smoothed; labels are not, so that their voxels can be judged.
     smooth = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     rgb = np.repeat(np.asarray(smooth, dtype=np.float32)[..., None], 3, axis=2)
     rows = np.minimum((np.arange(size[1]) + 0.5) * plane.shape[0] / size[1], plane.shape[0] - 1).astype(
@@ -191,7 +191,7 @@ def _legend(
     *,
     top: int,
 ) -> None:
-    """Write each entry's colour and text, three a row."""
+    """Write each entry's colour and text, three per row."""
     for i, (color, text) in enumerate(entries):
         x, y = _MARGIN + (i % 3) * (_PANEL + _MARGIN), top + (i // 3) * _LINE
         draw.rectangle((x, y + 2, x + 11, y + 13), fill=color)

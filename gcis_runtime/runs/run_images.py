@@ -101,10 +101,10 @@ def run_images(
         prompts: Structures to segment; all of the bundle's if empty.
         engine: The engine.
         options: What to compute and write for each image.
-        out: Output folder; for a single image also the file of its label map. None writes beside the image.
+        out: Output folder; for a single image also the file of its label map. None writes next to the image.
         suffix: Suffix of label maps in folders, such as `".nii.gz"`; None for the default of the image's
             format.
-        resume: Leave out images that an earlier run into `out` finished with the same options.
+        resume: Skip images that an earlier run into `out` finished with the same options.
         callbacks: Functions that follow the run.
 
     Returns:

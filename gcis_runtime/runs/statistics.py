@@ -135,7 +135,7 @@ def csv_rows(case: str, structures: Iterable[StructureReport]) -> list[list[Any]
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV (RFC 4180, UTF-8), completely or not at all; the first row is the header.
+    """Write rows as CSV (RFC 4180, UTF-8), atomically; the first row is the header.
 
     Text that a spreadsheet would read as a formula is prefixed with an apostrophe, which marks it as text.
 

@@ -219,7 +219,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
-    """Raise an error for a list of images that the run would replace by its summary.
+    """Raise an error for a list of images that the summary of the run would replace.
 
     Raises:
         OutputError: One of the arguments is a summary file in `folder`.
@@ -228,7 +228,7 @@ def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
     for argument in arguments:
         if os.path.realpath(argument) in ours:
             raise OutputError(
-                f"{argument} would be replaced by this run's own",
+                f"{argument} would be replaced by the summary of this run",
                 fix="Rename the list, or choose another -o.",
             )
 

@@ -87,9 +87,9 @@ class Accumulator:
         self._tile = np.empty(len(channels) * math.prod(schedule.tile_shape), np.float32)
         scratch = max(_CACHED_VOXELS, plan.patch_size[1] * plan.patch_size[2])
         self._scratch = [np.empty(scratch, dtype=np.float32) for _ in range(workers.count)]
-        self._carried = 0  # planes that the previous slab carried over
+        self._carried = 0  # number of planes that the previous slab carried over
         self._first, self._finished = 0, 0  # of the slab
-        self._loaded = 0  # lines before this one have been in the ring buffer
+        self._loaded = 0  # lines of the slab before this one were loaded into the ring buffer
 
     def begin(self, slab: Slab) -> None:
         """Start a slab."""

@@ -1,9 +1,10 @@
 """Blend windows one by one, holding only the sums to which later windows still add.
 
-Windows run in the order of a `Schedule`. Lines that no later window of a slab touches leave a ring buffer as
-wide as a window: planes that no later slab touches become a `Tile`, the others are carried over to the next
-slab. With 410 x 410 x 425 voxels, fifty structures, windows of 64 voxels and overlap 0.5, the ring buffer
-takes 0.5 GB and the carry-over 1.9 GB, in memory or in a file; sums of the whole volume would take 14 GB.
+Windows run in the order of a `Schedule`. A ring buffer as wide as a window holds the lines of a slab. Lines
+that no later window of the slab touches are emitted: their planes that no later slab touches become a `Tile`,
+and the others are carried over to the next slab. With 410 x 410 x 425 voxels, fifty structures, windows of 64
+voxels and overlap 0.5, the ring buffer takes 0.5 GB and the carry-over 1.9 GB, in memory or in a file; sums
+of the whole volume would take 14 GB.
 
 Every voxel receives the same additions in the same order as when the whole volume is held, so that both
 results are equal bit for bit.

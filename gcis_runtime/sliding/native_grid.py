@@ -211,7 +211,7 @@ class _Border:
         view = tile.logits.transpose(0, *(axis + 1 for axis in self._order))
         self._corner = self._plane[
             :, lines.stop - 1
-        ].copy()  # the line before those of the plane that is stored now
+        ].copy()  # the line before the lines of the plane that is stored now
         if self._line.shape[1] != view.shape[1]:
             self._line = np.empty((len(view), view.shape[1], view.shape[3]), dtype=np.float32)
         self._line[...] = view[:, :, -1]

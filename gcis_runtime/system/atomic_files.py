@@ -1,4 +1,4 @@
-"""Write files and folders atomically: an output appears complete or not at all."""
+"""Write files and folders atomically: an output is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
 
 @contextlib.contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
-    """Yield a temporary file beside `path`, and rename it to `path` when the block ends without an error.
+    """Yield a temporary file next to `path`, and rename it to `path` when the block ends without an error.
 
     The temporary file is in the same folder, since a rename is atomic only within a file system. It is
     locked, so that `remove_leftovers` can distinguish it from the file of a process that was killed.
@@ -47,7 +47,7 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
         yield temporary
         with temporary.open(
             "rb"
-        ) as written:  # on disk before the rename: a power failure leaves no empty file
+        ) as written:  # flush to disk before the rename, so that a power failure leaves no empty file
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -94,7 +94,7 @@ def exchange_paths(one: Path, two: Path) -> bool:
 def replacing_folder(
     path: Path, *, exchange: Callable[[Path, Path], bool] = exchange_paths
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
+    """Yield a temporary folder next to `path`, and rename it to `path` when the block ends without an error.
 
     Its files are flushed to disk before the rename. An existing folder is exchanged in one step on Linux, so
     that a process killed at any moment leaves either the old or the new folder. On other systems the existing
@@ -176,7 +176,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
-    """Create an empty file beside `path` with the permissions of the user's umask, and lock it.
+    """Create an empty file next to `path` with the permissions of the user's umask, and lock it.
 
     `tempfile` is not used: it creates files with mode 0600, and the umask that would correct the mode can
     only be read by setting it, which affects all threads.

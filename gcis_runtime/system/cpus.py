@@ -15,7 +15,7 @@ from gcis_runtime.errors import EngineError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CROWD = 8
-"""Most threads per processor. More than one gives no speed-up; thousands block each other without end."""
+"""Largest number of threads per processor. More than one is not faster; thousands block each other."""
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
@@ -63,7 +63,7 @@ def check_threads(threads: int | None) -> None:
             "the number of threads is invalid",
             received=repr(threads),
             expected=f"1 to {most}, {_CROWD} per processor of this machine",
-            fix="Leave it out to use every processor that this process may use.",
+            fix="Omit it to use every processor that this process may use.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Gzip at the speed of the processor: through isal where it is installed, else through Python's zlib.
+"""Read and write gzip streams, with isal if it is installed, else with Python's zlib.
 
 isal (Intel's library, wheels of 0.3 MB for x86-64 and arm64) reads three times and writes label maps ten
 times as fast as zlib. Its threaded reader and writer were slower than its plain ones (docs/decisions/0037).
@@ -12,14 +12,14 @@ import zlib
 from typing import IO, Any, cast
 
 MAX_DEFLATE_RATIO = 1040
-"""Deflate cannot shrink more than 1032:1, so a header that claims more is refused at once."""
+"""Deflate cannot shrink more than 1032:1, so that a header that claims more is refused immediately."""
 ACCELERATOR = "isal"
 _LEVEL = 1
-"""Label maps shrink a hundredfold at any level, and higher ones cost time."""
+"""Label maps shrink a hundredfold at any level, and higher levels are slower."""
 
 
 def open_reader(raw: IO[bytes]) -> IO[bytes]:
-    """Return a stream of the uncompressed bytes of `raw`; reading it may raise what `damage` lists."""
+    """Return a stream of the uncompressed bytes of `raw`; reading it may raise the exceptions of `damage`."""
     isal = _isal()
     if isal is None:
         return cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
@@ -27,26 +27,26 @@ def open_reader(raw: IO[bytes]) -> IO[bytes]:
 
 
 def open_writer(raw: IO[bytes]) -> IO[bytes]:
-    """Return a stream that compresses into `raw`; no name, no time: equal data make equal files."""
+    """Return a stream that compresses into `raw`, without name and time: equal data give equal files."""
     isal = _isal()
     kind = gzip.GzipFile if isal is None else isal.IGzipFile
     return cast("IO[bytes]", kind(filename="", fileobj=raw, mode="wb", compresslevel=_LEVEL, mtime=0))
 
 
 def damage() -> tuple[type[Exception], ...]:
-    """Return what reading a damaged or truncated stream raises."""
+    """Return the exceptions that are raised when a damaged or truncated stream is read."""
     isal = _isal()
     known: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)
     return known if isal is None else (*known, importlib.import_module("isal.isal_zlib").error)
 
 
 def engine() -> str:
-    """Return what compresses here: `"isal"` or `"zlib"`."""
+    """Return the name of the library in use: `"isal"` or `"zlib"`."""
     return "zlib" if _isal() is None else ACCELERATOR
 
 
 def _isal() -> Any:
-    """Return isal's gzip module, or None where it is not installed."""
+    """Return isal's gzip module, or None if it is not installed."""
     try:
         return importlib.import_module("isal.igzip")
     except ImportError:

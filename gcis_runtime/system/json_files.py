@@ -28,7 +28,7 @@ def json_text(value: Any, *, indent: int = 2) -> str:
 
 
 def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
-    """Write a value as indented JSON, completely or not at all.
+    """Write a value as indented JSON, atomically.
 
     Args:
         path: The file; missing folders above it are created.

@@ -30,7 +30,7 @@ _NOTE = ".json"
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Key and hash of a cached file, stored as JSON beside it."""
+    """Key and hash of a cached file, stored as JSON next to it."""
 
     key: dict[str, str]
     sha256: str
@@ -145,10 +145,10 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
 
 
 def open_cache_beside(bundle: Path) -> PrivateCache | None:
-    """Open the cache folder `BUNDLE.cache` beside a bundle, or else the one in `$GCIS_HOME`.
+    """Open the cache folder `BUNDLE.cache` next to a bundle, or else the one in `$GCIS_HOME`.
 
     Args:
-        bundle: Folder of the bundle. The cache is beside it only if this user alone can write to the parent
+        bundle: Folder of the bundle. The cache is next to it only if this user alone can write to the parent
             folder.
     """
     folder = bundle.resolve()

@@ -1,4 +1,4 @@
-"""`gcis-train datalist`: one command per dataset, and `check`."""
+"""Implement `gcis-train datalist`: one command per dataset, and `check`."""
 
 from __future__ import annotations
 

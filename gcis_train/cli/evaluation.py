@@ -1,4 +1,4 @@
-"""`gcis-train evaluate`, `ceiling` and `curves`: parse, call, print."""
+"""Implement the commands `evaluate`, `ceiling` and `curves` of `gcis-train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gcis-train finetune`: parse, call, print."""
+"""Implement the command `gcis-train finetune`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gcis-train`: command group, and the commands `paths`, `import` and `phantoms`."""
+"""Define the command group `gcis-train`, and implement the commands `paths`, `import` and `phantoms`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gcis-train pretrain` and `warmstart`, and the options shared by all commands that train."""
+"""Implement `gcis-train pretrain` and `warmstart`, and the options shared by all commands that train."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from gcis_train.data.volumes import CaseVolume, load_case
 
 _FORMAT = 2
 """Part of the key. 2: images and labels are read by the runtime's reader, which takes the voxel size from the
-affine instead of pixdim, so that entries of format 1 may have another grid."""
+affine instead of pixdim, so that the grid of entries of format 1 may differ."""
 _INDEX = "entry.json"
 _CHUNK = 1 << 24
 _STALE = 24 * 3600.0

@@ -27,7 +27,7 @@ def read_masks(targets: Sequence[Target], *, like: GridLike) -> Iterator[npt.NDA
         The mask, (X, Y, Z) of `like`: the union over the structure's label files.
 
     Raises:
-        ImageError: A label file cannot be read, is not a label map, or is on another grid.
+        ImageError: A label file cannot be read, is not a label map, or is on a different grid.
         DataError: A structure has no label file.
     """
     return masks_of(targets, lambda path: read_labels(path, like=like).array)

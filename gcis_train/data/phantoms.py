@@ -1,4 +1,4 @@
-"""Write phantoms as image and label files with a datalist, for trials of the commands."""
+"""Write phantoms as image and label files with a datalist, to try the commands."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     thirty of 1024 x 1024 x 180 voxels (HaN-Seg), do not fit into memory together.
 
     Raises:
-        DataError: A file cannot be read, a label is on another grid or not a label map, or the image has
+        DataError: A file cannot be read, a label is on a different grid or not a label map, or the image has
             non-finite intensities.
     """
     try:
@@ -138,7 +138,8 @@ def content_box(image: Tensor, spec: PreprocessSpec) -> tuple[slice, slice, slic
 def _label_values(path: Path, grid: Grid, spec: PreprocessSpec) -> npt.NDArray[Any]:
     """Read a label file and resample its values to the network's grid.
 
-    The affine is that of the image: rounding in the header of the label could result in another shape.
+    The affine of the image is used: rounding in the header of the label file could result in a different
+        shape.
     """
     label = _tensor(read_labels(path, like=grid).array, grid.affine)
     moved = preprocessing(spec, keys=["label"])({"label": label}, start=1)["label"]
@@ -149,8 +150,8 @@ def _label_values(path: Path, grid: Grid, spec: PreprocessSpec) -> npt.NDArray[A
 def load_tensor(path: Path) -> MetaTensor:
     """Read a CT as input of MONAI's transforms: (X, Y, Z) float32 in HU with its RAS+ affine.
 
-    `LoadImage` is not used: it takes the voxel size from pixdim where that differs from the sform, and has
-    other rules for formats than the runtime.
+    `LoadImage` is not used: it takes the voxel size from pixdim even where it differs from the sform, and its
+        rules for formats differ from those of the runtime.
 
     Raises:
         ImageError: See `read_volume`.

@@ -2,8 +2,8 @@
 
 Layout and names: the dataset's README (https://zenodo.org/records/7442914) and Podobnik et al., "HaN-Seg:
 The head and neck organ-at-risk CT and MR segmentation dataset", Medical Physics 2023, table 2. Images and
-masks are NRRD; files converted to NIfTI with the same names are accepted. The MR images are on another grid
-and are ignored. Not every organ is contoured on every patient: a missing file means unknown.
+masks are NRRD; files converted to NIfTI with the same names are accepted. The MR images are on a different
+grid and are ignored. Not every organ is contoured on every patient: a missing file means unknown.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _scan_task(folder: Path, samples: list[Sample], skipped: list[Skip]) -> None
     found = {v: str(n).lower() for v, n in index["labels"].items() if v != "0"}
     if found != known:
         raise DataError(
-            f"{folder / 'dataset.json'} has other labels than the release of {task}",
+            f"{folder / 'dataset.json'} does not have the labels of the release of {task}",
             received=str(found),
             expected=str(known),
         )

@@ -44,7 +44,7 @@ def ceilings(
         prompts.
 
     Raises:
-        DataError: A file cannot be read, or a label is on another grid than its image.
+        DataError: A file cannot be read, or a label is on a different grid from its image.
     """
     scores: dict[tuple[str, str, str], list[float]] = {}
     for number, case in enumerate(cases, start=1):

@@ -93,8 +93,8 @@ def evaluate(
         watcher: Receives every scored case.
 
     Raises:
-        DataError: No case has a structure that can be scored, or a prediction is on another grid.
-        ImageError: A file cannot be read, or a label is on another grid.
+        DataError: No case has a structure that can be scored, or a prediction is on a different grid.
+        ImageError: A file cannot be read, or a label is on a different grid.
     """
     scores: list[Score] = []
     unscored: dict[str, int] = {}
@@ -132,14 +132,14 @@ def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[
     """Score the structures of a case that a prediction has.
 
     Raises:
-        DataError: The prediction has another shape than the image.
-        ImageError: A file cannot be read, or a label is on another grid than the image.
+        DataError: The prediction has a different shape from the image.
+        ImageError: A file cannot be read, or a label is on a different grid from the image.
     """
     targets = [t for t in case.targets if t.prompt in prediction.values]
     grid = read_grid(case.image)
     if prediction.labels.shape != grid.shape:
         raise DataError(
-            f"the prediction for {case.name} has another shape than its image",
+            f"the prediction for {case.name} has a different shape from its image",
             received=f"{prediction.labels.shape}",
             expected=f"{grid.shape}",
         )

@@ -1,7 +1,7 @@
 """Read predictions from label maps on disk, written by `gcis-run` or any other program.
 
 The label map of `ct7.nii.gz` is `ct7_seg.nii.gz` (the output of `gcis-run`) or `ct7.nii.gz` in the folder.
-The label value of each structure is read from the JSON file beside it or from `manifest.json` in the folder,
+The label value of each structure is read from the JSON file next to it or from `manifest.json` in the folder,
 unless it is given.
 """
 
@@ -33,7 +33,7 @@ def folder_source(
     Args:
         folder: The folder.
         cases: The cases to predict, so that missing label maps are found before any case is scored.
-        labels: `mandible=7,spinal cord=2`, or a JSON file; None reads the JSON beside each label map.
+        labels: `mandible=7,spinal cord=2`, or a JSON file; None reads the JSON next to each label map.
         allow_missing: Skip cases without a label map instead of raising an error.
 
     Raises:
@@ -97,14 +97,14 @@ def read_values(text: str) -> dict[str, int]:
 
 
 def _values_of(path: Path) -> dict[str, int]:
-    """Return the label values of a label map, from the JSON beside it or the manifest in its folder."""
+    """Return the label values of a label map, from the JSON next to it or the manifest in its folder."""
     for candidate in (path.parent / f"{stem(path)}.json", path.parent / MANIFEST_FILE):
         if candidate.is_file():
             return _file_values(candidate)
     raise DataError(
         f"the label values of {path.name} are unknown",
         received="no JSON file",
-        expected=f"{stem(path)}.json or {MANIFEST_FILE} beside it",
+        expected=f"{stem(path)}.json or {MANIFEST_FILE} next to it",
         fix="Pass --labels mandible=7,… or --labels FILE.json.",
     )
 

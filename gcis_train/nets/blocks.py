@@ -1,4 +1,4 @@
-"""Convolutional residual blocks with instance normalisation without affine parameters and leaky ReLU (0.01).
+"""Define residual blocks: convolutions, instance normalisation without affine parameters, leaky ReLU (0.01).
 
 Tensors have the axes (batch, channel, X, Y, Z).
 """

@@ -1,4 +1,4 @@
-"""Configuration of the network, which determines the shapes of its parameters."""
+"""Define the configuration of the network, which determines the shapes of its parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoder with seven positions, each with optional shared layers and several alternative blocks.
+"""Define the decoder: seven positions, each with optional shared layers and several alternative blocks.
 
 The routed network (all blocks at every position) and the static network (only the blocks that its pathways
 use) share this class. Parameter names are the same, so the state of a static network is a subset of that of a

@@ -1,4 +1,4 @@
-"""Encoder: Swin transformer of MONAI with convolutional blocks on its features."""
+"""Define the encoder: the Swin transformer of MONAI with convolutional blocks on its features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient of the router with the activation memory of a single pathway.
+"""Compute the gradient of the router with the activation memory of a single pathway.
 
 The published network sums the outputs of all blocks, each multiplied by its hard weight (one or zero). The
 value of the sum is the output of the chosen block, and only the parameters of that block receive a gradient.

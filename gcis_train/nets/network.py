@@ -1,4 +1,4 @@
-"""Routed network, and the static network of fixed pathways."""
+"""Define the routed network, and the static network of fixed pathways."""
 
 from __future__ import annotations
 

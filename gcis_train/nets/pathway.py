@@ -1,4 +1,4 @@
-"""Pathway: the residual block that a prompt uses at each of the seven decoder positions."""
+"""Define pathways: the residual block that a prompt uses at each of the seven decoder positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table of the command-line flags of a training, each with the option that it sets."""
+"""Define the command-line flags of a training, each with the option that it sets."""
 
 from __future__ import annotations
 

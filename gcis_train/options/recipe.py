@@ -1,4 +1,4 @@
-"""The published recipe as options, and the options that `--published` fixes."""
+"""Define the published recipe as options, and the options that `--published` fixes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FIXED = (
     "balance",
     "unused_blocks",
 )
-"""Options that the published program does not have; with another value, the recipe is a different one."""
+"""Options that the published program does not have; other values change the recipe."""
 
 
 def published_tree() -> dict[str, Any]:

@@ -66,8 +66,7 @@ def auto_amp(device: torch.device, *, published: bool = False) -> Precision:
     """Return the default mixed precision of a device.
 
     CUDA: bf16 on GPUs with native support (compute capability 8.0 and higher; no loss scaling, no overflow),
-        fp16
-    on others and in the published recipe. CPU: none; docs/decisions/0012 has measurements of bf16.
+        fp16 on others and in the published recipe. CPU: none; docs/decisions/0012 has measurements of bf16.
     """
     if device.type != "cuda":
         return "none"

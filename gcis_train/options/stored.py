@@ -1,4 +1,4 @@
-"""Translation between option names and the names in files.
+"""Translate between option names and the names in files.
 
 `options.json` in a run folder keeps the names and values of the first release, so that every release reads
 every run. A configuration file may use either.

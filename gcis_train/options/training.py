@@ -1,4 +1,4 @@
-"""Options of a training run as one immutable value, stored in the run folder."""
+"""Define the options of a training run as one immutable value, which is stored in the run folder."""
 
 from __future__ import annotations
 

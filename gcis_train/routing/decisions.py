@@ -1,4 +1,4 @@
-"""Pathway and router gaps of each prompt."""
+"""Determine the pathway and the router gaps of each prompt."""
 
 from __future__ import annotations
 

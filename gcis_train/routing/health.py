@@ -1,4 +1,4 @@
-"""Router statistics: use of each block, certainty of the prompts, and agreement between them."""
+"""Compute router statistics: use of each block, certainty of the prompts, and agreement between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text embeddings of prompts, read from a run folder or a checkpoint, or computed with CLIP."""
+"""Read the text embeddings of prompts from a run folder or a checkpoint, or compute them with CLIP."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def embed_prompts(
     wanted = (model, described(weights, seed=seed))
     if known is not None and (known.text_model, known.text_weights) != wanted:
         raise CheckpointError(
-            "the run was started with another text tower",
+            "the run was started with a different text tower",
             received=f"{wanted[1]} of {wanted[0]}",
             expected=f"{known.text_weights} of {known.text_model}",
             fix="Resume with the same --clip-weights, or start a new run.",

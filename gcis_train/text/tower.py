@@ -87,7 +87,7 @@ class TextEncoder:
                 fix="See open_clip.list_models().",
             )
         foreign = {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys()
-        if foreign or "siglip" in model.lower():  # its tokenizer has other limits and needs a download
+        if foreign or "siglip" in model.lower():  # other tokenizers must be downloaded
             raise CheckpointError(
                 f"the text model {model} does not use the tokenizer of CLIP",
                 expected="a CLIP model such as ViT-B-32-quickgelu or ViT-L-14",
@@ -132,7 +132,7 @@ class TextEncoder:
             raise ValueError(f"neither a file nor a tag of this model ({tags})")
         if known.get("quick_gelu", False) != self._config.get("quick_gelu", False):
             other = self.model.removesuffix(_QUICK) if self.model.endswith(_QUICK) else self.model + _QUICK
-            raise ValueError(f"the weights belong to another activation function: use the model {other}")
+            raise ValueError(f"the weights require a different activation function: use the model {other}")
         with _quiet(), _offline_if_unreachable():
             return Path(module.download_pretrained(known))
 

@@ -1,4 +1,4 @@
-"""Distributed training: rank of this process, and sums over all processes.
+"""Connect the processes of a distributed training, and compute sums over all processes.
 
 This module sums gradients itself instead of using `DistributedDataParallel`, which averages the means of the
 processes (wrong for unequal numbers of (window, prompt) rows) and hooks the forward pass of a single module,

@@ -1,4 +1,4 @@
-"""Fine-tuning, as published: one task with a frozen encoder, or a routed network in two stages."""
+"""Fine-tune as published: one task with a frozen encoder, or a routed network in two stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dice plus cross-entropy losses, for two classes per prompt and for one softmax over all structures."""
+"""Compute Dice plus cross-entropy losses, for two classes per prompt or one softmax over all structures."""
 
 from __future__ import annotations
 

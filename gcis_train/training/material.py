@@ -1,4 +1,4 @@
-"""Read what a training needs: cases, prompts and text embeddings."""
+"""Read the inputs of a training: cases, prompts and text embeddings."""
 
 from __future__ import annotations
 

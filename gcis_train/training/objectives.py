@@ -1,4 +1,4 @@
-"""Training objectives: a network and its loss, for the routed network, fixed pathways and the warm start."""
+"""Define training objectives (a network and its loss): routed network, fixed pathways, warm start."""
 
 from __future__ import annotations
 

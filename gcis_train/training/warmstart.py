@@ -1,4 +1,4 @@
-"""Warm start: train a static network for all prompts, then copy it into every pathway of a routed one."""
+"""Train a static network for all prompts, then copy it into every pathway of a routed one (warm start)."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Checkpoint:
         """Return the routed network in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is static or contains an encoder only.
+            CheckpointError: The checkpoint is static or contains only an encoder.
         """
         if self.config.kind != "routed":
             raise CheckpointError(
@@ -127,7 +127,7 @@ class Checkpoint:
         """Return the static network of a static checkpoint, in evaluation mode.
 
         Raises:
-            CheckpointError: The checkpoint is routed or contains an encoder only.
+            CheckpointError: The checkpoint is routed or contains only an encoder.
         """
         if self.config.kind != "static":
             raise CheckpointError(
@@ -204,7 +204,7 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     """Read a checkpoint folder, or the best or latest checkpoint of a run folder.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged, or has another schema.
+        CheckpointError: The checkpoint is missing or damaged, or has a different schema.
     """
     folder = find(path, prefer=prefer)
     try:

@@ -1,6 +1,6 @@
 """Read foreign checkpoints: published gCIS and SwinUNETR weights.
 
-Pickles are opened with `weights_only=True`, which admits tensors and plain containers but no code.
+Pickles are opened with `weights_only=True`, which allows tensors and plain containers but no code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sparse upcycling: copy the blocks of a static network into every pathway of a routed one.
+"""Copy the blocks of a static network into every pathway of a routed one (sparse upcycling).
 
 Follows Komatsuzaki et al., "Sparse Upcycling: Training Mixture-of-Experts from Dense Checkpoints" (2022):
 a dense network learns faster, and its copies then specialise.

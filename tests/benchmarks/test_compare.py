@@ -1,4 +1,4 @@
-"""The ladder: its ways give one network's answer, and its ratios pair every turn with every turn."""
+"""Test the comparison: all pipelines give equal labels, and ratios pair every turn with every turn."""
 
 from __future__ import annotations
 

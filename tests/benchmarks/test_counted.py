@@ -1,4 +1,4 @@
-"""Counted work: today's counts are the last record's, and a doctored record is seen."""
+"""Test counted work: current counts equal the last record, and a changed record is detected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RENEW = "renew the record: python -m benchmarks counted"
 
 @pytest.fixture(scope="module")
 def today() -> dict[str, float]:
-    """What is counted without valgrind and without an export: tests/export compares what its export gives."""
+    """Return the counts that need neither valgrind nor an export; tests/export compares the others."""
     return counted.quick_counts()
 
 
@@ -34,7 +34,7 @@ def test_no_more_work_than_in_the_last_record(today: dict[str, float]) -> None:
 
 
 def test_a_doctored_record_is_seen(today: dict[str, float]) -> None:
-    """Every single count: a record that says less by twice the tolerance makes today's a regression."""
+    """A record whose count is lower by twice the tolerance makes the current count a regression."""
     assert {name.split(",")[0].split(" ")[0] for name in today} == set(counted.TOLERANCES) - {"instructions"}
     for name, value in today.items():
         allowed = counted.TOLERANCES[name.split(",")[0].split(" ")[0]]

@@ -1,4 +1,4 @@
-"""The GPU script on a CPU at toy sizes: it lists missing packages, measures the rest, and continues a run."""
+"""Test the GPU script on a CPU at toy sizes: missing packages, measurements, and continued runs."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_parity_that_does_not_hold_is_exit_code_1(
 def test_another_process_continues_after_a_row_that_ended_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A script in the place of gpu.py, which begins a row at each start and dies in the first two."""
+    """A script replaces gpu.py; it begins a row at each start and ends within the first two rows."""
     script = tmp_path / "gpu.py"
     script.write_text(
         """
@@ -288,7 +288,7 @@ def test_sections_have_their_own_end() -> None:
 
 @pytest.mark.parametrize("order", ["late", "mixed"])
 def test_blending_is_compared_bit_for_bit(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the simulated driver: equal, and one value that is not shows."""
+    """On the simulated driver, results are equal, and a single different value is detected."""
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "runtime"))
     from gcis_runtime.engines.gpu.device import Device
     from tests.support import fake_cuda

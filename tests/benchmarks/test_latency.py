@@ -1,4 +1,4 @@
-"""`python -m benchmarks latency`: the report of `gcis-bundle latency` with PyTorch as the reference."""
+"""Test `python -m benchmarks latency`: the report of `gcis-bundle latency` with PyTorch as the reference."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def test_a_network_that_does_not_match_its_bundle_is_refused() -> None:
     bundle = open_bundle(DEMO_FOLDER)
     paths = [Pathway(tuple(n - 1 for n in p.path_selection)) for p in bundle.manifest.pathways]
     untrained = StaticGcisNet(NetworkConfig(feature_size=12), paths).eval()
-    with pytest.raises(BundleError, match=r"other logits than its graph; received .* of the largest logit"):
+    with pytest.raises(
+        BundleError, match=r"and its graph give different logits; received .* of the largest logit"
+    ):
         recover._check(untrained, bundle)
     with pytest.raises(BundleError, match="a graph without decoder_weight"):
         recover._weight({}, "decoder_weight")

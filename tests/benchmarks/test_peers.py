@@ -1,4 +1,4 @@
-"""Peers: the same volume and windows for all, what is missing is said, what fails is no measurement."""
+"""Test peers: all use the same volume and windows; missing and failed peers are reported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_our_runtime_is_measured(tmp_path: Path) -> None:
 def test_every_installed_peer_labels_the_image(tmp_path: Path, peer: str) -> None:
     if not all(peers.installed(package) for package in PEERS[peer].needs):
         pytest.skip(f"{peer} is not installed")
-    found = measure(_task(tmp_path, peer))  # raises where labels have another shape than the image
+    found = measure(_task(tmp_path, peer))  # raises where labels have a different shape from the image
     assert found["parameters"] > 1_000_000 and found["seconds"] > 0
 
 

@@ -1,4 +1,4 @@
-"""Comparisons with PyTorch from a clean clone: the demo bundle's own network stands in for a checkpoint."""
+"""Test comparisons with PyTorch in a clean clone: the network of the demo bundle replaces a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gcis_train.weights import checkpoint as checkpoints
 
 @pytest.fixture(scope="module")
 def network() -> StaticGcisNet:
-    """The demo bundle's own network, recovered once."""
+    """Return the network of the demo bundle, recovered once."""
     return recover.recovered(open_bundle(find_bundle("demo")))
 
 

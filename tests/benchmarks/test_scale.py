@@ -1,4 +1,4 @@
-"""Scale: what a run is charged with, lines through it, and the plan that is made from them."""
+"""Test `scale`: measured cost, fitted lines, and the plan that is computed from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planning tables say what the records say."""
+"""Test that the planning tables agree with the records."""
 
 from __future__ import annotations
 

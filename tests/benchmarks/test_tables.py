@@ -1,4 +1,4 @@
-"""The documents say what the records say, and a record's name says what it is."""
+"""Test that the documents agree with the records, and that record names describe their content."""
 
 from __future__ import annotations
 

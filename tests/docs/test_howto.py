@@ -1,4 +1,4 @@
-"""How-to documents: every option exists, and what needs no GPU runs, on a toy network."""
+"""Test the how-to documents: every option exists, and commands that need no GPU run on a toy network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RUN = (HOWTO / "run.md").read_text()
 
 
 def lines() -> list[list[str]]:
-    """Return the commands of ours that the documents show, run or not."""
+    """Return the commands of this project that the documents show, whether or not a test runs them."""
     texts = [path.read_text() for path in sorted(HOWTO.glob("*.md"))]
     found = [words for text in texts for kind in ("bash", "console") for words in commands(text, kind)]
     return [words for words in found if words[0] in PROGRAMS]
@@ -55,7 +55,7 @@ def test_an_option_that_does_not_exist_is_seen() -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the document's commands name: random weights, phantoms, a random CLIP."""
+    """Return a folder with the files that the commands name: random weights, phantoms, a random CLIP."""
     from safetensors.torch import save_file
     from torch import manual_seed, randn
 
@@ -80,7 +80,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_command_of_the_export_document_runs(workplace: Path) -> None:
-    """One command alone names CLIP weights; no other may need CLIP."""
+    """Only one command names CLIP weights; the others must not need CLIP."""
     common = {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"}
     for words in commands(EXPORT):
         environment = {} if "--clip-weights" in words else without_clip(workplace)
@@ -109,7 +109,7 @@ def test_the_python_of_the_debug_document_runs(workplace: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the run document's commands name: middles of coarse phantoms."""
+    """Return a folder with the files that the commands of run.md name: central parts of coarse phantoms."""
     import SimpleITK
 
     from gcis_runtime.demo.phantom import make_phantom

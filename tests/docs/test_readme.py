@@ -1,4 +1,4 @@
-"""The README's commands run as written, at toy size: later flags only shrink the work.
+"""Test that the README's commands run as written, at toy size: appended flags only reduce the work.
 
 Those before the published weights run in this process, where PyTorch need not be imported ten times; the
 others run as a user starts them.
@@ -37,7 +37,7 @@ SMALLER = {
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the README's commands name, and the datalist that it prints."""
+    """Return a folder with the files that the README's commands name, and the datalist that it shows."""
     folder = tmp_path_factory.mktemp("readme")
     data = folder / "data"
     data.mkdir()
@@ -50,7 +50,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """Return a command's words with the flags that shrink its work."""
+    """Return a command's words with the flags that reduce its work."""
     extra = next((flags for start, flags in SMALLER.items() if " ".join(words).startswith(start)), "")
     return [*words, *shlex.split(extra)]
 
@@ -69,7 +69,7 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
 
 
 def test_published_weights_go_to_a_mask_without_clip(workplace: Path) -> None:
-    """In processes of their own, in which CLIP cannot even be imported."""
+    """The commands run in separate processes in which CLIP cannot be imported."""
     lines = commands(README.partition(PUBLISHED)[2])
     assert len(lines) >= 3
     environment = {"GCIS_HOME": str(workplace / "home"), "OMP_NUM_THREADS": "2"} | without_clip(workplace)

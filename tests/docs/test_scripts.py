@@ -1,4 +1,4 @@
-"""The scripts of the README: what they say and what they refuse before they install anything."""
+"""Test the scripts of the README: their help, and the arguments that they refuse before installing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The commands of docs/how-to/train.md run as written, at toy size: later flags only shrink the work.
+"""Test that the commands of docs/how-to/train.md run as written, at toy size: appended flags reduce work.
 
-That their options exist is a test of `test_howto.py`.
+`test_howto.py` tests that their options exist.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SMALLER = {
 
 
 def run(lines: list[list[str]]) -> None:
-    """Run commands in one process: in processes of their own each would import PyTorch for seconds."""
+    """Run commands in one process: in separate processes, each would import PyTorch for seconds."""
     for words in lines:
         program = import_module(PROGRAMS[words[0]]).main
         done = CliRunner().invoke(program, [*words[1:], *SMALLER.get(words[1], [])])
@@ -45,7 +45,7 @@ def run(lines: list[list[str]]) -> None:
 
 
 def test_the_guide_trains_inspects_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the export, which takes as long as all before it."""
+    """Run the commands before the export, which takes as long as all of them."""
     monkeypatch.chdir(tmp_path)
     run(GUIDE[:EXPORT])
     for name in ("data/ceiling.json", "runs/first/curves.png", "runs/first/evaluation/summary.md"):

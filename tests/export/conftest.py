@@ -1,4 +1,4 @@
-"""Networks and graphs that are built once per session, because an export takes seconds."""
+"""Build networks and graphs once per session, because an export takes seconds."""
 
 from __future__ import annotations
 

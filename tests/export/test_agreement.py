@@ -1,4 +1,4 @@
-"""From file to label map: a bundle gives the labels of its network under PyTorch and MONAI."""
+"""Test from file to label map: the labels of a bundle equal those of its network in PyTorch and MONAI."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bundle(built, tmp_path):
 
 
 def write_bundle_of(built, folder, **preprocess):
-    """The conformance network's graph, at 7.5 mm so that a phantom is one window and no voxel a tie."""
+    """Write the conformance network as a bundle at 7.5 mm, so that a phantom is one window without ties."""
     roi = built.case.image.shape[2:]
     prompts = [f"structure {i}" for i in range(built.case.prompts)]
     folder.mkdir()
@@ -59,9 +59,9 @@ def phantom():
 
 @one_network
 def test_labels_are_those_of_pytorch_and_monai(built, bundle, phantom, tmp_path, monkeypatch):
-    """Anisotropic, flipped and permuted; oblique, tilted and in thick slices: through the command.
+    """Compare anisotropic, flipped, permuted, oblique, tilted and thick-slice images through the command.
 
-    The export is left out: others test it. ONNX Runtime only: with random weights OpenVINO's rounding decides
+    Other tests cover the export. ONNX Runtime only: with random weights OpenVINO's rounding decides
     1 in 10000 voxels (records have both).
     """
     found = type("Checkpoint", (), {"sha256": "0" * 64})
@@ -93,7 +93,7 @@ def test_labels_are_those_of_pytorch_and_monai(built, bundle, phantom, tmp_path,
 
 @one_network
 def test_a_foreground_rule_gives_the_reference_pipelines_labels(built, phantom, tmp_path):
-    """Much air around, off centre, flipped: windows lie on what is not air, and nothing else is labelled."""
+    """A flipped body off centre in air: windows lie on the foreground, and only foreground is labelled."""
     air = np.pad(phantom.array, ((40, 8), (5, 20), (3, 12)), constant_values=-1000)
     volume = VARIANTS["flipped"](Volume(array=air, affine=phantom.affine))
     write_volume(tmp_path / "ct.nii.gz", volume)
@@ -115,7 +115,7 @@ def test_a_reference_with_other_answers_is_seen(built, bundle, phantom, tmp_path
 
 
 def test_the_command_brings_phantoms_and_variants(phantom, tmp_path, monkeypatch):
-    """Which files are compared, without comparing them."""
+    """Check the list of compared files without comparing them."""
     monkeypatch.setattr(agreement, "make_phantom", lambda seed, spacing: type(
         "Phantom", (), {"ct": phantom.array, "affine": phantom.affine}
     ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""`gcis-export` from a checkpoint to a bundle that the runtime opens."""
+"""Test `gcis-export` from a checkpoint to a bundle that the runtime opens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    """One export into a bundle store of its own: two prompts, 16-bit weights, both engines."""
+    """Export once into a separate bundle store: two prompts, 16-bit weights, both engines."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GCIS_HOME", str(home))

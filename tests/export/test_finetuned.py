@@ -1,4 +1,4 @@
-"""A fine-tuned checkpoint exports by its prompt, without CLIP and without its routed source."""
+"""Test that a fine-tuned checkpoint is exported by prompt, without CLIP and without its routed source."""
 
 from __future__ import annotations
 

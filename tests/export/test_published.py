@@ -1,4 +1,4 @@
-"""Published weights on their way to a bundle: without CLIP by hand, with it by prompt."""
+"""Test the export of published weights: by pathway without CLIP, and by prompt with CLIP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SELECTION = "2,1,2,1,2,2,1"
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """A routed and a single-task checkpoint, imported."""
+    """Import a routed and a single-task checkpoint."""
     folder = tmp_path_factory.mktemp("published")
     write_published(folder / "routed.pt", case="two_pathways", kind="routed")
     write_published(folder / "params.pth", case="small", kind="single")

@@ -1,4 +1,4 @@
-"""Prompts become pathways: by the router, by hand, as the static checkpoint says; or a clear error."""
+"""Test the pathways of prompts: from the router, by hand, or from a static checkpoint; or a clear error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_static_checkpoint_without_names_takes_them_from_the_prompts(checkpoint,
 
 
 class _Tower:
-    """Stands for a CLIP text tower: an embedding from the prompt and the weights' name."""
+    """Stub of a CLIP text tower: derives an embedding from the prompt and the name of the weights."""
 
     dim = 8
 

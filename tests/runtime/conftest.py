@@ -1,4 +1,4 @@
-"""Fixtures shared by the runtime's tests: small bundles, a CT file, kernels compiled for the host."""
+"""Define fixtures shared by the runtime's tests: small bundles, a CT file, kernels compiled for the host."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from tests.support.numpy_kernels import Kernel
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
-    """`make_bundle(folder_name="b.gcis", **options of write_bundle)` in the test's folder."""
+    """Return a function `make_bundle(folder_name="b.gcis", **options)` that writes into the test's folder."""
     return lambda folder_name="b.gcis", **options: write_bundle(tmp_path / folder_name, **options)
 
 
 @pytest.fixture
 def ct(tmp_path: Path) -> Path:
-    """A small valid CT file."""
+    """Return a small valid CT file."""
     return write_ct(tmp_path / "ct.nii.gz")
 
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the test a `$GCIS_HOME` of its own, without calibration of other runs."""
+    """Set a separate `$GCIS_HOME` for the test, without the calibration of other runs."""
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel] | None:
-    """The CUDA kernels compiled for the host; None if there is no C++ compiler."""
+    """Return the CUDA kernels compiled for the host; None if there is no C++ compiler."""
     return compile_for_host(tmp_path_factory.mktemp("kernels"))

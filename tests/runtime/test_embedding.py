@@ -1,4 +1,4 @@
-"""Inside somebody else's program: threads, no global state, types that a checker can use."""
+"""Test use from other programs: threads, no global state, and type information."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def python(code: str, *arguments: object, cwd: Path) -> str:
-    """Run code in an interpreter of its own and return what it prints."""
+    """Run code in a separate interpreter and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -39,7 +39,7 @@ def python(code: str, *arguments: object, cwd: Path) -> str:
 
 
 class Busy:
-    """Called at every window; remembers whether two threads were ever inside at once."""
+    """Called at every window; records whether two threads were ever inside at once."""
 
     def __init__(self) -> None:
         self.inside, self.overlapped = 0, False
@@ -163,7 +163,7 @@ def test_a_change_would_be_seen(tmp_path):
 
 
 def test_importing_the_package_imports_nothing_else(tmp_path):
-    """0.2 s is the limit; numpy alone may take that on a cold disk, so names are imported when first used."""
+    """The limit is 0.2 s. Importing numpy may take that long, so names are imported on first use."""
     code = (
         "import sys; before = set(sys.modules); import gcis_runtime; dir(gcis_runtime)\n"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"

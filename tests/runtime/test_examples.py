@@ -1,4 +1,4 @@
-"""The examples in examples/python run as they are."""
+"""Test that the examples in examples/python run unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "python"
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """`run(name, *arguments)` runs an example as a program and returns what it prints and its exit code."""
+    """Return a function that runs an example as a program and returns its output and exit code."""
 
     def call(name: str, *arguments: object) -> tuple[str, int]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

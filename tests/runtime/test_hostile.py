@@ -1,4 +1,4 @@
-"""Broken and hostile input: one clear line, exit code 2, bounded memory, nothing written.
+"""Test broken and hostile input: one clear line, exit code 2, bounded memory, no output.
 
 All cases run in one process whose address space is limited and which would be killed for ten seconds of
 computing on a single case.
@@ -46,12 +46,12 @@ def header(**fields: object) -> bytes:
 
 
 def zeros(gib: int) -> bytes:
-    """Return so many GiB of zeros, compressed: members of 64 MiB, one after another."""
+    """Return a number of GiB of zeros, compressed in members of 64 MiB."""
     return gzip.compress(bytes(1 << 26), compresslevel=1) * (16 * gib)
 
 
 def raw(data: bytes) -> Callable[[Path], Path]:
-    """Return what writes `data` as an image file."""
+    """Return a function that writes `data` as an image file."""
 
     def write(folder: Path) -> Path:
         path = folder / "ct.nii.gz"
@@ -66,7 +66,7 @@ def quaternion_too_long() -> bytes:
 
 
 def with_extension(size: int) -> bytes:
-    """A header extension that claims to have `size` bytes."""
+    """Return a header extension that claims to have `size` bytes."""
     block = header(vox_offset=352 + 64)[:348] + b"\x01\0\0\0" + np.array([size, 6], "<i4").tobytes()
     return block + bytes(56) + VOXELS
 
@@ -128,12 +128,12 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "NaN and infinity": (nan_image, "3 of 125 voxels"),
     "the length of a header alone": (raw(b"\x5c\x01\0\0" + bytes(range(256)) * 8), "header without voxels"),
     "many voxels more than dims": (raw(header() + VOXELS + bytes(2 << 20)), "continues after its last voxel"),
-    "an empty folder": (lambda folder: folder, "holds no image"),
+    "an empty folder": (lambda folder: folder, "contains no image"),
     "a pipe": (fifo, "not a regular file"),
     "a device": (lambda _: Path("/dev/zero"), "not a regular file"),
     "links in a circle": (circle, "does not exist"),
     "nothing": (lambda folder: folder / "no.nii.gz", "does not exist"),
-    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "holds no image"),
+    "a folder as NRRD": (lambda folder: (folder / "a.nrrd").mkdir() or folder / "a.nrrd", "no image"),
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def add(folder: Path, path: str) -> None:
 
 
 def rehash(folder: Path, *names: str) -> None:
-    """Make the manifest right for files as they are."""
+    """Update the manifest for the current files."""
     entries = [file_entry(folder, name) for name in ("model.onnx", *names)]
     listed = [{"path": e.path, "sha256": e.sha256, "bytes": e.bytes} for e in entries]
     edit(folder, lambda m: m.update(files=listed))
@@ -172,7 +172,7 @@ def link(folder: Path, to: str) -> None:
 
 
 def external(folder: Path, location: str, *, nested: bool = False) -> None:
-    """Move a weight of the graph to another file, and make the hash right."""
+    """Move a weight of the graph to another file, and update the hash."""
     model = onnx.load(folder / "model.onnx")
     tensor = model.graph.initializer[0]
     weights = tensor.raw_data
@@ -218,8 +218,8 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda f: ((f / "sub").mkdir(), add(f, "sub")), "lacks a file"),
     "a pipe": (lambda f: (os.mkfifo(f / "pipe"), add(f, "pipe")), "lacks a file"),
     "swapped hashes": (swap_hashes, "not the file that was exported"),
-    "a later schema": (lambda f: edit(f, lambda m: m.update(schema_version=99)), "another schema"),
-    "somebody else's schema": (lambda f: edit(f, lambda m: m.update(schema="monai")), "another schema"),
+    "a later schema": (lambda f: edit(f, lambda m: m.update(schema_version=99)), "a different schema"),
+    "somebody else's schema": (lambda f: edit(f, lambda m: m.update(schema="monai")), "a different schema"),
     "nested JSON": (nested, "is not a bundle manifest"),
     "JSON bomb": (manifest_bomb, "does not follow the schema"),
     "huge manifest": (
@@ -261,7 +261,7 @@ CASES = [*(f"image: {name}" for name in IMAGES), *(f"bundle: {name}" for name in
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str, int, list[str]]]:
-    """Exit code, output, errors, growth of the peak memory and new files of every case."""
+    """Return exit code, output, errors, growth of the peak memory and new files of every case."""
     root = tmp_path_factory.mktemp("hostile")
     good, bundle = write_ct(root / "good.nii.gz"), write_bundle(root / "good.gcis")
     jobs = [(GOOD, str(good), str(bundle), str(root / "good" / "out"))]

@@ -1,4 +1,4 @@
-"""The runtime runs without PyTorch, MONAI, CLIP, onnx, SciPy and SimpleITK, from an installed wheel."""
+"""Test that the installed wheel runs without PyTorch, MONAI, CLIP, onnx, SciPy and SimpleITK."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_guard_fires(tmp_path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: building leaves `build/` and `egg-info` behind."""
+    """Build the wheel from a copy, because building creates `build/` and `egg-info`."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
@@ -91,7 +91,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An environment with the wheel and its dependencies only; needs the package index."""
+    """Create an environment with only the wheel and its dependencies; needs the package index."""
     home = tmp_path_factory.mktemp("bare")
     venv.create(home, with_pip=True)
     command = ("-m", "pip", "install", "--quiet", "--no-warn-script-location")

@@ -1,4 +1,4 @@
-"""Killed at any moment, or on a full disk: nothing half-written is left under a final name."""
+"""Test killed processes and full disks: no partial file exists under a final name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and sign
 
 @contextlib.contextmanager
 def file_limit(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond `size` bytes: a full disk at a byte of our choice."""
+    """Limit files of this process to `size` bytes, which simulates a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -42,13 +42,13 @@ def file_limit(size: int) -> Iterator[None]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """What lies under final names; temporary files begin with a dot."""
+    """Return the files with final names; temporary files begin with a dot."""
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def assert_whole(found: dict[str, bytes], reference: dict[str, bytes]) -> None:
-    """Every output that is there is a complete one; reports differ in their times."""
+    """Check that every existing output is complete; reports differ in their times."""
     for name, data in found.items():
         if name.endswith(".json"):
             assert json.loads(data).keys() == json.loads(reference[name]).keys()
@@ -57,7 +57,7 @@ def assert_whole(found: dict[str, bytes], reference: dict[str, bytes]) -> None:
 
 
 def segment_into(folder: Path) -> None:
-    """Read, segment and write every kind of output of one image, beside it."""
+    """Read, segment and write every kind of output of one image, next to it."""
     job = plan_jobs(find_images([folder / "ct.nii.gz"]), None)[0]
     options = RunOptions(
         segment=SegmentOptions(masks=True, probabilities=True), preview=True, statistics=True
@@ -69,7 +69,7 @@ def segment_into(folder: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path) -> Callable[[str], Path]:
-    """`place(name)` is a new folder with one image."""
+    """Return a function `place(name)` that creates a folder with one image."""
 
     def make(name: str) -> Path:
         folder = tmp_path / name
@@ -81,14 +81,14 @@ def place(tmp_path) -> Callable[[str], Path]:
 
 
 def killed(folder: Path, work: Callable[[], object]) -> bool:
-    """Run `work` in a child process; tell whether a signal ended it."""
+    """Run `work` in a child process; return whether a signal ended it."""
     _, status = os.waitpid(child_of(work), 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
 
 
 def kill_at(number: int, folder: Path) -> None:
-    """Kill this process at its `number`-th opening to write, renaming or removal of a file in `folder`."""
+    """Kill this process at the `number`-th time it opens, renames or removes a file in `folder`."""
     left = [number]
 
     def hook(event: str, arguments: tuple) -> None:
@@ -215,7 +215,7 @@ main()
 
 
 def test_a_command_that_is_told_to_end_leaves_no_temporary_folder(tmp_path: Path) -> None:
-    """SIGTERM, as `timeout`, schedulers and containers send it."""
+    """SIGTERM is sent by `timeout`, schedulers and containers."""
     child = subprocess.run(
         [sys.executable, "-c", ENDED], cwd=tmp_path, capture_output=True, text=True, check=False
     )

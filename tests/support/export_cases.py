@@ -32,7 +32,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A conformance case: networks with the recipe's weights, images (B, 1, 64, 64, 64), golden answers."""
+    """A conformance case: networks with the recipe's weights, images (B, 1, 64, 64, 64), golden logits."""
 
     net: GcisNet
     static: StaticGcisNet

@@ -1,4 +1,4 @@
-"""A CUDA driver that runs on the host and reorders work as far as streams and events allow.
+"""Simulate a CUDA driver on the host that reorders work as far as streams and events allow.
 
 Device memory is host memory that is initially NaN. Copies and kernels stay queued in their stream until an
 event or a synchronization requires them, or until the chosen order lets them run. A missing event therefore
@@ -22,7 +22,7 @@ from tests.support.numpy_kernels import IN_NUMPY, LAYOUT, Kernel, array_at
 
 
 class Result(int):
-    """A result code with CUDA's name."""
+    """Result code with CUDA's name."""
 
     name = "CUDA_SUCCESS"
 
@@ -47,8 +47,8 @@ class FakeDriver:
 
     Attributes:
         calls: Name and arguments of every call.
-        alive: What was made and not freed, by handle.
-        fail: Result name to answer with, by call name.
+        alive: Objects that were created and not freed, by handle.
+        fail: Name of the result to return, by name of the call.
         room: Bytes of device memory that can still be allocated.
     """
 
@@ -197,7 +197,7 @@ class FakeDriver:
         self.alive[stream].queue.extend(self.alive[runnable])
 
     def queue(self, stream: int, work: Callable[[], Any]) -> None:
-        """Put any work into a stream, as a library on the GPU does."""
+        """Queue any work in a stream, as a library on the GPU does."""
         target = self.alive[stream]
         (target.queue if target.capture is None else target.capture).append(("work", work))
 
@@ -236,14 +236,14 @@ class FakeDriver:
             self._until(*what)
 
     def _until(self, event: int, number: int) -> None:
-        """Run the stream that recorded an event until it happened."""
+        """Run the stream that recorded an event until the event is reached."""
         while self._happened.get(event, 0) < number:
             stream = next(s for s in self._streams() if ("record", (event, number)) in s.queue)
             self._step(stream)
 
 
 def check_signature(name: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse a call that the real `cuda.bindings.driver` would not take."""
+    """Raise an error for a call that the real `cuda.bindings.driver` would reject."""
     try:
         from cuda.bindings import driver
     except ImportError:

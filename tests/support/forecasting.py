@@ -1,4 +1,4 @@
-"""A plan, sizes and a calibration for tests of forecasts."""
+"""Provide a plan, sizes and a calibration for tests of forecasts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small network on the fake GPU with its windows, blending weights, label tasks and expected logits."""
+"""Provide a small network on the fake GPU with windows, blending weights, label tasks and expected logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orientations and spacings of image grids that every native-grid test covers."""
+"""Define orientations and spacings of image grids that every native-grid test covers."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _options(moment: str) -> TrainOptions:
 
 
 def main(data: Path, work: Path, moments: list[str]) -> None:
-    """Run the whole training once, then each moment."""
+    """Run the complete training once, then once per moment."""
     if _child(lambda: _finish(data, work / "whole", "none")) != 0:
         sys.exit("the uninterrupted run failed")
     for moment in moments:

@@ -1,4 +1,4 @@
-"""The CUDA kernels' formulas in NumPy: an implementation that shares no code with `kernels.cu`.
+"""Implement the CUDA kernels in NumPy, sharing no code with `kernels.cu`.
 
 Tests compare both, and the fake CUDA driver runs these functions where there is no C++ compiler.
 """

@@ -1,4 +1,4 @@
-"""Pretraining for two epochs on one tiny case, in a deterministic order of sums."""
+"""Pretrain for two epochs on one tiny case, with a deterministic order of sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: conformance cases and one random text tower per session."""
+"""Define fixtures of the training tests: conformance cases and one random text tower per session."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def conformance(request: pytest.FixtureRequest) -> ConformanceCase:
 
 @pytest.fixture(scope="session")
 def tower() -> TextEncoder:
-    """The random text tower (63 M parameters): once a session."""
+    """Return the random text tower (63 M parameters), created once per session."""
     return TextEncoder("ViT-B-32-quickgelu", "random")
 
 
 @pytest.fixture(scope="session")
 def tiny_net() -> GcisNet:
-    """A routed network of two pathways with random weights; tests must not change it."""
+    """Return a routed network of two pathways with random weights; tests must not change it."""
     torch.manual_seed(7)
     return GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=16)).eval()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
-    """Tests neither depend on nor disturb each other's random state."""
+    """Seed the random state, so that tests do not depend on each other."""
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     yield

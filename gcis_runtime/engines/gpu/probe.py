@@ -101,7 +101,7 @@ def require_gpu(device: str) -> Gpu:
             "no NVIDIA GPU can be used",
             received=driver.problem,
             expected="a CUDA driver and a GPU",
-            fix="Use --device cpu, or install the NVIDIA driver (`gcis-bundle doctor` shows what is there).",
+            fix="Use --device cpu, or install the NVIDIA driver (`gcis-bundle doctor` lists both).",
         )
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     index = int(match[1] or 0) if match else -1

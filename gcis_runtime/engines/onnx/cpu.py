@@ -23,7 +23,7 @@ class OnnxSession:
         bundle: The bundle.
         precision: `"fp32"` or `"auto"`.
         threads: CPU threads; None means one per processor that this process may use.
-        batch: Most windows per run; None takes the graph with the largest batch.
+        batch: Largest number of windows per run; None selects the graph with the largest batch.
 
     Raises:
         EngineError: The precision is not available, or the graph cannot be loaded.

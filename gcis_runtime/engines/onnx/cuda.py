@@ -33,7 +33,7 @@ class OnnxCudaSession:
         bundle: The bundle.
         device: `"cuda"` or `"cuda:1"`.
         precision: A precision; `"auto"` takes fp16 if it passed the parity report, otherwise fp32.
-        batch: Most windows per run; None takes the graph with the largest batch.
+        batch: Largest number of windows per run; None selects the graph with the largest batch.
         tf32: Round the factors of float32 products to 11 bits. Faster, and not covered by the parity report.
 
     Raises:

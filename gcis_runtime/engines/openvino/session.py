@@ -34,7 +34,7 @@ class OpenvinoSession:
         precision: `"fp32"`, `"bf16"`, `"int8"` (which has its own graph), or `"auto"`: bf16 if the CPU
             supports it and it passed the parity report, otherwise fp32.
         threads: CPU threads; None means one per processor that this process may use.
-        batch: Most windows per run; None takes the graph with the largest batch.
+        batch: Largest number of windows per run; None selects the graph with the largest batch.
 
     Raises:
         EngineError: The graph cannot be loaded, or OpenVINO does not compute in the requested precision.
@@ -111,8 +111,8 @@ class OpenvinoSession:
     def _import(self, core: Any, file: Path, settings: dict[str, Any]) -> Any:
         """Load a compiled model from the cache; return None if OpenVINO rejects it."""
         try:
-            # Mapped copy-on-write: not read into memory as a whole, and never written back. The model reads
-            # its weights from the mapping but holds no reference to it.
+            # Mapped copy-on-write: the file is not read into memory at once, and never written back. The
+            # model reads its weights from the mapping but holds no reference to it.
             self._mapped = self._ov.Tensor(np.memmap(file, dtype=np.uint8, mode="c"), shared_memory=True)
             return core.import_model(self._mapped, "CPU", settings)
         except (RuntimeError, ValueError, OSError):

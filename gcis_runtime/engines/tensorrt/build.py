@@ -166,7 +166,7 @@ def _configure(trt: Any, family: Family, config: Any, settings: BuildSettings) -
     if settings.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
-        config.clear_flag(trt.BuilderFlag.TF32)  # it is on by default
+        config.clear_flag(trt.BuilderFlag.TF32)  # TF32 is on by default
     noted = {"tf32": "on" if settings.tf32 else "off"}
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level

@@ -48,7 +48,7 @@ def find_engine(
         version: Installed version of TensorRT.
         gpu: The GPU.
         precision: A precision, or `"auto"`.
-        batch: Most windows per run; None takes the largest batch.
+        batch: Largest number of windows per run; None selects the largest batch.
 
     Raises:
         EngineError: No engine fits and none can be built; the message contains the reason.

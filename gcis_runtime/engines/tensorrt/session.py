@@ -30,7 +30,7 @@ class TensorrtSession:
         family: TensorRT family.
         device: `"cuda"` or `"cuda:1"`.
         precision: A precision; `"auto"` takes the fastest engine that passed the parity report.
-        batch: Most windows per run; None takes the largest batch.
+        batch: Largest number of windows per run; None selects the largest batch.
 
     Raises:
         EngineError: There is no GPU, no engine fits and none can be built, or TensorRT fails.
@@ -103,19 +103,19 @@ class TensorrtSession:
         """Create the context. TensorRT-RTX receives the cached kernels and is set to record CUDA graphs."""
         self._jit: Any = None
         if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "IRuntimeCache"):
-            return self._made(self._engine.create_execution_context(), "make a context")
+            return self._made(self._engine.create_execution_context(), "create an execution context")
         config = self._engine.create_runtime_config()
         self._jit = config.create_runtime_cache()
         found = None if cache is None else cache.find(_JIT, key)
         self._jit_before = b"" if found is None else found.read_bytes()
         if self._jit_before and not self._jit.deserialize(self._jit_before):
-            self._jit_before = b""  # of another version or GPU: compile again
+            self._jit_before = b""  # the cached kernels are of another version or GPU: compile again
         config.set_runtime_cache(self._jit)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        return self._made(self._engine.create_execution_context(config), "make a context")
+        return self._made(self._engine.create_execution_context(config), "create an execution context")
 
     def _keep_jit(self, cache: PrivateCache | None, key: dict[str, str]) -> None:
-        """Store the kernels that TensorRT-RTX compiled for this GPU in the cache beside the bundle."""
+        """Store the kernels that TensorRT-RTX compiled for this GPU in the cache next to the bundle."""
         if self._jit is None or cache is None:
             return
         data = self._jit.serialize()

@@ -56,7 +56,7 @@ class _Transfer:
 
 
 class GpuBlender:
-    """Blending of one volume on a GPU, for a single use in one thread.
+    """Blending of one volume on a GPU, used once, in one thread.
 
     `close` frees the memory of the blender, but not that of the session.
 

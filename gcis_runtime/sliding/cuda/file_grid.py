@@ -1,4 +1,4 @@
-"""Tables from which the kernels compute where the logits of each voxel of the file lie on the GPU.
+"""Make tables from which the kernels compute where the logits of each file voxel lie on the GPU.
 
 This is the counterpart of `gcis_runtime.grids.samplers`; the arithmetic of both is the same, step by step.
 """

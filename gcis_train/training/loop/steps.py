@@ -1,4 +1,4 @@
-"""Training step: forward pass, loss and gradients over all processes, AdamW update."""
+"""Compute a training step: forward pass, loss and gradients over all processes, AdamW update."""
 
 from __future__ import annotations
 

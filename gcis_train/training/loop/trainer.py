@@ -1,4 +1,4 @@
-"""Training loop: epochs, validation, checkpoints and resumption."""
+"""Run the training loop: epochs, validation, checkpoints and resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Window and preprocessing: from the checkpoint, overridden, or published and noted."""
+"""Test window and preprocessing: from the checkpoint, overridden, or published defaults with a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle appears whole or not at all."""
+"""Test that a bundle is written completely or not at all."""
 
 from __future__ import annotations
 

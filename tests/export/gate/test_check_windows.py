@@ -1,4 +1,4 @@
-"""The windows of the parity gate: cases in every readable format give the same windows."""
+"""Test the windows of the parity gate: cases in every readable format give the same windows."""
 
 from __future__ import annotations
 

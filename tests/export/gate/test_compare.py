@@ -1,4 +1,4 @@
-"""Every number of a parity row, every limit, and each limit seen to bind alone."""
+"""Test every number of a parity row, and each limit on its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_large_difference_alone_fails():
 
 
 def test_a_window_of_small_values_is_judged_by_its_own_scale():
-    """As the constant one often is: beside a window a hundred times larger its error would not show."""
+    """Values a hundred times larger in another window would otherwise hide its error."""
     small = window() * np.float32(0.01)
     row = measured([window(), small * np.float32(1.2)], [window(), small])
     assert row.max_abs < row.tolerance_abs and row.max_rel == pytest.approx(0.2, rel=1e-4)
@@ -103,7 +103,7 @@ def test_nan_and_another_shape_never_pass():
     zero = np.zeros(SHAPE, np.float32)
     assert measured(zero, zero).passed and not measured(zero + np.float32(1e-6), zero).passed
     with pytest.raises(
-        ParityError, match=r"^the output of a has another shape than that of b; received \(1, 1, 10, 10, 9\)"
+        ParityError, match=r"^the output of a differs in shape from that of b; received \(1, 1, 10, 10, 9\)"
     ):
         measured(window()[..., :9], window())
 

@@ -1,4 +1,4 @@
-"""The gate detects a difference at each stage and names the stage."""
+"""Test that the gate detects a difference at each stage and names the stage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.export_cases import ROI
 
 
 class _Identity(torch.nn.Module):
-    """A network that is cheap: the window, scaled."""
+    """A cheap network, which scales the window."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_rounding_that_goes_too_far_is_caught(gate):
 
 
 class _Session:
-    """Stands for an engine: the window minus a half, times a factor."""
+    """Stub of an engine: the window minus a half, times a factor."""
 
     version = "1.0"
 
@@ -161,7 +161,7 @@ def test_int8_that_was_asked_for_is_run_from_its_own_graph(engines, gate):
 )
 def test_an_engine_that_computes_in_another_precision_is_refused(engines, engine, asked):
     factors = GOOD | {("openvino", "int8"): 0.95}
-    with pytest.raises(EngineError, match=f"another precision.*received fp16; expected {asked}"):
+    with pytest.raises(EngineError, match=f"other than the requested one.*received fp16; expected {asked}"):
         engines(factors, precision=asked, really={(engine, asked): "fp16"})
 
 
@@ -229,7 +229,7 @@ def test_the_constant_window_is_what_surrounds_a_volume(tmp_path):
 
 
 def test_windows_lie_on_what_is_not_air_where_the_rule_says_so(tmp_path):
-    """A block in a corner of air: with the rule it fills the middle of one window, zeros around."""
+    """A block in a corner of air: with the rule, it fills the middle of one window, with zeros around it."""
     values = np.full((90, 80, 70), -1000, np.int16)
     values[3:33, 40:70, 5:35] = 40
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")

@@ -1,4 +1,4 @@
-"""What depends on the shape alone, against MONAI's own computation."""
+"""Test values that depend only on the shape against MONAI's computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The export model computes the same logits as the network that it was made from."""
+"""Test that the export model computes the same logits as its source network."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ def test_swin_equals_monai(roi, batch):
 
 
 def test_export_model_equals_static_and_routed_network(built):
-    """In double precision, where rounding does not blur what is computed: in float32 the static network
-    itself lies 2e-4 from its own double on these weights (logits up to 12)."""
+    """Compare in float64: in float32, rounding alone changes the static logits (up to 12) by 2e-4."""
     case = built.case
     window = case.image[:1].double()
     static, export_model = copy.deepcopy(case.static).double(), copy.deepcopy(built.export_model).double()

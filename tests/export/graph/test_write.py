@@ -1,4 +1,4 @@
-"""The ONNX file: the published numbers, few plain operators, nothing of this machine, the same bytes."""
+"""Test the ONNX file: published numbers, few standard operators, no local names, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_half_is_stored_only_where_nothing_is_lost():
     [((96, 96, 96), 450), ((192, 192, 192), 480), ((64, 96, 128), 480)],
 )
 def test_graph_of_the_published_size_is_small(roi, operators):
-    """Feature size 48: under 450 operators and within 5 % of the weights at 96 voxels."""
+    """Feature size 48, 96 voxels: fewer than 450 operators, and at most 5 % larger than the weights."""
     static = StaticGcisNet(NetworkConfig(feature_size=48), [Pathway((0,) * 7)]).eval()
     export_model = ExportNet(static, roi)
     model = to_onnx(export_model)  # checks the model, with strict shape inference

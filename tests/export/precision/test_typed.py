@@ -1,4 +1,4 @@
-"""Graphs in other precisions: what is typed how, and that their numbers are the float32 graph's, rounded."""
+"""Test graphs in other precisions: their types, and that values are rounded values of the float32 graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 def run(model: onnx.ModelProto, window: np.ndarray) -> np.ndarray:
-    """Run a graph as it stands, in ONNX Runtime without optimisations."""
+    """Run a graph in ONNX Runtime without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -30,7 +30,7 @@ def run(model: onnx.ModelProto, window: np.ndarray) -> np.ndarray:
 
 
 def make(nodes: list, weights: dict[str, np.ndarray], shape: list[int]) -> onnx.ModelProto:
-    """A graph from `image` to `logits`, both of one shape."""
+    """Return a graph from `image` to `logits`, which have the same shape."""
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("image", "margins")]
     initializers = [numpy_helper.from_array(v, name=n) for n, v in weights.items()]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=initializers)
@@ -39,7 +39,7 @@ def make(nodes: list, weights: dict[str, np.ndarray], shape: list[int]) -> onnx.
 
 @pytest.fixture(scope="module")
 def network(built):
-    """One conformance case is enough."""
+    """Return one conformance case, which is sufficient here."""
     if built.case.prompts != 2:
         pytest.skip("one case is enough")
     return built
@@ -188,7 +188,7 @@ def test_an_8_bit_convolution_of_onnx_runtime_is_read_as_one(tmp_path):
 
 
 def _check_openvino(quantised: onnx.ModelProto, count: int, window: np.ndarray, expected: np.ndarray) -> None:
-    """OpenVINO really computes those convolutions in 8 bits, and what comes of it is near the network's."""
+    """Check that OpenVINO computes these convolutions in 8 bits, with logits close to the network's."""
     core = import_openvino().Core()
     compiled = core.compile_model(
         core.read_model(quantised.SerializeToString(), b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

@@ -1,4 +1,4 @@
-"""Graphs of other batch sizes and precisions in the staged bundle: every sample of a batch is compared."""
+"""Test graphs of other batch sizes and precisions: every sample of a batch is compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPE = (1, 1, 4, 4, 4)
 
 
 def graph(*, batch: int, samples: list[int]) -> onnx.ModelProto:
-    """Image times two; sample n of the output is made of sample `samples[n]`."""
+    """Return a graph that doubles the image; output sample n is computed from input sample `samples[n]`."""
     ends = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, (batch, *SHAPE[1:])) for n in ("image", "margins")
     ]
@@ -65,7 +65,7 @@ def test_a_typed_graph_is_compared_with_its_roundings(gate, tmp_path, precision,
 
 
 def test_a_graph_that_rounding_breaks_is_caught(gate, tmp_path):
-    """1000 + x, minus 1000: bfloat16 holds nothing of x there."""
+    """1000 + x, minus 1000: in bfloat16 the result does not depend on x."""
     model = graph(batch=1, samples=[0])
     model.graph.node[-1].output[0] = "y"
     far = numpy_helper.from_array(np.full(1, 1e4, np.float32), "far")

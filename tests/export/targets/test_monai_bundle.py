@@ -1,4 +1,4 @@
-"""A MONAI bundle, as MONAI's own tools verify and run it."""
+"""Test a MONAI bundle with MONAI's own tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA = Path(__file__).parents[2] / "data" / "monai_metadata.schema.json"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A bundle and the MONAI bundle written from it."""
+    """Return a bundle and the MONAI bundle written from it."""
     home = tmp_path_factory.mktemp("monai")
     window = WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
     bundle = open_bundle(cheap_bundle(home / "b.gcis", name="organs", values=(3, 300), window=window))
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def enter(monkeypatch):
-    """Makes a MONAI bundle the working folder, its `scripts` importable as MONAI has them."""
+    """Change to the folder of a MONAI bundle, with its `scripts` importable, as MONAI does."""
 
     def into(folder):
         monkeypatch.chdir(folder)
@@ -72,7 +72,7 @@ def test_the_folder_is_laid_out_as_monai_asks(made):
 
 
 def test_monai_verifies_the_metadata(inside, tmp_path):
-    """MONAI downloads the schema that the metadata names unless the file is there: ours is put there."""
+    """MONAI downloads the schema that the metadata names unless the file exists, so the test provides it."""
     schema = tmp_path / "schema.json"
     schema.write_bytes(SCHEMA.read_bytes())
     verify_metadata(meta_file="configs/metadata.json", filepath=schema)
@@ -129,7 +129,7 @@ def test_monai_runs_it_and_gives_what_gcis_run_gives(made, tmp_path):
 
 
 def test_a_foreground_rule_is_cropped_and_undone(tmp_path, enter):
-    """Blocks off centre in air: the workflow finds what gcis-run finds, and windows do lie on the crop."""
+    """Blocks off centre in air: the labels equal those of gcis-run, and windows lie on the crop."""
     spec = PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0), foreground=Foreground(margin=2))
     window = WindowSpec(patch_size=(64, 64, 64), overlap=0.25)
     bundle = open_bundle(cheap_bundle(tmp_path / "b.gcis", preprocess=spec, window=window))

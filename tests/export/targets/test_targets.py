@@ -1,4 +1,4 @@
-"""`--triton` and `--monai-bundle`: checked before the export, written after it, and listed in the report."""
+"""Test `--triton` and `--monai-bundle`: checked before the export, written after it, listed in the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Triton model repository, as Triton's own protobuf reads it."""
+"""Test a Triton model repository with Triton's protobuf definition."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parsed(folder: Path) -> model_config_pb2.ModelConfig:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """The test network as fp32 and fp16 graphs, the latter with batch 2, and a stand-in for its engine."""
+    """Return the test network as fp32 and fp16 graphs, the latter with batch 2, and a stub of its engine."""
     folder = cheap_bundle(
         tmp_path / "b.gcis", name='Bones & "liver", übung', prompts=("bone", "liver"), engines=(ONNX,)
     )
@@ -128,7 +128,7 @@ def test_a_model_with_other_tensors_is_left_alone(bundle, tmp_path):
     text = (folder / "config.pbtxt").read_text().replace("1, 2, 64, 64, 64", "1, 3, 64, 64, 64")
     (folder / "config.pbtxt").write_text(text)
     with pytest.raises(
-        OutputError, match="holds another model; received other inputs or outputs; expected input"
+        OutputError, match="contains a different model; received other inputs or outputs; expected input"
     ):
         write_triton(bundle, tmp_path)
     assert not (folder / "2").exists() and (folder / "config.pbtxt").read_text() == text

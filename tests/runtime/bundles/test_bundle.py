@@ -1,4 +1,4 @@
-"""A bundle is understood, safe and unchanged, or it is not opened; the store finds the one that is meant."""
+"""Test that only valid, safe and unchanged bundles are opened, and that the store finds bundles."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ DAMAGE = {
     "no folder": (shutil.rmtree, "does not exist"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a bundle"),
     "not JSON": (lambda f: (f / "manifest.json").write_text("{"), "not a bundle manifest"),
-    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=3)), "another schema"),
+    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=3)), "a different schema"),
     "unknown field": (lambda f: edit(f, lambda m: m.update(more=1)), "follow the schema"),
     "changed bit": (damage_model, "not the file that was exported"),
-    "other size": (lambda f: (f / "model.onnx").write_bytes(b"x"), "another size"),
+    "other size": (lambda f: (f / "model.onnx").write_bytes(b"x"), "a different size"),
     "missing file": (lambda f: (f / "model.onnx").unlink(), "lacks a file"),
     "absolute path": (lambda f: add_file(f, "/etc/passwd"), "outside"),
     "parent path": (lambda f: add_file(f, "../x"), "outside"),

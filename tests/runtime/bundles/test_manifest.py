@@ -1,4 +1,4 @@
-"""Manifests: golden files of each schema version, strict reading, upgrades that change nothing else."""
+"""Test manifests: golden files of each schema version, strict reading, minimal upgrades."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_shipped_demo_opens():
 
 
 def broken(version: bytes, *path: object, value: object = None) -> dict:
-    """Return a golden manifest with the field at `path` set, or dropped where no value is given."""
+    """Return a golden manifest with the field at `path` set, or removed if no value is given."""
     document = json.loads(version)
     place = document
     for step in path[:-1]:
@@ -73,7 +73,7 @@ def broken(version: bytes, *path: object, value: object = None) -> dict:
 WRONG = {
     "newer": (broken(V2, "schema_version", value=3), "version 3; expected .* version 1 to 2. A newer gcis"),
     "none": (broken(V2, "schema_version"), "version 0; expected"),
-    "other schema": (broken(V2, "schema", value="other"), "another schema"),
+    "other schema": (broken(V2, "schema", value="other"), "a different schema"),
     "unknown field": (broken(V2, "more", value=1), "unknown field `more`"),
     "unknown field of a graph": (broken(V2, "graphs", 0, "more", value=1), r"`more` - at `\$.graphs"),
     "missing field": (broken(V2, "parity"), "missing required field `parity`"),
@@ -94,7 +94,7 @@ WRONG = {
     "file twice": (broken(V2, "files", 1, "path", value="model.onnx"), "names a file twice"),
     "engine's graph": (broken(V2, "engines", 0, "graph", value="x.onnx"), "'x.onnx', is not among"),
     "engine's batch": (broken(V2, "engines", 0, "batch", value=4), "has batch 4, its graph 1"),
-    "compiled graph": (broken(V2, "engines", -1, "file", value="model.fp16.onnx"), "not what a trt-rtx"),
+    "compiled graph": (broken(V2, "engines", -1, "file", value="model.fp16.onnx"), "file that a trt-rtx"),
     "row's graph": (broken(V2, "parity", 1, "graph", value="x"), "'x', is not among the graphs"),
     "negative size": (broken(V2, "files", 0, "bytes", value=-1), "`int` >= 0"),
     "label twice": (broken(V2, "labels", 1, "value", value=1), "not distinct"),

@@ -1,4 +1,4 @@
-"""`gcis-bundle`: lists, describes, verifies and says what can run."""
+"""Test `gcis-bundle`: list, inspect, verify, and report which engines can run."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_verify_says_what_nothing_reads_and_what_cannot_run(run, make_bundle):
     (folder / "engines" / "stale.engine").touch()
     result = run("verify", folder)
     assert result.exit_code == 0
-    assert "engines/stale.engine is not in the manifest; nothing reads it" in result.stdout
+    assert "engines/stale.engine is not in the manifest and is never read" in result.stdout
     assert "openvino int8: cannot run here: the bundle has no int8 graph" in result.stdout
 
 

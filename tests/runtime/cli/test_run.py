@@ -1,4 +1,4 @@
-"""`gcis-run`: results for people and programs; every error one line, exit code 2, nothing left behind."""
+"""Test `gcis-run`: readable and JSON results; errors are one line with exit code 2 and leave no files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bundle(make_bundle):
 
 
 def files(folder):
-    """Names of all files but the engine cache's."""
+    """Return the names of all files except those of the engine cache."""
     names = (p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
     return sorted(name for name in names if not name.startswith("home/cache/"))
 
@@ -104,7 +104,7 @@ def test_truth_gives_dice_by_value(run, bundle, ct, tmp_path):
 
 
 def test_a_truth_of_another_type_scores_the_same(run, bundle, ct, tmp_path):
-    """Label maps are saved as floats or with a scale factor by many programs."""
+    """Many programs save label maps as floats or with a scale factor."""
     labels = run(ct, "--bundle", bundle, "-o", tmp_path / "a.nii.gz", "--json")
     assert labels.exit_code == 0, labels.output
     truth = nib.load(tmp_path / "a.nii.gz")
@@ -139,17 +139,17 @@ def test_a_truth_on_another_grid_is_refused(run, bundle, ct, tmp_path):
     out = tmp_path / "x.nii.gz"
     assert_one_error(
         _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")),
-        "t.nii.gz is on another grid",
+        "t.nii.gz is on a different grid",
     )
     write_ct(tmp_path / "t.nii.gz", shape=(5, 5, 5))
     assert_one_error(
-        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "another shape"
+        _quiet(run(ct, "--bundle", bundle, "-o", out, "--truth", tmp_path / "t.nii.gz")), "a different shape"
     )
     assert not out.exists()
 
 
 def _quiet(result):
-    """Drop the line that names bundle and engine, which precedes an image's error."""
+    """Remove the line that names bundle and engine, which precedes the error of an image."""
     kept = [line for line in result.stderr.splitlines() if line.startswith("gcis-run")]
     return Outcome(result.exit_code, "\n".join(kept), result.stdout, result.output, result.exception)
 
@@ -199,7 +199,7 @@ def bad_images(folder):
 
 IMAGE_ERRORS = {
     "missing.nii.gz": "does not exist",
-    "dir": "holds no image",
+    "dir": "contains no image",
     "text.nii.gz": "not a NIfTI file",
     "cut.nii.gz": "damaged or truncated",
     "4d.nii": "not three-dimensional",
@@ -228,7 +228,7 @@ def test_bad_bundles_engines_and_outputs(run, bundle, ct, tmp_path):
     assert_one_error(run(ct, "--bundle", bundle, "-o", "/proc/x.nii.gz"), "cannot be written")
     assert_one_error(run(ct, "--bundle", bundle, "-o", ct), "would overwrite an image")
     assert_one_error(
-        run(ct, ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz"), "one output file for several"
+        run(ct, ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz"), "a single output file for several"
     )
     assert_one_error(run(ct, ct, "--bundle", bundle), "have the same output")
     assert files(tmp_path) == before
@@ -351,7 +351,7 @@ def test_threads_can_be_chosen(run, bundle, ct, tmp_path):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(bundle, ct, tmp_path, closed):
-    """A file opened under the number of a closed stream would get what libraries print there."""
+    """A file opened with the descriptor of a closed stream would receive the output of libraries."""
     program = (
         "import os, sys\n"
         "real = os.fsync\n"

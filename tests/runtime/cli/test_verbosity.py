@@ -1,4 +1,4 @@
-"""`-v` shows the traceback of its own run, and of no later one in the same process."""
+"""Test that `-v` shows tracebacks of one run only, not of later runs in the same process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the procedural phantom: repeatable, the right way round, like clinical contours in size and HU."""
+"""Test the procedural phantom: reproducible, correctly oriented, similar to clinical contours."""
 
 from collections.abc import Callable
 from functools import lru_cache

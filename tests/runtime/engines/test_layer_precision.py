@@ -1,4 +1,4 @@
-"""An engine's precision, from what its convolutions compute in."""
+"""Test the precision of an engine, determined from its convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trying a bundle: what is tried, what counts as an answer, what cannot run."""
+"""Test the self-test of a bundle: candidates, valid output, engines that cannot run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _answer(factor):
 
 @pytest.fixture
 def outcomes(make_bundle, monkeypatch):
-    """Try a bundle whose engines give what is said: an answer, or an error when opened or run."""
+    """Test a bundle whose engines return given logits, or raise an error when opened or run."""
 
     def run(**found):
         opened = []

@@ -1,4 +1,4 @@
-"""Engines give the same answer, say which they are, and refuse what they cannot do."""
+"""Test that engines give equal logits, report name and version, and refuse unsupported options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any grid in, the same grid out, and every structure where it lies in the patient.
+"""Test that labels are on the grid of any image, with every structure at its position in the patient.
 
 The image is linear in space, so linear interpolation makes no error: the surfaces of its two structures,
 planes of one HU value each, must come back to within the rounding of the stored voxels (a twentieth of a

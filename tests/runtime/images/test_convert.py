@@ -1,4 +1,4 @@
-"""Arrays, nibabel and SimpleITK images in; the same kinds back, on the same grid."""
+"""Test conversion of arrays, nibabel and SimpleITK images, and back on the same grid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def array():
 
 
 def itk_of(array):
-    """The same image as ITK means it, made without our own code: LPS, Z first."""
+    """Return the image as SimpleITK represents it (LPS, Z first), without code of this project."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     lps = np.diag([-1.0, -1.0, 1.0])
     image.SetSpacing([1.5, 2.0, 3.0])
@@ -159,7 +159,7 @@ def test_an_array_with_four_axes_and_one_volume_is_that_volume(array):
         ({"max_memory": "2G"}, "not an amount of memory; received '2G'; expected bytes"),
         ({"max_memory": 0}, "not an amount of memory; received 0"),
         ({"max_memory": True}, "not an amount of memory; received True"),
-        ({"restore": None}, "unknown way to restore labels; received None"),
+        ({"restore": None}, "unknown method to restore labels; received None"),
     ],
 )
 def test_options_of_a_wrong_kind_are_one_clear_line(array, options, message):
@@ -179,7 +179,7 @@ def test_options_of_a_wrong_kind_are_one_clear_line(array, options, message):
         ({"threads": "2"}, "the number of threads is invalid; received '2'"),
         ({"threads": 1.0}, "the number of threads is invalid; received 1.0"),
         ({"device": None}, "unknown device; received None"),
-        ({"prompts": "bone"}, r"the prompts are one text; received 'bone'; .* Pass \['bone'\]"),
+        ({"prompts": "bone"}, r"the prompts are a single string; received 'bone'; .* Pass \['bone'\]"),
         ({"prompts": [1]}, "no such prompt; received 1"),
         ({"bundle": 5}, "the bundle is not a path or a name; received int"),
         ({"bundle": ["demo"]}, "the bundle is not a path or a name; received list"),

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage: the grid is the one that SimpleITK and NIfTI agree on, and errors are one line."""
+"""Test NRRD and MetaImage: the grid agrees with SimpleITK and NIfTI, and errors are one line."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ def test_damage_is_one_clear_line(tmp_path):
 
 @pytest.fixture
 def noisy():
-    """Voxels that hardly shrink: a flipped bit in them changes neither their number nor the stream's form."""
+    """Return voxels that hardly compress: a flipped bit keeps their number and a well-formed stream."""
     voxels = np.random.default_rng(0).integers(-1000, 2000, (9, 8, 7)).astype(np.int16)
     return SimpleITK.GetImageFromArray(voxels)
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
 def test_a_flipped_bit_in_compressed_voxels_is_seen(tmp_path, noisy, name):
-    """ITK sees none, and gives wrong voxels, or what lay in memory."""
+    """ITK does not detect it and returns wrong voxels or uninitialised memory."""
     path = tmp_path / name
     SimpleITK.WriteImage(noisy, str(path), True)
     np.testing.assert_array_equal(read_volume(path).array, SimpleITK.GetArrayFromImage(noisy).T)
@@ -293,7 +293,7 @@ READ = "import sys; from gcis_runtime import read_volume; print(read_volume(sys.
     ],
 )
 def test_a_metaimage_header_cannot_end_the_process(tmp_path, old, new, said):
-    """ITK writes beyond its arrays where a header has more axes or longer texts than it has room for."""
+    """ITK writes beyond its arrays if a header has too many axes or too long strings."""
     path = tmp_path / "a.mha"
     path.write_bytes(HEADER.replace(old, new).encode() + bytes(16))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Label maps: whole values on the image's grid from every format, or one clear error."""
+"""Test label maps: integers on the image's grid from every format, or one clear error."""
 
 from __future__ import annotations
 
@@ -171,12 +171,14 @@ def test_the_tolerance_of_grids_is_relative_to_the_voxel_size(tmp_path, voxel):
             np.testing.assert_array_equal(read_labels(path, like=image).array, LABELS)
             check_same_grid(read_grid(tmp_path / "ct.nii.gz"), read_grid(path), name="a")
         else:
-            with pytest.raises(ImageError, match=rf"a.nii.gz is on another grid.*at most {0.1 * voxel:g} mm"):
+            with pytest.raises(
+                ImageError, match=rf"a.nii.gz is on a different grid.*at most {0.1 * voxel:g} mm"
+            ):
                 read_labels(path, like=image)
     stretched = np.diag([voxel * 1.02, voxel, 2 * voxel, 1])  # 0.16 voxels at the far corner
-    with pytest.raises(ImageError, match="another grid"):
+    with pytest.raises(ImageError, match="a different grid"):
         read_labels(save(tmp_path / "a.nii.gz", LABELS, stretched), like=image)
-    with pytest.raises(ImageError, match=r"another shape than the image; received \(8, 8, 7\)"):
+    with pytest.raises(ImageError, match=r"a different shape from the image; received \(8, 8, 7\)"):
         read_labels(save(tmp_path / "a.nii.gz", LABELS[1:], plain), like=image)
 
 

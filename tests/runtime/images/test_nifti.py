@@ -1,4 +1,4 @@
-"""NIfTI in and out: every kind of damage has a clear error; geometry survives bit for bit."""
+"""Test NIfTI: every kind of damage gives a clear error; geometry is preserved bit for bit."""
 
 from __future__ import annotations
 

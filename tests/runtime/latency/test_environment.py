@@ -1,4 +1,4 @@
-"""The environment of a record: values of the machine, and None where the system reports none."""
+"""Test the environment of a record: values of the machine, or None if the system reports none."""
 
 from __future__ import annotations
 

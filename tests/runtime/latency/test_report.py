@@ -1,4 +1,4 @@
-"""The latency report: one run at toy size through `gcis-bundle latency`, and the contents of its files."""
+"""Test the latency report: one run at toy size through `gcis-bundle latency`, and its files."""
 
 from __future__ import annotations
 

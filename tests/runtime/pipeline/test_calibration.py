@@ -1,4 +1,4 @@
-"""Measurements of earlier runs are averaged per engine; damaged files count as no calibration."""
+"""Test that measurements of earlier runs are averaged per engine, and damaged files are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that a run is predicted to hold grows with everything that is requested."""
+"""Test that the predicted memory of a run grows with every requested output."""
 
 from __future__ import annotations
 

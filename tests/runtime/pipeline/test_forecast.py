@@ -1,4 +1,4 @@
-"""Memory and time are forecast; a plan that exceeds the limit is stepped down or refused."""
+"""Test forecasts of memory and time; a plan that exceeds the limit is reduced step by step or refused."""
 
 from __future__ import annotations
 

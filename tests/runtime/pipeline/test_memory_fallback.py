@@ -1,4 +1,4 @@
-"""Out of memory: the batch halves, then the engine or device changes; never a wrong or partial result."""
+"""Test out-of-memory errors: the batch is halved, then engine or device change; results stay complete."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def test_the_result_is_that_of_an_undisturbed_run_or_there_is_none(script, error
     reached = RUNGS.index(good) + 1 if good else len(RUNGS)
     assert openings.tried == RUNGS[:reached]
     if good is None:
-        assert result is None and "nothing else is left to try" in str(failure)
+        assert result is None and "no other configuration is left" in str(failure)
         return
     np.testing.assert_array_equal(result.labels, UNDISTURBED.labels)
     assert (result.engine.name, result.engine.device) == good[:2]
     assert len(result.steps) == reached - 1
     for step, rung in zip(result.steps, RUNGS, strict=False):
         assert f"{rung[0]} on {rung[1]}" in step or "auto on cuda" in step
-        assert ("cannot be had" if script[rung] == "missing" else "out of memory") in step
+        assert ("cannot be opened" if script[rung] == "missing" else "out of memory") in step
 
 
 def test_an_engine_that_was_named_is_kept_and_only_its_batch_halves():
@@ -138,7 +138,7 @@ def test_without_anything_smaller_the_engines_own_error_is_raised():
 
 
 def test_a_failed_attempt_leaves_no_arrays_behind():
-    """The error's traceback would keep them while the next attempt needs the room."""
+    """The traceback of the error would keep the arrays while the next attempt needs the memory."""
     import gc
     import weakref
 
@@ -197,7 +197,7 @@ def test_a_cohort_goes_on_with_the_engine_that_fits(run, cts, tmp_path):
 
 def test_an_image_that_never_fits_fails_alone_and_leaves_nothing(run, cts, tmp_path):
     class Once(Openings):
-        """After the second image has failed on both engines there is room again."""
+        """After the second image has failed on both engines, memory is available again."""
 
         def __call__(self, *arguments):
             if len(self.made) == 2:
@@ -208,7 +208,7 @@ def test_an_image_that_never_fits_fails_alone_and_leaves_nothing(run, cts, tmp_p
     assert result.exit_code == 2
     document = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [case["status"] for case in document["cases"]] == ["done", "failed", "done"]
-    assert "nothing else is left to try" in document["cases"][1]["error"]
+    assert "no other configuration is left" in document["cases"][1]["error"]
     assert not list((tmp_path / "out").glob("b_seg*"))
     assert json.loads((tmp_path / "out" / "c_seg.json").read_text())["steps"] == []
 

@@ -1,4 +1,4 @@
-"""Peak memory stays below the forecast and the limit; images that need more are refused."""
+"""Test that peak memory stays below forecast and limit, and that images that need more are refused."""
 
 from __future__ import annotations
 

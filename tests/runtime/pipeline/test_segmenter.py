@@ -1,4 +1,4 @@
-"""End to end: the runtime's labels are those of MONAI's transforms, sliding window and inverse."""
+"""Test end to end: labels equal those of MONAI's transforms, sliding window and inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums that do not fit in memory are kept in a temporary file; labels stay the same bit for bit."""
+"""Test that sums that exceed the memory limit are kept in a temporary file, with equal labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is odd about an image is said: orientation, geometry, values, field of view."""
+"""Test warnings about an image: orientation, geometry, values, field of view."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_repaired_voxel_size_is_said(tmp_path):
 
 
 def test_a_rotation_by_nearly_half_a_turn_is_no_contradiction(tmp_path):
-    """The quaternion's float32 then holds the angle badly, as in most CT; a warning there would be noise."""
+    """A float32 quaternion represents this angle imprecisely, as in most CT, so no warning is given."""
     angle = np.pi - 2e-4
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     affine = np.eye(4)

@@ -189,7 +189,7 @@ def test_names_are_structures_or_files_or_an_error(tmp_path):
     angle=st.sampled_from([0.0, 25.0]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_a_mask_on_any_grid_lies_whole_inside_its_box(tmp_path_factory, order, flips, angle, seed):
-    """The box less the margin holds the corners of the mask's voxels, and is no larger than necessary."""
+    """The box without the margin holds the corners of the mask's voxels, and is as small as possible."""
     rng = np.random.default_rng(seed)
     array = np.zeros((12, 9, 7), np.int16)
     array[tuple(rng.integers(0, n, 3) for n in array.shape)] = 5
@@ -420,7 +420,7 @@ def test_the_command_says_what_lies_outside(run, ct, tmp_path):
         (("--roi", "no.nii.gz"), "does not exist"),
         (("--coarse", "0.5"), "not a factor"),
         (("--coarse", "nothing"), "nothing"),
-        (("--coarse", "ct.nii.gz"), "before an image, --coarse 2"),
+        (("--coarse", "ct.nii.gz"), "Write --coarse 2 before an image"),
     ],
 )
 def test_bad_limits_are_one_line_and_nothing_written(run, ct, tmp_path, arguments, text):

@@ -1,4 +1,4 @@
-"""Images with more voxels than the memory limit allows are refused before they are read."""
+"""Test that images with more voxels than the memory limit allows are refused before they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many images: overlap, failures, resumption, interrupts, a kill, and two runs on one folder."""
+"""Test runs over many images: overlap, failures, resumption, interrupts, a kill, two runs on one folder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cts(tmp_path):
 
 
 def summary(folder):
-    """Both summaries, which must agree."""
+    """Return both summaries, which must agree."""
     document = json.loads((folder / "summary.json").read_text())
     with (folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -181,7 +181,7 @@ def test_an_interrupt_keeps_what_is_done_and_resumes(run, cts, tmp_path, monkeyp
     out = tmp_path / "out"
     assert result.exit_code == 130
     assert [text for text in result.stderr.splitlines() if text][-2:] == [
-        "gcis-run: 1 done, 2 not done; the same command with --resume goes on from there",
+        "gcis-run: 1 done, 2 not done; repeat the command with --resume to continue",
         "gcis-run: interrupted",
     ]
     assert statuses(out) == {"a": "done", "b": "waiting", "c": "waiting"}
@@ -302,7 +302,7 @@ def test_usage(run, cts, tmp_path, monkeypatch):
 
 
 class Thing:
-    """Stands for an image in memory."""
+    """Stub of an image in memory."""
 
 
 def line(monkeypatch, *, read, compute, write):
@@ -377,7 +377,7 @@ def test_any_error_is_one_cases_own_and_outcomes_keep_their_order(monkeypatch):
 
 
 def test_a_case_that_is_written_is_told_while_the_next_one_is_computed(monkeypatch):
-    """Else the summary would call it waiting until then: for minutes, or for ever where the run is killed."""
+    """Otherwise the summary would list the case as waiting for minutes, or permanently after a kill."""
     outcomes: list[Outcome] = []
     written = [threading.Event() for _ in range(6)]
 
@@ -429,7 +429,7 @@ def test_an_error_while_a_case_is_told_during_the_next_ends_the_run(monkeypatch)
 
 
 def test_an_error_while_a_case_is_told_is_is_not_the_next_cases(monkeypatch):
-    """A summary that cannot be written ends the run; it is no image's failure."""
+    """A summary that cannot be written ends the run; no image counts as failed for it."""
     jobs = line(monkeypatch, read=lambda job: job, compute=lambda case: case, write=lambda case: {})
     told = []
 
@@ -477,7 +477,7 @@ def test_people_see_which_case_runs(capsys, monkeypatch):
 
 
 def test_the_report_vouches_only_for_what_was_written_with_it(tmp_path, make_bundle, cts, monkeypatch):
-    """A run that is killed between label map and report must leave no older report beside the new map."""
+    """A run that is killed between label map and report must leave no older report next to the new map."""
     from gcis_runtime import Segmenter
     from gcis_runtime.runs.inputs import find_images
     from gcis_runtime.runs.outputs import plan_jobs

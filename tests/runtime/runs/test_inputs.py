@@ -1,4 +1,4 @@
-"""Images from folders, patterns and lists; what cannot be meant is refused."""
+"""Test images from folders, patterns and lists; invalid arguments are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_folder_gives_its_images_and_no_results(tmp_path):
 def test_masks_and_probabilities_of_earlier_runs_are_no_images(tmp_path):
     make(tmp_path, "a/ct.nii.gz", "a/ct_seg_masks/bone.nii.gz", "a/ct_seg_probability/bone.nii.gz")
     assert [s.image for s in find_images([tmp_path / "**" / "*.nii.gz"])] == [tmp_path / "a" / "ct.nii.gz"]
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="contains no image"):
         find_images([tmp_path / "a" / "ct_seg_masks"])
 
 
@@ -61,7 +61,7 @@ def test_a_slash_makes_a_folder_of_any_name(tmp_path):
 
 
 def test_a_link_to_nothing_is_an_image_that_will_fail(tmp_path):
-    """git-annex and DataLad keep files that were not fetched so; left out, a case would be missing unseen."""
+    """git-annex and DataLad keep files that were not fetched as broken links; omission would hide cases."""
     make(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").symlink_to("nowhere")
     (tmp_path / "c.nii.gz").symlink_to(".")
@@ -76,7 +76,9 @@ def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path):
 
 def test_nothing_found_is_an_error(tmp_path):
     make(tmp_path, "dicom/1.dcm")
-    with pytest.raises(ImageError, match=r"dicom holds no image; expected files that end in \.nii.*dcm2niix"):
+    with pytest.raises(
+        ImageError, match=r"dicom contains no image; expected files that end in \.nii.*dcm2niix"
+    ):
         find_images([tmp_path / "dicom"])
     with pytest.raises(ImageError, match="no image matches"):
         find_images([tmp_path / "*.nii"])
@@ -98,7 +100,7 @@ def test_a_list_names_images_relative_to_itself(tmp_path):
         ("a.nii.gz\nb.nii.gz\n", "has no column 'image'; received a.nii.gz"),
         ("image\n", "lists no image"),
         ("image,name\n ,x\n", "no image in row 1"),
-        ("image,name\na.nii,../x\n", "name in row 1 that is no file name; received '../x'"),
+        ("image,name\na.nii,../x\n", "name in row 1 that is not a file name; received '../x'"),
         ('image\n"a.nii\n', "cannot be read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The picture: right proportions, radiological sides, colours and notice."""
+"""Test the picture: correct proportions, radiological sides, colours and notice."""
 
 from __future__ import annotations
 

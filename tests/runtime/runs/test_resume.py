@@ -1,4 +1,4 @@
-"""The run key identifies everything that results depend on."""
+"""Test that the run key identifies everything that results depend on."""
 
 from __future__ import annotations
 

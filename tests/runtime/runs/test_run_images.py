@@ -1,4 +1,4 @@
-"""`run_images` does from Python what `gcis-run` does, and its reports follow the published schema."""
+"""Test that `run_images` equals `gcis-run`, and that its reports follow the published schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics: what numpy says about the masked voxels, in any frame."""
+"""Test that statistics equal those of numpy over the masked voxels, in any coordinate frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accumulator's buffers have exactly the predicted size."""
+"""Test that the accumulator's buffers have exactly the predicted size."""
 
 from __future__ import annotations
 

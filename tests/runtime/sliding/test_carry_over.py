@@ -1,4 +1,4 @@
-"""A temporary file is refused on a file system in memory and on a full disk."""
+"""Test that a temporary file is refused on a file system in memory and on a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that is replaced: the old one or the new one, at any moment, never something between."""
+"""Test that replacing a folder leaves either the old or the new one at any moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.bundles_and_images import child_of
 
 
 def _refuse(_one: Path, _two: Path) -> bool:
-    """Stand for `exchange_paths` on a system that cannot swap two paths."""
+    """Replace `exchange_paths`, as on a system that cannot swap two paths."""
     return False
 
 
@@ -167,7 +167,7 @@ def test_where_files_cannot_be_locked_they_are_written_and_none_is_removed(
 def test_a_file_is_locked_until_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Whatever library writes it: one that made another file of that name would lose the lock."""
+    """A library that replaced the file by a new one of that name would lose the lock."""
     volume = Volume.from_array(np.zeros((4, 3, 2), np.uint8), affine=np.eye(4))
     real, seen = Path.replace, []
 

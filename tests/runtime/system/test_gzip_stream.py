@@ -1,4 +1,4 @@
-"""Gzip through isal and through zlib: the same bytes in and out, the same errors."""
+"""Test gzip through isal and through zlib: equal bytes and equal errors."""
 
 from __future__ import annotations
 

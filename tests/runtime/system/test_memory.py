@@ -1,4 +1,4 @@
-"""Amounts of memory are parsed from text."""
+"""Test parsing of amounts of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache entry is used only when it is whole, meant, and from a folder that nobody else can write."""
+"""Test that only complete, matching cache entries in a private folder are used."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_least_recently_used_go_first(tmp_path):
 
 
 def test_two_writers_leave_one_whole_entry(cache):
-    """The second writes while the first is writing: both name data of their own."""
+    """The second process writes while the first is writing; each names its own data file."""
 
     def outer(path):
         put(cache, b"inner")

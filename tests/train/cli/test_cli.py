@@ -1,4 +1,4 @@
-"""`gcis-train`: help, and errors in one line with exit code 2."""
+"""Test `gcis-train`: help, and errors in one line with exit code 2."""
 
 from __future__ import annotations
 

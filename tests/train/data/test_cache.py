@@ -1,4 +1,4 @@
-"""The cache changes no number: not when it is new, shared, damaged, stale or full."""
+"""Test that the cache changes no result, whether it is new, shared, damaged, stale or full."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPEC = PreprocessSpec(orientation="RAS", spacing=(2.5, 2.5, 2.5))
 
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
-    """Two structures that overlap, in two files."""
+    """Return a case with two overlapping structures in two files."""
     hu, labels = ball_case()
     image = write_nifti(tmp_path / "ct.nii.gz", hu)
     both = write_nifti(tmp_path / "both.nii.gz", (labels > 0).astype(np.uint8))
@@ -48,7 +48,7 @@ def case(tmp_path: Path) -> Case:
 
 
 class Notes(list[str]):
-    """A cache with what it said."""
+    """A cache and its messages."""
 
     def cache(self, folder: Path) -> VolumeCache:
         return VolumeCache(folder, notify=self.append)
@@ -164,7 +164,7 @@ def test_a_damaged_entry_is_made_again_with_a_notice(
 def test_two_that_make_one_entry_at_once(
     case: Case, tmp_path: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other process is faster by a hair: it writes between our reading and our writing."""
+    """The other process writes the entry between the read and the write of this one."""
     plain = load_case(case, SPEC)
     ours, theirs = notes.cache(tmp_path / "cache"), notes.cache(tmp_path / "cache")
     write = caching._write
@@ -271,7 +271,7 @@ def test_the_option_reaches_training_and_validation(tmp_path: Path, monkeypatch:
     )
 
     class Reading:
-        """Reads what a trainer reads, and trains nothing."""
+        """Reads the cases that a trainer reads, without training."""
 
         def __init__(self, *, feed: Feed, validation: Callable[[], list[CaseVolume]], **_: Any) -> None:
             self.feed, self.validation = feed, validation

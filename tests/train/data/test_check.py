@@ -1,4 +1,4 @@
-"""Every check fires on what it is for, and stays silent on a sound datalist."""
+"""Test that every check detects its problem and accepts a valid datalist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _run(*args: object) -> Result:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Three training cases and one to validate on: the left ball lies to the patient's left."""
+    """Write three training cases and one validation case; the left ball is on the patient's left."""
     rows = json.loads(write_cases(tmp_path, 3, validation=1).read_text())
     for row in rows["training"] + rows["validation"]:  # write_cases puts value 1 at high X, the right
         row["label_value"] = 3 - row["label_value"]
@@ -166,8 +166,8 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
     [
         (_unreadable_image, "error", "training case ct1", "ct1.nii.gz is not a NIfTI file"),
         (_truncated_label, "error", "training case ct1", "seg1.nii.gz is damaged or truncated"),
-        (_other_shape, "error", "training case ct1", "seg1.nii.gz has another shape than the image"),
-        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on another grid than the image"),
+        (_other_shape, "error", "training case ct1", "seg1.nii.gz has a different shape from the image"),
+        (_other_affine, "error", "training case ct1", "seg1.nii.gz is on a different grid from the image"),
         (_four_axes, "error", "training case ct1", "not three-dimensional"),
         (_not_finite, "error", "training case ct1", "not finite"),
         (_offset, "warning", "training case ct1", "no value below 0"),
@@ -201,7 +201,7 @@ def test_each_check_fires(path: Path, change: Change, level: str, where: str, me
 
 
 def test_the_other_cases_are_checked_when_one_cannot_be_read(path: Path) -> None:
-    """Also label maps that were saved as floats or with a scale factor are sound."""
+    """Label maps that were saved as floats or with a scale factor are valid too."""
     _colour_label(path.parent, {})
     write_nifti(path.parent / "seg2.nii.gz", ball_case()[1] * np.float32(0.9999999))
     scaled = nib.Nifti1Image(ball_case()[1].astype(np.float64), RAS)

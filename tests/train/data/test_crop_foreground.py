@@ -1,4 +1,4 @@
-"""The foreground rule in training: cases are cropped as MONAI crops them, and everything keeps the rule."""
+"""Test the foreground rule in training: cases are cropped as by MONAI, and every file keeps the rule."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _with(margin: int, spec: PreprocessSpec = PLAIN) -> PreprocessSpec:
 
 
 def _case(folder: Path, affine: np.ndarray = RAS) -> Case:
-    """Two balls in a block of tissue, off centre in air."""
+    """Write two balls in a block of tissue, off centre in air."""
     hu, labels = np.full((60, 50, 44), -1000, np.int16), np.zeros((60, 50, 44), np.uint8)
     tissue, balls = ball_case((30, 26, 20))
     part = (slice(4, 34), slice(20, 46), slice(10, 30))
@@ -135,7 +135,7 @@ def test_a_ceiling_is_that_of_the_grid_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("restore", ["nearest", "smooth"])
 def test_the_reference_pipeline_labels_nothing_outside_the_box(tmp_path: Path, restore: Any) -> None:
-    """A network that finds its structure everywhere labels the box, brought back to the file's grid."""
+    """A network that finds its structure everywhere labels exactly the box, on the native grid."""
     case, seen = _case(tmp_path, AFFINES["flipped"]), []
 
     def everywhere(window: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The datalist is read strictly; rows that share an image become one case."""
+"""Test that the datalist is read strictly, and that rows with the same image become one case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of structures: unions of files and values, in every format, each file read once."""
+"""Test masks of structures: unions of files and values, in every format; each file is read once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_mask_is_the_union_of_files_and_values(tmp_path: Path) -> None:
     (mask,) = read_masks([Target(prompt="x", labels=(one, two), values=(1, 3))], like=grid)
     assert np.array_equal(mask, np.isin(values, (1, 3)) | np.isin(values[::-1], (1, 3))) and mask.sum() == 4
     small = write_nifti(tmp_path / "small.nii.gz", values[:1].copy())
-    with pytest.raises(ImageError, match=r"small.nii.gz has another shape.*received \(1, 2, 2\)"):
+    with pytest.raises(ImageError, match=r"small.nii.gz has a different shape.*received \(1, 2, 2\)"):
         list(read_masks([Target(prompt="x", labels=(one, small), values=None)], like=grid))
     with pytest.raises(DataError, match="'x' has no label file"):
         list(read_masks([Target(prompt="x", labels=(), values=None)], like=grid))

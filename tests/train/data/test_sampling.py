@@ -1,4 +1,4 @@
-"""Windows: decisions replay, labels stay on their voxels, and left never becomes right."""
+"""Test training windows: draws are reproducible, labels stay on their voxels, sides are kept."""
 
 from __future__ import annotations
 

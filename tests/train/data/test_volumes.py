@@ -1,4 +1,4 @@
-"""Cases as arrays: labels stay on their structures, the runtime sees the same image, bad files are named."""
+"""Test cases as arrays: labels fit the image, the runtime reads equal values, errors name the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _oblique() -> np.ndarray:
 
 
 def _permuted() -> np.ndarray:
-    """Axes of the file: superior, left, posterior; anisotropic."""
+    """Return an anisotropic image with the axes superior, left, posterior."""
     return np.array([[0, -1.5, 0, 40], [0, 0, -2.5, 30], [1.2, 0, 0, -20], [0, 0, 0, 1]], dtype=float)
 
 
@@ -136,7 +136,7 @@ def test_overlapping_structures_keep_their_full_masks(tmp_path: Path) -> None:
 
 
 def test_label_files_are_read_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask file's values are gone before the next file is read; a shared label map is read once."""
+    """The values of a mask file are freed before the next file is read; a shared label map is read once."""
     hu, labels = ball_case()
     image = write_nifti(tmp_path / "ct.nii.gz", hu)
     shared = write_nifti(tmp_path / "map.nii.gz", labels)
@@ -165,7 +165,7 @@ def test_label_files_are_read_one_after_another(tmp_path: Path, monkeypatch: pyt
 
 
 def test_header_noise_in_a_label_does_not_change_its_size(tmp_path: Path) -> None:
-    """The image just rounds down to 40 voxels; the label's own 2.00029 mm would round up."""
+    """The image rounds down to 40 voxels; the 2.00029 mm in the header of the label would round up."""
     hu, labels = ball_case((35, 36, 32))
     noisy = RAS + np.diag([2.9e-4, 0, 0, 0])
     image = write_nifti(tmp_path / "ct.nii.gz", hu)
@@ -274,14 +274,14 @@ def test_a_label_on_another_grid_is_an_error(tmp_path: Path) -> None:
     hu, labels = ball_case()
     case = _case(tmp_path, hu, labels)
     write_nifti(tmp_path / "seg7.nii.gz", labels[:-1])
-    with pytest.raises(DataError, match=r"case ct7 .*seg7.nii.gz has another shape.*\(39, 36, 32\)"):
+    with pytest.raises(DataError, match=r"case ct7 .*seg7.nii.gz has a different shape.*\(39, 36, 32\)"):
         load_case(case, SPEC)
     moved = RAS.copy()
     moved[0, 3] = 1.0
     write_nifti(tmp_path / "seg7.nii.gz", labels, moved)
     with pytest.raises(
         DataError,
-        match=r"case ct7 .*seg7.nii.gz is on another grid.*up to 1 mm",
+        match=r"case ct7 .*seg7.nii.gz is on a different grid.*up to 1 mm",
     ):
         load_case(case, SPEC)
 

@@ -1,4 +1,4 @@
-"""Merges and splits: what belongs together stays together, and the same seed gives the same datalist."""
+"""Test merges and splits: patients are not divided, and the same seed gives the same datalist."""
 
 from __future__ import annotations
 

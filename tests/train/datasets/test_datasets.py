@@ -1,4 +1,4 @@
-"""Every adaptor reads its dataset's true names; incomplete cases, strays and wrong folders are named."""
+"""Test every adaptor on the true file names; incomplete cases, unused files and wrong folders are named."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ def test_decathlon_labels_are_compared_with_the_index(tmp_path: Path) -> None:
     changed = json.loads(index.read_text())
     changed["labels"] = {"0": "background", "1": "cancer", "2": "liver"}
     index.write_text(json.dumps(changed))
-    with pytest.raises(DataError, match=r"dataset.json has other labels than the release of Task03_Liver"):
+    with pytest.raises(
+        DataError, match=r"dataset.json does not have the labels of the release of Task03_Liver"
+    ):
         _build("msd", root)
     index.write_text('{"labels": {}}')
     with pytest.raises(DataError, match=r"dataset.json is not a Decathlon index"):

@@ -1,4 +1,4 @@
-"""What a voxel size costs: nothing on the labels' own grid, more the coarser it is."""
+"""Test the ceiling of a voxel size: 1 on the grid of the labels, lower on coarser grids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.training_values import ball_case, write_cases, write_nifti
 
 @pytest.fixture
 def datalist(tmp_path: Path) -> Path:
-    """One case of two balls in 2 mm voxels, stored flipped."""
+    """Write a case with two balls in 2 mm voxels, stored flipped."""
     path = write_cases(tmp_path, 0, validation=1)
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])
     for name, array in zip(("ct0", "seg0"), ball_case(), strict=True):

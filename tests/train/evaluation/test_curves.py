@@ -1,4 +1,4 @@
-"""Learning curves: what the log holds is what is drawn."""
+"""Test that the drawn learning curves equal the log."""
 
 from __future__ import annotations
 

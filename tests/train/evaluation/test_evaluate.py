@@ -1,4 +1,4 @@
-"""Evaluation, routing tables and phantoms as data, through their commands."""
+"""Test evaluation, routing tables and phantoms through their commands."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A routed checkpoint with random weights and two prompts."""
+    """Write a routed checkpoint with random weights and two prompts."""
     torch.manual_seed(0)
     config = NetworkConfig(feature_size=12, pathways=2, text_dim=8)
     folder = tmp_path_factory.mktemp("checkpoint") / "routed"
@@ -54,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def truth(case: Case) -> np.ndarray:
-    """The label map of a phantom."""
+    """Return the label map of a phantom."""
     return np.asanyarray(nib.load(case.targets[0].labels[0]).dataobj)
 
 
@@ -81,7 +81,7 @@ def test_a_perfect_segmentation_scores_one_and_an_empty_one_zero(cases: tuple[Ca
     assert all((s.dice, s.hd95_mm, s.empty) == (0, None, "prediction") for s in empty.scores)
     with pytest.raises(DataError, match=r"no labelled structure.*received predictions of \['liver'\]"):
         evaluate(cases, source(truth, {"liver": 1}), progress=said.append)
-    with pytest.raises(DataError, match="another shape"):
+    with pytest.raises(DataError, match="a different shape"):
         evaluate(cases, source(lambda case: np.zeros((2, 2, 2)), values), progress=said.append)
 
 
@@ -92,7 +92,7 @@ def test_a_label_elsewhere_than_its_image_is_refused(cases: tuple[Case, ...], tm
     nib.save(nib.Nifti1Image(truth(cases[0]), moved), tmp_path / "label.nii.gz")
     target = Target(prompt="mandible", labels=(tmp_path / "label.nii.gz",), values=(7,))
     case = Case(image=cases[0].image, targets=(target,))
-    with pytest.raises(ImageError, match=r"label.nii.gz is on another grid"):
+    with pytest.raises(ImageError, match=r"label.nii.gz is on a different grid"):
         evaluate([case], source(lambda _: truth(cases[0]), {"mandible": 7}), progress=lambda line: None)
 
 

@@ -1,4 +1,4 @@
-"""Label maps on disk: found by name, read by what their JSON says, refused where they do not fit."""
+"""Test label maps on disk: found by name, label values read from JSON, mismatches refused."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def test_a_map_on_another_grid_or_between_values_is_refused(case: Case, tmp_path
     moved = RAS.copy()
     moved[2, 3] = 4
     write_nifti(path, ball_case()[1], moved)
-    with pytest.raises(ImageError, match="another grid"):
+    with pytest.raises(ImageError, match="a different grid"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1][1:])
-    with pytest.raises(ImageError, match=r"another shape.*\(39, 36, 32\)"):
+    with pytest.raises(ImageError, match=r"a different shape.*\(39, 36, 32\)"):
         folder_source(folder, [case]).predict(case)
     write_nifti(path, ball_case()[1] * np.float32(0.5))
     with pytest.raises(ImageError, match=r"ct7_seg.nii.gz: the label map has values between whole numbers"):

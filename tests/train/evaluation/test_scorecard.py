@@ -1,4 +1,4 @@
-"""What an evaluation writes: undefined numbers are null, blank or '-', counted, and explained."""
+"""Test the files of an evaluation: undefined numbers are null, blank or '-', counted, and explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores follow geometry in mm, and every empty case is defined."""
+"""Test that scores are computed in mm, and are defined for empty masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def block(low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_shift_counts_in_mm_along_its_axis(axis: int) -> None:
-    """HD95 of a block and itself moved by one voxel is that voxel's size along the axis."""
+    """HD95 of a block and its copy shifted by one voxel is the voxel size along the axis."""
     spacing = (0.9, 1.7, 4.0)
     truth = block((10, 10, 10), (20, 20, 20))
     moved = np.roll(truth, 1, axis=axis)
@@ -38,7 +38,7 @@ def test_the_tolerance_decides_what_is_forgiven() -> None:
 
 
 def test_the_share_is_one_of_area_not_of_voxels() -> None:
-    """A plate of 4 mm voxels: its faces along Z are as large as counted in mm, not in voxels."""
+    """A plate of 4 mm voxels: the areas of its faces are counted in mm, not in voxels."""
     truth, moved = block((10, 10, 10), (20, 20, 14)), block((10, 10, 11), (20, 20, 15))
     fine = surface_scores(moved, truth, spacing=(1.0, 1.0, 1.0), tolerance=0.5)[0]
     coarse = surface_scores(moved, truth, spacing=(1.0, 1.0, 4.0), tolerance=0.5)[0]

@@ -1,4 +1,4 @@
-"""Training with sampled pathways: the gradients of the published sum, without its activation memory."""
+"""Test training with sampled pathways: gradients of the published sum, with less activation memory."""
 
 from __future__ import annotations
 

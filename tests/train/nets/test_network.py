@@ -1,4 +1,4 @@
-"""Network: equals the published one; static equals routed; shared prefixes equal separate passes."""
+"""Test the network: published logits; static equals routed; shared prefixes equal separate passes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_routed_and_static_networks_equal_the_published_one(conformance: Conform
 def test_the_published_logits_hold_in_double_precision(conformance: ConformanceCase) -> None:
     """Float32 logits of up to 11 differ by 1e-4 between processors; these differences do not.
 
-    What is left is the rounding of the golden float32 logits: 1.9e-4 and 1.4e-4 in the two cases.
+    The remaining difference is the rounding of the golden float32 logits: 1.9e-4 and 1.4e-4 in the two cases.
     """
     net, image = copy.deepcopy(conformance.net).double(), conformance.image.double()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pathways: parsing, formatting, assignment and grouping."""
+"""Test pathways: parsing, formatting, assignment and grouping."""
 
 from __future__ import annotations
 

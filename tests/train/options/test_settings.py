@@ -1,4 +1,4 @@
-"""Options: precedence of recipe, file and flags; an invalid value is a single clear error."""
+"""Test options: precedence of recipe, file and flags; an invalid value gives one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Earlier option names: files and command lines of the first release are read, and files keep their names."""
+"""Test earlier option names: files and command lines of the first release are read and written."""
 
 from __future__ import annotations
 

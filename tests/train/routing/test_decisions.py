@@ -1,4 +1,4 @@
-"""Routing of prompts: table, JSON and image agree with the network."""
+"""Test the routing of prompts: table, JSON and image agree with the network."""
 
 from __future__ import annotations
 

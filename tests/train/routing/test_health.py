@@ -1,4 +1,4 @@
-"""Router statistics (use, entropy, agreement) and the balance loss."""
+"""Test router statistics (use, entropy, agreement) and the balance loss."""
 
 from __future__ import annotations
 

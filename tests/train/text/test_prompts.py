@@ -1,4 +1,4 @@
-"""Embeddings of prompts: computed once, stored in run and checkpoint, never mixed between text towers."""
+"""Test embeddings of prompts: computed once, stored in run and checkpoint, from one text tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text tower: embeddings are deterministic, distinct and recorded; unavailable weights are a clear error."""
+"""Test the text tower: deterministic, distinct and recorded embeddings; clear errors for missing weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes train like one on the whole batch; if one fails, the other ends with an error."""
+"""Test that two processes train like one on the whole batch; if one fails, the other raises an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the tensors that change, resumption, and the checkpoints."""
+"""Test fine-tuning: the tensors that change, resumption, and the checkpoints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RUN = options(network=NETWORK, max_epochs=2, warmup_epochs=0)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A routed checkpoint with random weights, whose routers choose LEFT and RIGHT for the two prompts."""
+    """Write a routed checkpoint with random weights whose routers choose LEFT and RIGHT for the prompts."""
     torch.manual_seed(3)
     net = GcisNet(NETWORK)
     embeddings = torch.randn(2, 8)

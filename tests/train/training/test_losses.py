@@ -1,4 +1,4 @@
-"""Losses: agreement with MONAI and manual calculations; unlabelled structures have no gradient."""
+"""Test losses: agreement with MONAI and manual calculations; no gradient for unlabelled structures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining and warm start for a few steps: kill and resume, start from a checkpoint."""
+"""Test pretraining and warm start for a few steps: kill and resume, start from a checkpoint."""
 
 from __future__ import annotations
 

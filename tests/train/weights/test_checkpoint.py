@@ -1,4 +1,4 @@
-"""Checkpoints: round trip, atomic writes, no pickle."""
+"""Test checkpoints: round trip, atomic writes, no pickle."""
 
 from __future__ import annotations
 

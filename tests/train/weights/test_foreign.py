@@ -1,4 +1,4 @@
-"""Foreign weights: contents of each format, and rejected files."""
+"""Test foreign weights: contents of each format, and rejected files."""
 
 from __future__ import annotations
 

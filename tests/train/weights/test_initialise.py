@@ -1,4 +1,4 @@
-"""Initialisation from other weights: report on every tensor, and static networks copied to all pathways."""
+"""Test initialisation from other weights: report on every tensor, static networks in all pathways."""
 
 from __future__ import annotations
 

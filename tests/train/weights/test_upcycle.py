@@ -1,4 +1,4 @@
-"""Upcycling: the routed network has exactly the output of the static network."""
+"""Test upcycling: the routed network has exactly the output of the static network."""
 
 from __future__ import annotations
 

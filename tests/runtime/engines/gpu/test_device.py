@@ -1,4 +1,4 @@
-"""The thin layer over the driver: every call is one that cuda-python has, and every failure is ours."""
+"""Test the layer over the CUDA driver: calls match cuda-python, and failures raise errors of gCIS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions on a GPU against a faked driver: what is bound where, in which order, and what goes wrong."""
+"""Test GPU sessions with a fake driver: bindings, order of operations, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WINDOW = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
 
 @pytest.fixture
 def driver(monkeypatch, tmp_path):
-    """A faked driver with one GPU of compute capability 8.9."""
+    """Return a fake driver with one GPU of compute capability 8.9."""
     found = fake_cuda.FakeDriver()
     monkeypatch.setattr(probe, "probe_driver", fake_cuda.driver_with(fake_cuda.gpu()))
     monkeypatch.setattr(device_module, "import_bindings", lambda name: found)
@@ -62,7 +62,7 @@ class Bound:
     """Types of operators that the CUDA provider has no kernel for."""
 
     def get_provider_graph_assignment_info(self):
-        """Return what the real session says, as if all but `on_cpu` were on the GPU."""
+        """Return the assignment of the real session, as if all operators except `on_cpu` were on the GPU."""
         parts = self._real.get_provider_graph_assignment_info()
         assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
         names = {False: "CUDAExecutionProvider", True: "CPUExecutionProvider"}
@@ -150,7 +150,7 @@ def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
 
 
 def test_products_on_the_cpu_are_an_error_and_others_a_note(make_bundle, driver, cuda_ort, monkeypatch):
-    """The provider is active, and has no kernel for some operators."""
+    """The provider is active, but has no kernel for some operators."""
     monkeypatch.setattr(Bound, "on_cpu", {"Conv"})
     with pytest.raises(EngineError, match=r"assigns part of the graph to the CPU; received 1 Conv; expected"):
         open_session(open_bundle(make_bundle()), EngineOptions(device="cuda"))

@@ -1,4 +1,4 @@
-"""The driver is asked before anything else, and whatever it answers is one clear line."""
+"""Test that the driver is queried first, and that every result code gives a one-line message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import fake_cuda
 
 
 class Library:
-    """libcuda with some GPUs."""
+    """Stub of libcuda with some GPUs."""
 
     def __init__(self, *gpus, init=0):
         self._gpus, self._init = gpus, init
@@ -85,7 +85,7 @@ def test_which_gpu_is_meant(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["onnx", "trt", "trt-rtx"])
 def test_no_driver_is_an_error_and_no_crash(make_bundle, engine):
-    """In a process of its own: a TensorRT runtime without a driver would take it down."""
+    """Run in a separate process, which a TensorRT runtime without a driver would crash."""
     if probe_driver().problem is None:
         pytest.skip("this machine has a GPU")
     code = (

@@ -1,4 +1,4 @@
-"""On a real GPU: the same laws that the faked driver is held to, and every engine against the CPU."""
+"""Test on a real GPU: the properties tested with the fake driver, and every engine against the CPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = [
 
 
 class HostNetwork:
-    """The test network run by the host between copies, on the GPU's memory."""
+    """The test network, computed by the host on copies of the GPU's memory."""
 
     name, device, precision, batch = "host", "cuda:0", "fp32", 1
 

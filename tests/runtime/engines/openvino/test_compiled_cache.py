@@ -1,4 +1,4 @@
-"""The compiled model is kept, found, and never believed when it is not what was kept."""
+"""Test that the compiled model is stored and found, and that a changed file is not used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gcis_runtime.system.private_cache import PrivateCache, open_cache
 
 @pytest.fixture
 def start(make_bundle, tmp_path, monkeypatch):
-    """`start()` opens a session and says whether OpenVINO compiled; its answer to one window."""
+    """Return a function that opens a session and returns whether OpenVINO compiled, and the logits."""
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
     bundle = open_bundle(make_bundle())
     window = np.random.default_rng(0).random((1, 1, 64, 64, 64), dtype=np.float32)
@@ -89,7 +89,7 @@ def test_read_precision_of_a_real_model(make_bundle):
 
 @pytest.mark.parametrize(("cpus", "threads", "bound"), [(4, 1, False), (4, 3, False), (1, 1, True)])
 def test_threads_are_bound_only_where_they_take_every_processor(start, monkeypatch, cpus, threads, bound):
-    """Two processes of one thread each would else share one processor of two, and another be idle."""
+    """Otherwise two processes with one thread each would share one of two processors."""
     monkeypatch.setattr(module, "allowed_cpus", lambda: cpus)
     found = []
 

@@ -1,4 +1,4 @@
-"""Building for both TensorRT families: settings arrive, precision is read back, refusals are clear."""
+"""Test building for both TensorRT families: settings, precision that is read back, clear errors."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_layers_in_three_spellings():
 
 
 def test_convolutions_behind_a_dequantize_are_8_bit():
-    """The network says float where the engine will compute with integers."""
+    """The network declares float where the engine computes with integers."""
     float32 = SimpleNamespace(name="FLOAT")
     layers = [
         Layer("DEQUANTIZE", float32, gives="restored"),
@@ -197,7 +197,7 @@ def test_convolutions_behind_a_dequantize_are_8_bit():
 
 
 def conv_graph(dtype):
-    """A typed network: float32 in and out, one convolution in `dtype`."""
+    """Return a typed network: float32 input and output, one convolution in `dtype`."""
     kernel = np.random.default_rng(0).standard_normal((8, 1, 3, 3, 3)).astype(np.float32)
     weights = numpy_helper.from_array(kernel, "kernel32")
     nodes = [

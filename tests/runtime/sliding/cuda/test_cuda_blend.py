@@ -55,7 +55,7 @@ def test_logits_equal_bit_for_bit(overlap, host_kernels):
 
 
 def test_windows_may_be_left_out(host_kernels):
-    """Gaps before, behind and beside windows, and between windows by more than a window."""
+    """Gaps before, after and next to windows, and gaps larger than a window."""
     full = make_plan((15, 12, 83), overlap=0.25)
     drop = [0, 1, 5, *range(7, 13), len(full.starts) - 1, len(full.starts) - 2]
     plan = make_plan((15, 12, 83), overlap=0.25, drop=drop)

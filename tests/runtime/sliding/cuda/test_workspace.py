@@ -1,4 +1,4 @@
-"""The GPU workspace has exactly the predicted size."""
+"""Test that the GPU workspace has exactly the predicted size."""
 
 from __future__ import annotations
 

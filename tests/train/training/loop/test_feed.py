@@ -1,4 +1,4 @@
-"""Order of windows: determined by the seed, every window once per epoch, errors passed to the consumer."""
+"""Test the order of windows: determined by the seed, each once per epoch; errors reach the consumer."""
 
 from __future__ import annotations
 

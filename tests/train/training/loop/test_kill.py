@@ -1,4 +1,4 @@
-"""Interrupted runs: after a kill, a full disk, an invalid case or loss, a run resumes or names the cause."""
+"""Test interruption by a kill, a full disk, an invalid case or loss: a run resumes or names the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training step: learning rates, parameter groups, and unused blocks."""
+"""Test the training step: learning rates, parameter groups, and unused blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training loop with a stub network: schedule, resumption, validation, checkpoints, non-finite losses."""
+"""Test the training loop with a stub: schedule, resumption, validation, checkpoints, non-finite losses."""
 
 from __future__ import annotations
 
