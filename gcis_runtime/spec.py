@@ -112,7 +112,7 @@ def check_padding(preprocess: PreprocessSpec, window: WindowSpec) -> None:
     """Check that the padding value is compatible with the foreground rule.
 
     Intensities outside the cropped box are 0. Windows are read from the uncropped grid, so that padding must
-    be 0 as well.
+    also be 0.
 
     Raises:
         ValueError: The padding value is not 0 and there is a foreground rule.

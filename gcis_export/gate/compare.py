@@ -52,7 +52,8 @@ LIMITS: dict[Precision, Tolerance] = {
     # 2e-3 (OpenVINO) measured.
     "fp32": Tolerance(relative=5e-3, band=1e-3, labels=2e-5, dice=0.99),
     "fp16": Tolerance(relative=5e-2, band=1e-3, labels=2e-3, dice=0.98),
-    # 8-bit mantissas: logits of single voxels at borders change by a tenth of the range, labels hardly do.
+    # 8-bit mantissas: logits of single voxels at borders change by a tenth of the range, while labels rarely
+    # change.
     "bf16": Tolerance(relative=1.5e-1, band=1e-3, labels=5e-3, dice=0.97),
     "int8": Tolerance(relative=2.5e-1, band=1e-3, labels=1e-2, dice=0.95),
 }

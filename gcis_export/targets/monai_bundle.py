@@ -28,7 +28,7 @@ _SCRIPTS = ("ct_reader.py", "onnx_network.py")
 
 
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
-    """Write a MONAI bundle; an existing MONAI bundle is replaced as a whole.
+    """Write a MONAI bundle; an existing MONAI bundle is replaced completely.
 
     Args:
         bundle: A verified bundle.

@@ -17,7 +17,7 @@ WORK_HEAD = (
 
 
 def markdown(record: LatencyRecord, *, pictures: Sequence[tuple[str, str]] = ()) -> str:
-    """Return the whole record as Markdown.
+    """Return the complete record as Markdown.
 
     Args:
         record: The record.
@@ -118,7 +118,7 @@ def subject_text(record: LatencyRecord) -> str:
     """Describe the image, the bundle and its windows in one sentence."""
     s = record.subject
     image = "A CT file" if s.image == "a CT file" else f"A generated CT ({s.image})"
-    grid = "the file's grid" if s.network_spacing_mm is None else f"{by(s.network_spacing_mm)} mm"
+    grid = "the native grid" if s.network_spacing_mm is None else f"{by(s.network_spacing_mm)} mm"
     return (
         f"{image}, {by(s.voxels)} voxels of {by(s.spacing_mm)} mm; bundle {s.bundle!r}, {s.structures} "
         f"structures, windows of {by(s.roi)} on {grid}, overlap {s.overlap:g}."

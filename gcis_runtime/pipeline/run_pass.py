@@ -166,5 +166,5 @@ def _choose(
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:
-    """Return a function of the number of finished windows that passes the total to `progress` as well."""
+    """Return a function that passes the number of finished windows and the total to `progress`."""
     return None if progress is None else lambda finished: progress(finished, total)

@@ -80,7 +80,7 @@ def _spread(labels: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the set voxels whose six neighbours are set as well; voxels beyond the border count as set."""
+    """Return the set voxels whose six neighbours are also set; voxels beyond the border count as set."""
     out = mask.copy()
     for axis in range(3):
         view, source = np.moveaxis(out, axis, 0), np.moveaxis(mask, axis, 0)

@@ -57,7 +57,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     check_plausible(job.image)
     check_image(job.image, options.segment.max_memory)
     seconds: dict[str, float] = {}
-    # Before the file is read, so that a file that changes meanwhile is not recorded as the one segmented.
+    # Before the file is read: a file that changes while it is read must not be recorded as segmented.
     key = run_key(segmenter, job.image, options)
     volume = _timed(seconds, "read", lambda: read_volume(job.image))
     truth = None

@@ -140,7 +140,7 @@ def run_phantom(
 
     Args:
         seed: Seed of the generator.
-        out: Output folder; the phantom is written there as well.
+        out: Output folder; the phantom is also written there.
         bundle: See `run_images`.
         prompts: See `run_images`.
         engine: See `run_images`.

@@ -24,9 +24,8 @@ class LabelSink:
         transform: Transform that reorients the file grid.
         shape: Shape of the file grid (X, Y, Z).
         values: Label value of each structure.
-        masks: Store one mask per structure as well: structures may overlap, which a label map cannot
-            represent.
-        probabilities: Store one map of foreground probabilities per structure as well.
+        masks: Also store one mask per structure: structures may overlap, which a label map cannot represent.
+        probabilities: Also store one map of foreground probabilities per structure.
         within: Boxes of the reoriented file grid outside which all voxels are background; None for no limit.
 
     Attributes:

@@ -126,8 +126,8 @@ def print_traceback(error: BaseException) -> None:
 def _interrupted_by_sigterm() -> Iterator[None]:
     """Handle SIGTERM (from a scheduler, `timeout`, or a stopping container) like Ctrl-C.
 
-    By default SIGTERM ends the process at once and leaves temporary files behind: hundreds of megabytes
-    during an export.
+    By default SIGTERM ends the process immediately, and temporary files remain: hundreds of megabytes during
+        an export.
     """
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """Compute the ceiling of a voxel size: the Dice of the true labels after resampling to it and back.
 
-A network predicts on a grid of its own spacing. Even without errors, its labels lose the details that this
-grid cannot represent.
+A network predicts on a grid with the spacing of its training. Even without errors, its labels lose the
+details that this grid cannot represent.
 """
 
 from __future__ import annotations

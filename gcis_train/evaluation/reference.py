@@ -46,12 +46,12 @@ def reference_labels(
         predictor: Function from windows (B, 1, *roi) to logits (B, P, *roi), foreground minus background.
         preprocess: Pre-processing of the network.
         window: Size, overlap and blending of windows.
-        restore: `"nearest"` resamples the label map to the file's grid, as the published code does;
-            `"smooth"` resamples the logits by linear interpolation and compares them on the file's grid.
+        restore: `"nearest"` resamples the label map to the native grid, as the published code does;
+            `"smooth"` resamples the logits by linear interpolation and compares them on the native grid.
         device: Device of the network; None selects the CPU.
 
     Returns:
-        (X, Y, Z) uint8 on the file's grid: 0, or `p + 1` where logit `p` is the largest and positive.
+        (X, Y, Z) uint8 on the native grid: 0, or `p + 1` where logit `p` is the largest and positive.
     """
     geometry = geometry_of(preprocess)
     loaded = EnsureChannelFirst(channel_dim="no_channel")(load_tensor(image))
@@ -106,7 +106,7 @@ def undo_crop(values: Tensor, content: MetaTensor, crop: CropForeground) -> Tens
 
 
 def undo_geometry(values: Tensor, moved: MetaTensor, geometry: Compose, *, mode: str) -> Tensor:
-    """Invert the geometry transforms: resample values from the network's grid to the file's grid.
+    """Invert the geometry transforms: resample values from the network's grid to the native grid.
 
     Args:
         values: (C, X, Y, Z) on the grid of `moved`.

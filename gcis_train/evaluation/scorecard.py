@@ -129,7 +129,7 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return the whole summary as Markdown: both tables, the definitions and the unscored items."""
+    """Return the complete summary as Markdown: both tables, the definitions and the unscored items."""
     parts = ["# Evaluation\n", table(result), "## Cases\n", _case_table(result)]
     if result.get("worst_cases"):
         parts += ["## Worst cases\n", "".join(f"![{name}]({name})\n" for name in result["worst_cases"])]

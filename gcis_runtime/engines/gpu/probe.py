@@ -80,7 +80,7 @@ def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
         return Driver(problem=_ADVICE.get(result, f"the CUDA driver does not start (error {result})"))
     version, count = ctypes.c_int(), ctypes.c_int()
     if library.cuDriverGetVersion(ctypes.byref(version)) or library.cuDeviceGetCount(ctypes.byref(count)):
-        return Driver(problem="the CUDA driver does not answer")
+        return Driver(problem="the CUDA driver does not respond")
     text = f"{version.value // 1000}.{version.value % 1000 // 10}"
     gpus = tuple(_ask(library, index) for index in range(count.value))
     return Driver(version=text, gpus=gpus, problem=None if gpus else _ADVICE[100])

@@ -34,7 +34,7 @@ _INT32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputChunk:
-    """Part of the output of a slab that is computed and copied at once.
+    """Part of the output of a slab that is computed and copied in one step.
 
     Attributes:
         box: Box of the chunk on the padded network grid or on the reoriented file grid; may be empty.

@@ -53,8 +53,8 @@ class WorkspaceBytes:
 def workspace_bytes(schedule: Schedule, output: OutputSizes, *, output_bytes: int) -> WorkspaceBytes:
     """Return the memory that a `GpuBlender` allocates at most.
 
-    Outputs of constant windows are counted as if every window were constant with a value of its own; all else
-    is exact, except that no buffer is smaller than one byte.
+    Outputs of constant windows are counted as if every window were constant with a different value. All other
+    sizes are exact, except that no buffer is smaller than one byte.
 
     Args:
         schedule: The schedule of the windows.
@@ -88,7 +88,8 @@ class Workspace:
         output: The conversion of finished sums.
 
     Attributes:
-        image_ring: Shape of the ring buffer of the image: one window and the planes uploaded meanwhile.
+        image_ring: Shape of the ring buffer of the image: one window, and the planes that are uploaded while
+            it is computed.
         sum_ring: Shape of the ring buffer of the sums: one window and the finished planes that are kept.
         image: Ring buffer of the image, float32.
         uploaded: Planes of the image before they are copied into the ring buffer, float32.

@@ -48,7 +48,7 @@ class Stepper:
             stop: Whether this process received a signal to stop.
 
         Returns:
-            Loss of the whole batch (None if it has no labelled structure; no weight is then changed), and
+            Loss of the complete batch (None if it has no labelled structure; no weight is then changed), and
             whether any process received a signal to stop.
 
         Raises:

@@ -234,7 +234,7 @@ class Trainer:
             scalars.add("train/learning_rate", rate, self._global_step)
         steps = self._feed.steps * self._options.max_epochs
         self._progress.step(epoch=self._at.epoch, step=self._global_step, loss=loss, steps=steps)
-        # A single process stops at once; several processes agree in the next step.
+        # A single process stops immediately; several processes agree in the next step.
         self._stop = stopping or (self._signal.received and self._processes.world == 1)
         return True
 

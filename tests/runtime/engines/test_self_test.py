@@ -87,7 +87,7 @@ def test_answers_within_the_limits_are_good(outcomes):
 @pytest.mark.parametrize(
     ("answer", "outcome", "problem"),
     [
-        (_answer(1.25), "failed", "off by 0.25 of its range, limit 0.2"),
+        (_answer(1.25), "failed", "by 0.25 of its range, limit 0.2"),
         (_answer(float("nan")), "failed", "not finite"),
         (lambda window: window, "failed", "wrong shape"),
         (EngineError("it broke"), "failed", "it broke"),

@@ -293,7 +293,7 @@ def test_usage(run, cts, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "summary.csv").write_text("image\n../cts/a.nii.gz\n")
     result = run(tmp_path / "out" / "summary.csv")
-    assert result.exit_code == 2 and "would be replaced by this run's own" in result.stderr
+    assert result.exit_code == 2 and "would be replaced by the summary of this run" in result.stderr
     assert (tmp_path / "out" / "summary.csv").read_text().startswith("image\n")
     assert run(cts, "--truth", cts / "a.nii.gz").exit_code == 2
 

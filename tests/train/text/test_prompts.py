@@ -65,7 +65,7 @@ def test_a_resumed_run_embeds_nothing_again(tmp_path: Path) -> None:
     assert Tower.asked == list(PROMPTS)
     assert torch.equal(first.embeddings, again.embeddings)
     assert dataclasses.replace(again, embeddings=first.embeddings) == first
-    with pytest.raises(CheckpointError, match=r"another text tower.*tag of.*random \(seed 0\) of"):
+    with pytest.raises(CheckpointError, match=r"a different text tower.*tag of.*random \(seed 0\) of"):
         gather(datalist, options(text_weights="tag"), resumed=run)
 
 
