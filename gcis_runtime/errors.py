@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class GcisError(Exception):
-    """An error that a user can mend.
+    """An error that a user can correct.
 
     Args:
         message: What went wrong, in one sentence without a full stop.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Write what cannot be seen as escapes: a file's name may hold new lines and orders to the terminal."""
+    """Replace unprintable characters by escapes: file names may contain newlines and terminal control codes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -17,7 +17,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 
 
-@command_group("gcis-train")
+@command_group("gcis-train", extras="train")
 def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
 
