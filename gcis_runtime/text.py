@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Replace unprintable characters by escapes: file names may contain newlines and terminal control codes."""
+    """Replace unprintable characters by escapes: file names may contain newlines and control codes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
