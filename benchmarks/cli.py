@@ -14,7 +14,7 @@ from benchmarks.peers.cli import peers
 from benchmarks.records import RESULTS
 from benchmarks.scale.cli import scale
 from gcis_runtime.latency.record_file import write_record
-from gcis_runtime.system.console import command_group
+from gcis_runtime.system.console import command_group, out_option
 
 
 @command_group("benchmarks")
@@ -46,7 +46,7 @@ def main() -> None:
 @click.option(
     "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the matrix of the ceiling."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
+@out_option(required=True, help="Folder of the report.")
 def latency(
     bundles: tuple[str, ...],
     image: Path | None,

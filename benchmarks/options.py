@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from benchmarks.records import RESULTS
+from gcis_runtime.system.console import out_option
 
-record_folder = click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record."
-)
+record_folder = out_option(default=RESULTS, help="Folder of the record.")
 bundle_option = click.option(
     "--bundle", default="demo", show_default=True, help="Folder or name of a bundle."
 )

@@ -60,8 +60,7 @@ def speed_table() -> str:
     note = (
         f"Phantom {record['phantom_seed']}, {shape} voxels, seven structures, file to label map, one run on "
         f"{record['environment']['date'][:10]}: {hardware_text(record)}. "
-        f"Measured with the code of commit {record['environment']['commit']} "
-        "(`python -m benchmarks phantom`)."
+        f"Measured with the code of commit {record['environment']['commit']}."
     )
     return "\n".join([*lines, "", note])
 
@@ -76,8 +75,7 @@ def start_table() -> str:
     note = (
         f"{record['rounds']} processes of each in turns, files in the page cache, "
         f"{record['environment']['date'][:10]}: "
-        f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']} "
-        "(`python -m benchmarks start`)."
+        f"{hardware_text(record)}. Measured with the code of commit {record['environment']['commit']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -85,7 +85,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     return kind(**{f.name: parsed[f.name] for f in dataclasses.fields(kind)})
 
 
-@command("gcis-export")
+@command("gcis-export", extras="export")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
 )

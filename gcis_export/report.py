@@ -7,6 +7,7 @@ import msgspec
 from gcis_export.export import ExportResult
 from gcis_runtime.bundles.describe import parity_table, text_weights_warning
 from gcis_runtime.bundles.manifest import POSITIONS, Manifest
+from gcis_runtime.system.json_files import json_text
 from gcis_runtime.text import table
 
 
@@ -41,7 +42,7 @@ def as_json(result: ExportResult) -> str:
         "targets": [str(folder) for folder in result.targets],
         "manifest": msgspec.to_builtins(result.manifest),
     }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+    return json_text(content)
 
 
 def _pathways(m: Manifest) -> str:

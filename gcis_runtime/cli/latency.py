@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gcis_runtime.system.console import verbose_option
+from gcis_runtime.system.console import out_option, verbose_option
 
 
 @click.command()
@@ -27,7 +27,7 @@ from gcis_runtime.system.console import verbose_option
 @click.option(
     "--product", type=click.IntRange(8), default=2048, hidden=True, help="Rows of the matrix of the ceiling."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
+@out_option(required=True, help="Folder of the report.")
 @verbose_option
 def latency(
     bundles: tuple[str, ...],

@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import write_json
 
 
 def write_record(record: dict[str, Any], folder: Path) -> Path:
@@ -28,8 +26,7 @@ def write_record(record: dict[str, Any], folder: Path) -> Path:
     day = datetime.date.today().strftime("%Y%m%d")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['what']}_{hardware(record)}_{day}.json"
-    with replacing(path) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    write_json(path, record)
     return path
 
 

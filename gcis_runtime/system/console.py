@@ -51,7 +51,18 @@ class _Invocation:
 
 
 class _Guarded(click.Command):
-    """A command that reports each expected error as one line on stderr and exits with code 2."""
+    """A command that reports each expected error as one line on stderr and exits with code 2.
+
+    Args:
+        *arguments: Passed to click.
+        extras: Extras of gCIS that the command needs, as in `pip install "gcis[EXTRAS]"`; None if the lean
+            runtime suffices. If one of their packages is missing, the error names them.
+        **settings: Passed to click.
+    """
+
+    def __init__(self, *arguments: Any, extras: str | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.extras = extras
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write options under their headings, and options without a heading last."""
@@ -85,6 +96,19 @@ class _Guarded(click.Command):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
+        except ModuleNotFoundError as error:
+            if self.extras is None or (error.name or "gcis").startswith("gcis"):
+                raise
+            if invocation.verbose:
+                traceback.print_exception(error)
+            missing = GcisError(
+                "a package is missing",
+                received=f"an environment without {error.name}",
+                expected=f"the extras {self.extras}",
+                fix=f'Run pip install "gcis[{self.extras}]".',
+            )
+            click.echo(f"{prog}: error: {error_text(missing)}", err=True)
+            code = USAGE_EXIT
         except (GcisError, OSError, MemoryError) as error:
             if invocation.verbose:
                 traceback.print_exception(error)

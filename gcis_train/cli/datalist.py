@@ -58,10 +58,10 @@ def check(
     path: Path, as_json: bool, headers_only: bool, picture: Path | None, no_picture: bool, count: int
 ) -> None:
     """Check the files of datalist F: grids, labels, HU values and duplicates. Exit code 2 reports errors."""
-    import json
     import sys
 
     from gcis_runtime.system.atomic_files import check_writable
+    from gcis_runtime.system.json_files import json_text
     from gcis_train.data.check import check_datalist
     from gcis_train.data.check_report import spread, summary, text_table, write_sheet
     from gcis_train.data.datalist import group_cases, read_datalist
@@ -78,7 +78,7 @@ def check(
         cases = [c for rs in (rows.training, rows.validation) for c in group_cases(rs, folder=path.parent)]
         write_sheet(sheet, [(f"{facts[i].split}: {facts[i].name}", cases[i]) for i in chosen])
         result["picture"] = str(sheet)
-    click.echo(json.dumps(result, indent=2) if as_json else text_table(result))
+    click.echo(json_text(result) if as_json else text_table(result))
     for problem in problems:
         click.echo(f"{problem.level}: {problem.where}: {problem.message}", err=True)
     if "picture" in result and not as_json:
@@ -160,11 +160,11 @@ def _kind_options() -> list[click.Parameter]:
 
 def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]) -> None:
     """Build and write a datalist; `flags` are the fields of `Choices`."""
-    import json
     import sys
 
     from gcis_runtime.errors import DataError
     from gcis_runtime.system.atomic_files import check_writable
+    from gcis_runtime.system.json_files import json_text
     from gcis_train.datasets import DATASETS
     from gcis_train.datasets.build import Choices, build, write_datalist
     from gcis_train.training.progress import Progress
@@ -182,7 +182,7 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
     log = Progress(sys.stderr).log
     built = build(DATASETS[kind], root, folder=out.parent, choices=choices, progress=log)
     write_datalist(out, built)
-    click.echo(json.dumps(built.report, indent=2) if as_json else _summary(built.report, out))
+    click.echo(json_text(built.report) if as_json else _summary(built.report, out))
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:

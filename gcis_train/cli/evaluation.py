@@ -208,10 +208,8 @@ def ceiling(
 
     It is the upper bound for any network with that --spacing.
     """
-    import msgspec
-
     from gcis_runtime.spec import PreprocessSpec
-    from gcis_runtime.system.atomic_files import replacing
+    from gcis_runtime.system.json_files import write_json
     from gcis_train.evaluation.ceiling import ceilings, table
     from gcis_train.options.flags import numbers
     from gcis_train.training.progress import Progress
@@ -223,8 +221,7 @@ def ceiling(
         specs[f"{text} mm"] = PreprocessSpec(orientation=axes, spacing=(x, y, z))
     result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).log)
     record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}
-    with replacing(out) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    write_json(out, record)
     click.echo(table(result))
 
 

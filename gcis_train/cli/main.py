@@ -17,7 +17,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 
 
-@command_group("gcis-train")
+@command_group("gcis-train", extras="train")
 def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
 
@@ -41,8 +41,7 @@ def paths(
 
     A router gap is the router logit of the chosen block minus the second largest one.
     """
-    import json
-
+    from gcis_runtime.system.json_files import json_text
     from gcis_train.routing.decisions import coincidences, route, routing_table
     from gcis_train.routing.picture import write_heatmap
     from gcis_train.text.prompts import embeddings_of
@@ -55,7 +54,7 @@ def paths(
     if png is not None:
         write_heatmap(png, routings, pathways=net.config.pathways)
     if as_json:
-        click.echo(json.dumps([r.as_dict() for r in routings], indent=2))
+        click.echo(json_text([r.as_dict() for r in routings]))
     else:
         click.echo(routing_table(routings))
     for line in coincidences({r.prompt: r.pathway for r in routings}):
@@ -69,14 +68,13 @@ def paths(
 @json_option(help="Print the used, unused and missing tensors as JSON.")
 def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
     """Convert published gCIS weights or SwinUNETR weights to a checkpoint."""
-    import json
-
+    from gcis_runtime.system.json_files import json_text
     from gcis_train.weights.foreign import import_file
 
     found = import_file(file, out, prompt=prompt)
     if as_json:
         report = {"kind": found.kind, "used": found.used, "unused": found.unused, "missing": found.missing}
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json_text(report))
         return
     network = found.config.network
     click.echo(f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways")

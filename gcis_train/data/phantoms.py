@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from gcis_runtime.demo.phantom import STRUCTURES, make_phantom
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.nifti import write_labels, write_volume
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.spec import Triple
-from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import write_json
 from gcis_train.data.datalist import Datalist, Row
 
 
@@ -50,6 +48,5 @@ def write_phantoms(
         training=tuple(row for case in cases[:split] for row in case),
         validation=tuple(row for case in cases[split:] for row in case),
     )
-    with replacing(folder / "datalist.json") as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(datalist), indent=1) + b"\n")
+    write_json(folder / "datalist.json", datalist, indent=1)
     return datalist

@@ -14,7 +14,7 @@ import numpy as np
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.labels import read_labels
-from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import write_json
 from gcis_train.data.datalist import Datalist, Row
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
@@ -143,8 +143,7 @@ def write_datalist(path: Path, built: Built) -> None:
         "training": built.datalist.training,
         "validation": built.datalist.validation,
     }
-    with replacing(path) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=1) + b"\n")
+    write_json(path, tree, indent=1)
 
 
 def _nothing(dataset: Dataset, listing: Listing, skipped: Sequence[Skip]) -> DataError:

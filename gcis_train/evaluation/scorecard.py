@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import json_bytes
 from gcis_train.evaluation.evaluate import Evaluation
 from gcis_train.evaluation.scores import DEFINITIONS, Score
 
@@ -150,7 +150,7 @@ def write_results(folder: Path, found: Evaluation, notes: dict[str, Any]) -> dic
     result = {**notes, **summarise(found)}
     contents = {
         SCORES_FILE: _csv(found.scores).encode(),
-        SUMMARY_FILE: msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n",
+        SUMMARY_FILE: json_bytes(result),
         TABLE_FILE: report(result).encode(),
     }
     for name, data in contents.items():

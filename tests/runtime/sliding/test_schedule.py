@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcis_runtime.sliding.schedule import make_schedule
-from tests.runtime.sliding.cuda.test_cuda_blend import ROI, make_plan
+from tests.support.gpu_blending import ROI, make_plan
 
 
 @settings(max_examples=80, deadline=None)
