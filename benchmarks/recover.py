@@ -56,7 +56,7 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
     del model
     feature_size = len(_weight(weights, "encoder.swin.embed.weight"))
     config = NetworkConfig(
-        feature_size=feature_size, pathways=blocks, merging=manifest.provenance.merging
+        feature_size=feature_size, pathways=blocks, merging=manifest.provenance.network_merging
     )
     net = StaticGcisNet(config, paths).eval()
     export_model = ExportNet(net, manifest.window.patch_size)

@@ -1,4 +1,4 @@
-"""Define the engines, precisions, label grids and kinds of network that options, commands and manifests may name.
+"""Define the engines, precisions and other choices that options, commands and manifests may name.
 
 Each list is derived from its `Literal` type. The module imports nothing but `typing`, so that `--help`
 answers before NumPy is loaded.
@@ -20,8 +20,8 @@ Restore = Literal["smooth", "nearest"]
 """`"smooth"` interpolates the blended logits at the file's voxels and then compares them; `"nearest"` takes
 the label of the network's nearest voxel, as the published pipeline does."""
 Merging = Literal["v0.9", "v2"]
-"""Neighbours that the patch merging of the Swin transformer concatenates: `"v0.9"` as MONAI up to 1.4, with two
-of the eight neighbours twice (the published weights of gCIS and SwinUNETR); `"v2"` all eight."""
+"""Neighbours that the patch merging of the Swin transformer concatenates: `"v0.9"` as in MONAI up to 1.4,
+with two of them twice and two never (published weights of gCIS and SwinUNETR); `"v2"` all eight."""
 
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 ENGINE_CHOICES: Final[tuple[EngineChoice, ...]] = get_args(EngineChoice)

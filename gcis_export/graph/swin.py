@@ -18,7 +18,7 @@ class Merging(nn.Module):
     """Merge eight neighbouring tokens into one with twice the channels, as `PatchMerging` of the network.
 
     The order of eight distinct neighbours is folded into the weights, so that merging is one reshape and one
-    transpose. If neighbours repeat (`"v0.9"`), their tokens are gathered: the normalisation counts them twice.
+    transpose. If neighbours repeat (`"v0.9"`), tokens are gathered, as the norm counts repeated ones twice.
 
     Args:
         source: Module of the network; its weights are copied.
@@ -141,4 +141,3 @@ def _to_map(x: Tensor, batch: int, size: Shape3) -> Tensor:
 def _key(layout: WindowLayout) -> str:
     """Return the key of the masks, which stages of the same window and shift share."""
     return "_".join(map(str, layout.window + layout.shift))
-

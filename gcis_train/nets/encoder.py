@@ -1,8 +1,9 @@
 """Encoder: Swin transformer of MONAI with our patch merging, and convolutional blocks on its features.
 
-MONAI provides the patch embedding, the transformer blocks (window attention, shifted windows and their mask, MLP)
-and their order in `SwinTransformer`. These parts compute the same in MONAI 1.4 to 1.6, which the golden logits in
-tests/data/conformance check; patch merging does not, so it is defined here.
+MONAI provides `SwinTransformer`: patch embedding, transformer blocks (window attention, shifted windows and
+their mask, MLP), their order, and the layer norm of the features. These parts compute the same in MONAI 1.4
+to 1.6, which the golden logits in tests/data/conformance check. Patch merging changed in MONAI 1.5; it is
+defined in patch_merging.py.
 """
 
 from __future__ import annotations
