@@ -1,8 +1,9 @@
 """Read tensors from PyTorch files without executing code from them.
 
 `torch.load(weights_only=True)` admits tensors and plain containers. Trainers also store NumPy scalars, such
-as the best accuracy as `numpy.float64`. The names that such a scalar is pickled with are bound to replacements
-in this module, which accept numbers only, so that no NumPy constructor receives values from the file.
+as the best accuracy as `numpy.float64`. The names that such a scalar is pickled with are bound to
+replacements in this module, which accept numbers only, so that no NumPy constructor receives values from the
+file.
 """
 
 from __future__ import annotations
