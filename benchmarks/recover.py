@@ -55,7 +55,10 @@ def recovered(bundle: Bundle) -> StaticGcisNet:
     }
     del model
     feature_size = len(_weight(weights, "encoder.swin.embed.weight"))
-    net = StaticGcisNet(NetworkConfig(feature_size=feature_size, pathways=blocks), paths).eval()
+    config = NetworkConfig(
+        feature_size=feature_size, pathways=blocks, merging=manifest.provenance.network_merging
+    )
+    net = StaticGcisNet(config, paths).eval()
     export_model = ExportNet(net, manifest.window.patch_size)
     tables = {n: t for n, t in export_model.named_buffers() if n.endswith(".attention.table")}
     with torch.no_grad():

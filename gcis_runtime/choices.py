@@ -1,4 +1,4 @@
-"""Define the engines, precisions and label grids that options, commands and manifests may name.
+"""Define the engines, precisions and other choices that options, commands and manifests may name.
 
 Each list is derived from its `Literal` type. The module imports nothing but `typing`, so that `--help` does
 not have to load NumPy.
@@ -19,6 +19,9 @@ PrecisionChoice = Literal["auto", Precision]
 Restore = Literal["smooth", "nearest"]
 """`"smooth"` interpolates the blended logits at the file's voxels and then compares them; `"nearest"` takes
 the label of the network's nearest voxel, as the published pipeline does."""
+Merging = Literal["v0.9", "v2"]
+"""Neighbours that the patch merging of the Swin transformer concatenates: `"v0.9"` as in MONAI up to 1.4,
+with two of them twice and two never (published weights of gCIS and SwinUNETR); `"v2"` all eight."""
 
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 ENGINE_CHOICES: Final[tuple[EngineChoice, ...]] = get_args(EngineChoice)
@@ -27,4 +30,5 @@ GRAPH_ENGINES: Final[tuple[EngineName, ...]] = ("onnx", "openvino")
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 PRECISION_CHOICES: Final[tuple[PrecisionChoice, ...]] = get_args(PrecisionChoice)
 RESTORE_CHOICES: Final[tuple[Restore, ...]] = get_args(Restore)
+MERGINGS: Final[tuple[Merging, ...]] = get_args(Merging)
 DEFAULT_RESTORE: Final[Restore] = "smooth"

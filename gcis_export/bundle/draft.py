@@ -83,6 +83,7 @@ def draft_manifest(content: Content, graph: Graph, entry: FileEntry) -> Manifest
             checkpoint_sha256=content.checkpoint.sha256,
             text_model=config.text_model,
             text_weights=config.text_weights,
+            merging=config.network.merging,
             training=config.provenance,
         ),
         versions=_versions(_VERSIONED),

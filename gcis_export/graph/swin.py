@@ -11,25 +11,26 @@ from gcis_export.graph.attention import Block, Masks, PositionIndex
 from gcis_export.graph.layout import WindowLayout
 from gcis_runtime.spec import Shape3
 from gcis_train.nets.encoder import PATCH, WINDOW
+from gcis_train.nets.patch_merging import NEIGHBOURS, PatchMerging
 
 
 class Merging(nn.Module):
-    """Merge eight neighbouring tokens into one with twice the channels, as MONAI's `PatchMerging`.
+    """Merge eight neighbouring tokens into one with twice the channels, as `PatchMerging` of the network.
 
-    The order in which MONAI concatenates the neighbours differs between its versions. It is determined by
-    running the MONAI module and folded into the weights, so that merging is one reshape and one transpose.
+    The order of eight distinct neighbours is folded into the weights, so that merging is one reshape and one
+    transpose. If neighbours repeat (`"v0.9"`), tokens are gathered, as the norm counts repeated ones twice.
 
     Args:
-        source: MONAI module; its weights are copied.
+        source: Module of the network; its weights are copied.
         dims: Tokens along (X, Y, Z), all even.
         batch: Batch size.
     """
 
-    def __init__(self, source: Any, dims: Shape3, batch: int) -> None:
+    def __init__(self, source: PatchMerging, dims: Shape3, batch: int) -> None:
         super().__init__()
         self.dims, self.batch = dims, batch
         width = source.reduction.in_features // 8
-        order = _neighbour_order(source)
+        order = [4 * i + 2 * j + k for i, j, k in NEIGHBOURS[source.merging]]
         self.folded = sorted(order) == list(range(8))
         self.order = order
         self.norm = nn.LayerNorm(8 * width, eps=source.norm.eps)
@@ -140,15 +141,3 @@ def _to_map(x: Tensor, batch: int, size: Shape3) -> Tensor:
 def _key(layout: WindowLayout) -> str:
     """Return the key of the masks, which stages of the same window and shift share."""
     return "_".join(map(str, layout.window + layout.shift))
-
-
-def _neighbour_order(source: Any) -> list[int]:
-    """Return the neighbour (4 x + 2 y + z) that MONAI concatenates at each of the eight positions."""
-    probe = torch.arange(8.0).reshape(1, 2, 2, 2, 1)
-    norm, reduction = source.norm, source.reduction
-    source.norm = source.reduction = nn.Identity()
-    try:
-        placed: list[float] = source(probe).flatten().tolist()
-    finally:
-        source.norm, source.reduction = norm, reduction
-    return [int(n) for n in placed]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gcis_runtime.choices import EngineName, Precision
+from gcis_runtime.choices import EngineName, Merging, Precision
 
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -190,10 +190,17 @@ class Provenance(Strict, frozen=True, kw_only=True):
         text_model: open_clip model name of the text encoder.
         text_weights: Tag or file name of the text encoder weights; `"random (seed N)"` if no pretrained
             weights were available; prompts outside the training are then meaningless to the router.
+        merging: Patch merging of the network; unset in bundles that do not record it.
         training: Notes on the training (data, epochs, dates) for display only.
     """
 
     checkpoint_sha256: Sha256
     text_model: str
     text_weights: str
+    merging: Merging | msgspec.UnsetType = msgspec.UNSET
     training: dict[str, Any] = {}
+
+    @property
+    def network_merging(self) -> Merging:
+        """Patch merging of the network; bundles that do not record it have `"v2"`."""
+        return "v2" if self.merging is msgspec.UNSET else self.merging

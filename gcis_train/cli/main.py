@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from gcis_runtime.choices import MERGINGS, Merging
 from gcis_runtime.system.console import command_group, json_option, out_option
 from gcis_train.cli.datalist import datalist as datalist_commands
 from gcis_train.cli.evaluation import ceiling, curves, evaluate
@@ -65,19 +66,29 @@ def paths(
 @click.argument("file", type=FILE)
 @out_option(type=FOLDER, required=True, help="Checkpoint folder to write.")
 @click.option("--prompt", help="Structure that a single-task checkpoint segments.")
+@click.option(
+    "--merging",
+    type=click.Choice(MERGINGS),
+    default="v0.9",
+    show_default=True,
+    help="Patch merging of the weights: v2 only for a SwinUNETR trained with MONAI 1.5 or later.",
+)
 @json_option(help="Print the used, unused and missing tensors as JSON.")
-def import_(file: Path, out: Path, prompt: str | None, as_json: bool) -> None:
+def import_(file: Path, out: Path, prompt: str | None, merging: Merging, as_json: bool) -> None:
     """Convert published gCIS weights or SwinUNETR weights to a checkpoint."""
     from gcis_runtime.system.json_files import json_text
     from gcis_train.weights.foreign import import_file
 
-    found = import_file(file, out, prompt=prompt)
+    found = import_file(file, out, prompt=prompt, merging=merging)
     if as_json:
         report = {"kind": found.kind, "used": found.used, "unused": found.unused, "missing": found.missing}
         click.echo(json_text(report))
         return
     network = found.config.network
-    click.echo(f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways")
+    click.echo(
+        f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways, "
+        f"patch merging {network.merging}"
+    )
     click.echo(f"used {len(found.used)} tensors, unused {len(found.unused)}, missing {len(found.missing)}")
     for name, reason in found.unused.items():
         click.echo(f"  unused   {name} ({reason})")

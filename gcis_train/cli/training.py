@@ -130,12 +130,14 @@ def open_run(
     Yields:
         Settings of the run; only the first process displays progress.
     """
-    from gcis_train.options.settings import pick_device, resolve_options
+    from gcis_train.options.settings import pick_device, resolve_options, resumed_base
     from gcis_train.training.distributed import connected, local_device
     from gcis_train.training.progress import Progress
     from gcis_train.training.run import Run
 
     device = local_device(pick_device(arguments.device))
+    if base is None and arguments.resume:
+        base = resumed_base(arguments.run_dir)
     options = resolve_options(dict(arguments.flags), device=device, base=base)
     with connected(device, minutes=options.timeout_minutes) as processes:
         progress = Progress(sys.stderr, shown=processes.first)

@@ -1,8 +1,10 @@
-"""Define the configuration of the network, which determines the shapes of its parameters."""
+"""Define the configuration of the network, which determines its parameter shapes and its patch merging."""
 
 from __future__ import annotations
 
 import msgspec
+
+from gcis_runtime.choices import Merging
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,6 +16,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         text_dim: Length of the text embedding of a prompt.
         in_channels: Number of image channels.
         out_channels: Number of classes per prompt: background and foreground.
+        merging: Neighbours that patch merging concatenates (nets/patch_merging.py). Checkpoints that do not
+            record it were trained with `"v2"`.
     """
 
     feature_size: int = 48
@@ -21,6 +25,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     text_dim: int = 512
     in_channels: int = 1
     out_channels: int = 2
+    merging: Merging = "v2"
 
     def __post_init__(self) -> None:
         if self.feature_size < 12 or self.feature_size % 12:

@@ -1,13 +1,22 @@
-"""Define the encoder: the Swin transformer of MONAI with convolutional blocks on its features."""
+"""Define the encoder: Swin transformer of MONAI with our patch merging, and convolutional blocks on its features.
+
+MONAI provides `SwinTransformer`: patch embedding, transformer blocks (window attention, shifted windows and
+their mask, MLP), their order, and the layer norm of the features. These parts compute the same in MONAI 1.4
+to 1.6, which the golden logits in tests/data/conformance check. Patch merging changed in MONAI 1.5; it is
+defined in patch_merging.py.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
+from gcis_runtime.choices import Merging
 from gcis_train.nets.blocks import BottleneckBlock, PlainBlock
+from gcis_train.nets.patch_merging import PatchMerging
 
 WINDOW = 7
 PATCH = 2
@@ -21,10 +30,13 @@ class Encoder(nn.Module):
     Args:
         in_channels: Number of image channels.
         feature_size: Channels of the first stage.
+        merging: Neighbours that patch merging concatenates.
         checkpoint: Recompute the activations of the transformer in the backward pass.
     """
 
-    def __init__(self, *, in_channels: int, feature_size: int, checkpoint: bool = False) -> None:
+    def __init__(
+        self, *, in_channels: int, feature_size: int, merging: Merging = "v2", checkpoint: bool = False
+    ) -> None:
         super().__init__()
         f = feature_size
         self.swin = SwinTransformer(
@@ -35,6 +47,7 @@ class Encoder(nn.Module):
             depths=DEPTHS,
             num_heads=HEADS,
             use_checkpoint=checkpoint,
+            downsample=functools.partial(PatchMerging, merging=merging),
         )
         self.encoder1 = PlainBlock(in_channels, f)
         self.encoder2 = PlainBlock(f, f)

@@ -27,7 +27,10 @@ class GcisNet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(
-            in_channels=config.in_channels, feature_size=config.feature_size, checkpoint=checkpoint
+            in_channels=config.in_channels,
+            feature_size=config.feature_size,
+            merging=config.merging,
+            checkpoint=checkpoint,
         )
         self.decoder = Decoder(
             feature_size=config.feature_size,
@@ -74,7 +77,10 @@ class StaticGcisNet(nn.Module):
         self.config = config
         self.pathways = tuple(pathways)
         self.encoder = Encoder(
-            in_channels=config.in_channels, feature_size=config.feature_size, checkpoint=checkpoint
+            in_channels=config.in_channels,
+            feature_size=config.feature_size,
+            merging=config.merging,
+            checkpoint=checkpoint,
         )
         used = [{p.choices[i] for p in self.pathways} for i in range(len(POSITIONS))]
         self.decoder = Decoder(feature_size=config.feature_size, used=used, out_channels=config.out_channels)

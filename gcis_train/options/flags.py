@@ -9,6 +9,7 @@ from typing import Any
 import click
 from msgspec import UNSET
 
+from gcis_runtime.choices import MERGINGS
 from gcis_runtime.errors import DataError
 from gcis_train.options.stored import STORED_VALUES
 
@@ -114,6 +115,12 @@ FLAGS = (
         "--feature-size", "network.feature_size", int, "Channels of the first stage, a multiple of 12 [48]."
     ),
     Flag("--pathways", "network.pathways", int, "Residual blocks per decoder position [6]."),
+    Flag(
+        "--merging",
+        "network.merging",
+        MERGINGS,
+        "Patch merging; imported weights and --published have v0.9 [v2].",
+    ),
     Flag(
         "--patch-size",
         "window.roi",

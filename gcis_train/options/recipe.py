@@ -7,7 +7,7 @@ from typing import Any
 from gcis_runtime.errors import DataError
 
 PUBLISHED: dict[str, Any] = {
-    "network": {"feature_size": 48, "pathways": 6},
+    "network": {"feature_size": 48, "pathways": 6, "merging": "v0.9"},
     "preprocess": {"orientation": None, "spacing": [1.0, 1.0, 1.0], "intensity_window": [-175.0, 250.0]},
     "window": {"roi": [128, 128, 128], "overlap": 0.5},
     "augment": {

@@ -13,7 +13,7 @@ import yaml
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.options.flags import FLAGS
 from gcis_train.options.recipe import check_published, published_tree
-from gcis_train.options.stored import from_stored
+from gcis_train.options.stored import from_stored, read_options
 from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.weights import checkpoint
 
@@ -126,6 +126,22 @@ def pick_device(name: str) -> torch.device:
             fix="Use --device cpu.",
         )
     return device
+
+
+def resumed_base(run_dir: Path) -> dict[str, Any]:
+    """Return the options that a resumed run takes from its folder: the patch merging of its network.
+
+    `options.json` of a run may lack the option; the network then has the default kind, also with
+    `--published`. A folder without a readable file gives no options.
+    """
+    for file in (run_dir / "options.json", run_dir / "static" / "options.json"):
+        if file.is_file():
+            try:
+                options = read_options(file.read_bytes())
+            except (OSError, msgspec.MsgspecError, DataError):
+                return {}
+            return {"network": {"merging": options.network.merging}}
+    return {}
 
 
 def check_run_folder(run_dir: Path, *, resume: bool) -> None:

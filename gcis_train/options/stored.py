@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gcis_runtime.errors import DataError
+from gcis_train.nets.config import NetworkConfig
 from gcis_train.options.training import TrainOptions
 
 STORED_NAMES: Mapping[str, str] = MappingProxyType(
@@ -35,6 +36,8 @@ def to_stored(options: TrainOptions) -> dict[str, Any]:
     for name, stored in STORED_NAMES.items():
         value = tree.pop(name)
         tree[stored] = STORED_VALUES.get(name, {}).get(value, value)
+    if options.network.merging == NetworkConfig().merging:
+        del tree["network"]["merging"]  # unknown to the first release
     return tree
 
 

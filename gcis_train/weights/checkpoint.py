@@ -145,8 +145,16 @@ class Checkpoint:
         """Copy the weights into a network.
 
         Raises:
-            CheckpointError: Names or shapes differ from those of the network.
+            CheckpointError: Names, shapes or patch merging differ from those of the network.
         """
+        merging = self.config.network.merging
+        if isinstance(net, GcisNet | StaticGcisNet) and net.config.merging != merging:
+            raise CheckpointError(
+                f"the weights in {self.folder} were trained with another patch merging than the network has",
+                received=merging,
+                expected=net.config.merging,
+                fix=f"Set --merging {merging}.",
+            )
         try:
             net.load_state_dict(self.weights)
         except RuntimeError as error:

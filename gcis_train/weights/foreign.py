@@ -1,6 +1,6 @@
 """Read foreign checkpoints: published gCIS and SwinUNETR weights.
 
-Pickles are opened with `weights_only=True`, which allows tensors and plain containers but no code.
+Nothing in them is executed (pickles.py). Published weights were trained with the patch merging of MONAI 0.9.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from gcis_runtime.bundles.manifest import POSITIONS
+from gcis_runtime.choices import Merging
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights.checkpoint import CheckpointConfig, PromptEntry, hash_file, save
+from gcis_train.weights.pickles import load_pickle
 from gcis_train.weights.published import published_name
 
 Kind = Literal["gcis-routed", "gcis-single", "swin-encoder", "swin-unetr"]
@@ -30,6 +32,7 @@ _EXPECTED = (
     "(model_swinvit.pt) or a SwinUNETR checkpoint"
 )
 _PATHWAY = re.compile(r"^decoder10\.layer_p(\d+)\.")
+_OUT = re.compile(r"^out(_p\d+)?\.conv\.conv\.weight$")
 _STEM = "swinViT.patch_embed.proj.weight"
 _INDEX = "relative_position_index"
 
@@ -55,19 +58,23 @@ class Import:
     missing: tuple[str, ...]
 
 
-def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
+def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = "v0.9") -> Import:
     """Read a foreign checkpoint.
 
     Args:
         path: A `.pt` or `.pth` file.
         prompt: Name of the structure of a single-task checkpoint.
+        merging: Patch merging that the weights were trained with, which files do not record. `"v2"` is right
+            only for a SwinUNETR trained with MONAI 1.5 or later.
 
     Raises:
-        CheckpointError: The file cannot be read, contains code, has an unknown format, or tensors do not fit.
+        CheckpointError: The file cannot be read, contains code, has an unknown format or another number of
+            image channels or classes, or tensors do not fit.
     """
     state = _by_published_name(_tensors(path), path)
     kind = _recognise(state.keys(), path)
     stem = state[_STEM][1]
+    _check_channels(kind, state, path)
     pathways = 1 + max((int(m.group(1)) for n in state if (m := _PATHWAY.match(n))), default=0)
     try:
         text_dim = int(state["prompt_router.weight"][1].shape[1]) if kind == "gcis-routed" else 512
@@ -76,6 +83,7 @@ def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
             in_channels=int(stem.shape[1]),
             pathways=pathways,
             text_dim=text_dim,
+            merging=merging,
         )
     except (ValueError, IndexError) as error:
         raise _refusal(path, str(error)) from error
@@ -103,13 +111,13 @@ def read_foreign(path: Path, *, prompt: str | None = None) -> Import:
     )
 
 
-def import_file(path: Path, folder: Path, *, prompt: str | None = None) -> Import:
+def import_file(path: Path, folder: Path, *, prompt: str | None = None, merging: Merging = "v0.9") -> Import:
     """Read a foreign checkpoint and write it as a checkpoint folder.
 
     Raises:
         CheckpointError: See `read_foreign`, or the folder cannot be written.
     """
-    found = read_foreign(path, prompt=prompt)
+    found = read_foreign(path, prompt=prompt, merging=merging)
     save(folder, found.config, found.weights)
     return found
 
@@ -117,7 +125,7 @@ def import_file(path: Path, folder: Path, *, prompt: str | None = None) -> Impor
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a pickle by name, from `state_dict`, `model` or the top level."""
     try:
-        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+        tree: Any = load_pickle(path)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read",
@@ -178,6 +186,26 @@ def _recognise(found: Iterable[str], path: Path) -> Kind:
     if any(n.startswith("decoder") or "prompt_router" in n for n in names):
         raise _refusal(path, "a decoder that is neither routed nor single-task")
     return "swin-encoder"
+
+
+def _check_channels(kind: Kind, state: dict[str, tuple[str, Tensor]], path: Path) -> None:
+    """Raise an error if images have several channels, or a gCIS network has other classes than two."""
+    stem = state[_STEM][1]
+    if stem.dim() == 5 and stem.shape[1] != 1:
+        raise CheckpointError(
+            f"{path} is a network for images of several channels, which is not supported",
+            received=f"{stem.shape[1]} input channels",
+            expected="1 input channel: the CT",
+            fix="Import weights that were trained on CT images with one channel.",
+        )
+    for name, (_, tensor) in state.items():
+        if kind.startswith("gcis") and _OUT.match(name) and tensor.shape[0] != 2:
+            raise CheckpointError(
+                f"{path} is a network for several classes per prompt, which is not supported",
+                received=f"{tensor.shape[0]} output channels",
+                expected="2 output channels per prompt: background and foreground",
+                fix="Train one prompt per structure, or import weights with two output channels.",
+            )
 
 
 def _network(kind: Kind, config: NetworkConfig) -> GcisNet | StaticGcisNet:

@@ -146,9 +146,11 @@ def initialise(
         router_gap: Difference between the router logits of the assigned block and every other block.
 
     Raises:
-        CheckpointError: The encoder does not fit, or the network lacks a pathway of the source.
+        CheckpointError: The encoder does not fit or was trained with another patch merging, or the network
+            lacks a pathway of the source.
         PromptError: The embeddings are not linearly independent.
     """
+    _check_merging(net.config, source)
     state = net.state_dict()
     used, reasons = _match(state, source)
     if source.network.feature_size != net.config.feature_size or not any(
@@ -176,6 +178,17 @@ def initialise(
         missing=tuple(n for n in state if n not in used and not (fitted and n.startswith(_ROUTERS))),
         fitted=fitted,
     )
+
+
+def _check_merging(config: NetworkConfig, source: Source) -> None:
+    """Raise an error if the source was trained with another patch merging than the network has."""
+    if source.network.merging != config.merging:
+        raise CheckpointError(
+            f"{source.name} was trained with another patch merging, whose weights mean other neighbours",
+            received=source.network.merging,
+            expected=config.merging,
+            fix=f"Set --merging {source.network.merging}.",
+        )
 
 
 def _match(state: dict[str, Tensor], source: Source) -> tuple[dict[str, str], dict[str, str]]:

@@ -26,7 +26,7 @@ class Built:
     file: Path
 
 
-@pytest.fixture(scope="session", params=["small", "two_pathways"])
+@pytest.fixture(scope="session", params=["small", "two_pathways", "small_v09", "two_pathways_v09"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Each conformance case, exported."""
     case = load_case(request.param)

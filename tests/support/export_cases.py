@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcis_runtime.choices import Merging
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
@@ -57,9 +58,12 @@ class Case:
 
 
 def load_case(name: str) -> Case:
-    """Build the networks of a conformance case."""
-    info = json.loads((DATA / f"case_{name}.json").read_text())
-    net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"])).eval()
+    """Build the networks of a conformance case; the suffix `_v09` selects that kind of patch merging."""
+    info = json.loads((DATA / f"case_{name.removesuffix('_v09')}.json").read_text())
+    merging: Merging = "v0.9" if name.endswith("_v09") else "v2"
+    net = GcisNet(
+        NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"], merging=merging)
+    ).eval()
     weights = recipe.state_dict(info["routed_shapes"], info["seed"])
     state = net.state_dict()
     for ours in state:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gcis_runtime.choices import Merging
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet
 from gcis_train.text.tower import TextEncoder
@@ -16,15 +17,21 @@ from gcis_train.training.allocator import keep_freed_memory
 from gcis_train.weights.published import published_name
 from tests.support.training_values import CONFORMANCE, RECIPE, ConformanceCase
 
+CASES = ("small", "two_pathways", "small_v09", "two_pathways_v09")
+
 keep_freed_memory()  # forward and backward passes take half the time
 
 
-@pytest.fixture(scope="session", params=["small", "two_pathways"])
+@pytest.fixture(scope="session", params=CASES)
 def conformance(request: pytest.FixtureRequest) -> ConformanceCase:
-    info = json.loads((CONFORMANCE / f"case_{request.param}.json").read_text())
+    """A conformance case; `_v09` has the weights and the image of the other kind of patch merging."""
+    info = json.loads((CONFORMANCE / f"case_{request.param.removesuffix('_v09')}.json").read_text())
     with np.load(CONFORMANCE / f"case_{request.param}.npz") as data:
         answers = dict(data)
-    net = GcisNet(NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"]))
+    merging: Merging = "v0.9" if request.param.endswith("_v09") else "v2"
+    net = GcisNet(
+        NetworkConfig(feature_size=info["feature_size"], pathways=info["pathways"], merging=merging)
+    )
     state = net.state_dict()
     weights = RECIPE.state_dict(info["routed_shapes"], info["seed"])
     for name, _ in net.named_parameters():

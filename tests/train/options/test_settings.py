@@ -12,7 +12,7 @@ import torch
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.options.flags import FLAGS
 from gcis_train.options.recipe import FIXED, PUBLISHED
-from gcis_train.options.settings import check_run_folder, pick_device, resolve_options
+from gcis_train.options.settings import check_run_folder, pick_device, resolve_options, resumed_base
 from gcis_train.options.training import TrainOptions
 
 CPU = torch.device("cpu")
@@ -228,3 +228,15 @@ def test_mixed_precision_fits_the_gpu(
     cuda = torch.device("cuda")
     assert resolve_options({"published": published}, device=cuda).amp == amp
     assert resolve_options({"no_amp": True}, device=cuda).amp == "none"
+
+
+def test_the_published_recipe_merges_as_published_and_a_resumed_run_as_it_began(tmp_path: Path) -> None:
+    assert _resolve().network.merging == "v2"
+    assert _resolve(published=True).network.merging == "v0.9"
+    assert _resolve(merging="v0.9").network.merging == "v0.9"
+    assert resumed_base(tmp_path) == {}
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "options.json").write_text('{"network": {"feature_size": 48}}')
+    base = resumed_base(tmp_path)
+    options = resolve_options({"published": True}, device=CPU, base=base)
+    assert options.network.merging == "v2"  # a run folder from before the option existed

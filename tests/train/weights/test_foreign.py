@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError
 from gcis_train.cli.main import main
 from gcis_train.weights import checkpoint
 from gcis_train.weights.foreign import import_file, read_foreign
+from tests.support.swin_unetr import swin_unetr_state
 
 DATA = Path(__file__).parents[2] / "data" / "conformance"
 
@@ -31,8 +31,7 @@ def published(case: str, kind: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def swin_unetr() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    state: dict[str, Tensor] = SwinUNETR(in_channels=1, out_channels=14, feature_size=12).state_dict()
-    return state
+    return swin_unetr_state()
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

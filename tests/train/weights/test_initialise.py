@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
-from monai.networks.nets import SwinUNETR
 
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
@@ -16,6 +16,7 @@ from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from gcis_train.weights.initialise import initialise, read_source
+from tests.support.swin_unetr import swin_unetr_state
 
 CONFIG = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
 PROMPTS = ("liver", "spleen", "cyst")
@@ -98,11 +99,14 @@ def test_a_single_task_network_answers_alike_along_every_pathway(tmp_path: Path)
 @pytest.mark.parametrize("kind", ["self-supervised", "btcv"])
 def test_swin_unetr_files_give_the_encoder(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
-    theirs = SwinUNETR(in_channels=1, out_channels=14, feature_size=12).state_dict()
+    theirs = swin_unetr_state()
     if kind == "self-supervised":
         theirs = {n.replace("swinViT", "swin_vit"): t for n, t in theirs.items() if n.startswith("swinViT")}
     torch.save({"state_dict": theirs}, tmp_path / "weights.pt")
-    net, before = _net(), _net().state_dict()
+    with pytest.raises(CheckpointError, match=r"received v0.9; expected v2. Set --merging v0.9"):
+        _start(_net(), tmp_path / "weights.pt")
+    config = msgspec.structs.replace(CONFIG, merging="v0.9")
+    net, before = _net(config=config), _net(config=config).state_dict()
     report = _start(net, tmp_path / "weights.pt")
     state = net.state_dict()
     stem = "swinViT.patch_embed.proj.weight"
