@@ -1,8 +1,8 @@
 """Look up nearest voxels as the published evaluation does: indices are stretched from corner to corner.
 
 The published code resamples label arrays with `scipy.ndimage.zoom(labels, ratios, order=0)`, which knows
-array shapes but no affine. The first and the last voxel of each axis coincide, so structures move by up to
-half a voxel of the network towards the border.
+array shapes but no affine. The first and the last voxel of each axis coincide, so structures are
+displaced by up to half a voxel of the network, most at the far border.
 """
 
 from __future__ import annotations
