@@ -16,9 +16,11 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 """Arithmetic of a graph's large operations."""
 PrecisionChoice = Literal["auto", Precision]
 """A precision, or `"auto"` for the fastest one that the bundle's parity report allows."""
-Restore = Literal["smooth", "nearest"]
+Restore = Literal["smooth", "nearest", "published"]
 """`"smooth"` interpolates the blended logits at the file's voxels and then compares them; `"nearest"` takes
-the label of the network's nearest voxel, as the published pipeline does."""
+the label of the network's nearest voxel, by position in mm. `"published"` reproduces the evaluation of the
+published program: it stretches the label array from corner to corner without regard to positions, and blends
+with the weights of MONAI 0.9.1. It displaces structures; use it only to reproduce published numbers."""
 Merging = Literal["v0.9", "v2"]
 """Neighbours that the patch merging of the Swin transformer concatenates: `"v0.9"` as in MONAI up to 1.4,
 with two of them twice and two never (published weights of gCIS and SwinUNETR); `"v2"` all eight."""

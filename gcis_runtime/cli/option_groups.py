@@ -34,8 +34,9 @@ _engine = options_under("Engine")
 
 _RUN_OPTIONS = (
     outputs("--restore", type=click.Choice(RESTORE_CHOICES), default=DEFAULT_RESTORE, show_default=True,
-            help="Labels on the image's grid: from interpolated logits, or those of the nearest voxel, "
-            "as published."),
+            help="Labels on the image's grid: from interpolated logits (smooth); of the nearest voxel of the "
+            "network (nearest); or stretched from corner to corner and blended as in the published "
+            "evaluation, which displaces structures: only to reproduce published numbers (published)."),
     outputs("--masks", is_flag=True,
             help="Write IMAGE_seg_masks/: one file per structure, overlaps kept."),
     outputs("--probability", is_flag=True,

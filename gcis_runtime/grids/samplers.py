@@ -75,6 +75,8 @@ class AxisSampler:
     Args:
         grid: Map from file voxels to network voxels.
         smooth: Prepare for `Place.linear`; otherwise for `Place.nearest`.
+        index: Network voxel of each file index per axis, non-decreasing, in place of the nearest one; beyond
+            the grid where the file voxel is background. Only without `smooth`.
 
     Attributes:
         order: Axes in the order in which they are interpolated.
@@ -83,10 +85,15 @@ class AxisSampler:
         high: Upper neighbour of each coordinate, or its nearest voxel, per axis.
     """
 
-    def __init__(self, grid: GridMap, *, smooth: bool) -> None:
+    def __init__(
+        self, grid: GridMap, *, smooth: bool, index: Sequence[NDArray[np.intp]] | None = None
+    ) -> None:
         self.order = grid.cheapest_order()
         self.position = [axis_coordinates(grid, axis) for axis in range(3)]
         self.low, self.high = [], []
+        if index is not None:
+            self.low, self.high = list(index), list(index)
+            return
         for position, size in zip(self.position, grid.shape_in, strict=True):
             low = np.floor(position) if smooth else np.rint(position)
             self.low.append(low.astype(np.intp))

@@ -60,7 +60,8 @@ class RequestedOutputs:
 
     Attributes:
         values: Label values.
-        smooth: Whether logits are interpolated on the native grid.
+        smooth: Whether logits are interpolated on the native grid; otherwise labels are looked up in tiles,
+            for `"nearest"` and `"published"` alike.
         masks: Whether masks are stored.
         probabilities: Whether probabilities are stored.
     """

@@ -60,7 +60,9 @@ class SegmentOptions:
     """What to compute for a volume. An instance is valid.
 
     Attributes:
-        restore: How labels are resampled to the volume's grid: `"smooth"` or `"nearest"`.
+        restore: How labels are resampled to the volume's grid: `"smooth"`, `"nearest"` or `"published"` (see
+            `choices.Restore`). `"published"` needs the whole volume: `roi`, `coarse` and `body_crop=True` are
+            refused.
         masks: Also keep one mask per structure; masks may overlap.
         probabilities: Also keep one foreground probability map per structure.
         roi: Compute only a part of the volume: voxel ranges `"x0:x1,y0:y1,z0:z1"`, the path of a mask, or the
@@ -75,7 +77,7 @@ class SegmentOptions:
             forecast exceeds the limit is computed with less memory (`Segmentation.steps`) or refused.
 
     Raises:
-        OutputError: `restore`, `coarse` or `max_memory` is invalid.
+        OutputError: `restore`, `coarse` or `max_memory` is invalid, or options exclude each other.
     """
 
     restore: Restore = DEFAULT_RESTORE
@@ -91,7 +93,16 @@ class SegmentOptions:
             raise OutputError(
                 "unknown method to restore labels",
                 received=repr(self.restore),
-                expected=" or ".join(RESTORE_CHOICES),
+                expected=f"{', '.join(RESTORE_CHOICES[:-1])} or {RESTORE_CHOICES[-1]}",
+            )
+        parts = {"roi": self.roi, "coarse": self.coarse, "body_crop": self.body_crop or None}
+        limited = [name for name, value in parts.items() if value is not None]
+        if self.restore == "published" and limited:
+            raise OutputError(
+                "restore 'published' cannot be limited to a part of the image",
+                received=f"restore 'published' with {' and '.join(limited)}",
+                expected="the whole image, as in the published evaluation",
+                fix="Omit the limit, or use restore 'nearest'.",
             )
         if self.coarse is not None and not isinstance(self.coarse, CoarseSegmenter):
             check_factor(self.coarse)

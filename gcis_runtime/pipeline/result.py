@@ -63,7 +63,7 @@ class Segmentation:
         labels: Label values, (X, Y, Z) on the volume's grid, uint8 or uint16.
         volume: The image.
         structures: Measurements of each structure, in the bundle's order.
-        restore: How labels were resampled to the volume's grid: `"smooth"` or `"nearest"`.
+        restore: How labels were resampled to the volume's grid: `"smooth"`, `"nearest"` or `"published"`.
         seconds: Seconds per stage: preprocess, network, blend, restore.
         windows: Number of windows.
         windows_reused: Number of constant windows, which took the logits of an earlier one.

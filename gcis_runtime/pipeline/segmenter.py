@@ -31,7 +31,7 @@ from gcis_runtime.pipeline.warnings import context_warnings, intensity_warnings,
 from gcis_runtime.regions.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
 from gcis_runtime.regions.resolve import Area, ResolvedArea, find_area
 from gcis_runtime.regions.roi import parse_roi
-from gcis_runtime.sliding.plan import window_weights
+from gcis_runtime.sliding.published import blending_weights
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.memory import peak_memory_bytes
 
@@ -57,7 +57,6 @@ class Segmenter:
         self.bundle = engine.bundle
         self.channels = select_labels(self.bundle.manifest, prompts)
         self._engine = engine
-        self._weights = window_weights(self.bundle.manifest.window)
         self._lock = threading.Lock()
 
     @classmethod
@@ -167,10 +166,11 @@ class Segmenter:
         engine = self._engine
         peak = peak_memory_bytes()
         part = find_area(volume, area, self.channels, partial(self._locate, volume, options))
+        weights = blending_weights(self.bundle.manifest.window, options.restore)
         begun = time.perf_counter()
         found, lost = engine.until_it_fits(
             lambda: run_pass(
-                engine, volume, options, channels=self.channels, weights=self._weights,
+                engine, volume, options, channels=self.channels, weights=weights,
                 region=part.region, callbacks=callbacks,
             )
         )  # fmt: skip
@@ -213,8 +213,9 @@ class Segmenter:
         labels_only = SegmentOptions(
             restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory
         )
+        weights = blending_weights(self.bundle.manifest.window, labels_only.restore)
         found, _ = engine.until_it_fits(
-            lambda: run_pass(engine, volume, labels_only, channels=channels, weights=self._weights, spec=spec)
+            lambda: run_pass(engine, volume, labels_only, channels=channels, weights=weights, spec=spec)
         )
         return found.sink.labels, found.count.total
 

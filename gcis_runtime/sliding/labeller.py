@@ -38,7 +38,8 @@ class LabelTask:
     Attributes:
         image: The network input, computed box by box.
         plan: Window plan on the network grid. Voxels that no window covers are background.
-        weights: (X, Y, Z) blending weights of a window; zero where logits do not contribute.
+        weights: (X, Y, Z) blending weights of a window (`published.blending_weights`); zero where logits do
+            not contribute.
         padding_value: Value outside the image.
         channels: Graph channels to use.
         values: Label value of each channel.
@@ -116,7 +117,7 @@ class CpuLabeller:
                 plan=task.plan,
                 transform=task.image.transform,
                 values=task.values,
-                smooth=task.restore == "smooth",
+                restore=task.restore,
                 sink=sink,
                 workers=threads,
             )

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.choices import Restore
 from gcis_runtime.grids.box import Box
+from gcis_runtime.grids.corner_zoom import corner_index
 from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.grids.resample import GridMap
 from gcis_runtime.grids.samplers import AxisSampler, BlockSampler, Place
@@ -34,8 +36,9 @@ class NativeGridMapper:
         plan: The window plan of the tiles.
         transform: Transform between the file grid and the network grid.
         values: Label value of each channel of the tiles.
-        smooth: Interpolate logits and then compare them, for smooth boundaries; otherwise take the label of
-            the nearest network voxel. Both are the same if the volume was not resampled.
+        restore: `"smooth"` interpolates logits and then compares them, for smooth boundaries; `"nearest"`
+            takes the label of the nearest network voxel; `"published"` takes that of the network voxel with
+            the same index, stretched from corner to corner. All are the same if the volume was not resampled.
         sink: Destination of the labels.
         workers: Threads that compare logits.
     """
@@ -46,17 +49,16 @@ class NativeGridMapper:
         plan: WindowPlan,
         transform: GridTransform,
         values: tuple[int, ...],
-        smooth: bool,
+        restore: Restore,
         sink: LabelSink,
         workers: Workers = ALONE,
     ) -> None:
         self._workers = workers
         self._plan, self._values, self._sink = plan, values, sink
-        smooth = smooth and transform.to_file is not None
+        smooth = restore == "smooth" and transform.to_file is not None
         same = GridMap(matrix=np.eye(4), shape_in=plan.shape, shape_out=plan.shape)
         grid = transform.to_file or same
-        by_axis = grid.separable and (smooth or not grid.noise_breaks_ties())
-        self._sampler = (AxisSampler if by_axis else BlockSampler)(grid, smooth=smooth)
+        self._sampler = _sampler(grid, smooth=smooth, published=restore == "published")
         self._border = _Border(plan, len(values)) if smooth else None
 
     def add(self, tile: Tile) -> None:
@@ -144,6 +146,15 @@ class NativeGridMapper:
             found = place.linear(values, start)
             if found is not None:
                 self._sink.put_probability(index, found[0], scaled(found[1]))
+
+
+def _sampler(grid: GridMap, *, smooth: bool, published: bool) -> AxisSampler | BlockSampler:
+    """Return the fastest sampler for a grid."""
+    if published:
+        pairs = zip(grid.shape_in, grid.shape_out, strict=True)
+        return AxisSampler(grid, smooth=False, index=[corner_index(n, m) for n, m in pairs])
+    by_axis = grid.separable and (smooth or not grid.noise_breaks_ties())
+    return (AxisSampler if by_axis else BlockSampler)(grid, smooth=smooth)
 
 
 class _Canvas:

@@ -112,7 +112,8 @@ class _SourceOptions:
     type=click.Choice(RESTORE_CHOICES),
     default=DEFAULT_RESTORE,
     show_default=True,
-    help="Interpolation of the labels of --checkpoint or --bundle to the native grid.",
+    help="Labels of --checkpoint or --bundle on the native grid: from interpolated logits (smooth), of the "
+    "nearest voxel (nearest), or as in the published evaluation, which displaces structures (published).",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @out_option(type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md and images.")

@@ -1,4 +1,4 @@
-"""Segment a CT with PyTorch and MONAI, as the published code does: the reference for `gcis-run`.
+"""Segment a CT with PyTorch and MONAI: the reference for `gcis-run`.
 
 Speed and memory are not optimised.
 """
@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,9 +24,11 @@ from monai.transforms import (
     Spacing,
 )
 from monai.transforms.utils import convert_applied_interp_mode
+from scipy import ndimage
 from torch import Tensor
 
 from gcis_runtime.sliding.labeller import Restore
+from gcis_runtime.sliding.published import published_weights
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.data.volumes import cropper, load_tensor
 
@@ -46,8 +49,9 @@ def reference_labels(
         predictor: Function from windows (B, 1, *roi) to logits (B, P, *roi), foreground minus background.
         preprocess: Pre-processing of the network.
         window: Size, overlap and blending of windows.
-        restore: `"nearest"` resamples the label map to the native grid, as the published code does;
-            `"smooth"` resamples the logits by linear interpolation and compares them on the native grid.
+        restore: `"nearest"` resamples the label map to the native grid, by position in mm; `"smooth"`
+            resamples the logits by linear interpolation and compares them on the native grid; `"published"`
+            stretches the label array from corner to corner and blends with the weights of MONAI 0.9.1.
         device: Device of the network; None selects the CPU.
 
     Returns:
@@ -70,6 +74,9 @@ def reference_labels(
             mode=window.blend,
             sigma_scale=window.sigma_scale,
             cval=window.padding_value,
+            roi_weight_map=torch.from_numpy(published_weights(window)).to(device or "cpu")
+            if restore == "published"
+            else None,
         )
     if crop is not None:
         logits = undo_crop(logits[0].cpu(), content, crop)[None]
@@ -79,7 +86,24 @@ def reference_labels(
     labels = torch.where(best > 0, channel + 1, torch.zeros_like(channel)).cpu().float()
     if restore == "nearest":
         labels = undo_geometry(labels[None], moved, geometry, mode="nearest")[0]
+    if restore == "published":
+        labels = stretched(labels, loaded, preprocess)
     return labels.numpy().round().astype(np.uint8)
+
+
+def stretched(labels: Tensor, loaded: MetaTensor, spec: PreprocessSpec) -> Tensor:
+    """Resample labels to the file's grid by array shape alone, with the calls of the published evaluation.
+
+    Args:
+        labels: (X, Y, Z) on the network's grid.
+        loaded: The image (1, X, Y, Z) on the file's grid.
+        spec: Pre-processing of the network; re-orientation is inverted after the zoom.
+    """
+    turn = geometry_of(msgspec.structs.replace(spec, spacing=None))
+    turned = turn(loaded)
+    ratios = [float(n) / float(m) for n, m in zip(turned.shape[1:], labels.shape, strict=True)]
+    zoomed = ndimage.zoom(labels.numpy(), ratios, order=0, prefilter=False)
+    return undo_geometry(torch.from_numpy(zoomed)[None], turned, turn, mode="nearest")[0]
 
 
 def geometry_of(spec: PreprocessSpec) -> Compose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gcis_export.bundle.labels import make_labels
 from gcis_export.bundle.writer import write_graph, write_manifest
 from gcis_runtime import Volume
 from gcis_runtime.bundles.manifest import Manifest, PromptPathway, Provenance, Tensor
+from gcis_runtime.choices import Restore
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
@@ -83,7 +85,7 @@ def test_labels_are_those_of_pytorch_and_monai(built, bundle, phantom, tmp_path,
     assert path.name.startswith("agreement_")
     assert str(tmp_path) not in path.read_text()
     found = [(row["image"], row["restore"]) for row in record["rows"]]
-    assert found == [(f"{i}.nii.gz", restore) for i in range(2) for restore in ("smooth", "nearest")]
+    assert found == [(f"{i}.nii.gz", restore) for i in range(2) for restore in get_args(Restore)]
     assert record["lowest"] == min(row["equal"] for row in record["rows"])
     low = [(row["image"], row["restore"], row["equal"]) for row in record["rows"] if row["equal"] < WANTED]
     assert low == []
@@ -100,7 +102,7 @@ def test_a_foreground_rule_gives_the_reference_pipelines_labels(built, phantom, 
     folder = write_bundle_of(built, tmp_path / "rule.gcis", foreground=Foreground(margin=1))
     with comparison(built.case.static, folder, engines=("onnx",)) as compare_file:
         rows = compare_file(tmp_path / "ct.nii.gz")
-    assert [row["restore"] for row in rows if row["equal"] >= WANTED] == ["smooth", "nearest"]
+    assert [row["restore"] for row in rows if row["equal"] >= WANTED] == [*get_args(Restore)]
     assert all(0.02 < row["labelled_voxels"] / air.size < 0.6 for row in rows)
 
 

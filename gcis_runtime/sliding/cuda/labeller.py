@@ -45,9 +45,9 @@ class GpuLabeller:
     """Blend and label on the GPU of the session; see `Labeller`.
 
     Only labels are downloaded: labels on the native grid for smooth boundaries, otherwise labels on the
-    network grid, from which the host takes the nearest. Masks and probabilities require the logits on the
-    host. The time that the CPU waits for the GPU counts as `network`, because blending and native-grid labels
-    run on the GPU between windows.
+    network grid, which the host looks up for each file voxel. Masks and probabilities require the logits on
+    the host. The time that the CPU waits for the GPU counts as `network`, because blending and native-grid
+    labels run on the GPU between windows.
 
     Args:
         session: The network on a GPU.
@@ -117,7 +117,7 @@ def _consumer(output: SlabOutput, task: LabelTask, sink: LabelSink) -> Callable[
         plan=task.plan,
         transform=task.image.transform,
         values=task.values,
-        smooth=task.restore == "smooth",
+        restore=task.restore,
         sink=sink,
     )
 

@@ -394,7 +394,7 @@ def test_what_a_name_holds_cannot_write_on_the_terminal(run, bundle, tmp_path):
 
 
 def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp_path):
-    for restore in ("smooth", "nearest"):
+    for restore in ("smooth", "nearest", "published"):
         out = tmp_path / restore / "x.nii.gz"
         result = run(ct, "--bundle", bundle, "-o", out, "--masks", "--restore", restore, "--json")
         report = json.loads(result.stdout)["results"][0]
@@ -409,10 +409,21 @@ def test_masks_keep_overlaps_and_the_way_back_can_be_chosen(run, bundle, ct, tmp
         np.testing.assert_array_equal((bone | liver) > 0, labels > 0)
         assert np.any(bone & liver)  # the label map can show only one of them
         np.testing.assert_array_equal(bone[labels == 1], 1)
-    assert np.any(
-        np.asarray(nib.load(tmp_path / "smooth" / "x.nii.gz").dataobj)
-        != np.asarray(nib.load(tmp_path / "nearest" / "x.nii.gz").dataobj)
+    smooth, nearest, published = (
+        np.asarray(nib.load(tmp_path / restore / "x.nii.gz").dataobj)
+        for restore in ("smooth", "nearest", "published")
     )
+    assert np.any(smooth != nearest) and np.any(nearest != published)
+
+
+@pytest.mark.parametrize(
+    "limit", [["--roi", "0:9,:,:"], ["--coarse"], ["--coarse", "BUNDLE"], ["--body-crop"]]
+)
+def test_the_published_way_back_refuses_a_part_of_the_image(run, bundle, ct, tmp_path, limit):
+    limit = [bundle if part == "BUNDLE" else part for part in limit]
+    result = run(ct, "--bundle", bundle, "-o", tmp_path / "x.nii.gz", "--restore", "published", *limit)
+    assert_one_error(result, "cannot be limited to a part of the image", "nearest")
+    assert not list(tmp_path.glob("x*"))
 
 
 def test_the_command_offers_what_the_runtime_does():

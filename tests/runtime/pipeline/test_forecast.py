@@ -39,6 +39,20 @@ def test_the_slab_axis_turns_before_labels_change_and_every_step_is_reported(mon
         choose_execution(engine, sizes, way, allowed=least.host_bytes // 2)
 
 
+def test_no_step_replaces_the_published_way_back(monkeypatch):
+    monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
+    engine, sizes, way = engine_and_sizes(spacing=(1.2, 1.2, 1.2), shape=(480, 360, 336))
+    published = replace(way, restore="published")
+    _, most = choose_execution(engine, sizes, published, allowed=None)
+    turned, less = choose_execution(engine, sizes, published, allowed=most.host_bytes - 1)
+    assert (turned.restore, turned.plan.axis, len(less.steps)) == ("published", 0, 1)
+    _, looked_up = choose_execution(engine, sizes, replace(way, restore="nearest"), allowed=None)
+    assert most.host_bytes == looked_up.host_bytes
+    with pytest.raises(MemoryLimitError):
+        choose_execution(engine, sizes, published, allowed=less.host_bytes - 1)
+
+
 def test_time_is_that_of_windows_and_of_voxels():
     engine, sizes, way = engine_and_sizes()
     calibration.record(engine.key(), RUN)
@@ -50,7 +64,7 @@ def test_time_is_that_of_windows_and_of_voxels():
     assert more.host_bytes - forecast.host_bytes == pytest.approx(1 << 30, rel=0.05)
 
 
-@pytest.mark.parametrize("restore", ["smooth", "nearest"])
+@pytest.mark.parametrize("restore", ["smooth", "nearest", "published"])
 def test_on_a_gpu_its_memory_is_forecast_too(restore):
     """The memory of blending is exact; that of the engine is estimated, then measured."""
     engine, sizes, way = engine_and_sizes(spacing=(1.5, 1.5, 1.5))

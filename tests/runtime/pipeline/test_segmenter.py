@@ -109,7 +109,7 @@ def test_the_result_says_what_was_done(make_bundle, volume):
 def test_an_unknown_way_back_is_refused(make_bundle, volume):
     with (
         Segmenter.open(make_bundle(), engine="onnx") as segmenter,
-        pytest.raises(OutputError, match="'smoth'; expected smooth or nearest"),
+        pytest.raises(OutputError, match="'smoth'; expected smooth, nearest or published"),
     ):
         segmenter.segment(volume, restore="smoth")
 

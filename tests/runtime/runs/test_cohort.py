@@ -135,6 +135,7 @@ def test_finished_cases_are_left_out(run, cts, tmp_path, make_bundle):
     assert again() == "c"
     os.utime(cts / "c.nii.gz", ns=(1, 1))
     assert again() == "c"
+    assert again("--restore", "published") == "abc"
     assert again("--restore", "nearest") == "abc"
     assert again("--restore", "nearest", "--prompt", "bone") == "abc"
     assert again("--restore", "nearest", "--prompt", "bone", "--statistics") == "abc"

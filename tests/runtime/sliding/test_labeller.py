@@ -54,7 +54,7 @@ def peak_of(length, restore):
     return peak, sink.labels.nbytes
 
 
-@pytest.mark.parametrize("restore", ["smooth", "nearest"])
+@pytest.mark.parametrize("restore", ["smooth", "nearest", "published"])
 def test_memory_grows_with_a_slab_and_not_with_the_volume(restore):
     short, few = peak_of(150, restore)
     long, many = peak_of(450, restore)

@@ -45,7 +45,9 @@ def restored(
     sink = LabelSink(
         transform=transform, shape=shape, values=(1, 2, 7), masks=masks, probabilities=probabilities
     )
-    restorer = NativeGridMapper(plan=plan, transform=transform, values=(1, 2, 7), smooth=smooth, sink=sink)
+    restorer = NativeGridMapper(
+        plan=plan, transform=transform, values=(1, 2, 7), restore="smooth" if smooth else "nearest", sink=sink
+    )
     u = plan.across[0]
     edges = [sorted({0, *(c for c in cuts if c < padded[d]), padded[d]}) for d in (axis, u)]
     for a0, a1 in zip(edges[0], edges[0][1:], strict=False):

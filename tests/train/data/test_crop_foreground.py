@@ -133,7 +133,7 @@ def test_a_ceiling_is_that_of_the_grid_alone(tmp_path: Path) -> None:
 # The reference pipeline
 
 
-@pytest.mark.parametrize("restore", ["nearest", "smooth"])
+@pytest.mark.parametrize("restore", ["nearest", "smooth", "published"])
 def test_the_reference_pipeline_labels_nothing_outside_the_box(tmp_path: Path, restore: Any) -> None:
     """A network that finds its structure everywhere labels exactly the box, on the native grid."""
     case, seen = _case(tmp_path, AFFINES["flipped"]), []
@@ -159,7 +159,7 @@ def test_the_reference_pipeline_labels_nothing_outside_the_box(tmp_path: Path, r
 
 def test_the_reference_pipeline_finds_nothing_in_air(tmp_path: Path) -> None:
     image = write_nifti(tmp_path / "air.nii.gz", np.full((20, 20, 20), -1000, np.int16))
-    for restore in ("nearest", "smooth"):
+    for restore in ("nearest", "smooth", "published"):
         labels = reference_labels(
             image,
             torch.ones_like,

@@ -57,7 +57,10 @@ def test_logits_stay_on_the_gpu_where_nothing_was_resampled():
 
 
 @pytest.mark.parametrize("shape", [(31, 44, 20), (9, 60, 5)])  # the second is smaller than a window
-@pytest.mark.parametrize(("restore", "masks"), [("nearest", False), ("nearest", True), ("smooth", False)])
+@pytest.mark.parametrize(
+    ("restore", "masks"),
+    [("nearest", False), ("nearest", True), ("smooth", False), ("published", False), ("published", True)],
+)
 def test_gpu_and_cpu_agree(shape, restore, masks):
     driver = fake_cuda.FakeDriver("mixed")
     session = Session(driver, ROI, batch=2)

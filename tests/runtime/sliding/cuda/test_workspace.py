@@ -65,7 +65,7 @@ def test_the_gpus_workspace_is_as_large_as_predicted(shape):
 
 
 @pytest.mark.parametrize("limit", [1, 3 * 4 * int(np.prod(ROI)) * 3, 1 << 27])
-@pytest.mark.parametrize("restore", ["smooth", "nearest"])
+@pytest.mark.parametrize("restore", ["smooth", "nearest", "published"])
 @pytest.mark.parametrize("channels", [(0,), (0, 1, 2), (0, 1, 2, 0, 1)])
 def test_the_gpu_allocates_no_more_than_was_forecast(channels, restore, limit, monkeypatch):
     """All windows are constant and different: the device keeps as many outputs as the limit allows."""
