@@ -76,6 +76,10 @@ class PromptError(GcisError):
     """A prompt that is unknown or invalid."""
 
 
+class AmbiguousPromptError(PromptError):
+    """A prompt that several known structures match."""
+
+
 class ParityError(GcisError):
     """A graph whose answers differ from the network it was made from."""
 
