@@ -69,19 +69,22 @@ def match_prompt(text: str, known: Sequence[Sequence[str]]) -> int | None:
 
 
 def nearest_prompts(text: str, known: Sequence[str], *, count: int = 3) -> tuple[str, ...]:
-    """Return the known prompts whose names or aliases are most similar to a text, the most similar first."""
+    """Return the known prompts whose names or aliases are most similar to a text, the most similar first.
+
+    Prompts of the other side are returned only if there are no others.
+    """
     words = parse_words(text)
     wanted, plain = " ".join(words.words), _plain(text)
+    sides = {prompt: concept_of(prompt).side for prompt in known}
+    other_side = {prompt for prompt in known if words.side and sides[prompt] not in ("", words.side)}
     scores: dict[str, float] = {}
     for prompt in known:
         concept = concept_of(prompt)
-        if words.side and concept.side and words.side != concept.side:
-            continue
         names = _aliases().get(concept.structure, ()) or (" ".join(parse_words(prompt).words),)
         ratios = [_ratio(wanted, name) for name in names if wanted]
         scores[prompt] = max([*ratios, _ratio(plain, _plain(prompt))])
     ranked = sorted((p for p in scores if scores[p] >= _SIMILAR), key=lambda p: -scores[p])
-    return tuple(ranked[:count])
+    return tuple([p for p in ranked if p not in other_side][:count] or ranked[:count])
 
 
 @functools.lru_cache(maxsize=1024)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+PUBLISHED_TEXT_WEIGHTS = "laion400m_e32"
+"""Tag of the CLIP weights that the published network was trained with."""
+
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes of a gCIS network, validated on construction.

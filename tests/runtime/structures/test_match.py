@@ -17,7 +17,8 @@ SAME = {
     "left parotid gland": (
         "left parotid", "parotis links", "linke Ohrspeicheldrüse", "Ohrspeicheldruese links", "Parotid_L",
         "parotid-left", "Lt Parotid", "parotide gauche", "glande parotide gauche",
-        "glándula parótida izquierda", "SCT 45289007 left", "45289007 7771000", "a computerized tomography of a left parotid gland",
+        "glándula parótida izquierda", "SCT 45289007 left", "45289007 7771000",
+        "a computerized tomography of a left parotid gland",
     ),
     "right parotid gland": (
         "Parotid_R", "parotis rechts", "parotide droite", "parótida derecha", "SCT:45289007 R",
