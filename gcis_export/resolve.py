@@ -15,8 +15,9 @@ from gcis_train.text.tower import described
 from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
 
 UNTRAINED_GAP = 0.05
-"""Smallest gap of the seven routers below which a prompt counts as untrained if the checkpoint does not list its
-prompts. After a warm start, trained prompts have 9.0; half of all prompts have less than 0.046 in new routers."""
+"""Smallest gap of the seven routers below which a prompt counts as untrained if the checkpoint does not list
+its prompts. After a warm start, trained prompts have 9.0; in new routers half of all prompts have less than
+0.046."""
 
 
 @dataclass(frozen=True, kw_only=True)

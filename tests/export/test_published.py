@@ -62,9 +62,7 @@ def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
     assert choice.pathway == routed.routed().resolve(tower.embed(["pancreas"])[0])
     assert choice.router_gaps is not None and min(choice.router_gaps) > 0
     other = dataclasses.replace(text, clip_weights=str(tmp_path / "clip.safetensors"))
-    with pytest.raises(
-        CheckpointError, match=r"received clip.safetensors.*expected laion400m_e32.*--any-clip"
-    ):
+    with pytest.raises(CheckpointError, match=r"received clip.*expected laion400m_e32.*--any-clip"):
         resolve(routed, ["pancreas"], text=other)
     assert (
         resolve(routed, ["pancreas"], text=dataclasses.replace(other, any_clip=True))
