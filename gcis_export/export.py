@@ -104,6 +104,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         )
         final = built.with_parity()
         digest = final.write()
+    notes = (*content.settings.notes, *(final.manifest.notes or ()), *final.gate.remarks())
     return ExportResult(
         folder=target,
         manifest=final.manifest,
@@ -111,13 +112,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         coinciding=tuple(tuple(group) for group in content.resolution.coinciding),
         nodes=final.manifest.model.nodes,
         windows=source,
-        notes=(
-            *content.settings.notes,
-            *(final.manifest.notes or ()),
-            *final.gate.remarks(),
-            *engine_notes,
-            *build_notes,
-        ),
+        notes=(*notes, *engine_notes, *build_notes),
         targets=write_targets(request, target, log),
     )
 
