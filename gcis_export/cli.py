@@ -90,7 +90,10 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Checkpoint or run folder."
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, help="Structure to export; repeatable [all trained prompts]."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Structure to export, by prompt or alias; repeatable [all trained prompts].",
 )
 @click.option(
     "--engine",
@@ -133,6 +136,14 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     help="Pathway selected by hand, counted from 1, one per --prompt; no text weights are needed.",
 )
 @click.option("--clip-weights", help="CLIP weights (tag or file) for prompts outside the trained ones.")
+@click.option(
+    "--any-clip", is_flag=True, help="Accept CLIP weights other than those that the network was trained with."
+)
+@click.option(
+    "--untrained",
+    is_flag=True,
+    help="Accept prompts that the network was not trained with; the bundle marks them.",
+)
 @click.option(
     "--patch-size",
     "--roi",

@@ -18,6 +18,7 @@ from gcis_export.engines.compiled import build_engines
 from gcis_export.engines.registry import check_engines
 from gcis_export.gate.check_windows import calibration_windows, gather_windows
 from gcis_export.gate.parity import Gate, References, check_networks, check_rounding
+from gcis_export.gate.similar import describe_similar, similar_logits
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import round_weights, stored_as, to_onnx
 from gcis_export.options import ExportRequest
@@ -26,6 +27,7 @@ from gcis_export.resolve import Resolution, resolve
 from gcis_export.targets.formats import check_targets, write_targets
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.bundles.store import SUFFIX, slugify, store_folder
+from gcis_train.text.resolve import TextOptions
 from gcis_train.weights import checkpoint as checkpoints
 
 OnStep = Callable[[str], None]
@@ -102,6 +104,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         )
         final = built.with_parity()
         digest = final.write()
+    notes = (*content.settings.notes, *(final.manifest.notes or ()), *final.gate.remarks())
     return ExportResult(
         folder=target,
         manifest=final.manifest,
@@ -109,7 +112,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         coinciding=tuple(tuple(group) for group in content.resolution.coinciding),
         nodes=final.manifest.model.nodes,
         windows=source,
-        notes=(*content.settings.notes, *final.gate.remarks(), *engine_notes, *build_notes),
+        notes=(*notes, *engine_notes, *build_notes),
         targets=write_targets(request, target, log),
     )
 
@@ -122,7 +125,9 @@ def _read_content(request: ExportRequest) -> Content:
         checkpoint,
         request.prompts,
         path_selections=request.path_selections,
-        clip_weights=request.clip_weights,
+        text=TextOptions(
+            clip_weights=request.clip_weights, any_clip=request.any_clip, untrained=request.untrained
+        ),
     )
     labels = make_labels([choice.prompt for choice in resolution.choices], request.label_values)
     name = request.name or (request.output.stem if request.output else _default_name(resolution))
@@ -150,7 +155,9 @@ def _write_model(
         stored_as(model, request.weights),
         weights_dtype="float16" if request.weights == "fp16" else "float32",
     )
-    manifest = draft_manifest(content, graph, entry)
+    names = [choice.prompt for choice in content.resolution.choices]
+    alike = describe_similar(similar_logits(gate.windows, network.answers, names))
+    manifest = draft_manifest(content, graph, entry, (*content.resolution.notes, *alike))
     bundle = StagedBundle(folder=folder, manifest=manifest, gate=gate)
     return bundle, model, References(network=network, exact=exact)
 

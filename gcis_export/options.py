@@ -103,9 +103,12 @@ class ExportRequest:
 
     Attributes:
         checkpoint: Checkpoint or run folder.
-        prompts: Prompts in the order of the output channels; empty means all prompts of the checkpoint.
+        prompts: Prompts, or aliases of trained ones, in the order of the output channels; empty means all
+            prompts of the checkpoint.
         path_selections: Pathways selected by hand, one per prompt, such as `"2,1,3,5,3,6,6"`.
         clip_weights: CLIP weights (tag or file) for prompts that the checkpoint has no embedding of.
+        any_clip: Accept CLIP weights other than those that the checkpoint was trained with.
+        untrained: Accept prompts that the network was not trained with; the bundle marks them.
         engines: Engines to build or check in addition to ONNX Runtime.
         build_options: Options for building TensorRT engines.
         precision: Precision of the engines. For precisions other than `"fp32"`, a second graph is written,
@@ -127,6 +130,8 @@ class ExportRequest:
     prompts: tuple[str, ...] = ()
     path_selections: tuple[str, ...] = ()
     clip_weights: str | None = None
+    any_clip: bool = False
+    untrained: bool = False
     engines: tuple[str, ...] = ("onnx",)
     build_options: BuildOptions = field(default_factory=BuildOptions)
     precision: Precision = "fp32"

@@ -53,7 +53,8 @@ def _pathways(m: Manifest) -> str:
         if pathway.router_gaps is not None:
             gaps = [f"{value:.2f}" for value in pathway.router_gaps]
         selection = ",".join(map(str, pathway.path_selection))
-        rows.append([str(label.value), label.prompt, selection, *gaps])
+        mark = " (not trained)" if pathway.untrained is True else ""
+        rows.append([str(label.value), label.prompt + mark, selection, *gaps])
     return table(rows, right=(0, *range(3, 10)))
 
 

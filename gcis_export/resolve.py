@@ -6,14 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gcis_runtime.errors import PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway, group_equal
 from gcis_train.routing.decisions import route
-from gcis_train.text.prompts import embeddings_of
+from gcis_train.text.resolve import ResolvedPrompt, TextOptions, resolve_prompts, trained_name
+from gcis_train.text.tower import described
 from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
+
+UNTRAINED_GAP = 0.05
+"""Smallest gap of the seven routers below which a prompt counts as untrained if the checkpoint does not list
+its prompts. After a warm start, trained prompts have 9.0; in new routers half of all prompts have less than
+0.046."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +29,15 @@ class Choice:
         pathway: Selected block at each position.
         router_gaps: Router logit of the selected block minus that of the runner-up, at each position; None if
             no router selected the pathway.
+        asked: Prompt as it was given, which may be an alias of `prompt`; empty if it is `prompt`.
+        untrained: Whether the network was not trained with the prompt.
     """
 
     prompt: str
     pathway: Pathway
     router_gaps: tuple[float, float, float, float, float, float, float] | None = None
+    asked: str = ""
+    untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,11 +48,13 @@ class Resolution:
         choices: One choice per output channel.
         network: The static network, in evaluation mode.
         routed: Routed network that the static one was resolved from; None for a static checkpoint.
+        notes: Remarks on aliases, untrained prompts and text weights.
     """
 
     choices: tuple[Choice, ...]
     network: StaticGcisNet
     routed: GcisNet | None
+    notes: tuple[str, ...] = ()
 
     @property
     def coinciding(self) -> list[list[str]]:
@@ -57,26 +67,28 @@ def resolve(
     prompts: Sequence[str] = (),
     *,
     path_selections: Sequence[str] = (),
-    clip_weights: str | None = None,
+    text: TextOptions | None = None,
 ) -> Resolution:
     """Resolve each prompt to a pathway and extract the static network from the checkpoint.
 
     Args:
         checkpoint: A routed or static checkpoint.
-        prompts: Prompts in channel order; empty means all prompts of the checkpoint.
+        prompts: Prompts, or aliases of trained ones, in channel order; empty means all prompts of the
+            checkpoint.
         path_selections: Pathways selected by hand, counted from 1, one per prompt (`"2,1,3,5,3,6,6"`).
-        clip_weights: CLIP text weights for prompts that the checkpoint has no embedding of: a tag, a file, or
-            `"random"`.
+        text: What to do with prompts that the checkpoint has no embedding of; by default they are an error.
 
     Raises:
-        PromptError: A prompt is unknown, repeated or missing, or a path selection is invalid.
+        PromptError: A prompt is unknown, ambiguous, repeated or missing, was not trained, or a path selection
+            is invalid.
         CheckpointError: The CLIP weights differ from those of the checkpoint, or the checkpoint is damaged.
     """
     wanted = tuple(prompts) or checkpoint.prompts
     _check_names(wanted, path_selections)
     if checkpoint.config.kind == "static":
         choices = _fixed(checkpoint, wanted, by_name=bool(prompts), path_selections=path_selections)
-        return Resolution(choices=choices, network=_cut(checkpoint, choices), routed=None)
+        network = _cut(checkpoint, choices)
+        return Resolution(choices=choices, network=network, routed=None, notes=_notes(choices))
     net = checkpoint.routed()
     if path_selections:
         choices = tuple(
@@ -84,10 +96,15 @@ def resolve(
             for p, text in zip(wanted, path_selections, strict=True)
         )
     else:
-        embeddings = embeddings_of(checkpoint, wanted, clip_weights=clip_weights)
-        choices = tuple(_route(net, p, e) for p, e in embeddings.items())
+        text = text or TextOptions()
+        choices = tuple(_route(net, p, text) for p in resolve_prompts(checkpoint, wanted, text))
+        _check_names([choice.prompt for choice in choices], ())
     network = StaticGcisNet.resolved(net, [choice.pathway for choice in choices]).eval()
-    return Resolution(choices=choices, network=network, routed=net)
+    notes = _notes(choices)
+    if text is not None and text.any_clip and text.clip_weights is not None:
+        given = described(text.clip_weights, seed=0)
+        notes += (f"new prompts may use {given} instead of the text weights {checkpoint.text_weights}",)
+    return Resolution(choices=choices, network=network, routed=net, notes=notes)
 
 
 def _check_names(prompts: Sequence[str], path_selections: Sequence[str]) -> None:
@@ -140,9 +157,15 @@ def _fixed(
                 fix="Give one --prompt per pathway of the checkpoint.",
             )
         return tuple(Choice(prompt=p, pathway=w) for p, w in zip(prompts, fixed, strict=True))
-    if by_name and (unknown := [p for p in prompts if p not in known]):
-        raise unknown_prompt(unknown[0], known)
-    return tuple(Choice(prompt=p, pathway=fixed[known.index(p)]) for p in prompts)
+    choices = []
+    for asked in prompts:
+        name = trained_name(asked, known) if by_name else asked
+        if name is None:
+            raise unknown_prompt(asked, known)
+        alias = "" if name == asked else asked
+        choices.append(Choice(prompt=name, pathway=fixed[known.index(name)], asked=alias))
+    _check_names([choice.prompt for choice in choices], ())
+    return tuple(choices)
 
 
 def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
@@ -150,9 +173,36 @@ def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
     return StaticGcisNet.resolved(checkpoint.static(), [choice.pathway for choice in choices]).eval()
 
 
-def _route(net: GcisNet, prompt: str, embedding: Tensor) -> Choice:
-    """Return the pathway that the router selects, with the router gaps."""
-    routing = route(net, prompt, embedding)
+def _route(net: GcisNet, resolved: ResolvedPrompt, text: TextOptions) -> Choice:
+    """Return the pathway that the router selects, with the router gaps.
+
+    Raises:
+        PromptError: The checkpoint does not list its trained prompts, the router gap is that of a prompt that
+            was never trained, and such prompts are not accepted.
+    """
+    routing = route(net, resolved.prompt, resolved.embedding)
+    gap = min(routing.router_gaps)
+    doubtful = resolved.trained is None and gap < UNTRAINED_GAP
+    if doubtful and not text.untrained:
+        raise PromptError(
+            "the routers do not know this prompt: the network was probably not trained with it",
+            received=f"{resolved.prompt!r} with a smallest router gap of {gap:.3f}",
+            expected=f"at least {UNTRAINED_GAP:g}",
+            fix="Use the wording of the training, or export the prompt with --untrained.",
+        )
     # With a single pathway per position there is no runner-up, and JSON has no infinity.
     a, b, c, d, e, f, g = (round(m, 4) if math.isfinite(m) else 0.0 for m in routing.router_gaps)
-    return Choice(prompt=prompt, pathway=routing.pathway, router_gaps=(a, b, c, d, e, f, g))
+    return Choice(
+        prompt=resolved.prompt,
+        pathway=routing.pathway,
+        router_gaps=(a, b, c, d, e, f, g),
+        asked="" if resolved.asked == resolved.prompt else resolved.asked,
+        untrained=doubtful or resolved.trained is False,
+    )
+
+
+def _notes(choices: Sequence[Choice]) -> tuple[str, ...]:
+    """Return remarks on aliases and untrained prompts."""
+    aliases = [f"{c.asked!r} is the trained prompt {c.prompt!r}" for c in choices if c.asked]
+    untrained = [f"the network was not trained with the prompt {c.prompt!r}" for c in choices if c.untrained]
+    return (*aliases, *untrained)

@@ -76,6 +76,10 @@ class PromptError(GcisError):
     """A prompt is unknown or invalid."""
 
 
+class AmbiguousPromptError(PromptError):
+    """A prompt that several known structures match."""
+
+
 class ParityError(GcisError):
     """The logits of a graph differ from those of the network from which it was exported."""
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from gcis_export.bundle.settings import Settings
 from gcis_export.bundle.writer import NOTICE
 from gcis_export.graph.write import INPUT, OUTPUT
@@ -49,13 +51,14 @@ class Content:
     labels: tuple[Label, ...]
 
 
-def draft_manifest(content: Content, graph: Graph, entry: FileEntry) -> Manifest:
+def draft_manifest(content: Content, graph: Graph, entry: FileEntry, notes: tuple[str, ...] = ()) -> Manifest:
     """Return a manifest without parity report whose only engine is ONNX Runtime, not yet checked.
 
     Args:
         content: Content of the bundle.
         graph: Manifest entry of `model.onnx`.
         entry: File entry of `model.onnx`.
+        notes: Findings about the prompts that the bundle records.
     """
     settings, choices = content.settings, content.resolution.choices
     config, size = content.checkpoint.config, settings.window.patch_size
@@ -70,7 +73,12 @@ def draft_manifest(content: Content, graph: Graph, entry: FileEntry) -> Manifest
         window=settings.window,
         labels=content.labels,
         pathways=tuple(
-            PromptPathway(prompt=c.prompt, path_selection=c.pathway.one_based, router_gaps=c.router_gaps)
+            PromptPathway(
+                prompt=c.prompt,
+                path_selection=c.pathway.one_based,
+                router_gaps=c.router_gaps,
+                untrained=True if c.untrained else msgspec.UNSET,
+            )
             for c in choices
         ),
         input=Tensor(name=INPUT, shape=(1, 1, *size)),
@@ -87,6 +95,7 @@ def draft_manifest(content: Content, graph: Graph, entry: FileEntry) -> Manifest
             training=config.provenance,
         ),
         versions=_versions(_VERSIONED),
+        notes=notes or msgspec.UNSET,
     )
 
 

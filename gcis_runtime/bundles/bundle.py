@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Label, Manifest, decode
 from gcis_runtime.bundles.onnx_external_data import check_references
 from gcis_runtime.errors import BundleError, PromptError
+from gcis_runtime.structures.match import match_prompt, nearest_prompts
 
 _MAX_MANIFEST_BYTES = 4 << 20
 """Manifests have a few thousand bytes. Decoded JSON takes up to 40 times the memory of its text."""
@@ -164,10 +164,12 @@ def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]
 
     Args:
         manifest: The bundle's manifest.
-        prompts: Prompts or structure names; case and surrounding spaces are ignored.
+        prompts: Prompts, structure names, or aliases, translations and SNOMED CT codes of them; case and
+            spaces are ignored.
 
     Raises:
-        PromptError: The bundle was not exported with a prompt. The message lists known and similar prompts.
+        PromptError: The bundle was not exported with a prompt, or several of its prompts match. The message
+            lists known and similar prompts.
     """
     if isinstance(prompts, str):  # a string is also a sequence of strings
         raise PromptError(
@@ -180,21 +182,42 @@ def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]
         return tuple(range(len(manifest.labels)))
     chosen = set()
     for prompt in prompts:
-        found = [
-            i
-            for i, label in enumerate(manifest.labels)
-            if _key(prompt) in (_key(label.prompt), _key(label.name))
-        ]
-        if not found:
-            raise unknown_prompt(prompt, manifest.labels, where=f"bundle {manifest.name!r}")
-        chosen.update(found)
+        chosen.update(_channels_of(prompt, manifest))
     return tuple(sorted(chosen))
+
+
+def alias_notes(manifest: Manifest, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Return a note for each prompt that is an alias of a structure, naming the structure.
+
+    Args:
+        manifest: The bundle's manifest.
+        prompts: Prompts that `select_labels` accepts.
+    """
+    notes = []
+    for prompt in prompts:
+        labels = [manifest.labels[i] for i in _channels_of(prompt, manifest)]
+        if not any(_key(prompt) in (_key(label.prompt), _key(label.name)) for label in labels):
+            notes.append(f"{prompt!r} is the prompt {labels[0].prompt!r} of the bundle")
+    return tuple(notes)
+
+
+def _channels_of(prompt: str, manifest: Manifest) -> list[int]:
+    """Return the channels that a prompt denotes: by its own name, else by an alias."""
+    found = [
+        i for i, label in enumerate(manifest.labels) if _key(prompt) in (_key(label.prompt), _key(label.name))
+    ]
+    if not found:
+        channel = match_prompt(str(prompt), [(label.prompt, label.name) for label in manifest.labels])
+        if channel is None:
+            raise unknown_prompt(prompt, manifest.labels, where=f"bundle {manifest.name!r}")
+        found = [channel]
+    return found
 
 
 def unknown_prompt(prompt: str, labels: Sequence[Label], *, where: str) -> PromptError:
     """Return the error for a prompt that is in none of `labels`; it lists known and similar prompts."""
     known = list(dict.fromkeys(label.prompt for label in labels))
-    near = difflib.get_close_matches(_key(prompt), [_key(name) for name in known], n=3, cutoff=0.5)
+    near = nearest_prompts(str(prompt), known)
     fix = (
         f"Did you mean {' or '.join(map(repr, near))}?"
         if near

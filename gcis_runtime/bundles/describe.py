@@ -22,6 +22,7 @@ def describe(bundle: Bundle) -> str:
         f"{m.notice}\ncreated {m.created}",
         *text_weights_warning(m),
         _pathways(m),
+        "\n".join(f"note: {note}" for note in m.notes or ()),
         f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
         _graphs(m),
         _engines(m),
@@ -49,7 +50,8 @@ def _pathways(m: Manifest) -> str:
     """Return a table of the blocks at the seven positions, counted from 1, with the router gaps below."""
     rows = [["value", "structure", "prompt", *POSITIONS]]
     for label, pathway in zip(m.labels, m.pathways, strict=True):
-        rows.append([str(label.value), label.name, label.prompt, *map(str, pathway.path_selection)])
+        mark = " (not trained)" if pathway.untrained is True else ""
+        rows.append([str(label.value), label.name, label.prompt + mark, *map(str, pathway.path_selection)])
         if pathway.router_gaps is None:
             rows.append(["", "", "  selected by hand", *[""] * len(POSITIONS)])
         else:

@@ -64,7 +64,10 @@ POSITIONS = ("decoder10", "decoder5", "decoder4", "decoder3", "decoder2", "decod
 
 
 class Manifest(Strict, frozen=True, kw_only=True):
-    """Manifest of a bundle: everything except the weights that `gcis-run` needs to segment an image."""
+    """Manifest of a bundle: everything except the weights that `gcis-run` needs to segment an image.
+
+    `notes` are findings of the export about the prompts, for display; omitted from files if there are none.
+    """
 
     schema: Literal["gcis-bundle"] = SCHEMA
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -83,6 +86,7 @@ class Manifest(Strict, frozen=True, kw_only=True):
     parity: tuple[ParityRow, ...]
     provenance: Provenance
     versions: dict[str, str]
+    notes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if not self.labels:

@@ -40,6 +40,7 @@ class PromptPathway(Strict, frozen=True, kw_only=True):
         path_selection: Number of the block per position.
         router_gaps: Router logit of the selected block minus that of the runner-up, per position (`margins`
             in files); None if the pathway was selected by hand.
+        untrained: True if the network was not trained with the prompt; omitted from files otherwise.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class PromptPathway(Strict, frozen=True, kw_only=True):
     router_gaps: tuple[float, float, float, float, float, float, float] | None = msgspec.field(
         default=None, name="margins"
     )
+    untrained: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Tensor(Strict, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gcis_runtime.bundles.bundle import read_manifest, select_labels, unknown_prompt
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, Manifest
-from gcis_runtime.errors import BundleError, PromptError
+from gcis_runtime.errors import AmbiguousPromptError, BundleError, PromptError
 from gcis_runtime.system.home import home_folder
 
 DEMO = "demo"
@@ -95,6 +95,9 @@ def find_bundle(bundle: str | os.PathLike[str] | None, prompts: Sequence[str] = 
         return fitting[0].folder
     if not fitting:
         labels = [label for entry in installed if entry.manifest for label in entry.manifest.labels]
+        for entry in installed:
+            if entry.manifest is not None:
+                _check_ambiguous(entry.manifest, prompts)
         missing = [
             p for p in prompts if not any(entry.manifest and _has(entry.manifest, [p]) for entry in installed)
         ]
@@ -163,6 +166,17 @@ def _has(manifest: Manifest, prompts: Sequence[str]) -> bool:
     except PromptError:
         return False
     return True
+
+
+def _check_ambiguous(manifest: Manifest, prompts: Sequence[str]) -> None:
+    """Raise if several structures of a bundle match a prompt; the message lists them."""
+    for prompt in prompts:
+        try:
+            select_labels(manifest, [prompt])
+        except AmbiguousPromptError:
+            raise
+        except PromptError:
+            continue
 
 
 def _describe(entry: StoredBundle) -> str:

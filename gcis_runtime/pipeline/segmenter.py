@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike, NDArray
 
-from gcis_runtime.bundles.bundle import Bundle, open_bundle, select_labels
+from gcis_runtime.bundles.bundle import Bundle, alias_notes, open_bundle, select_labels
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.info import EngineInfo
@@ -27,7 +27,12 @@ from gcis_runtime.pipeline.measurements import device_peak, forecast_report, rec
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentKeywords, SegmentOptions
 from gcis_runtime.pipeline.result import Segmentation, measure
 from gcis_runtime.pipeline.run_pass import Pass, run_pass
-from gcis_runtime.pipeline.warnings import context_warnings, intensity_warnings, limit_warnings
+from gcis_runtime.pipeline.warnings import (
+    context_warnings,
+    intensity_warnings,
+    limit_warnings,
+    untrained_warnings,
+)
 from gcis_runtime.regions.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
 from gcis_runtime.regions.resolve import Area, ResolvedArea, find_area
 from gcis_runtime.regions.roi import parse_roi
@@ -56,6 +61,7 @@ class Segmenter:
     def __init__(self, engine: LoadedEngine, *, prompts: Sequence[str] = ()) -> None:
         self.bundle = engine.bundle
         self.channels = select_labels(self.bundle.manifest, prompts)
+        self._aliases = alias_notes(self.bundle.manifest, prompts)
         self._engine = engine
         self._lock = threading.Lock()
 
@@ -105,8 +111,8 @@ class Segmenter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Messages from opening the engine, such as that one was built for this GPU."""
-        return (*self._engine.notes, *self._engine.steps)
+        """Messages from opening: the structures of aliases, or that an engine was built for this GPU."""
+        return (*self._aliases, *self._engine.notes, *self._engine.steps)
 
     def segment(
         self,
@@ -257,6 +263,7 @@ class Segmenter:
                 *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),
                 *context_warnings(*found.grid, manifest.window),
+                *untrained_warnings(manifest, self.channels),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),
             ),
         )

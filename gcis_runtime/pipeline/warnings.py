@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.memory import bytes_text
 
@@ -60,6 +62,17 @@ def context_warnings(shape: Shape3, affine: NDArray[np.float64], window: WindowS
     if not short:
         return ()
     return (f"the field of view is smaller than the window that was trained: {', '.join(short)}",)
+
+
+def untrained_warnings(manifest: Manifest, channels: Sequence[int]) -> tuple[str, ...]:
+    """Warn about structures whose prompt the network was not trained with.
+
+    Args:
+        manifest: The bundle's manifest.
+        channels: Graph channels of the structures that are segmented.
+    """
+    names = [repr(manifest.pathways[c].prompt) for c in channels if manifest.pathways[c].untrained is True]
+    return (f"the network was not trained with the prompt {', '.join(names)}",) if names else ()
 
 
 def limit_warnings(before: int | None, peak: int | None, allowed: int | None) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from gcis_runtime.grids.grid_transform import plan_grid
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
 from gcis_runtime.spec import PreprocessSpec
+from gcis_runtime.structures.match import match_prompt
 
 DEFAULT_FACTOR = 2.0
 _MARGIN = 10.0
@@ -126,6 +127,9 @@ def matching_labels(wanted: Sequence[Label], manifest: Manifest) -> tuple[Label,
     for label in wanted:
         names = {label.name.casefold(), label.prompt.casefold()}
         same = [o for o in manifest.labels if names & {o.name.casefold(), o.prompt.casefold()}]
+        if not same:
+            index = match_prompt(label.prompt, [(o.name, o.prompt) for o in manifest.labels])
+            same = [] if index is None else [manifest.labels[index]]
         if not same:
             raise PromptError(
                 f"the coarse bundle {manifest.name!r} lacks a structure",

@@ -17,6 +17,7 @@ from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.regions.region import Region
+from gcis_runtime.structures.match import match_prompt
 
 MASK_MARGIN = 10.0
 """Margin in mm around a mask, because masks are often drawn close to the structure."""
@@ -139,6 +140,9 @@ def parse_roi(text: object, manifest: Manifest) -> Roi:
     for channel, label in enumerate(manifest.labels):
         if wanted in {label.name.casefold(), label.prompt.casefold()}:
             return StructureRoi(channel=channel)
+    found = match_prompt(text, [(label.name, label.prompt) for label in manifest.labels])
+    if found is not None:
+        return StructureRoi(channel=found)
     raise PromptError(
         "the region of interest is neither a structure of the bundle nor a file",
         received=repr(text),

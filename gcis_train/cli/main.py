@@ -33,10 +33,18 @@ for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, cei
     "--prompt", "prompts", multiple=True, help="Prompt; repeat for several [all prompts of the checkpoint]."
 )
 @click.option("--clip-weights", help="CLIP weights for prompts that the checkpoint does not have.")
+@click.option(
+    "--any-clip", is_flag=True, help="Accept CLIP weights other than those that the network was trained with."
+)
 @json_option(help="Print JSON.")
 @click.option("--png", type=FILE, help="Also draw the table as an image, prompts by positions.")
 def paths(
-    checkpoint: Path, prompts: tuple[str, ...], clip_weights: str | None, as_json: bool, png: Path | None
+    checkpoint: Path,
+    prompts: tuple[str, ...],
+    clip_weights: str | None,
+    any_clip: bool,
+    as_json: bool,
+    png: Path | None,
 ) -> None:
     """Print the pathway of each prompt, blocks counted from 1, with router gaps.
 
@@ -45,19 +53,22 @@ def paths(
     from gcis_runtime.system.json_files import json_text
     from gcis_train.routing.decisions import coincidences, route, routing_table
     from gcis_train.routing.picture import write_heatmap
-    from gcis_train.text.prompts import embeddings_of
+    from gcis_train.text.resolve import TextOptions, remarks, resolve_prompts
     from gcis_train.weights import checkpoint as checkpoints
 
     found = checkpoints.load(checkpoint)
     net = found.routed()
-    vectors = embeddings_of(found, prompts or found.prompts, clip_weights=clip_weights)
-    routings = [route(net, prompt, vector) for prompt, vector in vectors.items()]
+    text = TextOptions(clip_weights=clip_weights, any_clip=any_clip, untrained=clip_weights is not None)
+    resolved = resolve_prompts(found, prompts or found.prompts, text)
+    routings = [route(net, entry.prompt, entry.embedding) for entry in resolved]
     if png is not None:
         write_heatmap(png, routings, pathways=net.config.pathways)
     if as_json:
         click.echo(json_text([r.as_dict() for r in routings]))
     else:
         click.echo(routing_table(routings))
+    for line in remarks(resolved):
+        click.echo(f"gcis-train: {line}", err=True)
     for line in coincidences({r.prompt: r.pathway for r in routings}):
         click.echo(f"gcis-train: {line}", err=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gcis_runtime.errors import CheckpointError, DataError
+from gcis_runtime.errors import AmbiguousPromptError, CheckpointError, DataError
 from gcis_runtime.images.files import read_grid
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_train.data.datalist import Case, Target
@@ -20,6 +20,7 @@ from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.reference import reference_labels
 from gcis_train.evaluation.scores import TOLERANCE, Score, score
 from gcis_train.nets.network import StaticGcisNet
+from gcis_train.text.resolve import trained_name
 from gcis_train.weights.checkpoint import Checkpoint
 
 
@@ -86,7 +87,7 @@ def evaluate(
     """Predict every case and score its labelled structures.
 
     Args:
-        cases: The cases.
+        cases: The cases. A prompt that is an alias of a predicted one is scored under the predicted name.
         source: Source of the predictions.
         progress: Called with one line per case.
         tolerance: Tolerance of the surface Dice in mm.
@@ -99,7 +100,8 @@ def evaluate(
     scores: list[Score] = []
     unscored: dict[str, int] = {}
     missing: list[str] = []
-    for number, case in enumerate(cases, start=1):
+    for number, given in enumerate(cases, start=1):
+        case = _renamed(given, source.prompts)
         if source.prompts is not None and not any(t.prompt in source.prompts for t in case.targets):
             _count(unscored, case.targets)
             continue
@@ -154,6 +156,35 @@ def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[
         )
         for target, truth in zip(targets, read_masks(targets, like=grid), strict=True)
     ]
+
+
+def _renamed(case: Case, prompts: Collection[str] | None) -> Case:
+    """Return a case whose prompts are replaced by the predicted prompts that they are aliases of.
+
+    A prompt stays unchanged if it is ambiguous, or if the case already has a target of the predicted prompt.
+    """
+    if prompts is None:
+        return case
+    known, taken = tuple(prompts), {target.prompt for target in case.targets}
+    targets = []
+    for target in case.targets:
+        name = _alias_of(target.prompt, known)
+        if name is not None and name not in taken:
+            taken.add(name)
+            targets.append(dataclasses.replace(target, prompt=name))
+        else:
+            targets.append(target)
+    return dataclasses.replace(case, targets=tuple(targets))
+
+
+def _alias_of(prompt: str, known: Sequence[str]) -> str | None:
+    """Return the known prompt that a prompt is an alias of; None if there is none, or several."""
+    if prompt in known:
+        return None
+    try:
+        return trained_name(prompt, known)
+    except AmbiguousPromptError:
+        return None
 
 
 def _count(unscored: dict[str, int], targets: Sequence[Target]) -> None:

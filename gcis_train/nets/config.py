@@ -6,6 +6,9 @@ import msgspec
 
 from gcis_runtime.choices import Merging
 
+PUBLISHED_TEXT_WEIGHTS = "laion400m_e32"
+"""Tag of the CLIP weights that the published network was trained with."""
+
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes of a gCIS network, validated on construction.

@@ -244,7 +244,7 @@ FLAGS = (
     ),
     Flag("--affine", "augment.affine", float, "Probability of a small rotation and zoom [0]."),
     Flag("--text-model", "text_model", str, "open_clip model of the text tower [ViT-B-32-quickgelu]."),
-    Flag("--clip-weights", "text_weights", str, "CLIP weights: a tag, a file, or 'random' [openai]."),
+    Flag("--clip-weights", "text_weights", str, "CLIP weights: a tag, a file, or 'random' [laion400m_e32]."),
     Flag("--cache", "cache", str, "Folder of preprocessed cases; several runs may share it [none]."),
     Flag("--seed", "seed", int, "Seed of weights, windows and routing [0]."),
 )

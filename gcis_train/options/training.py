@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
-from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 
 Precision = Literal["none", "bf16", "fp16"]
 """Autocast type of the forward pass; `"none"` computes in float32."""
@@ -140,7 +140,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     save_minutes: float = 5.0
     timeout_minutes: float = 30.0
     text_model: str = "ViT-B-32-quickgelu"
-    text_weights: str = "openai"
+    text_weights: str = PUBLISHED_TEXT_WEIGHTS
     text_seed: int = 0
     cache: str = ""
 

@@ -103,7 +103,7 @@ def write_table(run_dir: Path, table: PromptTable) -> None:
 
 
 def embeddings_of(
-    found: Checkpoint, prompts: Sequence[str], *, clip_weights: str | None
+    found: Checkpoint, prompts: Sequence[str], *, clip_weights: str | None, any_clip: bool = False
 ) -> dict[str, Tensor]:
     """Return the (text_dim,) embedding of each prompt for a checkpoint.
 
@@ -111,6 +111,7 @@ def embeddings_of(
         found: The checkpoint; prompts of its table do not need the text tower.
         prompts: Prompts to embed.
         clip_weights: Weights of the text tower for prompts outside the table: a tag, a file or `"random"`.
+        any_clip: Accept a text tower other than that of the checkpoint.
 
     Raises:
         PromptError: There is no prompt, one is unknown and `clip_weights` is None, or CLIP cannot read one.
@@ -128,16 +129,18 @@ def embeddings_of(
         raise PromptError("a prompt is empty", received=repr(blank[0]), fix="Pass the name of a structure.")
     if new and clip_weights is None:
         raise unknown_prompt(new[0], tuple(sorted(known)))
-    fresh = dict(zip(new, _embed(found, new, clip_weights), strict=True)) if new and clip_weights else {}
+    fresh = {}
+    if new and clip_weights:
+        fresh = dict(zip(new, _embed(found, new, clip_weights, any_clip=any_clip), strict=True))
     return {p: fresh[p] if p in fresh else found.embedding(p) for p in prompts}
 
 
-def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tensor:
+def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str, *, any_clip: bool) -> Tensor:
     """Return embeddings of new prompts, computed with the text tower that the checkpoint was trained with."""
-    config = found.config
-    seed = re.fullmatch(r"random \(seed (\d+)\)", config.text_weights)
+    config, expected = found.config, found.text_weights
+    seed = re.fullmatch(r"random \(seed (\d+)\)", expected)
     encoder = TextEncoder(config.text_model, clip_weights, seed=int(seed[1]) if seed else 0)
-    fix = f"Pass --clip-weights {RANDOM if seed else config.text_weights} for {config.text_model}."
+    fix = f"Pass --clip-weights {RANDOM if seed else expected} for {config.text_model}."
     if encoder.dim != config.network.text_dim:
         raise CheckpointError(
             "the text tower does not fit the router",
@@ -146,8 +149,10 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tens
             fix=fix,
         )
     probe = next((entry for entry in config.prompts if entry.embedding), None)
-    if probe is None:
-        same = config.text_weights in ("unknown", encoder.weights)
+    if any_clip:
+        same = True
+    elif probe is None:  # published files are named after their tag
+        same = expected in ("unknown", encoder.weights) or _names_tag(clip_weights, expected)
     else:  # file names are arbitrary: compare the embedding of a known prompt
         ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
         same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
@@ -155,7 +160,13 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str) -> Tens
         raise CheckpointError(
             "the CLIP weights are not those that the checkpoint was trained with",
             received=f"{encoder.weights} of {config.text_model}",
-            expected=f"{config.text_weights} of {config.text_model}",
-            fix=f"{fix} The routers cannot use embeddings of another text tower.",
+            expected=f"{expected} of {config.text_model}",
+            fix=f"{fix} The routers cannot use embeddings of another text tower; if the weights are the same "
+            "under another name, pass --any-clip to gcis-export.",
         )
     return encoder.embed(prompts)
+
+
+def _names_tag(weights: str, tag: str) -> bool:
+    """Return whether the weights are a file whose name contains a tag, as in the releases of open_clip."""
+    return Path(weights).is_file() and tag in re.split(r"[-.]", Path(weights).name)

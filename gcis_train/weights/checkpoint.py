@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import shutil
 from collections.abc import Sequence
@@ -20,8 +19,9 @@ from torch import Tensor
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
+from gcis_runtime.structures.match import nearest_prompts
 from gcis_runtime.system.atomic_files import replacing_folder
-from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 
@@ -53,7 +53,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         window: Sliding window; None if imported weights do not specify it.
         prompts: The prompt table.
         text_model: open_clip model of the embeddings.
-        text_weights: Weights of that model; `"random (seed N)"` for random ones.
+        text_weights: Weights of that model; `"random (seed N)"` for random ones; `"unknown"` accepts any.
         provenance: Notes on data, run and source.
     """
 
@@ -89,6 +89,13 @@ class Checkpoint:
     weights: dict[str, Tensor]
     sha256: str
     folder: Path
+
+    @property
+    def text_weights(self) -> str:
+        """Text weights that the routers expect; those of the publication for imported routed weights."""
+        recorded = self.config.text_weights
+        imported = self.config.provenance.get("source_kind") == "gcis-routed"
+        return PUBLISHED_TEXT_WEIGHTS if imported and recorded == "unknown" else recorded
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -169,7 +176,7 @@ class Checkpoint:
 
 def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
     """Return an error for a prompt without a stored embedding that lists the most similar known prompts."""
-    near = difflib.get_close_matches(prompt, known, n=3, cutoff=0.4)
+    near = nearest_prompts(prompt, known)
     listing = ", ".join(repr(p) for p in known) or "none"
     hint = f" Nearest: {', '.join(repr(p) for p in near)}." if near else ""
     return PromptError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.choices import Merging
 from gcis_runtime.errors import CheckpointError
-from gcis_train.nets.config import NetworkConfig
+from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights.checkpoint import CheckpointConfig, PromptEntry, hash_file, save
@@ -99,6 +99,7 @@ def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = "v
         network=network,
         prompts=(PromptEntry(prompt=prompt),) if single and prompt else (),
         path_selections=(Pathway((0,) * len(POSITIONS)).one_based,) if single else (),
+        text_weights=PUBLISHED_TEXT_WEIGHTS if kind == "gcis-routed" else "unknown",
         provenance={"imported": path.name, "source_sha256": hash_file(path), "source_kind": kind},
     )
     return Import(

@@ -74,7 +74,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_published(folder / "params.pth", case="small", kind="single")
     write_published(folder / "routed.pt", case="two_pathways", kind="routed")
     tower = TextEncoder("ViT-B-32-quickgelu", "random", seed=4)._tower
-    save_file({n: t.half() for n, t in tower.state_dict().items()}, folder / "clip.safetensors")
+    save_file({n: t.half() for n, t in tower.state_dict().items()}, folder / "laion400m_e32.safetensors")
     return folder
 
 

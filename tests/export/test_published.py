@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
+import msgspec
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from gcis_export.bundle.settings import choose_settings
@@ -12,6 +15,8 @@ from gcis_export.options import Overrides
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec
+from gcis_train.text import prompts
+from gcis_train.text.resolve import TextOptions
 from gcis_train.text.tower import TextEncoder
 from gcis_train.weights import checkpoint
 from gcis_train.weights.foreign import import_file
@@ -50,10 +55,47 @@ def test_neither_needs_clip_when_it_says_where_to_go(imported):
 def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
     routed, _ = imported
     tower = TextEncoder("ViT-B-32-quickgelu", "random", seed=4)
-    save_file(tower._tower.state_dict(), tmp_path / "clip.safetensors")
-    (choice,) = resolve(routed, ["pancreas"], clip_weights=str(tmp_path / "clip.safetensors")).choices
+    for name in ("clip", "vit_b_32-quickgelu-laion400m_e32-46683a32"):
+        save_file(tower._tower.state_dict(), tmp_path / f"{name}.safetensors")
+    text = TextOptions(clip_weights=str(tmp_path / f"{name}.safetensors"), untrained=True)
+    (choice,) = resolve(routed, ["pancreas"], text=text).choices
     assert choice.pathway == routed.routed().resolve(tower.embed(["pancreas"])[0])
     assert choice.router_gaps is not None and min(choice.router_gaps) > 0
+    other = dataclasses.replace(text, clip_weights=str(tmp_path / "clip.safetensors"))
+    with pytest.raises(CheckpointError, match=r"received clip.*expected laion400m_e32.*--any-clip"):
+        resolve(routed, ["pancreas"], text=other)
+    assert (
+        resolve(routed, ["pancreas"], text=dataclasses.replace(other, any_clip=True))
+        .notes[-1]
+        .startswith("new prompts may use clip.safetensors")
+    )
+
+
+def test_a_prompt_that_the_routers_do_not_know_is_marked(imported, tmp_path, monkeypatch):
+    routed, _ = imported
+    monkeypatch.setattr(prompts, "TextEncoder", _Flat)
+    with pytest.raises(PromptError, match=r"probably not trained.*smallest router gap of 0\.0.*--untrained"):
+        resolve(routed, ["xyzzy"], text=TextOptions(clip_weights="laion400m_e32"))
+    text = TextOptions(clip_weights="laion400m_e32", untrained=True)
+    found = resolve(routed, ["xyzzy"], text=text)
+    assert found.choices[0].untrained and "not trained" in found.notes[0]
+
+
+class _Flat:
+    """Text tower whose embeddings the routers cannot tell apart."""
+
+    def __init__(self, model, weights, *, seed=0):
+        self.weights, self.dim = weights, 512
+
+    def embed(self, wanted):
+        return torch.zeros(len(wanted), self.dim)
+
+
+def test_an_import_expects_the_published_text_weights(imported):
+    routed, single = imported
+    assert routed.config.text_weights == "laion400m_e32" and single.config.text_weights == "unknown"
+    older = msgspec.structs.replace(routed.config, text_weights="unknown")  # written by earlier versions
+    assert dataclasses.replace(routed, config=older).text_weights == "laion400m_e32"
 
 
 def test_what_they_do_not_say_is_asked_for_or_assumed_and_said(imported):

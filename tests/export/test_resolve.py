@@ -8,6 +8,7 @@ import torch
 from gcis_export.resolve import resolve
 from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_train.text import prompts
+from gcis_train.text.resolve import TextOptions
 from gcis_train.weights.checkpoint import prompt_table
 from tests.support.export_cases import PROMPTS, write_checkpoint, write_static
 
@@ -32,10 +33,36 @@ def test_prompts_are_exported_in_the_order_given(checkpoint):
 
 def test_unknown_prompt_names_the_known_and_the_nearest(checkpoint):
     with pytest.raises(PromptError) as caught:
-        resolve(checkpoint, ["brain stem"])
+        resolve(checkpoint, ["brainsteam"])
     message = str(caught.value)
-    assert "'brain stem'" in message and "'larynx'" in message and "--clip-weights" in message
+    assert "'brainsteam'" in message and "'larynx'" in message and "--clip-weights" in message
     assert message.endswith("Nearest: 'brainstem'.")
+
+
+def test_an_alias_is_the_trained_prompt_and_needs_no_clip(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "TextEncoder", None)
+    static = write_static(tmp_path / "static", checkpoint)
+    for found in (checkpoint, static):
+        result = resolve(found, ["Kehlkopf", "BrainStem"], text=TextOptions(clip_weights="tag"))
+        assert [c.prompt for c in result.choices] == ["larynx", "brainstem"]
+        assert [c.pathway for c in result.choices] == [
+            c.pathway for c in resolve(found, ["larynx", "brainstem"]).choices
+        ]
+        assert result.notes[:2] == (
+            "'Kehlkopf' is the trained prompt 'larynx'",
+            "'BrainStem' is the trained prompt 'brainstem'",
+        )
+        assert not any(c.untrained for c in result.choices)
+        with pytest.raises(PromptError, match="distinct"):
+            resolve(found, ["larynx", "Kehlkopf"])
+
+
+def test_an_alias_without_side_is_ambiguous(tmp_path):
+    table = prompt_table(["left kidney", "right kidney"], torch.randn(2, 8))
+    trained = write_checkpoint(tmp_path / "c", prompts=table)
+    with pytest.raises(PromptError, match="one of 'left kidney', 'right kidney'"):
+        resolve(trained, ["Niere"], text=TextOptions(clip_weights="tag", untrained=True))
+    assert resolve(trained, ["Niere links"]).choices[0].prompt == "left kidney"
 
 
 def test_path_selection_needs_no_embedding(tmp_path):
@@ -98,10 +125,18 @@ def test_new_prompt_is_embedded_with_the_checkpoints_own_weights(tmp_path, monke
     tower = _Tower("m", "tag")
     table = prompt_table(PROMPTS, tower.embed(PROMPTS))
     trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="tag")
-    result = resolve(trained, ["spleen", "larynx"], clip_weights="tag")
+    with pytest.raises(PromptError, match=r"not trained with this prompt; received 'spleen'.*--untrained"):
+        resolve(trained, ["spleen", "larynx"], text=TextOptions(clip_weights="tag"))
+    result = resolve(trained, ["spleen", "larynx"], text=TextOptions(clip_weights="tag", untrained=True))
+    assert [c.untrained for c in result.choices] == [True, False]
+    assert result.notes == ("the network was not trained with the prompt 'spleen'",)
     assert result.choices[0].pathway == trained.routed().resolve(tower.embed(["spleen"])[0])
     with pytest.raises(CheckpointError, match=r"received other of .*; expected tag of .*--clip-weights tag"):
-        resolve(trained, ["spleen"], clip_weights="other")
+        resolve(trained, ["spleen"], text=TextOptions(clip_weights="other", untrained=True))
+    text = TextOptions(clip_weights="other", any_clip=True, untrained=True)
+    found = resolve(trained, ["spleen"], text=text)
+    assert found.choices[0].pathway == trained.routed().resolve(_Tower("m", "other").embed(["spleen"])[0])
+    assert "other instead of the text weights tag" in found.notes[-1]
 
 
 def test_random_text_weights_are_drawn_with_the_checkpoints_seed(tmp_path, monkeypatch):
@@ -110,7 +145,8 @@ def test_random_text_weights_are_drawn_with_the_checkpoints_seed(tmp_path, monke
     table = prompt_table(PROMPTS, tower.embed(PROMPTS))
     trained = write_checkpoint(tmp_path / "c", prompts=table, text_weights="random (seed 7)")
     new = ["spleen", "kidney", "stomach"]
-    found = [choice.pathway for choice in resolve(trained, new, clip_weights="random").choices]
+    text = TextOptions(clip_weights="random", untrained=True)
+    found = [choice.pathway for choice in resolve(trained, new, text=text).choices]
     net = trained.routed()
     assert found == [net.resolve(e) for e in tower.embed(new)]
     assert found != [net.resolve(e) for e in _Tower("m", "random", seed=0).embed(new)]
@@ -121,4 +157,4 @@ def test_text_tower_of_another_width_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(_Tower, "dim", 16)
     trained = write_checkpoint(tmp_path / "c")
     with pytest.raises(CheckpointError, match="does not fit the router"):
-        resolve(trained, ["spleen"], clip_weights="random")
+        resolve(trained, ["spleen"], text=TextOptions(clip_weights="random", untrained=True))

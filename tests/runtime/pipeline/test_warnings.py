@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
 
 from gcis_runtime import Segmenter, Volume, read_volume
+from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.describe import describe
+from gcis_runtime.bundles.manifest import decode, encode
 from gcis_runtime.images import files as formats
-from gcis_runtime.pipeline.warnings import context_warnings, limit_warnings
+from gcis_runtime.pipeline.warnings import context_warnings, limit_warnings, untrained_warnings
 from gcis_runtime.spec import WindowSpec
 from tests.support.bundles_and_images import smooth_ct, write_bundle
 from tests.support.fake_session import threshold_segmenter
@@ -122,3 +126,20 @@ def test_a_run_that_took_more_than_was_allowed_says_so():
     )
     for before, peak, allowed in ((300, 300, 200), (50, 200, 200), (50, 300, None), (None, None, 200)):
         assert limit_warnings(before, peak, allowed) == ()
+
+
+def test_untrained_prompts_are_reported_where_they_are_segmented(tmp_path):
+    folder = write_bundle(tmp_path / "b.gcis")
+    assert "untrained" not in (folder / "manifest.json").read_text()  # older versions can read the bundle
+    manifest = open_bundle(folder).manifest
+    first, second = manifest.pathways
+    marked = msgspec.structs.replace(
+        manifest, pathways=(first, msgspec.structs.replace(second, untrained=True)), notes=("a note",)
+    )
+    again = decode(encode(marked), source="test")
+    assert again == marked and untrained_warnings(again, (0,)) == ()
+    assert untrained_warnings(again, (0, 1)) == (
+        f"the network was not trained with the prompt {second.prompt!r}",
+    )
+    text = describe(Bundle(folder=folder, manifest=again, sha256="0" * 64))
+    assert f"{second.prompt} (not trained)" in text and "note: a note" in text

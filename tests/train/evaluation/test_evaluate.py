@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,19 @@ def source(labels: Callable[[Case], np.ndarray], values: dict[str, int]) -> Sour
 @pytest.fixture(scope="module")
 def cases(phantoms: Path) -> tuple[Case, ...]:
     return group_cases(read_datalist(phantoms / "datalist.json").validation, folder=phantoms)
+
+
+def test_aliases_in_a_datalist_are_scored_under_the_predicted_prompt(cases: tuple[Case, ...]) -> None:
+    aliases = {"mandible": "Bone_Mandible", "brainstem": "parotid"}  # the second is another structure
+
+    def renamed(case: Case) -> Case:
+        targets = [dataclasses.replace(t, prompt=aliases.get(t.prompt, t.prompt)) for t in case.targets]
+        return dataclasses.replace(case, targets=tuple(targets))
+
+    predicted = source(truth, {"mandible": 7, "left parotid gland": 4, "right parotid gland": 3})
+    found = evaluate([renamed(case) for case in cases], predicted, progress=lambda _: None)
+    assert {s.dice for s in found.scores if s.prompt == "mandible"} == {1.0}
+    assert "parotid" in found.unscored and "Bone_Mandible" not in found.unscored
 
 
 def test_a_perfect_segmentation_scores_one_and_an_empty_one_zero(cases: tuple[Case, ...]) -> None:

@@ -35,6 +35,11 @@ def test_options_json_of_the_first_release_is_read_and_written_unchanged(tmp_pat
     assert RunFolder(tmp_path).changed_options(other) == ["router_gap: 4.5 -> 9.0"]
 
 
+def test_the_default_text_weights_are_the_published_ones_and_old_runs_keep_theirs() -> None:
+    assert TrainOptions().text_weights == "laion400m_e32"
+    assert read_options(FIRST_RELEASE).text_weights == "openai"
+
+
 def test_defaults_survive_a_file() -> None:
     assert read_options(msgspec.json.encode(to_stored(TrainOptions()))) == TrainOptions()
 

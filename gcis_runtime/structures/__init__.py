@@ -1,0 +1,1 @@
+"""Names of anatomical structures: aliases, translations and SNOMED CT codes, matched to known prompts."""

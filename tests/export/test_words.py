@@ -1,0 +1,86 @@
+"""A small text tower with seeded weights goes from the weights file to the report of a run, in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from gcis_export.cli import main as export_main
+from gcis_runtime import open_bundle
+from gcis_runtime.cli.run import main as run_main
+from gcis_train.cli.main import main as train_main
+from gcis_train.text.prompts import embed_prompts
+from gcis_train.text.tower import TextEncoder, _import_open_clip
+from tests.support.export_cases import TEXT_DIM, write_checkpoint
+
+MODEL = "tiny-text-tower"
+TRAINED = ("larynx", "left parotid gland", "right parotid gland")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights file of a text tower with one layer, named after the published tag."""
+    folder = tmp_path_factory.mktemp("tower")
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": TEXT_DIM, "vision_cfg": {"layers": 1, "width": 32}, "text_cfg": text}
+    (folder / f"{MODEL}.json").write_text(json.dumps(config))
+    _import_open_clip().add_model_config(folder / f"{MODEL}.json")
+    tower = TextEncoder(MODEL, "random", seed=3)
+    save_file(tower._tower.state_dict(), folder / "laion400m_e32.safetensors")
+    return folder / "laion400m_e32.safetensors"
+
+
+def invoke(command, *arguments: object, code: int = 0):
+    result = CliRunner().invoke(command, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_from_a_weights_file_to_the_report(weights: Path, tmp_path: Path) -> None:
+    table = embed_prompts(TRAINED, model=MODEL, weights=str(weights), seed=0)
+    checkpoint = write_checkpoint(
+        tmp_path / "c", prompts=table.prompts, text_model=MODEL, text_weights=table.text_weights
+    )
+    source = ("--checkpoint", checkpoint.folder)
+
+    shown = invoke(train_main, "paths", *source, "--prompt", "parotis links", "--clip-weights", weights)
+    assert "left parotid gland" in shown.stdout
+    assert "'parotis links' is the trained prompt 'left parotid gland'" in shown.stderr
+    shown = invoke(train_main, "paths", *source, "--prompt", "tongue", "--clip-weights", weights)
+    assert "not trained with the prompt 'tongue'" in shown.stderr
+
+    target = ("-o", tmp_path / "b.gcis", "--check-windows", 1)
+    asked = ("--prompt", "Parotid_L", "--prompt", "tongue", "--clip-weights", weights)
+    refused = invoke(export_main, *source, *asked, *target, code=2)
+    assert "was not trained with this prompt; received 'tongue'" in refused.output
+    refused = invoke(export_main, *source, "--prompt", "parotid", *target, code=2)
+    assert "'left parotid gland', 'right parotid gland'" in refused.output
+    random = ("--prompt", "tongue", "--clip-weights", "random", "--untrained")
+    refused = invoke(export_main, *source, *random, *target, code=2)
+    assert "not those that the checkpoint was trained with" in refused.output
+
+    shown = invoke(export_main, *source, *asked, "--untrained", *target)
+    assert "note: 'Parotid_L' is the trained prompt 'left parotid gland'" in shown.stdout
+    assert "tongue (not trained)" in shown.stdout
+    manifest = open_bundle(tmp_path / "b.gcis").manifest
+    assert [p.prompt for p in manifest.pathways] == ["left parotid gland", "tongue"]
+    assert [p.untrained is True for p in manifest.pathways] == [False, True]
+    assert "the network was not trained with the prompt 'tongue'" in (manifest.notes or ())
+
+    values = np.random.default_rng(0).integers(-200, 300, (40, 40, 40)).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, np.diag([4.0, 4, 4, 1])), tmp_path / "ct.nii.gz")
+    run = (tmp_path / "ct.nii.gz", "--bundle", tmp_path / "b.gcis", "--engine", "onnx")
+    shown = invoke(run_main, *run, "--prompt", "parotis links", "-o", tmp_path / "one.nii.gz")
+    assert "note: 'parotis links' is the prompt 'left parotid gland' of the bundle" in shown.stderr
+    assert "not trained" not in (tmp_path / "one.json").read_text()
+    invoke(run_main, *run, "-o", tmp_path / "two.nii.gz")
+    report = json.loads((tmp_path / "two.json").read_text())
+    assert "the network was not trained with the prompt 'tongue'" in report["warnings"]
+    refused = invoke(run_main, *run, "--prompt", "tonge", "-o", tmp_path / "three.nii.gz", code=2)
+    assert "Did you mean 'tongue'?" in refused.output
