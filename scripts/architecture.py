@@ -3,7 +3,7 @@
     python -m scripts.architecture           rewrite docs/architecture.md and docs/modules.svg
     python -m scripts.architecture --check   exit with code 1 if they differ from the imports
 
-A *room* is a package or a module directly below a root package. Layers are read from the import-linter
+A *subpackage* is a package or a module directly below a root package. Layers are read from the import-linter
 contracts in pyproject.toml; the imports are read by grimp, which import-linter installs.
 """
 
@@ -28,14 +28,14 @@ BEGIN, END = "<!-- module-map -->", "<!-- /module-map -->"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class Subpackage:
     """A package or module directly below a root package.
 
     Attributes:
         name: Dotted name, such as `gcis_runtime.grids`.
         purpose: First sentence of its docstring.
         modules: Number of Python files.
-        imports: Dotted names of the rooms that it imports.
+        imports: Dotted names of the subpackages that it imports.
     """
 
     name: str
@@ -59,33 +59,37 @@ def import_graph() -> grimp.ImportGraph:
     return grimp.build_graph(*COLORS, "benchmarks", cache_dir=None)
 
 
-def room_of(module: str) -> str | None:
-    """Return the room of a module, or None for files that only start or re-export a package."""
+def subpackage_of(module: str) -> str | None:
+    """Return the subpackage of a module, or None for files that only start or re-export a package."""
     package, _, rest = module.partition(".")
     if package == "benchmarks":
         return package
     return f"{package}.{rest.partition('.')[0]}" if rest and rest != "__main__" else None
 
 
-def rooms_of(graph: grimp.ImportGraph) -> dict[str, Room]:
-    """Return the rooms of a graph by dotted name, in alphabetical order."""
+def subpackages_of(graph: grimp.ImportGraph) -> dict[str, Subpackage]:
+    """Return the subpackages of a graph by dotted name, in alphabetical order."""
     modules: dict[str, int] = {}
     imports: dict[str, set[str]] = {}
     for module in graph.modules:
-        room = room_of(module)
-        if room is None:
+        subpackage = subpackage_of(module)
+        if subpackage is None:
             continue
-        modules[room] = modules.get(room, 0) + 1
-        targets = (room_of(target) for target in graph.find_modules_directly_imported_by(module))
-        imports.setdefault(room, set()).update(name for name in targets if name not in (None, room))
+        modules[subpackage] = modules.get(subpackage, 0) + 1
+        targets = (subpackage_of(target) for target in graph.find_modules_directly_imported_by(module))
+        imports.setdefault(subpackage, set()).update(
+            name for name in targets if name not in (None, subpackage)
+        )
     return {
-        name: Room(name=name, purpose=purpose(name), modules=modules[name], imports=frozenset(imports[name]))
+        name: Subpackage(
+            name=name, purpose=purpose(name), modules=modules[name], imports=frozenset(imports[name])
+        )
         for name in sorted(modules)
     }
 
 
 def purpose(name: str) -> str:
-    """Return the first sentence of a room's docstring, in one line."""
+    """Return the first sentence of a subpackage's docstring, in one line."""
     path = ROOT.joinpath(*name.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text())) or ""
@@ -100,12 +104,16 @@ def layers_of(package: str) -> list[list[str]]:
     return [[part.strip() for part in line.split("|")] for line in contract["layers"]]
 
 
-def direct(rooms: Mapping[str, Room], package: str) -> list[tuple[str, str]]:
+def direct(subpackages: Mapping[str, Subpackage], package: str) -> list[tuple[str, str]]:
     """Return the imports within a package that do not follow from a chain of other imports."""
     edges = {
-        name: {target for target in room.imports if target in rooms and rooms[target].package == package}
-        for name, room in rooms.items()
-        if room.package == package
+        name: {
+            target
+            for target in subpackage.imports
+            if target in subpackages and subpackages[target].package == package
+        }
+        for name, subpackage in subpackages.items()
+        if subpackage.package == package
     }
 
     def below(name: str) -> set[str]:
@@ -119,35 +127,35 @@ def direct(rooms: Mapping[str, Room], package: str) -> list[tuple[str, str]]:
     )
 
 
-def table(rooms: Mapping[str, Room]) -> str:
-    """Return the Markdown tables of all rooms, one per package."""
+def table(subpackages: Mapping[str, Subpackage]) -> str:
+    """Return the Markdown tables of all subpackages, one per package."""
     parts = []
     for package in ("gcis_runtime", "gcis_train", "gcis_export"):
-        lines = [f"### {package}", "", "| room | purpose | modules | imports |", "|---|---|---|---|"]
+        lines = [f"### {package}", "", "| subpackage | purpose | modules | imports |", "|---|---|---|---|"]
         names = [f"{package}.{name}" for layer in layers_of(package) for name in layer]
-        lines += [row(rooms[name]) for name in names if name in rooms]
+        lines += [row(subpackages[name]) for name in names if name in subpackages]
         parts.append("\n".join(lines))
-    bench = rooms["benchmarks"]
+    bench = subpackages["benchmarks"]
     parts.append(f"### benchmarks\n\n{bench.purpose} {bench.modules} modules; imports {imported(bench)}.")
     return "\n\n".join(parts)
 
 
-def row(room: Room) -> str:
-    """Return the table row of a room."""
-    return f"| `{room.label}` | {room.purpose} | {room.modules} | {imported(room)} |"
+def row(subpackage: Subpackage) -> str:
+    """Return the table row of a subpackage."""
+    return f"| `{subpackage.label}` | {subpackage.purpose} | {subpackage.modules} | {imported(subpackage)} |"
 
 
-def imported(room: Room) -> str:
-    """Return the rooms that a room imports: its own package first, the others by package."""
+def imported(subpackage: Subpackage) -> str:
+    """Return the subpackages that a subpackage imports: its own package first, the others by package."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(room.imports):
+    for name in sorted(subpackage.imports):
         groups.setdefault(name.partition(".")[0], []).append(name.partition(".")[2])
-    own = groups.pop(room.package, [])
+    own = groups.pop(subpackage.package, [])
     others = [f"{package}: {', '.join(names)}" for package, names in groups.items()]
     return "; ".join([", ".join(own), *others] if own else others) or "nothing"
 
 
-def panels(rooms: Mapping[str, Room]) -> dict[str, Panel]:
+def panels(subpackages: Mapping[str, Subpackage]) -> dict[str, Panel]:
     """Return the packages as they are drawn."""
     found = {"benchmarks": Panel(name="benchmarks", color="#f1f5f9", layers=(), edges=(), notes={})}
     for package, color in COLORS.items():
@@ -155,14 +163,14 @@ def panels(rooms: Mapping[str, Room]) -> dict[str, Panel]:
         found[package] = Panel(
             name=package,
             color=color,
-            layers=[[name for name in layer if name in rooms] for layer in layers],
-            edges=direct(rooms, package),
-            notes={name: room.purpose for name, room in rooms.items()},
+            layers=[[name for name in layer if name in subpackages] for layer in layers],
+            edges=direct(subpackages, package),
+            notes={name: subpackage.purpose for name, subpackage in subpackages.items()},
         )
     return found
 
 
-def page(text: str, rooms: Mapping[str, Room]) -> str:
+def page(text: str, subpackages: Mapping[str, Subpackage]) -> str:
     """Return the page with its generated part replaced.
 
     Raises:
@@ -171,13 +179,13 @@ def page(text: str, rooms: Mapping[str, Room]) -> str:
     if BEGIN not in text or END not in text:
         raise ValueError(f"received a page without {BEGIN} and {END}; expected both; add the two lines")
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table(rooms)}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{table(subpackages)}\n{END}{rest.partition(END)[2]}"
 
 
 def main(arguments: list[str]) -> int:
     """Write or check the two files and return the exit code."""
-    rooms = rooms_of(import_graph())
-    wanted = {PAGE: page(PAGE.read_text(), rooms), PICTURE: picture(panels(rooms))}
+    subpackages = subpackages_of(import_graph())
+    wanted = {PAGE: page(PAGE.read_text(), subpackages), PICTURE: picture(panels(subpackages))}
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text() != text]
     if "--check" not in arguments:
         for file in stale:

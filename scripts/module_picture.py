@@ -11,12 +11,12 @@ WIDTH, GAP, STEP = 980, 20, 62
 BOX, PASSAGE, SPACE, HEIGHT = 108, 6, 18, 30
 HEAD = f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {{height}}" \
 font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#0f172a">
-<title>Rooms of gCIS and their imports; arrows that follow from others are left out</title>
+<title>Subpackages of gCIS and their imports; arrows that follow from others are left out</title>
 <defs><marker id="a" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">\
 <path d="M0,0 L8,4 L0,8 z" fill="#64748b"/></marker></defs>
 <style>.arrow{{{{fill:none;stroke:#64748b;stroke-width:1.1;marker-end:url(#a)}}}}\
 .between{{{{fill:none;stroke:#64748b;stroke-width:2;marker-end:url(#a)}}}}\
-.room{{{{fill:#ffffff;stroke:#334155}}}}.name{{{{font-weight:700;font-size:15px}}}}</style>
+.subpackage{{{{fill:#ffffff;stroke:#334155}}}}.name{{{{font-weight:700;font-size:15px}}}}</style>
 <rect width="{WIDTH}" height="{{height}}" fill="#ffffff"/>"""
 
 
@@ -27,9 +27,9 @@ class Panel:
     Attributes:
         name: Name of the package.
         color: Background colour.
-        layers: Names of its rooms per layer, highest layer first.
+        layers: Names of its subpackages per layer, highest layer first.
         edges: Imports to draw, each from a higher to a lower layer.
-        notes: Purpose of each room, shown when the pointer rests on its box.
+        notes: Purpose of each subpackage, shown when the pointer rests on its box.
     """
 
     name: str
@@ -109,7 +109,7 @@ def drawn(panel: Panel, x: float, y: float, width: float) -> list[str]:
         left = centre[name] - BOX / 2
         parts.append(
             f'<g><title>{escape(panel.notes[name])}</title><rect x="{left:.0f}" y="{top[name]}" '
-            f'width="{BOX}" height="{HEIGHT}" rx="6" class="room"/><text x="{centre[name]:.0f}" '
+            f'width="{BOX}" height="{HEIGHT}" rx="6" class="subpackage"/><text x="{centre[name]:.0f}" '
             f'y="{top[name] + 20}" text-anchor="middle">{name.partition(".")[2]}</text></g>'
         )
     return parts

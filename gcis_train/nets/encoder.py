@@ -1,4 +1,4 @@
-"""Define the encoder: Swin transformer of MONAI with our patch merging, and convolutional blocks on its features.
+"""Define the encoder: Swin transformer of MONAI, our patch merging, and convolutional blocks on its features.
 
 MONAI provides `SwinTransformer`: patch embedding, transformer blocks (window attention, shifted windows and
 their mask, MLP), their order, and the layer norm of the features. These parts compute the same in MONAI 1.4

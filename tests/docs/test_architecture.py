@@ -15,19 +15,19 @@ def graph() -> grimp.ImportGraph:
 
 def test_the_module_map_is_current(graph: grimp.ImportGraph) -> None:
     """After a change of imports or package docstrings, run `python -m scripts.architecture`."""
-    rooms = architecture.rooms_of(graph)
+    subpackages = architecture.subpackages_of(graph)
     page = architecture.PAGE.read_text()
-    assert architecture.page(page, rooms) == page
-    assert architecture.picture(architecture.panels(rooms)) == architecture.PICTURE.read_text()
+    assert architecture.page(page, subpackages) == page
+    assert architecture.picture(architecture.panels(subpackages)) == architecture.PICTURE.read_text()
 
 
-def test_an_import_between_rooms_changes_table_and_picture(graph: grimp.ImportGraph) -> None:
-    before = architecture.rooms_of(graph)
+def test_an_import_between_subpackages_changes_table_and_picture(graph: grimp.ImportGraph) -> None:
+    before = architecture.subpackages_of(graph)
     importer, imported = "gcis_runtime.images.volume", "gcis_runtime.choices"
     assert imported not in before["gcis_runtime.images"].imports
     graph.add_import(importer=importer, imported=imported)
     try:
-        after = architecture.rooms_of(graph)
+        after = architecture.subpackages_of(graph)
     finally:
         graph.remove_import(importer=importer, imported=imported)
     assert architecture.table(after) != architecture.table(before)
@@ -35,15 +35,18 @@ def test_an_import_between_rooms_changes_table_and_picture(graph: grimp.ImportGr
     assert architecture.picture(architecture.panels(after)) != architecture.PICTURE.read_text()
 
 
-def test_every_room_stands_in_a_layer_and_has_a_purpose(graph: grimp.ImportGraph) -> None:
-    rooms = architecture.rooms_of(graph)
+def test_every_subpackage_stands_in_a_layer_and_has_a_purpose(graph: grimp.ImportGraph) -> None:
+    subpackages = architecture.subpackages_of(graph)
     drawn = {
-        name for panel in architecture.panels(rooms).values() for layer in panel.layers for name in layer
+        name
+        for panel in architecture.panels(subpackages).values()
+        for layer in panel.layers
+        for name in layer
     }
-    assert drawn == rooms.keys() - {"benchmarks"}
-    assert all(len(room.purpose) > 10 for room in rooms.values())
+    assert drawn == subpackages.keys() - {"benchmarks"}
+    assert all(len(subpackage.purpose) > 10 for subpackage in subpackages.values())
 
 
 def test_a_page_without_markers_is_an_error(graph: grimp.ImportGraph) -> None:
     with pytest.raises(ValueError, match="module-map"):
-        architecture.page("# Architecture\n", architecture.rooms_of(graph))
+        architecture.page("# Architecture\n", architecture.subpackages_of(graph))
