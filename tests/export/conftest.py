@@ -26,7 +26,11 @@ class Built:
     file: Path
 
 
-@pytest.fixture(scope="session", params=["small", "two_pathways", "small_v09", "two_pathways_v09"])
+CASES = ["small", "two_pathways", "small_v09", pytest.param("two_pathways_v09", marks=pytest.mark.slow)]
+"""Both kinds of patch merging; an export of each case takes seconds, so the fourth is slow."""
+
+
+@pytest.fixture(scope="session", params=CASES)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Each conformance case, exported."""
     case = load_case(request.param)
