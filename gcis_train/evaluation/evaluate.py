@@ -174,7 +174,7 @@ def _renamed(case: Case, prompts: Collection[str] | None) -> Case:
             targets.append(dataclasses.replace(target, prompt=name))
         else:
             targets.append(target)
-    return dataclasses.replace(case, targets=tuple(targets))
+    return case if tuple(targets) == case.targets else dataclasses.replace(case, targets=tuple(targets))
 
 
 def _alias_of(prompt: str, known: Sequence[str]) -> str | None:

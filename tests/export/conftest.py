@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.write import to_onnx
@@ -37,10 +39,20 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     export_model = ExportNet(case.static, ROI)
     with torch.no_grad():
         logits = torch.cat([export_model(window[None]) for window in case.image])
-    model = to_onnx(export_model)
-    file = tmp_path_factory.mktemp("graph") / f"{request.param}.onnx"
-    file.write_bytes(model.SerializeToString(deterministic=True))
-    return Built(case=case, export_model=export_model, logits=logits, model=model, file=file)
+    file = _exported(export_model, request.param, tmp_path_factory)
+    return Built(case=case, export_model=export_model, logits=logits, model=onnx.load(file), file=file)
+
+
+def _exported(export_model: ExportNet, name: str, factory: pytest.TempPathFactory) -> Path:
+    """Return the ONNX file of a case, written by the first test process that needs it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "graphs"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.onnx"
+    with FileLock(folder / f"{name}.lock"):
+        if not file.exists():
+            file.write_bytes(to_onnx(export_model).SerializeToString(deterministic=True))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from gcis_runtime.regions import region as region_module
 from gcis_runtime.regions.body import body_region, largest_part
 from gcis_runtime.regions.region import Region
 from gcis_runtime.regions.roi import MASK_MARGIN, BoxRoi, MaskRoi, StructureRoi, parse_roi
+from gcis_runtime.sliding.plan import window_weights
 from tests.support.bundles_and_images import smooth_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle
 
@@ -91,10 +92,16 @@ def test_inside_labels_are_those_of_the_whole_run_and_outside_is_background(
     boxes = tuple(data.draw(boxes_in(volume.shape)))
     ours = segmenter(spacing=spacing, orientation=orientation)
     request = SegmentOptions(restore=restore, masks=True, probabilities=True)
+    weights = window_weights(ours.bundle.manifest.window)
 
     def run(region):
         return passes.run_pass(
-            ours._engine, volume, request, channels=ours.channels, weights=ours._weights, region=region
+            ours._engine,
+            volume,
+            request,
+            channels=ours.channels,
+            weights=window_weights(ours.bundle.manifest.window),
+            region=region,
         )
 
     whole, part = run(None), run(Region(boxes=boxes, origin="test"))
@@ -134,8 +141,8 @@ def test_only_windows_that_touch_are_run_and_each_of_them_matters(monkeypatch):
 def test_a_region_of_nothing_runs_no_window():
     ours = segmenter()
     found = passes.run_pass(
-        ours._engine, LONG, SegmentOptions(), channels=ours.channels, weights=ours._weights,
-        region=Region(boxes=(), origin="nothing"),
+        ours._engine, LONG, SegmentOptions(), channels=ours.channels,
+        weights=window_weights(ours.bundle.manifest.window), region=Region(boxes=(), origin="nothing"),
     )  # fmt: skip
     assert found.count.total == 0 and not found.sink.labels.any()
 
