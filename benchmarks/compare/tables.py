@@ -10,7 +10,7 @@ from gcis_runtime.latency.tables import table
 
 TRAINED, LARGE = "compare-12-64", "compare-48-96"
 _COMMANDS = {
-    TRAINED: "python -m benchmarks compare",
+    TRAINED: "python -m benchmarks compare --bundle demo12.gcis",
     LARGE: "python -m benchmarks compare --case 48/96",
 }
 
@@ -88,8 +88,8 @@ def ladder_block() -> str:
     note = (
         "Seconds of whole processes from file to label map, and how many times faster than (a). (a) and (b) "
         "run the network once per structure. 12/64 is feature size 12 and windows of 64 voxels with the "
-        "weights of the demo bundle; 48/96 is the published size with seeded weights, which serve for time "
-        f"only. Agreement is that of {_structures(every)} at 12/64. Windows per column: {windows}. "
+        "weights of the earlier demo bundle; 48/96 is the published size with seeded weights, which serve "
+        f"for time only. Agreement is that of {_structures(every)} at 12/64. Windows per column: {windows}. "
         f"{_sharing(every)}"
         f"{' and '.join(dates)}, {hardware_text(large)}. "
         f"Repeat with `{_COMMANDS[TRAINED]}` and `{_COMMANDS[LARGE]}`. "

@@ -40,7 +40,7 @@ def _task(folder: Path, peer: str) -> Task:
 def test_our_runtime_is_measured(tmp_path: Path) -> None:
     found = measure(_task(tmp_path, OURS))
     assert found["seconds"] > 0 and found["cpu_seconds"] > 0 and found["peak_memory_mb"] > 50
-    assert found["parameters"] == pytest.approx(4_251_568 / 4, rel=0.01)
+    assert found["parameters"] == pytest.approx(14_265_327 / 4, rel=0.01)
 
 
 @pytest.mark.slow

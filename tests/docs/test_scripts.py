@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from gcis_train.options.stored import read_options
+
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["scripts/demo", "scripts/test", ".ci/run", "scripts/environment.sh", "examples/headneck/run.sh"]
+SCRIPTS = [
+    "scripts/demo",
+    "scripts/test",
+    ".ci/run",
+    "scripts/environment.sh",
+    "examples/headneck/run.sh",
+    "examples/headneck/feature12/run.sh",
+]
+CONFIGURATIONS = [p for p in sorted((ROOT / "examples").rglob("*.json")) if p.parent.name != "results"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -18,6 +28,19 @@ def test_a_script_is_valid_and_needs_no_path_of_this_machine(name: str) -> None:
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert os.access(script, os.X_OK) == (script.suffix != ".sh" or "examples" in name)
     assert str(ROOT) not in script.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT / "examples")))
+def test_a_script_names_each_configuration_and_training_accepts_it(path: Path) -> None:
+    read_options(path.read_bytes())
+    assert path.name in (path.parent / "run.sh").read_text()
+
+
+def test_the_training_of_the_demo_prints_its_usage() -> None:
+    script = str(ROOT / "examples" / "headneck" / "run.sh")
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "run.sh DATALIST.json RUN_DIR [OPTION ...]" in done.stdout
 
 
 def test_the_demo_says_what_it_does() -> None:

@@ -96,12 +96,7 @@ def test_inside_labels_are_those_of_the_whole_run_and_outside_is_background(
 
     def run(region):
         return passes.run_pass(
-            ours._engine,
-            volume,
-            request,
-            channels=ours.channels,
-            weights=window_weights(ours.bundle.manifest.window),
-            region=region,
+            ours._engine, volume, request, channels=ours.channels, weights=weights, region=region
         )
 
     whole, part = run(None), run(Region(boxes=boxes, origin="test"))
