@@ -89,20 +89,20 @@ def router_health(logits: Tensor, prompts: Sequence[str]) -> RouterHealth:
         logits: (P, 7, K) router logits of P prompts over K blocks.
         prompts: The P prompts.
     """
-    probability = logits.detach().double().softmax(-1)
+    log_probability = logits.detach().double().log_softmax(-1)
     blocks = logits.shape[-1]
     choice = logits.argmax(-1)
     counts = torch.nn.functional.one_hot(choice, blocks).sum(0)
     agree = counts.max(-1).values / len(prompts)
     whole = math.log(blocks) if blocks > 1 else 1.0
-    use = probability.mean(0)
+    log_use = _log_mean(log_probability)
     several = len(prompts) > 1 and blocks > 1
     pathways = {p: Pathway(tuple(c)) for p, c in zip(prompts, choice.tolist(), strict=True)}
     return RouterHealth(
-        use=tuple(tuple(row) for row in use.tolist()),
+        use=tuple(tuple(row) for row in log_use.exp().tolist()),
         chosen=tuple(tuple(row) for row in counts.tolist()),
-        entropy=tuple((entropy(use) / whole).tolist()),
-        undecided=tuple((entropy(probability).mean(0) / whole).tolist()),
+        entropy=tuple((entropy(log_use) / whole).tolist()),
+        undecided=tuple((entropy(log_probability).mean(0) / whole).tolist()),
         agree=tuple(agree.tolist()),
         collapsed=tuple(n for n, a in zip(POSITIONS, agree.tolist(), strict=True) if several and a == 1),
         same=tuple(tuple(group) for group in group_equal(pathways)),
@@ -127,12 +127,20 @@ def balance_loss(logits: Tensor) -> Tensor:
     if largest == 0:
         return logits.new_zeros(())
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probability = wide.softmax(-1)
-    information = entropy(probability.mean(0)) - entropy(probability).mean(0)
+    log_probability = wide.log_softmax(-1)
+    information = entropy(_log_mean(log_probability)) - entropy(log_probability).mean(0)
     return 1.0 - information.mean() / largest
 
 
-def entropy(probability: Tensor) -> Tensor:
-    """Return the entropy over the last axis, in nats."""
-    result: Tensor = torch.special.entr(probability).sum(-1)
-    return result
+def entropy(log_probability: Tensor) -> Tensor:
+    """Return the entropy over the last axis, in nats.
+
+    Computed from logarithms: a router gap above about 100 makes probabilities underflow to zero, where the
+    gradient of p log p is infinite and that of the softmax zero; their product is not a number.
+    """
+    return -(log_probability.exp() * log_probability).sum(-1)
+
+
+def _log_mean(log_probability: Tensor) -> Tensor:
+    """Return the logarithm of the mean probability over the first axis."""
+    return log_probability.logsumexp(0) - math.log(len(log_probability))

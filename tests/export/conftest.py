@@ -28,8 +28,13 @@ class Built:
     file: Path
 
 
-CASES = ["small", "two_pathways", "small_v09", pytest.param("two_pathways_v09", marks=pytest.mark.slow)]
-"""Both kinds of patch merging; an export of each case takes seconds, so the fourth is slow."""
+CASES = [
+    pytest.param("small", marks=pytest.mark.slow),
+    "two_pathways",
+    "small_v09",
+    pytest.param("two_pathways_v09", marks=pytest.mark.slow),
+]
+"""Both kinds of patch merging and both numbers of prompts. An export takes 15 s, so two cases are slow."""
 
 
 @pytest.fixture(scope="session", params=CASES)

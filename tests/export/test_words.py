@@ -42,6 +42,7 @@ def invoke(command, *arguments: object, code: int = 0):
     return result
 
 
+@pytest.mark.slow
 def test_from_a_weights_file_to_the_report(weights: Path, tmp_path: Path) -> None:
     table = embed_prompts(TRAINED, model=MODEL, weights=str(weights), seed=0)
     checkpoint = write_checkpoint(

@@ -59,6 +59,17 @@ def test_the_balance_loss_is_zero_for_decided_prompts_on_blocks_of_their_own() -
     assert 0 < float(balance_loss(_logits([[0] * 7, [0] * 7, [1] * 7], 3, 50.0))) < 1
 
 
+def test_a_large_router_gap_gives_finite_numbers_and_gradients() -> None:
+    """From about 100 on, float32 probabilities underflow to zero."""
+    logits = _logits([[0] * 7, [0] * 7, [1] * 7], 3, 200.0).requires_grad_()
+    loss = balance_loss(logits)
+    loss.backward()
+    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+    assert loss.item() == pytest.approx(float(balance_loss(logits.detach().double())), abs=1e-6)
+    health = router_health(logits.detach(), ("a", "b", "c"))
+    assert health.undecided == pytest.approx((0.0,) * 7) and health.use[0] == pytest.approx((2 / 3, 1 / 3, 0))
+
+
 def test_its_gradient_parts_prompts() -> None:
     logits = (0.1 * torch.randn(4, 7, 4)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.1)
