@@ -18,10 +18,12 @@ class Mean:
     Attributes:
         total: Scalar sum, with gradient.
         count: Scalar divisor, without gradient.
+        of_routers: Whether the mean depends on the routers alone, and not on windows.
     """
 
     total: Tensor
     count: Tensor
+    of_routers: bool = False
 
 
 def value(terms: Sequence[Mean]) -> Tensor:

@@ -156,7 +156,7 @@ class RoutedObjective:
         if not self._balance:
             return ()
         total = self._balance * balance_loss(self.router_logits())
-        return (Mean(total=total, count=torch.ones_like(total)),)
+        return (Mean(total=total, count=torch.ones_like(total), of_routers=True),)
 
     def router_logits(self) -> Tensor:
         """Return the router logits (P, 7, K) of all prompts."""

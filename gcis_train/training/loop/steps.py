@@ -66,6 +66,8 @@ class Stepper:
             return None, stopping
         loss = sum(t / max(c, 1e-12) for t, c in zip(totals, counts, strict=True))
         if not math.isfinite(loss):
+            if any(t.of_routers and not math.isfinite(float(t.total.detach())) for t in terms):
+                raise _routers_not_finite(f"the loss is {loss}", number, "balance loss of the routers")
             mine = all(math.isfinite(float(t.total.detach())) for t in terms)
             raise self._not_finite(f"the loss is {loss}", number, batch, elsewhere=mine)
         self.optimizer.zero_grad(set_to_none=True)
@@ -89,10 +91,15 @@ class Stepper:
                     parameter.grad = torch.zeros_like(parameter)
         self.scaler.unscale_(self.optimizer)
         limit = self._options.clip_gradient or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, limit))
+        # In two steps, since clipping with a norm of NaN would make every gradient NaN.
+        total = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        norm = float(total)
         # The scaler skips steps with overflowed half-precision gradients and lowers its scale.
         if not math.isfinite(norm) and not self.scaler.is_enabled():
+            if _only_routers_not_finite(self._objective.net):
+                raise _routers_not_finite(f"the gradient norm is {norm}", number, "gradient of the routers")
             raise self._not_finite(f"the gradient norm is {norm}", number, batch, elsewhere=False)
+        torch.nn.utils.clip_grads_with_norm_(self._trained, limit, total)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -113,6 +120,23 @@ class Stepper:
         factor = learning_rate(self._options, number, steps=self._steps) / self._options.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak"]
+
+
+def _only_routers_not_finite(net: nn.Module) -> bool:
+    """Return whether all gradients that are not finite belong to routers."""
+    return all(
+        name.startswith(ROUTERS) or parameter.grad is None or bool(parameter.grad.isfinite().all())
+        for name, parameter in net.named_parameters()
+    )
+
+
+def _routers_not_finite(what: str, number: int, received: str) -> DataError:
+    return DataError(
+        f"{what} at step {number}",
+        received=received,
+        expected="a finite number",
+        fix="Lower --router-learning-rate or --balance; the last checkpoint is intact.",
+    )
 
 
 def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from gcis_runtime.errors import DataError
 from gcis_train.training.distributed import Processes
 from gcis_train.training.loop.steps import Stepper, learning_rate
 from gcis_train.training.losses import Mean
@@ -51,6 +54,41 @@ def test_a_block_without_a_sample_rests_or_drifts_as_published() -> None:
     assert not torch.equal(drift[1]["sampled.weight"], drift[2]["sampled.weight"])
     for states in (rest, drift):
         assert torch.equal(states[0]["never.weight"], states[2]["never.weight"])
+
+
+class Broken:
+    """An objective whose window term, router term or router gradient is not finite."""
+
+    def __init__(self, where: str) -> None:
+        torch.manual_seed(0)
+        self.net = nn.ModuleDict({"routers": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
+        self.where = where
+
+    def loss(self, data: Batch, *, done: float) -> tuple[Mean, ...]:
+        x, one = torch.ones(2), torch.ones(())
+        window = self.net["other"](x).square().sum()
+        routers = self.net["routers"](x).square().sum()
+        if self.where == "gradient":
+            routers = (routers * 0).sqrt()  # finite, with an infinite derivative
+        scale = {"window": (math.nan, 1.0), "routers": (1.0, math.nan)}.get(self.where, (1.0, 1.0))
+        return (
+            Mean(total=scale[0] * window, count=one),
+            Mean(total=scale[1] * routers, count=one, of_routers=True),
+        )
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("window", r"the loss is nan at step 0; received window of case 0 \(one\).*Check the case"),
+        ("routers", r"the loss is nan at step 0; received balance loss of the routers.*--balance"),
+        ("gradient", r"gradient norm is nan at step 0; received gradient of the routers.*--router-learning"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_attributed_to_its_cause(where: str, message: str) -> None:
+    stepper = Stepper(Broken(where), options(warmup_epochs=0.0), Processes(), steps=1)
+    with pytest.raises(DataError, match=message):
+        stepper.step(batch((8, 8, 8), (("one",),)), 0)
 
 
 def test_routers_may_have_a_rate_of_their_own() -> None:
