@@ -66,7 +66,14 @@ class Encoder(nn.Module):
             Maps with f, f, 2f, 4f, 8f, 16f channels (f: feature size) at 1, 1/2, 1/4, 1/8, 1/16, 1/32 of the
             size.
         """
-        hidden = cast("list[Tensor]", self.swin(image, normalize=True))
+        return self.convolve(image, self.transform(image))
+
+    def transform(self, image: Tensor) -> list[Tensor]:
+        """Return the five normalised feature maps of the transformer, from 1/2 to 1/32 of the size."""
+        return cast("list[Tensor]", self.swin(image, normalize=True))
+
+    def convolve(self, image: Tensor, hidden: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return the six feature maps of an image from those of the transformer."""
         return (
             self.encoder1(image),
             self.encoder2(hidden[0]),

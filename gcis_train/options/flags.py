@@ -83,6 +83,8 @@ class Flag:
             return None if value == "file" else value.upper()
         if self.place == "preprocess.foreground":
             return UNSET if value == "off" else {"margin": numbers(value, int, self.name, count=1)[0]}
+        if self.place == "augment.intensity_clip":
+            return value == "on"
         if self.count == 1 or isinstance(self.kind, tuple):
             return value
         return numbers(value, self.kind, self.name, count=self.count)
@@ -241,6 +243,12 @@ FLAGS = (
     Flag("--intensity-shift", "augment.intensity_shift", float, "Probability of shifting intensities [0.1]."),
     Flag(
         "--intensity-size", "augment.intensity_size", float, "Maximum relative scale and maximum shift [0.1]."
+    ),
+    Flag(
+        "--intensity-clip",
+        "augment.intensity_clip",
+        ("on", "off"),
+        "Clip augmented intensities to the input range of the network [on].",
     ),
     Flag("--affine", "augment.affine", float, "Probability of a small rotation and zoom [0]."),
     Flag("--text-model", "text_model", str, "open_clip model of the text tower [ViT-B-32-quickgelu]."),

@@ -74,18 +74,19 @@ def published_tree() -> dict[str, Any]:
     return {k: dict(v) if isinstance(v, dict) else v for k, v in PUBLISHED.items()}
 
 
-def check_published(tree: dict[str, Any]) -> None:
+def check_published(tree: dict[str, Any], *, inherited: dict[str, Any] | None = None) -> None:
     """Raise an error if an option that the published recipe fixes has another value.
 
     Args:
         tree: Resolved options, nested.
+        inherited: Options of the checkpoint that the training starts from, which it may keep.
 
     Raises:
         DataError: An option differs; the message gives its value and the published one.
     """
     for place in FIXED:
         given, expected = _at(tree, place), _at(PUBLISHED, place)
-        if given != expected:
+        if given not in (expected, _at(inherited or {}, place)):
             raise DataError(
                 f"{place} differs from the published recipe",
                 received=repr(given),
@@ -104,5 +105,5 @@ def check_published(tree: dict[str, Any]) -> None:
 def _at(tree: dict[str, Any], place: str) -> Any:
     value: Any = tree
     for part in place.split("."):
-        value = value.get(part)
+        value = value.get(part) if isinstance(value, dict) else None
     return value

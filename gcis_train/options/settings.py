@@ -51,7 +51,7 @@ def resolve_options(
         tree["amp"] = auto_amp(device, published=published)
     _part(tree, "window").setdefault("roi", [128, 128, 128])
     if published:
-        check_published(tree)
+        check_published(tree, inherited=base)
     try:
         return msgspec.convert(tree, TrainOptions)
     except (msgspec.ValidationError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Fine-tune as published: one task with a frozen encoder, or a routed network in two stages."""
+"""Fine-tune as published: one task with a frozen transformer, or a routed network in two stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.options.settings import check_run_folder
 from gcis_train.text.prompts import embeddings_of
 from gcis_train.training.finetune_task import choose_pathway, extended_table, only_prompt
-from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways, train_only
+from gcis_train.training.freezing import (
+    FROZEN_PARTS,
+    FrozenPart,
+    is_block,
+    is_frozen,
+    is_router,
+    on_pathways,
+    train_only,
+)
 from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Cases, read_cases
 from gcis_train.training.objectives import FixedObjective
@@ -76,6 +84,7 @@ def fine_tune(
     *,
     prompt: str | None = None,
     path_selection: str | None = None,
+    frozen: FrozenPart | None = None,
     stage: Stage | Literal["both"] | None = None,
 ) -> Outcome:
     """Run the fine-tuning that the arguments select: a single task, one stage, or both stages.
@@ -84,6 +93,7 @@ def fine_tune(
         job: Inputs.
         prompt: See `single_task`.
         path_selection: See `single_task`.
+        frozen: See `single_task`.
         stage: Stage of a routed network to train; None trains a single task.
 
     Raises:
@@ -97,14 +107,16 @@ def fine_tune(
         return two_stages(job)
     if stage is not None:
         return routed_stage(job, stage)
-    return single_task(job, prompt=prompt, path_selection=path_selection)
+    return single_task(job, prompt=prompt, path_selection=path_selection, frozen=frozen)
 
 
-def single_task(job: Job, *, prompt: str | None, path_selection: str | None) -> Outcome:
-    """Train the static network of one pathway with a frozen encoder.
+def single_task(
+    job: Job, *, prompt: str | None, path_selection: str | None, frozen: FrozenPart | None = None
+) -> Outcome:
+    """Train the static network of one pathway; a part of its encoder is frozen.
 
-    The encoder, including its normalisation layers, runs in evaluation mode and without autograd, so that it
-    stores no activations for the backward pass. The checkpoints of the run are static and can be exported
+    The frozen part, including its normalisation layers, runs in evaluation mode and without autograd, so that
+    it stores no activations for the backward pass. The checkpoints of the run are static and can be exported
     without CLIP.
 
     Args:
@@ -113,12 +125,14 @@ def single_task(job: Job, *, prompt: str | None, path_selection: str | None) -> 
             routers of the checkpoint choose its pathway.
         path_selection: Pathway counted from 1, such as `2,1,3,5,3,6,6`; `prompt` is then only the name of the
             structure.
+        frozen: Part of the encoder to freeze; None selects that of a resumed run, and `"swin"` for a new one.
 
     Raises:
         PromptError: The prompt cannot be routed, or the path selection cannot be read.
         DataError: The datalist has no training row of the prompt, or several prompts and `prompt` is None.
         CheckpointError: The checkpoint has no decoder, or the run was started with other inputs.
     """
+    part = frozen or _frozen_before(job.run) or "swin"
     name = prompt if prompt is not None else only_prompt(job.datalist)
     pathway, entry = choose_pathway(
         job.source, name, path_selection=path_selection, clip_weights=job.clip_weights
@@ -126,15 +140,21 @@ def single_task(job: Job, *, prompt: str | None, path_selection: str | None) -> 
     cases = read_cases(job.datalist, job.run.options, prompts=(name,))
     whole = job.source.static() if job.source.config.kind == "static" else job.source.routed()
     net = StaticGcisNet.resolved(whole, [pathway]).to(job.run.device)
-    trained = train_only(net, lambda name: not is_encoder(name))
-    job.run.progress.log(f"{name!r} on pathway {pathway}: {_share(trained, net)} trained, encoder frozen")
+    if job.run.options.grad_checkpoint and part == "none":
+        weights = net.state_dict()
+        net = StaticGcisNet(net.config, [pathway], checkpoint=True).to(job.run.device)
+        net.load_state_dict(weights)
+    trained = train_only(net, lambda name: not is_frozen(name, part))
+    job.run.progress.log(f"{name!r} on pathway {pathway}: {_share(trained, net)} trained, {_FROZEN[part]}")
+    config = _checkpoint_config(job, cases, stage="one task")
     config = msgspec.structs.replace(
-        _checkpoint_config(job, cases, stage="one task"),
+        config,
         kind="static",
+        provenance={**config.provenance, "frozen": part},
         prompts=(entry,),
         path_selections=(pathway.one_based,),
     )
-    return _train(job, FixedObjective(net, {name: pathway}, frozen_encoder=True), cases, config)
+    return _train(job, FixedObjective(net, {name: pathway}, frozen=part), cases, config)
 
 
 def routed_stage(job: Job, stage: Stage) -> Outcome:
@@ -177,7 +197,8 @@ def routed_stage(job: Job, stage: Stage) -> Outcome:
     config = msgspec.structs.replace(
         _checkpoint_config(job, cases, stage=stage), prompts=extended_table(source, embeddings)
     )
-    objective = FixedObjective(net.to(job.run.device), pathways, frozen_encoder=frozen)
+    part: FrozenPart = "encoder" if frozen else "none"
+    objective = FixedObjective(net.to(job.run.device), pathways, frozen=part)
     outcome = _train(job, objective, cases, config)
     log_coincidences(pathways, job.run.progress)
     return outcome
@@ -195,6 +216,21 @@ def two_stages(job: Job) -> Outcome:
         return outcome
     after = dataclasses.replace(job, source=checkpoint.load(first))
     return routed_stage(after.in_folder(second), "shared")
+
+
+_FROZEN: dict[FrozenPart, str] = {
+    "swin": "Swin transformer frozen",
+    "encoder": "encoder frozen",
+    "none": "nothing frozen",
+}
+
+
+def _frozen_before(run: Run) -> FrozenPart | None:
+    """Return the frozen part of a run that is resumed; early runs do not record it and froze the encoder."""
+    if not run.resumed:
+        return None
+    stored = checkpoint.load(run.run_dir, prefer="latest").config.provenance.get("frozen", "encoder")
+    return next((part for part in FROZEN_PARTS if part == stored), None)
 
 
 def _share(trained: Sequence[str], net: torch.nn.Module) -> str:
@@ -230,6 +266,7 @@ def _check_same(run_dir: Path, now: CheckpointConfig) -> None:
     before = checkpoint.load(run_dir, prefer="latest").config
     for what, old, new in (
         ("checkpoint", before.provenance.get("source_sha256"), now.provenance["source_sha256"]),
+        ("frozen part", before.provenance.get("frozen", "encoder"), now.provenance.get("frozen", "encoder")),
         ("stage", before.provenance.get("stage"), now.provenance["stage"]),
         ("pathway", before.path_selections, now.path_selections),
         ("prompt table", [e.prompt for e in before.prompts], [e.prompt for e in now.prompts]),

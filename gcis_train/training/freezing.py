@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from torch import nn
 
 from gcis_train.nets.pathway import Pathway
 
+FrozenPart = Literal["swin", "encoder", "none"]
+"""Frozen part of the encoder: its Swin transformer (as published), all of it, or nothing."""
+
+FROZEN_PARTS: tuple[FrozenPart, ...] = ("swin", "encoder", "none")
+
+_PREFIX: dict[FrozenPart, tuple[str, ...]] = {
+    "swin": ("encoder.swin.",),
+    "encoder": ("encoder.",),
+    "none": (),
+}
 _BLOCK = re.compile(r"decoder\.positions\.(\d+)\.blocks\.(\d+)\.")
+
+
+def is_frozen(name: str, part: FrozenPart) -> bool:
+    """Return whether a parameter belongs to the frozen part."""
+    return name.startswith(_PREFIX[part])
 
 
 def is_encoder(name: str) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.routing.health import balance_loss
+from gcis_train.training.freezing import FrozenPart
 from gcis_train.training.losses import Mean, joint_loss, prompt_loss
 
 
@@ -184,15 +185,15 @@ class FixedObjective:
     Args:
         net: A routed network, or a static one with one pathway per prompt in this order.
         pathways: Pathway of each prompt.
-        frozen_encoder: Run the encoder in evaluation mode and without autograd.
+        frozen: Part of the encoder that runs in evaluation mode and without autograd.
     """
 
     def __init__(
-        self, net: GcisNet | StaticGcisNet, pathways: Mapping[str, Pathway], *, frozen_encoder: bool
+        self, net: GcisNet | StaticGcisNet, pathways: Mapping[str, Pathway], *, frozen: FrozenPart
     ) -> None:
         self.net: GcisNet | StaticGcisNet = net
         self._pathways = dict(pathways)
-        self._frozen = frozen_encoder
+        self._frozen = frozen
 
     def loss(self, batch: Batch, *, done: float) -> tuple[Mean, ...]:
         """Return the mean loss over all (window, prompt) rows."""
@@ -213,11 +214,15 @@ class FixedObjective:
         return (Mean(total=total, count=total.new_tensor(float(rows))),)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        if not self._frozen:
-            return self.net.encoder(images)  # type: ignore[no-any-return]
-        self.net.encoder.eval()
+        encoder = self.net.encoder
+        if self._frozen == "none":
+            return encoder(images)  # type: ignore[no-any-return]
+        (encoder if self._frozen == "encoder" else encoder.swin).eval()
         with torch.no_grad():
-            return self.net.encoder(images)  # type: ignore[no-any-return]
+            hidden = encoder.transform(images)
+            if self._frozen == "encoder":
+                return encoder.convolve(images, hidden)
+        return encoder.convolve(images, hidden)
 
     def evaluator(self) -> StaticGcisNet:
         """Return the static network of the pathways of all prompts."""

@@ -112,7 +112,7 @@ def test_an_earlier_run_is_not_written_over(tmp_path: Path) -> None:
 
 FILE_ONLY = {  # shapes of the architecture and details that no one should need to turn
     "network.text_dim", "network.in_channels", "network.out_channels", "window.blend", "window.sigma_scale",
-    "window.padding_value", "augment.intensity_clip", "augment.degrees", "augment.zoom", "text_seed",
+    "window.padding_value", "augment.degrees", "augment.zoom", "text_seed",
 }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def test_a_flag_and_the_file_say_the_same(tmp_path: Path) -> None:
         "intensity_window": "-100,300", "weight_decay": 1e-3, "schedule": "constant", "warmup_epochs": 1.5,
         "flip": "0.5,0,0", "rotate90": 0.3, "tau": 2.0, "tau_end": 0.5, "balance": 0.1,
         "structures_per_case": "one", "router_learning_rate": 1e-3,
-        "save_every": 5, "grad_checkpoint": True, "validation_overlap": 0.1,
+        "intensity_clip": "off", "save_every": 5, "grad_checkpoint": True, "validation_overlap": 0.1,
     }  # fmt: skip
     config = tmp_path / "c.yaml"
     config.write_text("""
@@ -148,6 +148,7 @@ preprocess: {orientation: RAS, spacing: [2, 2.0, 2e0], intensity_window: [-100, 
 augment:
   flip: [0.5, 0, 0]
   rotate90: 0.3
+  intensity_clip: false
 weight_decay: 1e-3
 schedule: constant
 warmup_epochs: 1.5

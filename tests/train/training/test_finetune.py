@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
@@ -24,7 +25,15 @@ from gcis_train.options.training import TrainOptions
 from gcis_train.training import finetune
 from gcis_train.training.finetune import Job, routed_stage, single_task, two_stages
 from gcis_train.training.finetune_task import choose_pathway
-from gcis_train.training.freezing import is_block, is_encoder, is_router, on_pathways
+from gcis_train.training.freezing import (
+    FROZEN_PARTS,
+    FrozenPart,
+    is_block,
+    is_encoder,
+    is_frozen,
+    is_router,
+    on_pathways,
+)
 from gcis_train.training.loop.run_folder import RunFolder
 from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.losses import prompt_loss, value
@@ -94,7 +103,7 @@ class Interrupting(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
+def test_a_single_task_changes_all_but_the_transformer_and_resumes_to_the_same_weights(
     source: Checkpoint, tmp_path: Path
 ) -> None:
     job = _job(source, tmp_path)
@@ -107,8 +116,11 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
     assert found.config.provenance["source_sha256"] == source.sha256
     assert found.static().pathways == (RIGHT,)
     parameters = {n for n, _ in found.static().named_parameters()}
-    assert _changed(source.weights, found.weights) == {n for n in parameters if not is_encoder(n)}
-    assert any("norm" in n for n in parameters if is_encoder(n))  # norms with weights, which stayed
+    changed = _changed(source.weights, found.weights)
+    assert changed == {n for n in parameters if not n.startswith("encoder.swin.")}
+    convolutions = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder5", "encoder10")
+    assert {n.split(".")[1] for n in changed if is_encoder(n)} == set(convolutions)
+    assert any("norm" in n for n in parameters - changed)  # norms with weights, which stayed
 
     exported = resolve(found, ["right ball"])  # by prompt, and no text weights given
     assert [choice.pathway for choice in exported.choices] == [RIGHT]
@@ -130,6 +142,63 @@ def test_a_single_task_changes_the_decoder_only_and_resumes_to_the_same_weights(
     with pytest.raises(CheckpointError, match=r"started with another checkpoint.*another --run-dir"):
         moved = dataclasses.replace(source, sha256="0")
         single_task(dataclasses.replace(again, source=moved), prompt="right ball", path_selection=None)
+
+
+@pytest.mark.parametrize(("part", "tensors", "millions"), [("swin", 42, 18.7), ("encoder", 27, 10.3)])
+def test_the_published_size_trains_as_many_tensors_as_published(
+    part: FrozenPart, tensors: int, millions: float
+) -> None:
+    with torch.device("meta"):
+        net = StaticGcisNet(NetworkConfig(feature_size=48, pathways=1), [Pathway((0,) * 7)])
+    trained = [p for n, p in net.named_parameters() if not is_frozen(n, part)]
+    assert len(trained) == tensors
+    assert sum(p.numel() for p in trained) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("part", FROZEN_PARTS)
+def test_the_frozen_part_stays_and_all_else_has_a_gradient(
+    source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective], part: FrozenPart
+) -> None:
+    job = _job(source, tmp_path, options=options(network=NETWORK, grad_checkpoint=True))
+    single_task(job, prompt="left ball", path_selection=None, frozen=part)
+    net = objectives[0].net.train()
+    value(objectives[0].loss(batch(SMALL, (("left ball",),)), done=0.0)).backward()
+    found = {n for n, p in net.named_parameters() if p.grad is not None}
+    assert (
+        found == _trained(objectives[0]) == {n for n, _ in net.named_parameters() if not is_frozen(n, part)}
+    )
+    assert any(m.training for m in net.encoder.swin.modules()) == (part == "none")
+    uses = {m.use_checkpoint for m in net.encoder.swin.modules() if hasattr(m, "use_checkpoint")}
+    assert uses == {part == "none"}  # recomputing activations pays only where they are stored
+
+
+def test_a_resumed_run_keeps_its_frozen_part(source: Checkpoint, tmp_path: Path) -> None:
+    job = _job(source, tmp_path, options=options(network=NETWORK, max_epochs=1, warmup_epochs=0))
+    assert single_task(job, prompt="left ball", path_selection=None, frozen="encoder").finished
+    latest = checkpoint.find(job.run.run_dir, prefer="latest")
+    config = json.loads((latest / "config.json").read_text())
+    assert config["provenance"].pop("frozen") == "encoder"
+    (latest / "config.json").write_text(json.dumps(config))  # as an early version wrote it
+    again = _with(job, resume=True, options=options(network=NETWORK, max_epochs=2, warmup_epochs=0))
+    with pytest.raises(
+        CheckpointError, match="started with another frozen part; received swin; expected enc"
+    ):
+        single_task(again, prompt="left ball", path_selection=None, frozen="swin")
+    assert single_task(again, prompt="left ball", path_selection=None).finished
+    weights = checkpoint.load(job.run.run_dir, prefer="latest").weights
+    assert not any(is_encoder(n) for n in _changed(source.weights, weights))
+
+
+def test_the_published_recipe_keeps_network_window_and_preprocessing_of_the_checkpoint(
+    source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective]
+) -> None:
+    shown = _finetune(source, tmp_path, "--prompt", "left ball", "--published", "--intensity-clip", "off")
+    assert shown.exit_code == 0, shown.output
+    run = read_options((tmp_path / "run" / "options.json").read_bytes())
+    assert (run.network, run.window, run.preprocess) == (NETWORK, RUN.window, RUN.preprocess)
+    assert (run.batch_of, run.crop, run.unused_blocks) == ("cases", "inside", "decay")
+    assert (run.max_epochs, run.schedule, run.augment.intensity_clip) == (5000, "epoch_cosine", False)
+    assert len(_trained(objectives[0])) == 42
 
 
 def test_two_stages_change_the_routed_blocks_then_everything_else(source: Checkpoint, tmp_path: Path) -> None:
@@ -192,7 +261,7 @@ def test_a_frozen_encoder_is_in_evaluation_mode_without_gradients_or_checkpointi
     source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective]
 ) -> None:
     job = _job(source, tmp_path, options=options(network=NETWORK, grad_checkpoint=True))
-    single_task(job, prompt="left ball", path_selection=None)
+    single_task(job, prompt="left ball", path_selection=None, frozen="encoder")
     routed_stage(job, "pathways")
     routed_stage(job, "shared")
     single, pathways, shared = objectives
@@ -217,7 +286,7 @@ def test_fixed_pathways_give_the_loss_and_gradients_of_rows_run_one_by_one(
     data = batch(SMALL, (("right ball",), (), PROMPTS, ("right ball",)))
     data = dataclasses.replace(data, images=data.images.double(), masks=tuple(m.double() for m in data.masks))
     pathways = {"left ball": LEFT, "right ball": RIGHT}
-    together = value(FixedObjective(net, pathways, frozen_encoder=True).loss(data, done=0.0))
+    together = value(FixedObjective(net, pathways, frozen="encoder").loss(data, done=0.0))
     together.backward()
     mine = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
     net.zero_grad()
@@ -237,7 +306,7 @@ def test_fixed_pathways_give_the_loss_and_gradients_of_rows_run_one_by_one(
         assert gradient is not None
         assert (mine[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max() + 1e-12, name
     empty = batch(SMALL, ((),))
-    assert float(FixedObjective(net, pathways, frozen_encoder=True).loss(empty, done=0.0)[0].count) == 0
+    assert float(FixedObjective(net, pathways, frozen="encoder").loss(empty, done=0.0)[0].count) == 0
 
 
 def test_a_pathway_is_chosen_by_prompt_by_hand_or_by_the_static_network(
@@ -318,7 +387,8 @@ def test_the_command_takes_network_window_and_preprocessing_from_the_checkpoint(
 ) -> None:
     shown = _finetune(source, tmp_path, "--prompt", "left ball", "--spacing", "3", "--max-epochs", "7")
     assert shown.exit_code == 0 and "finished after epoch 1" in shown.stdout, shown.output
-    assert "'left ball' on pathway 1,1,2,1,1,1,1" in shown.stderr and "encoder frozen" in shown.stderr
+    assert "'left ball' on pathway 1,1,2,1,1,1,1" in shown.stderr
+    assert "Swin transformer frozen" in shown.stderr
     run = read_options((tmp_path / "run" / "options.json").read_bytes())
     assert (run.network, run.window) == (NETWORK, RUN.window) and run.max_epochs == 7
     assert run.preprocess.orientation == "RAS" and run.preprocess.spacing == (3.0, 3.0, 3.0)
@@ -339,7 +409,13 @@ def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint
             ("--stage", "both", "--prompt", "left ball"),
             "--prompt or --path-selection for one task, or --stage",
         ),
-        (("--stage", "both", "--published"), "recipe of pretraining"),
+        (("--stage", "both", "--published"), "recipe of pretraining and of one task"),
+        (("--stage", "both", "--frozen", "none"), "--frozen is for one task"),
+        (("--prompt", "left ball", "--published", "--mirror", "sided"), "differs from the published recipe"),
+        (
+            ("--prompt", "left ball", "--published", "--orientation", "LPS"),
+            "differs from the published recipe",
+        ),
         (("--stage", "pathways", "--unsampled", "drift"), "received unused_blocks decay"),
         (("--prompt", "spleen"), "no text embedding"),
         (("--prompt", ""), "the prompt is empty"),
