@@ -11,6 +11,7 @@ from gcis_runtime.system.console import command_group, json_option, out_option
 from gcis_train.cli.datalist import datalist as datalist_commands
 from gcis_train.cli.evaluation import ceiling, curves, evaluate
 from gcis_train.cli.finetune import finetune
+from gcis_train.cli.published import export_published
 from gcis_train.cli.training import pretrain, warmstart
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -25,6 +26,7 @@ def main() -> None:
 
 for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, ceiling, curves):
     main.add_command(_command)
+main.add_command(export_published)
 
 
 @main.command()
