@@ -180,6 +180,8 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
     from gcis_train.data.datalist import group_cases, read_datalist
 
     rows = read_datalist(datalist)
+    for note in rows.notes:
+        click.echo(f"datalist: {note}", err=True)
     chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
     return chosen[: count or None]
 

@@ -27,6 +27,9 @@ from gcis_train.cli.training import ANY, Arguments, finish, open_run, training_o
     type=click.Choice(["pathways", "shared", "both"]),
     help="All tasks of a routed checkpoint: train its routed blocks, the shared layers, or both in sequence.",
 )
+@click.option(
+    "--any-clip", is_flag=True, help="Accept CLIP weights other than those that the network was trained with."
+)
 def finetune(
     arguments: Arguments,
     start: Path,
@@ -34,6 +37,7 @@ def finetune(
     path_selection: str | None,
     frozen: Literal["swin", "encoder", "none"] | None,
     stage: Literal["pathways", "shared", "both"] | None,
+    any_clip: bool,
 ) -> None:
     """Fine-tune a checkpoint for a single task or for all tasks, as published.
 
@@ -63,6 +67,7 @@ def finetune(
             datalist=arguments.datalist,
             run=run,
             clip_weights=arguments.flags.get("clip_weights"),
+            any_clip=any_clip,
         )
         outcome = fine_tune(job, prompt=prompt, path_selection=path_selection, frozen=frozen, stage=stage)
     finish(outcome, arguments.run_dir)

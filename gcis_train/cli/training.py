@@ -87,7 +87,8 @@ def pretrain(arguments: Arguments, pretrained: Path | None) -> None:
 
     with open_run(arguments, pretrained=pretrained) as run:
         check_run_folder(run.run_dir, resume=run.resume)
-        material = gather(arguments.datalist, run.options, resumed=run.run_dir if run.resume else None)
+        before = run.run_dir if run.resume else None
+        material = gather(arguments.datalist, run.options, resumed=before, notify=run.progress.log)
         outcome = train(material, run)
     finish(outcome, arguments.run_dir)
 
@@ -111,7 +112,8 @@ def warmstart(arguments: Arguments, pretrained: Path | None) -> None:
 
     with open_run(arguments, pretrained=pretrained) as run:
         check_run_folder(run.run_dir / STATIC_FOLDER, resume=run.resume)
-        material = gather(arguments.datalist, run.options, resumed=run.run_dir if run.resume else None)
+        before = run.run_dir if run.resume else None
+        material = gather(arguments.datalist, run.options, resumed=before, notify=run.progress.log)
         outcome = warm_start(material, run)
     finish(outcome, arguments.run_dir)
 

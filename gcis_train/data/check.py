@@ -107,6 +107,7 @@ def check_datalist(
         state = "broken" if facts[-1].broken else "ok"
         progress(f"{number}/{len(cases)}  {split}  {case.name}  {state}")
     problems = [p for f in facts for p in f.problems]
+    problems += [Problem(level="warning", where="datalist", message=note) for note in rows.notes]
     problems += _copies(facts)
     prompts = {split: Counter(r.prompt for r in rs) for split, rs in lists.items()}
     problems += _prompts(prompts, facts, headers_only=headers_only)

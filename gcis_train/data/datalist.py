@@ -3,7 +3,8 @@
 The format is the published JSON (lists `training` and `validation` of rows with `image`, `label`, `prompt`)
 with an optional `label_value`, so that one multi-label file serves many prompts. `label_value` may be a list
 (a liver and its tumours), and so may `label` (left and right in separate files). Paths are relative to the
-datalist.
+datalist. As in the published program, rows may have further keys, a single task needs no prompts, and two
+rows of the same image and prompt are two cases.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from gcis_runtime.errors import DataError
 from gcis_runtime.images.suffixes import stem
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One structure of one image.
 
     Attributes:
         image: CT file.
         label: Label file on the grid of the image, or several; the structure is their union.
-        prompt: Text prompt of the structure.
+        prompt: Text prompt of the structure; empty in the file of a single task.
         label_value: Value of the structure in each label file, or several; None selects all values above
             zero.
     """
 
     image: str
     label: str | tuple[str, ...]
-    prompt: str
+    prompt: str = ""
     label_value: int | tuple[int, ...] | None = None
 
     @property
@@ -50,11 +51,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return (self.label_value,) if isinstance(self.label_value, int) else self.label_value
 
 
-class Datalist(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows for training and for validation."""
-
+class _Lists(msgspec.Struct, frozen=True, kw_only=True):
     training: tuple[Row, ...]
     validation: tuple[Row, ...] = ()
+
+
+class Datalist(_Lists, frozen=True, kw_only=True, omit_defaults=True):
+    """Rows for training and for validation, and notes on what was accepted but may be a mistake."""
+
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,25 +92,43 @@ class Case:
     Attributes:
         image: CT file.
         targets: The labelled structures.
-        title: Name of the case, needed where file names are not unique (`ct.nii.gz` in every folder).
+        title: Name of the image, needed where file names are not unique (`ct.nii.gz` in every folder).
+        repeat: Number of earlier cases of the same image and prompt.
     """
 
     image: Path
     targets: tuple[Target, ...]
     title: str = ""
+    repeat: int = 0
+
+    @property
+    def image_name(self) -> str:
+        """The title, or else the file name of the image without its suffix."""
+        return self.title or stem(self.image)
 
     @property
     def name(self) -> str:
-        """The title, or else the file name of the image without its suffix, for messages and tables."""
-        return self.title or stem(self.image)
+        """Name of the case for messages and tables: that of its image, and a number if it is repeated."""
+        return f"{self.image_name} ({self.repeat + 1})" if self.repeat else self.image_name
 
 
-def read_datalist(path: Path) -> Datalist:
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    """The lists of a file as they stand there."""
+
+    training: tuple[dict[str, msgspec.Raw], ...]
+    validation: tuple[dict[str, msgspec.Raw], ...] = ()
+
+
+def read_datalist(path: Path, *, prompt: str = "") -> Datalist:
     """Read and validate a datalist.
+
+    Args:
+        path: The file.
+        prompt: Prompt of rows without one, for a single task.
 
     Raises:
         DataError: The file is missing or not JSON, a row has a wrong or missing field, a file of a row does
-            not exist, or the name of a list looks misspelt.
+            not exist, or the name of a list or field looks misspelt.
     """
     try:
         data = path.read_bytes()
@@ -114,7 +137,8 @@ def read_datalist(path: Path) -> Datalist:
             f"the datalist {path} cannot be read", received=error.strerror, expected="a JSON file"
         ) from error
     try:
-        datalist = msgspec.json.decode(data, type=Datalist)
+        read = msgspec.json.decode(data, type=_Lists)
+        fields = msgspec.json.decode(data, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"the datalist {path} is not in the published format",
@@ -122,15 +146,50 @@ def read_datalist(path: Path) -> Datalist:
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
     _check_names(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), path)
-    for name, rows in (("training", datalist.training), ("validation", datalist.validation)):
+    extra: Counter[str] = Counter()
+    for name, rows in (("training", fields.training), ("validation", fields.validation)):
         for index, row in enumerate(rows):
-            _check_row(row, where=f"{path}: {name}[{index}]", folder=path.parent)
-    return datalist
+            extra.update(_extra_keys(row, where=f"{path}: {name}[{index}]"))
+    lists = {}
+    for name, entries in (("training", read.training), ("validation", read.validation)):
+        lists[name] = tuple(r if r.prompt else msgspec.structs.replace(r, prompt=prompt) for r in entries)
+        for index, entry in enumerate(lists[name]):
+            _check_row(entry, where=f"{path}: {name}[{index}]", folder=path.parent)
+    notes = [f"the key {key!r} of {count} rows is ignored" for key, count in extra.items()]
+    return Datalist(
+        training=lists["training"], validation=lists["validation"], notes=(*notes, *_notes_on_repeats(lists))
+    )
+
+
+def _extra_keys(row: Iterable[str], *, where: str) -> list[str]:
+    """Return the keys of a row that are not read; a key that looks misspelt is an error."""
+    known = Row.__struct_fields__
+    extra = [key for key in row if key not in known]
+    for key in extra:
+        if meant := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8):
+            raise DataError(
+                f"{where} has an unknown field",
+                received=repr(key),
+                expected=", ".join(known),
+                fix=f"If {meant[0]} is meant, rename the field; otherwise give it a less similar name.",
+            )
+    return extra
+
+
+def _notes_on_repeats(lists: dict[str, tuple[Row, ...]]) -> list[str]:
+    notes = []
+    for name, rows in lists.items():
+        for (image, prompt), count in Counter((r.image, r.prompt) for r in rows).items():
+            if count > 1:
+                notes.append(f"{name} has {count} rows of {prompt!r} for {image}: each is a case of its own")
+    if len(notes) > 3:
+        notes = [*notes[:3], f"{len(notes) - 3} more structures have several rows"]
+    return notes
 
 
 def _check_names(names: Iterable[str], path: Path) -> None:
     """Raise an error for a misspelt list, which would be ignored; published datalists have further lists."""
-    known = Datalist.__struct_fields__
+    known = _Lists.__struct_fields__
     for name in set(names) - set(known):
         meant = [n for n in known if len(name) > 2 and n.startswith(name)]
         meant += difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -146,7 +205,10 @@ def _check_names(names: Iterable[str], path: Path) -> None:
 def _check_row(row: Row, *, where: str, folder: Path) -> None:
     if not row.prompt.strip():
         raise DataError(
-            f"{where} has an empty prompt", received=repr(row.prompt), fix="Name the structure in words."
+            f"{where} has no prompt" if not row.prompt else f"{where} has an empty prompt",
+            received=repr(row.prompt) if row.prompt else None,
+            expected='"prompt": the structure in words',
+            fix="Name the structure. Only gcis-train finetune --prompt reads rows without a prompt.",
         )
     if row.values is not None and (not row.values or min(row.values) < 1):
         raise DataError(
@@ -164,25 +226,20 @@ def _check_row(row: Row, *, where: str, folder: Path) -> None:
 
 
 def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
-    """Group rows by image, in order of first appearance.
-
-    Raises:
-        DataError: An image has two rows with the same prompt.
-    """
-    targets: dict[str, list[Target]] = {}
+    """Group rows by image, in order of first appearance; the second row of a prompt starts another case."""
+    targets: dict[tuple[str, int], list[Target]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        mine = targets.setdefault(row.image, [])
-        if any(t.prompt == row.prompt for t in mine):
-            raise DataError(
-                "the datalist has two rows for one structure",
-                received=f"{row.prompt!r} for {row.image}",
-                fix="Remove one of the two rows.",
-            )
+        number = seen[row.image, row.prompt]
+        seen[row.image, row.prompt] += 1
         files = tuple(folder / name for name in row.labels)
-        mine.append(Target(prompt=row.prompt, labels=files, values=row.values))
+        target = Target(prompt=row.prompt, labels=files, values=row.values)
+        targets.setdefault((row.image, number), []).append(target)
+    images = list(dict.fromkeys(image for image, _ in targets))
+    names = dict(zip(images, titles([folder / image for image in images]), strict=True))
     return tuple(
-        Case(image=folder / image, targets=tuple(t), title=title)
-        for (image, t), title in zip(targets.items(), titles([folder / i for i in targets]), strict=True)
+        Case(image=folder / image, targets=tuple(mine), title=names[image], repeat=number)
+        for (image, number), mine in targets.items()
     )
 
 

@@ -111,6 +111,7 @@ def evaluate(
             missing.append(case.name)
             progress(f"{number}/{len(cases)}  {case.name}  no prediction")
             continue
+        case = _renamed(case, prediction.values.keys())
         _count(unscored, [t for t in case.targets if t.prompt not in prediction.values])
         mine = score_case(case, prediction, tolerance=tolerance)
         if not mine:

@@ -45,7 +45,7 @@ def folder_source(
             received="a file" if folder.exists() else "a path that does not exist",
             expected="the folder of the label maps",
         )
-    missing = [case.name for case in cases if find(folder, case) is None]
+    missing = [case.image_name for case in cases if find(folder, case) is None]
     if missing and not allow_missing:
         raise DataError(
             f"{folder} has no label map for {len(missing)} of {len(cases)} cases, the first {missing[0]}",
@@ -70,7 +70,7 @@ def find(folder: Path, case: Case) -> Path | None:
     image = case.image.resolve()
     for end in ("_seg", ""):
         for suffix in (*READABLE, *(suffix.upper() for suffix in READABLE)):
-            path = folder / f"{case.name}{end}{suffix}"
+            path = folder / f"{case.image_name}{end}{suffix}"
             if path.is_file() and path.resolve() != image:  # results may be in the folder of the images
                 return path
     return None

@@ -162,7 +162,7 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str, *, any_
             received=f"{encoder.weights} of {config.text_model}",
             expected=f"{expected} of {config.text_model}",
             fix=f"{fix} The routers cannot use embeddings of another text tower; if the weights are the same "
-            "under another name, pass --any-clip to gcis-export.",
+            "under another name, pass --any-clip.",
         )
     return encoder.embed(prompts)
 

@@ -46,6 +46,7 @@ class Job:
         datalist: Datalist with the training and validation rows.
         run: Settings of the run; its network is that of the checkpoint.
         clip_weights: Text weights for prompts that the checkpoint does not have.
+        any_clip: Accept a text tower other than that of the checkpoint.
 
     Raises:
         CheckpointError: The network in the options differs from that of the checkpoint.
@@ -55,6 +56,7 @@ class Job:
     datalist: Path
     run: Run
     clip_weights: str | None = None
+    any_clip: bool = False
 
     def __post_init__(self) -> None:
         network = self.source.config.network
@@ -135,9 +137,13 @@ def single_task(
     part = frozen or _frozen_before(job.run) or "swin"
     name = prompt if prompt is not None else only_prompt(job.datalist)
     pathway, entry = choose_pathway(
-        job.source, name, path_selection=path_selection, clip_weights=job.clip_weights
+        job.source,
+        name,
+        path_selection=path_selection,
+        clip_weights=job.clip_weights,
+        any_clip=job.any_clip,
     )
-    cases = read_cases(job.datalist, job.run.options, prompts=(name,))
+    cases = read_cases(job.datalist, job.run.options, prompts=(name,), notify=job.run.progress.log)
     whole = job.source.static() if job.source.config.kind == "static" else job.source.routed()
     net = StaticGcisNet.resolved(whole, [pathway]).to(job.run.device)
     if job.run.options.grad_checkpoint and part == "none":
@@ -185,8 +191,8 @@ def routed_stage(job: Job, stage: Stage) -> Outcome:
     if options.grad_checkpoint and not frozen:
         net = GcisNet(source.config.network, checkpoint=True)
         source.load_into(net)
-    cases = read_cases(job.datalist, options)
-    embeddings = embeddings_of(source, cases.prompts, clip_weights=job.clip_weights)
+    cases = read_cases(job.datalist, options, notify=job.run.progress.log)
+    embeddings = embeddings_of(source, cases.prompts, clip_weights=job.clip_weights, any_clip=job.any_clip)
     pathways = {prompt: net.resolve(embedding) for prompt, embedding in embeddings.items()}
     if frozen:
         used = {pathways[p] for p in prompts_of(cases.training)}

@@ -16,7 +16,12 @@ from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, unknown_promp
 
 
 def choose_pathway(
-    found: Checkpoint, prompt: str, *, path_selection: str | None, clip_weights: str | None
+    found: Checkpoint,
+    prompt: str,
+    *,
+    path_selection: str | None,
+    clip_weights: str | None,
+    any_clip: bool = False,
 ) -> tuple[Pathway, PromptEntry]:
     """Return the pathway that a single task trains, and the prompt table entry of the task.
 
@@ -27,6 +32,7 @@ def choose_pathway(
         prompt: The structure.
         path_selection: Pathway counted from 1; None lets the routers choose.
         clip_weights: Text weights for a prompt that the checkpoint does not have.
+        any_clip: Accept a text tower other than that of the checkpoint.
 
     Raises:
         PromptError: The prompt is empty or cannot be routed, or the path selection cannot be used.
@@ -48,7 +54,7 @@ def choose_pathway(
         return fixed[found.prompts.index(prompt) if len(fixed) > 1 else 0], entry
     if path_selection is not None:
         return Pathway.parse(path_selection, pathways=found.config.network.pathways), entry
-    embedding = embeddings_of(found, [prompt], clip_weights=clip_weights)[prompt]
+    embedding = embeddings_of(found, [prompt], clip_weights=clip_weights, any_clip=any_clip)[prompt]
     (entry,) = checkpoint.prompt_table([prompt], embedding[None])
     return found.routed().resolve(embedding), entry
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,18 +48,28 @@ class Material:
     text_weights: str
 
 
-def read_cases(datalist: Path, options: TrainOptions, *, prompts: Sequence[str] = ()) -> Cases:
+def read_cases(
+    datalist: Path,
+    options: TrainOptions,
+    *,
+    prompts: Sequence[str] = (),
+    notify: Callable[[str], None] = lambda _: None,
+) -> Cases:
     """Read the cases of a datalist.
 
     Args:
         datalist: Datalist file; image and label paths are relative to its folder.
         options: Options of the run; `validation_cases` limits the validation.
-        prompts: Read only the rows of these prompts; empty reads all rows.
+        prompts: Read only the rows of these prompts; empty reads all rows. Rows without a prompt have the
+            prompt of a single one.
+        notify: Called with every note on the datalist.
 
     Raises:
         DataError: The datalist is invalid or has no training rows.
     """
-    rows = read_datalist(datalist)
+    rows = read_datalist(datalist, prompt=prompts[0] if len(prompts) == 1 else "")
+    for note in rows.notes:
+        notify(f"datalist: {note}")
 
     def cases(part: Sequence[Row]) -> tuple[Case, ...]:
         kept = tuple(row for row in part if not prompts or row.prompt in prompts)
@@ -81,20 +91,27 @@ def read_cases(datalist: Path, options: TrainOptions, *, prompts: Sequence[str] 
     )
 
 
-def gather(datalist: Path, options: TrainOptions, *, resumed: Path | None = None) -> Material:
+def gather(
+    datalist: Path,
+    options: TrainOptions,
+    *,
+    resumed: Path | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Material:
     """Read the cases of a datalist and embed their prompts.
 
     Args:
         datalist: Datalist file.
         options: Options of the run.
         resumed: Folder of the run to continue; prompts with embeddings stored there are not embedded again.
+        notify: Called with every note on the datalist.
 
     Raises:
         DataError: The datalist is invalid or has no training rows.
         CheckpointError: Text weights are not available or do not fit the network.
         PromptError: The text tower cannot read a prompt.
     """
-    cases = read_cases(datalist, options)
+    cases = read_cases(datalist, options, notify=notify)
     table = embed_prompts(
         cases.prompts,
         model=options.text_model,

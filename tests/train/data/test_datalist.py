@@ -51,8 +51,18 @@ def test_a_misspelt_list_is_not_left_out_unseen(folder: Path, name: str) -> None
         ("{", "not in the published form"),
         ("[]", "not in the published form"),
         ({"validation": [ROW]}, "missing required field `training`"),
-        ({"training": [{**ROW, "labelvalue": 3}]}, r"unknown field `labelvalue`.*training"),
-        ({"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}, "missing required field `prompt`"),
+        (
+            {"training": [{**ROW, "labelvalue": 3}]},
+            r"\[0\] has an unknown field; received 'labelvalue'",
+        ),
+        (
+            {"training": [ROW, {**ROW, "Prompt": 3}]},
+            r"\[1\] has an unknown field; .*If prompt is meant",
+        ),
+        (
+            {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]},
+            r"\[0\] has no prompt.*--prompt",
+        ),
         ({"training": [{**ROW, "label_value": "3"}]}, r"Expected `int.*label_value"),
         ({"training": [ROW, {**ROW, "prompt": " "}]}, r"training\[1\] has an empty prompt"),
         (
@@ -97,10 +107,28 @@ def test_rows_of_an_image_become_one_case(folder: Path) -> None:
     assert prompts_of(cases) == ("liver", "spleen")
 
 
-def test_the_same_structure_twice_is_an_error(folder: Path) -> None:
-    row = Row(**ROW)
-    with pytest.raises(DataError, match=r"two rows for one structure; received 'liver' for a\.nii\.gz"):
-        group_cases((row, row), folder=folder)
+def test_the_same_structure_twice_is_two_cases_with_a_note(folder: Path) -> None:
+    rows = [ROW, {**ROW, "label": "a.nii.gz"}, {**ROW, "prompt": "spleen"}]
+    datalist = read_datalist(_write(folder, {"training": rows, "validation": [ROW]}))
+    assert datalist.notes == ("training has 2 rows of 'liver' for a.nii.gz: each is a case of its own",)
+    first, second = group_cases(datalist.training, folder=folder)
+    assert (first.name, second.name) == ("a", "a (2)") and second.image_name == "a"
+    assert [t.prompt for t in first.targets] == ["liver", "spleen"]
+    assert [(t.prompt, t.labels) for t in second.targets] == [("liver", (folder / "a.nii.gz",))]
+
+
+def test_further_keys_of_rows_are_ignored_with_a_note(folder: Path) -> None:
+    rows = [{**ROW, "fold": 2, "site": None}, {**ROW, "prompt": "spleen", "fold": 1}]
+    datalist = read_datalist(_write(folder, {"training": rows, "notes": "published lists have further keys"}))
+    assert datalist.notes == ("the key 'fold' of 2 rows is ignored", "the key 'site' of 1 rows is ignored")
+    assert datalist.training[0] == Row(**ROW)
+
+
+def test_rows_of_a_single_task_need_no_prompt(folder: Path) -> None:
+    bare = {"image": "a.nii.gz", "label": "b.nii.gz"}
+    path = _write(folder, {"training": [bare], "validation": [bare, {**ROW, "prompt": "spleen"}]})
+    datalist = read_datalist(path, prompt="liver")
+    assert [r.prompt for r in (*datalist.training, *datalist.validation)] == ["liver", "liver", "spleen"]
 
 
 def test_a_structure_may_have_several_values_and_files(folder: Path) -> None:

@@ -82,6 +82,10 @@ def test_aliases_in_a_datalist_are_scored_under_the_predicted_prompt(cases: tupl
     found = evaluate([renamed(case) for case in cases], predicted, progress=lambda _: None)
     assert {s.dice for s in found.scores if s.prompt == "mandible"} == {1.0}
     assert "parotid" in found.unscored and "Bone_Mandible" not in found.unscored
+    # The names in a folder of label maps are known only when a map is read.
+    on_disk = dataclasses.replace(predicted, prompts=None)
+    found = evaluate([renamed(case) for case in cases], on_disk, progress=lambda _: None)
+    assert {s.dice for s in found.scores if s.prompt == "mandible"} == {1.0}
 
 
 def test_a_perfect_segmentation_scores_one_and_an_empty_one_zero(cases: tuple[Case, ...]) -> None:

@@ -401,6 +401,24 @@ def test_the_command_takes_network_window_and_preprocessing_from_the_checkpoint(
     assert objectives[2].net.pathways[0].one_based == (3, 1, 1, 1, 1, 1, 2)
 
 
+def test_a_published_list_of_one_task_has_no_prompts_and_further_keys(
+    source: Checkpoint, tmp_path: Path, objectives: list[FixedObjective]
+) -> None:
+    lists = json.loads(write_cases(tmp_path, 1).read_text())
+    rows = [
+        {"image": r["image"], "label": r["label"], "label_value": r.get("label_value"), "fold": 0}
+        for r in lists["training"]
+        if r["prompt"] == "left ball"
+    ]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": rows + rows, "validation": []}))
+    shown = _finetune(source, tmp_path, "--prompt", "left ball")
+    assert shown.exit_code == 0 and len(objectives) == 1, shown.output
+    assert f"datalist: the key 'fold' of {2 * len(rows)} rows is ignored" in shown.stderr
+    assert "2 rows of 'left ball'" in shown.stderr
+    refused = _finetune(source, tmp_path, "--stage", "shared", run="shared")
+    assert refused.exit_code == 2 and "training[0] has no prompt" in refused.stderr
+
+
 def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint, tmp_path: Path) -> None:
     for args, part in (
         ((), "--prompt or --path-selection for one task, or --stage"),
