@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gcis_runtime.pipeline.report import RegionReport, Report
+from gcis_runtime.pipeline.report import PostReport, RegionReport, Report
 from gcis_runtime.runs.summary import Status
 from gcis_runtime.text import counted, printable, table
 
@@ -26,6 +26,7 @@ def report_table(report: Report) -> str:
     lines = [
         printable(report.image),
         table(rows, right=(0, 2, 3)),
+        _post_text(report),
         _region_text(report.region),
         _cost_text(report),
         "wrote " + printable(", ".join(_written(report))),
@@ -45,6 +46,16 @@ def _cost_text(report: Report) -> str:
     peak = report.peak_memory_bytes
     memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     return f"{times}; {counted(windows.total, 'window')}{reused}{skipped}{memory}"
+
+
+def _post_text(report: Report) -> str:
+    """Return the numbers of voxels that post-processing changed in one line; empty without rules."""
+    changes = [
+        f"{s.name} ({s.post.rules}) -{s.post.removed} +{s.post.added}"
+        for s in report.structures
+        if isinstance(s.post, PostReport)
+    ]
+    return f"post-processing, voxels removed and added: {', '.join(changes)}" if changes else ""
 
 
 def _region_text(region: RegionReport) -> str:
