@@ -262,3 +262,27 @@ def test_only_a_run_with_rules_forecasts_them():
     )
     assert plain.post == 0 and post.total == plain.total
     assert post.afterwards > plain.afterwards
+
+
+def test_rules_that_need_more_than_the_windows_raise_the_forecast(monkeypatch):
+    monkeypatch.setattr("gcis_runtime.pipeline.forecast.resident_bytes", lambda: 1)
+    volume = Volume(array=np.zeros((64, 240, 240), dtype=np.int16), affine=np.diag([2.0, 2.0, 2.0, 1.0]))
+    bundle = with_rules({1: ALL}, spacing=(20.0, 20.0, 20.0))
+    _, raw, found = (  # the first run calibrates the memory of the engine
+        segment(bundle, volume, restore="nearest", raw=raw).forecast["host_bytes"]
+        for raw in (True, True, False)
+    )
+    assert found > raw + (10 << 20)
+
+
+def test_the_coarse_pass_finds_structures_without_rules(volume):
+    bundle = with_rules({2: "min:5"}, spacing=None)
+    found = segment(bundle, volume, coarse=2.0)
+    assert found.region["coarse"]["missing"] == [] and (found.labels == 2).sum() == 0
+
+
+def test_a_volume_equal_to_the_minimum_is_kept_despite_rounding():
+    labels = grid(4, 4, 4)
+    labels[1:3, 1:4, 1] = 1
+    assert 6 * 0.15 < 0.9
+    assert (cleaned(labels, {1: "min:0.9"}, voxel_ml=0.15)[0] == 1).sum() == 6
