@@ -49,13 +49,16 @@ def _cost_text(report: Report) -> str:
 
 
 def _post_text(report: Report) -> str:
-    """Return the numbers of voxels that post-processing changed in one line; empty without rules."""
+    """Return the structures that post-processing changed in one line; empty without rules."""
+    found = [(s.name, s.post) for s in report.structures if isinstance(s.post, PostReport)]
     changes = [
-        f"{s.name} ({s.post.rules}) -{s.post.removed} +{s.post.added}"
-        for s in report.structures
-        if isinstance(s.post, PostReport)
+        f"{name} ({post.rules}) -{post.removed} +{post.added}"
+        for name, post in found
+        if post.removed or post.added
     ]
-    return f"post-processing, voxels removed and added: {', '.join(changes)}" if changes else ""
+    if not changes:
+        return "post-processing changed no voxel" if found else ""
+    return f"post-processing, voxels removed and added: {', '.join(changes)}"
 
 
 def _region_text(region: RegionReport) -> str:

@@ -473,6 +473,11 @@ def test_rules_are_applied_printed_and_switched_off_with_raw(run, make_bundle, c
     assert ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1
 
 
+def test_rules_without_effect_are_printed_in_short(run, make_bundle, ct):
+    found = run(ct, "--bundle", make_bundle(post=("min:0.000001", "")), "--engine", "onnx")
+    assert "post-processing changed no voxel" in found.stdout
+
+
 def test_inspect_shows_rules(make_bundle):
     bundle = make_bundle(post=("", "min:2,fill"))
     shown = CliRunner().invoke(bundle_cli.main, ["inspect", str(bundle)])
