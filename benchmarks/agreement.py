@@ -141,7 +141,7 @@ def comparison(net: StaticGcisNet, bundle: Path, *, engines: Sequence[str]) -> I
                     restore=restore,
                 )
                 for segmenter in segmenters:
-                    labels = segmenter.segment(volume, restore=restore).labels
+                    labels = segmenter.segment(volume, restore=restore, raw=True).labels
                     row = _row(volume, labels, values[channels])
                     rows.append({"engine": segmenter.engine.text, "restore": restore, **row})
             return rows

@@ -18,6 +18,7 @@ from gcis_export.options import (
     ExportRequest,
     Overrides,
     read_capability,
+    read_post,
 )
 from gcis_runtime.choices import ENGINES, PRECISIONS
 from gcis_runtime.spec import Foreground
@@ -68,6 +69,11 @@ def _foreground(_context: click.Context, _parameter: click.Parameter, value: str
 def _capabilities(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Any:
     """Parse compute capabilities."""
     return tuple(map(read_capability, values))
+
+
+def _post(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Parse post-processing rules."""
+    return tuple(map(read_post, values))
 
 
 def _with_request(function: Callable[[ExportRequest, bool], None]) -> Callable[..., None]:
@@ -207,6 +213,15 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     type=int,
     multiple=True,
     help="Label map value, one per prompt [1, 2, ...].",
+)
+@click.option(
+    "--post",
+    multiple=True,
+    metavar="NAME=RULES",
+    callback=_post,
+    help="Rules that gcis-run applies to a structure of the finished label map: largest (keep the largest "
+    "component), min:V (remove components below V mL), fill (fill holes), comma-separated; NAME * means all "
+    "other structures; repeatable [none].",
 )
 @click.option(
     "--check",

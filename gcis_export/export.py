@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from gcis_export.bundle.draft import Content, draft_manifest
-from gcis_export.bundle.labels import make_labels
+from gcis_export.bundle.labels import make_labels, with_rules
 from gcis_export.bundle.settings import choose_settings
 from gcis_export.bundle.staged import StagedBundle
 from gcis_export.bundle.writer import staged, write_graph
@@ -24,7 +24,7 @@ from gcis_export.graph.write import round_weights, stored_as, to_onnx
 from gcis_export.options import ExportRequest
 from gcis_export.precision.variants import add_graph, convert
 from gcis_export.resolve import Resolution, resolve
-from gcis_export.targets.formats import check_targets, write_targets
+from gcis_export.targets.formats import check_targets, target_notes, write_targets
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.bundles.store import SUFFIX, slugify, store_folder
 from gcis_train.text.resolve import TextOptions
@@ -104,7 +104,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         )
         final = built.with_parity()
         digest = final.write()
-    notes = (*content.settings.notes, *(final.manifest.notes or ()), *final.gate.remarks())
+    notes = (*content.settings.notes, *(final.manifest.notes or ()), *target_notes(request))
     return ExportResult(
         folder=target,
         manifest=final.manifest,
@@ -112,7 +112,7 @@ def export(request: ExportRequest, *, on_step: OnStep | None = None) -> ExportRe
         coinciding=tuple(tuple(group) for group in content.resolution.coinciding),
         nodes=final.manifest.model.nodes,
         windows=source,
-        notes=(*notes, *engine_notes, *build_notes),
+        notes=(*notes, *final.gate.remarks(), *engine_notes, *build_notes),
         targets=write_targets(request, target, log),
     )
 
@@ -129,7 +129,8 @@ def _read_content(request: ExportRequest) -> Content:
             clip_weights=request.clip_weights, any_clip=request.any_clip, untrained=request.untrained
         ),
     )
-    labels = make_labels([choice.prompt for choice in resolution.choices], request.label_values)
+    prompts = [choice.prompt for choice in resolution.choices]
+    labels = with_rules(make_labels(prompts, request.label_values), request.post)
     name = request.name or (request.output.stem if request.output else _default_name(resolution))
     return Content(name=name, checkpoint=checkpoint, resolution=resolution, settings=settings, labels=labels)
 

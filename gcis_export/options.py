@@ -10,9 +10,10 @@ from typing import Literal, get_args
 
 import msgspec
 
+from gcis_runtime.bundles.post_rules import PostRules, read_rules
 from gcis_runtime.choices import EngineName, Precision
 from gcis_runtime.engines.tensorrt.family import Capability
-from gcis_runtime.errors import EngineError
+from gcis_runtime.errors import BundleError, EngineError
 from gcis_runtime.spec import Foreground, Shape3, Triple
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Precision",
     "WeightsType",
     "read_capability",
+    "read_post",
 ]
 
 HardwareCompatibility = Literal["none", "same", "ampere+"]
@@ -117,6 +119,8 @@ class ExportRequest:
         weights: Storage type of the weights in `model.onnx`.
         overrides: Window and preprocessing settings that replace those of the checkpoint.
         label_values: Label map values, one per prompt; empty means 1, 2, 3, …
+        post: Structures and their post-processing rules, as returned by `read_post`: a prompt, an alias, or
+            `"*"` for all structures that are not named.
         cases: CT files for the parity gate; empty means those of `calibration`, or else a phantom.
         calibration: CT files for INT8 calibration; empty means phantoms.
         windows_per_case: Windows per case that the parity gate compares.
@@ -139,6 +143,7 @@ class ExportRequest:
     weights: WeightsType = "fp32"
     overrides: Overrides = field(default_factory=Overrides)
     label_values: tuple[int, ...] = ()
+    post: tuple[tuple[str, PostRules | None], ...] = ()
     cases: tuple[Path, ...] = ()
     calibration: tuple[Path, ...] = ()
     windows_per_case: int = 2
@@ -146,6 +151,26 @@ class ExportRequest:
     output: Path | None = None
     triton: Path | None = None
     monai_bundle: Path | None = None
+
+
+def read_post(text: str) -> tuple[str, PostRules | None]:
+    """Read the rules of a structure, such as `mandible=largest,fill,min:0.5`.
+
+    Args:
+        text: Structure, or `*` for all that are not named; then the rules, or `none`.
+
+    Raises:
+        BundleError: There is no structure, or a rule cannot be used.
+    """
+    name, _, rules = (part.strip() for part in text.partition("="))
+    if not name or not rules:
+        raise BundleError(
+            "--post cannot be read",
+            received=repr(text),
+            expected="STRUCTURE=RULES, such as 'mandible=largest,fill,min:0.5' or '*=largest'",
+            fix="Name a structure of the bundle, or * for all.",
+        )
+    return name, None if rules == "none" else read_rules(rules)
 
 
 def read_capability(text: str) -> Capability:

@@ -21,6 +21,7 @@ def as_text(result: ExportResult) -> str:
             f"WARNING: {' and '.join(map(repr, group))} have the same pathway and therefore the same mask"
             for group in result.coinciding
         ),
+        *(f"post-processing of {label.name}: {label.post.text}" for label in m.labels if label.post),
         f"{parity_table(m)}\ncompared on {result.windows}",
         *(f"note: {note}" for note in result.notes),
         _sizes(result),

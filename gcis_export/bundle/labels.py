@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from gcis_runtime.bundles.manifest import Label
+from gcis_runtime.bundles.post_rules import PostRules
 from gcis_runtime.errors import PromptError
+from gcis_runtime.structures.match import nearest_prompts
 from gcis_train.colors import distinct_colors, structure_key
+from gcis_train.text.resolve import trained_name
 
 _SNOMED: dict[str, str] = {
     "brainstem": "15926001",
@@ -32,6 +37,44 @@ _SNOMED: dict[str, str] = {
     "left lung": "44029006",
     "right lung": "3341006",
 }
+
+
+def with_rules(labels: Sequence[Label], post: Sequence[tuple[str, PostRules | None]]) -> tuple[Label, ...]:
+    """Return labels with their post-processing rules.
+
+    Args:
+        labels: The labels.
+        post: Prompt or alias and rules of a structure; `"*"` for all structures that are not named.
+
+    Raises:
+        PromptError: A structure is unknown, ambiguous or named twice.
+    """
+    prompts = [label.prompt for label in labels]
+    rules: dict[str, PostRules | None] = {}
+    for asked, found in post:
+        name = "*" if asked == "*" else trained_name(asked, prompts)
+        if name is None:
+            near = nearest_prompts(asked, prompts)
+            raise PromptError(
+                "post-processing rules name a structure that is not exported",
+                received=repr(asked),
+                expected=f"one of {', '.join(map(repr, prompts))}, or *",
+                fix="Correct the name before '=' in --post."
+                + (f" Nearest: {', '.join(map(repr, near))}." if near else ""),
+            )
+        if name in rules:
+            raise PromptError(
+                "a structure has two sets of post-processing rules",
+                received=f"{asked!r} after rules for {name!r}",
+                expected="each structure at most once",
+                fix="Give all rules of a structure with one --post, such as 'mandible=largest,fill'.",
+            )
+        rules[name] = found
+    chosen = [rules.get(prompt, rules.get("*")) for prompt in prompts]
+    return tuple(
+        label if each is None else msgspec.structs.replace(label, post=each)
+        for label, each in zip(labels, chosen, strict=True)
+    )
 
 
 def make_labels(prompts: Sequence[str], values: Sequence[int] = ()) -> tuple[Label, ...]:

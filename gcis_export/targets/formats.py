@@ -25,6 +25,15 @@ def check_targets(request: ExportRequest) -> None:
         check_writable(request.monai_bundle / METADATA)
 
 
+def target_notes(request: ExportRequest) -> tuple[str, ...]:
+    """Return notes about settings of a request that its targets do not contain."""
+    targets = {"Triton models": request.triton, "MONAI bundles": request.monai_bundle}
+    written = [name for name, folder in targets.items() if folder is not None]
+    if not written or all(rules is None for _, rules in request.post):
+        return ()
+    return (f"only gcis-run applies the rules of --post: {' and '.join(written)} give raw labels",)
+
+
 def write_targets(request: ExportRequest, folder: Path, on_step: Callable[[str], None]) -> tuple[Path, ...]:
     """Write the bundle in `folder` to the targets of a request.
 

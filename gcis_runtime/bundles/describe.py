@@ -23,6 +23,7 @@ def describe(bundle: Bundle) -> str:
         *text_weights_warning(m),
         _pathways(m),
         "\n".join(f"note: {note}" for note in m.notes or ()),
+        "\n".join(f"post     {label.name}: {label.post.text}" for label in m.labels if label.post),
         f"input    {grid}\nwindow   {roi} voxels, overlap {m.window.overlap:g}, {m.window.blend} weights",
         _graphs(m),
         _engines(m),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from gcis_runtime.bundles.post_rules import PostRules
 from gcis_runtime.choices import EngineName, Merging, Precision
 
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -22,6 +23,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Label(Strict, frozen=True, kw_only=True):
     """One structure: label map value, name, prompt, RGB color and codes by coding scheme.
 
+    `post` are rules that clean the structure in finished label maps; omitted from files if there are none.
     The labels of a manifest are in the order of the output channels of the graph.
     """
 
@@ -30,6 +32,7 @@ class Label(Strict, frozen=True, kw_only=True):
     prompt: str
     color: tuple[int, int, int]
     codes: dict[str, str] = {}
+    post: PostRules | msgspec.UnsetType = msgspec.UNSET
 
 
 class PromptPathway(Strict, frozen=True, kw_only=True):

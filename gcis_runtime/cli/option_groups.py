@@ -37,6 +37,8 @@ _RUN_OPTIONS = (
             help="Labels on the image's grid: from interpolated logits (smooth); of the nearest voxel of the "
             "network (nearest); or stretched from corner to corner and blended as in the published "
             "evaluation, which displaces structures: only to reproduce published numbers (published)."),
+    outputs("--raw", is_flag=True,
+            help="Do not apply the bundle's post-processing rules (largest component, holes, small parts)."),
     outputs("--masks", is_flag=True,
             help="Write IMAGE_seg_masks/: one file per structure, overlaps kept."),
     outputs("--probability", is_flag=True,
@@ -109,6 +111,7 @@ def run_options(function: Command) -> Command:
         coarse: str | None,
         body_crop: bool | None,
         max_memory: str | None,
+        raw: bool,
         **others: Any,
     ) -> Any:
         from gcis_runtime.pipeline.options import SegmentOptions
@@ -124,6 +127,7 @@ def run_options(function: Command) -> Command:
             coarse=factor,
             body_crop=body_crop,
             max_memory=None if max_memory is None else parse_bytes(max_memory),
+            raw=raw,
         )
         options: RunOptions = RunOptions(
             segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth

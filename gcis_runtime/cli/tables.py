@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gcis_runtime.pipeline.report import RegionReport, Report
+from gcis_runtime.pipeline.report import PostReport, RegionReport, Report
 from gcis_runtime.runs.summary import Status
 from gcis_runtime.text import counted, printable, table
 
@@ -26,6 +26,7 @@ def report_table(report: Report) -> str:
     lines = [
         printable(report.image),
         table(rows, right=(0, 2, 3)),
+        _post_text(report),
         _region_text(report.region),
         _cost_text(report),
         "wrote " + printable(", ".join(_written(report))),
@@ -45,6 +46,19 @@ def _cost_text(report: Report) -> str:
     peak = report.peak_memory_bytes
     memory = f"; peak memory {peak / 2**20:.0f} MiB" if peak else ""
     return f"{times}; {counted(windows.total, 'window')}{reused}{skipped}{memory}"
+
+
+def _post_text(report: Report) -> str:
+    """Return the structures that post-processing changed in one line; empty without rules."""
+    found = [(s.name, s.post) for s in report.structures if isinstance(s.post, PostReport)]
+    changes = [
+        f"{name} ({post.rules}) -{post.removed} +{post.added}"
+        for name, post in found
+        if post.removed or post.added
+    ]
+    if not changes:
+        return "post-processing changed no voxel" if found else ""
+    return f"post-processing, voxels removed and added: {', '.join(changes)}"
 
 
 def _region_text(region: RegionReport) -> str:

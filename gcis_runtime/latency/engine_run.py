@@ -72,6 +72,7 @@ def measure(run: Run) -> dict[str, Any]:
             volume = _timed(seconds, "read", lambda: read_volume(run.image))
             result = segmenter.segment(volume, restore=run.restore)
             seconds |= result.seconds
+            seconds["restore"] += seconds.get("post", 0.0)  # rules of the bundle, on the labels of the file
             _timed(seconds, "write", lambda: result.save(run.out))
             return {stage: round(seconds[stage], 5) for stage in STAGES}, result
 

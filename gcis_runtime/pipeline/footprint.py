@@ -24,6 +24,8 @@ _PLACE = 24 << 22
 """Bytes for interpolating a box of 4 million voxels (`samplers`): input, output and intermediate arrays."""
 _CHUNK = 100 << 20
 """Bytes of the coordinates of a chunk of a sheared grid (`resample`)."""
+_POST_LINE, _POST_VOXEL, _POST_CHUNK = 300, 12, 1 << 22
+"""Bytes of `post`: runs of a structure per line of the file grid, and arrays of at most 4 million voxels."""
 _FEATURES, _WEIGHTS = 12, 4.25e6
 """Feature size and bytes of weights of a reference network with seven prompts. Bytes grow with the square."""
 _MAPS = {"onnx": 90, "openvino": 20}
@@ -40,6 +42,7 @@ class Footprint:
         sums: Unfinished sums of logits and weights.
         outputs: Outputs of the network for single windows.
         native_grid: Mapping of a tile to the native grid.
+        post: Post-processing of the finished label map.
     """
 
     labels: int
@@ -47,11 +50,17 @@ class Footprint:
     sums: int
     outputs: int
     native_grid: int
+    post: int = 0
 
     @property
     def total(self) -> int:
-        """Sum of all parts, with a reserve."""
+        """Sum of the parts that are held while windows run, with a reserve."""
         return self.labels + self.image + self.sums + self.outputs + self.native_grid + _SLACK
+
+    @property
+    def afterwards(self) -> int:
+        """Sum of the parts that are held after the windows, with a reserve."""
+        return self.labels + self.post + _SLACK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +73,14 @@ class RequestedOutputs:
             for `"nearest"` and `"published"` alike.
         masks: Whether masks are stored.
         probabilities: Whether probabilities are stored.
+        post: Whether post-processing rules are applied.
     """
 
     values: tuple[int, ...]
     smooth: bool
     masks: bool = False
     probabilities: bool = False
+    post: bool = False
 
 
 def host_footprint(
@@ -102,6 +113,7 @@ def host_footprint(
         sums=schedule.working_bytes(channels) + carried + (2 << 20),
         outputs=3 * output,  # the current one, and those of two constant windows: air and bone
         native_grid=_native_grid(schedule, transform, shape, requested),
+        post=_post_bytes(shape) if requested.post else 0,
     )
 
 
@@ -117,6 +129,11 @@ def activations(manifest: Manifest, *, weights: int, engine: str, batch: int) ->
     features = _FEATURES * float(np.sqrt(weights / _WEIGHTS))
     maps = _MAPS.get(engine, max(_MAPS.values())) * max(1.0, features)
     return int(maps * _count(manifest.window.patch_size) * FLOAT32_BYTES * batch)
+
+
+def _post_bytes(shape: Shape3) -> int:
+    """Return the bytes that post-processing needs on the file grid."""
+    return _POST_LINE * shape[1] * shape[2] + _POST_VOXEL * min(_count(shape), _POST_CHUNK)
 
 
 def _count(shape: tuple[int, ...]) -> int:

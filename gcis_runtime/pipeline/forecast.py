@@ -242,12 +242,13 @@ def _predict(
         workspace = _workspace(engine.session, sizes, execution, requested)
         host += workspace.pinned - footprint.sums - footprint.outputs
         device = workspace.device + _engine_on_device(engine, known)
-    elif engine.run_bytes is None:
-        host += max(known.run_bytes, 8 << 20) if known is not None else _guess(engine)
+    first_runs = 0
+    if device is None and engine.run_bytes is None:
+        first_runs = max(known.run_bytes, 8 << 20) if known is not None else _guess(engine)
     return Forecast(
         windows=windows,
         seconds=seconds,
-        host_bytes=resident + host,
+        host_bytes=resident + first_runs + max(host, footprint.afterwards),
         device_bytes=device,
         runs=0 if known is None else known.runs,
         file_bytes=_carry_over_bytes(sizes, execution) if execution.on_disk else None,

@@ -53,6 +53,7 @@ class SegmentKeywords(TypedDict, total=False):
     coarse: float | CoarseSegmenter | None
     body_crop: bool | None
     max_memory: int | None
+    raw: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class SegmentOptions:
             the body; every label outside is background. False places windows on the whole image.
         max_memory: Limit of the resident memory of the process in bytes; None for no limit. A volume whose
             forecast exceeds the limit is computed with less memory (`Segmentation.steps`) or refused.
+        raw: Do not apply the bundle's post-processing rules to the label map and the masks.
 
     Raises:
         OutputError: `restore`, `coarse` or `max_memory` is invalid, or options exclude each other.
@@ -87,6 +89,7 @@ class SegmentOptions:
     coarse: float | CoarseSegmenter | None = None
     body_crop: bool | None = None
     max_memory: int | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if self.restore not in RESTORE_CHOICES:

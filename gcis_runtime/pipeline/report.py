@@ -40,6 +40,14 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     touches_edge: bool
 
 
+class PostReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What post-processing rules changed: the rules in their order, and the voxels removed and added."""
+
+    rules: str
+    removed: int
+    added: int
+
+
 class StructureReport(msgspec.Struct, frozen=True, kw_only=True):
     """One structure of the label map.
 
@@ -53,6 +61,7 @@ class StructureReport(msgspec.Struct, frozen=True, kw_only=True):
         volume_ml: Their volume in mL.
         statistics: Measurements, if the run computed them.
         dice: Dice against the true label map, 0 to 1; None if that lacks the structure, unset without one.
+        post: Change by the bundle's post-processing rules; unset if none were applied.
     """
 
     value: int
@@ -64,6 +73,7 @@ class StructureReport(msgspec.Struct, frozen=True, kw_only=True):
     volume_ml: float
     statistics: Statistics | UnsetType = UNSET
     dice: float | UnsetType | None = UNSET
+    post: PostReport | UnsetType = UNSET
 
 
 class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +219,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         roi: Region; for a mask its path, size and modification time in ns.
         coarse: Factor of the coarse pass, or hash of its bundle's manifest.
         body_crop: Crop option, if it differs from the default.
+        raw: True if the bundle has post-processing rules for the structures that were not applied.
     """
 
     bundle: str
@@ -222,6 +233,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roi: str | tuple[str, int, int] | UnsetType = UNSET
     coarse: float | str | UnsetType = UNSET
     body_crop: bool | UnsetType = UNSET
+    raw: bool | UnsetType = UNSET
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from gcis_runtime.images.files import write_labels, write_probability
 from gcis_runtime.images.itk import itk_image, load_simpleitk
 from gcis_runtime.images.nifti import label_image
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.post import PostChange
 from gcis_runtime.pipeline.report import (
     BundleReport,
     CropReport,
@@ -44,6 +45,7 @@ class Structure:
         codes: Codes of terminologies.
         voxels: Number of voxels with this label value.
         volume_ml: Their volume in mL.
+        post: Change by the bundle's post-processing rules; None if none were applied.
     """
 
     value: int
@@ -53,6 +55,7 @@ class Structure:
     codes: dict[str, str]
     voxels: int
     volume_ml: float
+    post: PostChange | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +67,7 @@ class Segmentation:
         volume: The image.
         structures: Measurements of each structure, in the bundle's order.
         restore: How labels were resampled to the volume's grid: `"smooth"`, `"nearest"` or `"published"`.
-        seconds: Seconds per stage: preprocess, network, blend, restore.
+        seconds: Seconds per stage: preprocess, network, blend, restore, and post if rules were applied.
         windows: Number of windows.
         windows_reused: Number of constant windows, which took the logits of an earlier one.
         windows_skipped: Number of further windows, outside the region.
@@ -80,7 +83,8 @@ class Segmentation:
         bundle_sha256: Hash of its manifest, which covers all its files.
         notice: The bundle's notice about its use.
         warnings: Warnings about the image or the run.
-        masks: By label value, where the structure's logit is positive; None unless requested.
+        masks: By label value, where the structure's logit is positive, with the structure's rules applied to
+            the mask by itself; None unless requested.
         probabilities: By label value, the sigmoid of the structure's logit times 255; None unless requested.
     """
 
@@ -165,7 +169,7 @@ class Segmentation:
     def report(self) -> Report:
         """Return everything except the voxels."""
         return Report(
-            structures=[msgspec.convert(asdict(s), StructureReport) for s in self.structures],
+            structures=[_structure_report(s) for s in self.structures],
             bundle=BundleReport(name=self.bundle, sha256=self.bundle_sha256),
             engine=EngineReport(**asdict(self.engine)),
             restore=self.restore,
@@ -183,16 +187,30 @@ class Segmentation:
         )
 
 
+def _structure_report(structure: Structure) -> StructureReport:
+    fields = {name: value for name, value in asdict(structure).items() if value is not None}
+    return msgspec.convert(fields, StructureReport)
+
+
 def measure(
-    counts: Mapping[int, int], structures: Sequence[Label], *, voxel_ml: float
+    counts: Mapping[int, int],
+    structures: Sequence[Label],
+    *,
+    voxel_ml: float,
+    changes: Mapping[int, PostChange] | None = None,
 ) -> tuple[Structure, ...]:
     """Return the size of each structure.
 
     Args:
-        counts: Number of voxels of each label value.
+        counts: Number of voxels of each label value before post-processing.
         structures: The manifest's labels.
         voxel_ml: Volume of one voxel in mL.
+        changes: Change of each structure by post-processing; None without post-processing.
     """
+    changes = changes or {}
+    voxels = dict(counts)
+    for value, change in changes.items():
+        voxels[value] += change.added - change.removed
     return tuple(
         Structure(
             value=s.value,
@@ -200,8 +218,9 @@ def measure(
             prompt=s.prompt,
             color=s.color,
             codes=dict(s.codes),
-            voxels=counts[s.value],
-            volume_ml=round(counts[s.value] * voxel_ml, 4),
+            voxels=voxels[s.value],
+            volume_ml=round(voxels[s.value] * voxel_ml, 4),
+            post=changes.get(s.value),
         )
         for s in structures
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.choices import Restore
 from gcis_runtime.grids.box import Box
 from gcis_runtime.grids.preprocess import NetworkInput, preprocess
@@ -17,10 +18,11 @@ from gcis_runtime.pipeline.footprint import RequestedOutputs
 from gcis_runtime.pipeline.forecast import ExecutionPlan, Forecast, Sizes, choose_execution
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentOptions
+from gcis_runtime.pipeline.post import PostChange, PostProcess
 from gcis_runtime.regions.region import Region, oriented_boxes, windows_touching
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.foreground_crop import WindowLayout, place_windows
-from gcis_runtime.sliding.label_sink import LabelSink
+from gcis_runtime.sliding.label_sink import LabelSink, StructureMaps
 from gcis_runtime.sliding.labeller import STAGES, LabelTask
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.spec import PreprocessSpec, Shape3
@@ -32,7 +34,9 @@ class Pass:
     """The result of one pass of a volume through an engine.
 
     Attributes:
-        sink: Labels, masks and probabilities.
+        sink: Labels after post-processing, masks and probabilities before.
+        post: Rules that were applied to the labels.
+        changes: What the rules changed, by label value.
         count: Numbers of windows.
         skipped: Number of windows outside the region.
         crop: The crop by the foreground rule, ready for JSON; empty without a rule.
@@ -44,6 +48,8 @@ class Pass:
     """
 
     sink: LabelSink
+    post: PostProcess
+    changes: Mapping[int, PostChange]
     count: WindowCount
     skipped: int
     crop: dict[str, Any]
@@ -52,6 +58,11 @@ class Pass:
     restore: Restore
     clock: StageClock
     grid: tuple[Shape3, NDArray[np.float64]]
+
+    def masks(self) -> StructureMaps | None:
+        """Return the masks after post-processing, or None if masks are not stored."""
+        found = self.sink.masks()
+        return None if found is None else found.changed(self.post.clean_mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,11 +134,22 @@ def run_pass(
         done=_counter(callbacks.on_progress, len(plan.starts)),
     )  # fmt: skip
     count = engine.labeller.label(task, sink, clock) if plan.starts else WindowCount()
+    post = _post(manifest, options, channels, volume)
+    changes = post.clean(sink.labels, clock)
     return Pass(
-        sink=sink, count=count, skipped=len(layout.plan.starts) - len(plan.starts), crop=layout.report,
+        sink=sink, post=post, changes=changes, count=count,
+        skipped=len(layout.plan.starts) - len(plan.starts), crop=layout.report,
         warnings=layout.warnings, forecast=forecast, restore=way.restore, clock=clock,
         grid=(image.transform.shape, image.transform.affine),
     )  # fmt: skip
+
+
+def _post(
+    manifest: Manifest, options: SegmentOptions, channels: tuple[int, ...], volume: Volume
+) -> PostProcess:
+    """Return the post-processing of a volume; without rules if `options` omits them."""
+    labels = () if options.raw else tuple(manifest.labels[channel] for channel in channels)
+    return PostProcess(labels=labels, voxel_ml=volume.voxel_ml)
 
 
 def _plan(
@@ -157,9 +179,11 @@ def _choose(
     values: tuple[int, ...],
 ) -> tuple[ExecutionPlan, Forecast]:
     """Return how to run the windows within the memory limit, and the forecast."""
+    manifest = engine.bundle.manifest
     outputs = RequestedOutputs(
-        values=values, smooth=True, masks=options.masks, probabilities=options.probabilities
-    )
+        values=values, smooth=True, masks=options.masks, probabilities=options.probabilities,
+        post=not options.raw and any(label.post for label in manifest.labels if label.value in values),
+    )  # fmt: skip
     sizes = Sizes(transform=planned.image.transform, shape=volume.shape, requested=outputs)
     requested = ExecutionPlan(plan=planned.plan, restore=options.restore)
     return choose_execution(engine, sizes, requested, allowed=options.max_memory)

@@ -31,6 +31,7 @@ from gcis_runtime.pipeline.warnings import (
     context_warnings,
     intensity_warnings,
     limit_warnings,
+    post_warnings,
     untrained_warnings,
 )
 from gcis_runtime.regions.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
@@ -134,7 +135,7 @@ class Segmenter:
             progress: Called after each window with the numbers of finished and of all windows.
             on_forecast: Called with the forecast before the volume starts, and again after each fallback.
             **keywords: Fields of `SegmentOptions`, which replace those of `options`: `restore`, `masks`,
-                `probabilities`, `roi`, `coarse`, `body_crop` and `max_memory`.
+                `probabilities`, `roi`, `coarse`, `body_crop`, `max_memory` and `raw`.
 
         Returns:
             The label map on the volume's own grid, with measurements and times.
@@ -217,7 +218,7 @@ class Segmenter:
     ) -> tuple[NDArray[Any], int]:
         engine = self._engine
         labels_only = SegmentOptions(
-            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory
+            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory, raw=True
         )
         weights = blending_weights(self.bundle.manifest.window, labels_only.restore)
         found, _ = engine.until_it_fits(
@@ -238,10 +239,10 @@ class Segmenter:
         labels = [manifest.labels[channel] for channel in self.channels]
         return Segmentation(
             labels=sink.labels,
-            masks=sink.masks(),
+            masks=found.masks(),
             probabilities=sink.probabilities(),
             volume=volume,
-            structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml),
+            structures=measure(sink.counts(), labels, voxel_ml=volume.voxel_ml, changes=found.changes),
             restore=found.restore,
             seconds=part.seconds | found.clock.seconds,
             windows=found.count.total,
@@ -264,6 +265,7 @@ class Segmenter:
                 *intensity_warnings(volume.array),
                 *context_warnings(*found.grid, manifest.window),
                 *untrained_warnings(manifest, self.channels),
+                *post_warnings(labels, sink.counts(), found.changes, part=part.region is not None),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),
             ),
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.bundles.manifest import Label, Manifest
+from gcis_runtime.pipeline.post import PostChange
 from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.memory import bytes_text
 
@@ -73,6 +74,30 @@ def untrained_warnings(manifest: Manifest, channels: Sequence[int]) -> tuple[str
     """
     names = [repr(manifest.pathways[c].prompt) for c in channels if manifest.pathways[c].untrained is True]
     return (f"the network was not trained with the prompt {', '.join(names)}",) if names else ()
+
+
+def post_warnings(
+    labels: Sequence[Label], counts: Mapping[int, int], changes: Mapping[int, PostChange], *, part: bool
+) -> tuple[str, ...]:
+    """Warn if post-processing removed a structure, or was applied to a part of the volume.
+
+    Args:
+        labels: The manifest's labels.
+        counts: Number of voxels of each label value before post-processing.
+        changes: What post-processing changed, by label value.
+        part: Whether only a part of the volume was computed.
+    """
+    warnings = [
+        f"the post-processing rules {change.rules} removed every voxel of {label.name!r}"
+        for label in labels
+        if (change := changes.get(label.value)) and 0 < counts[label.value] <= change.removed
+    ]
+    if part and changes:
+        warnings.append(
+            "post-processing rules were applied to the computed part: labels may differ from those of a"
+            " complete run"
+        )
+    return tuple(warnings)
 
 
 def limit_warnings(before: int | None, peak: int | None, allowed: int | None) -> tuple[str, ...]:

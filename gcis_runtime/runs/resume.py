@@ -36,6 +36,7 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
         "roi": _roi_key(segment.roi),
         "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
         "body_crop": _crop_key(segmenter, segment),
+        "raw": (segment.raw and any(labels[channel].post for channel in segmenter.channels)) or None,
     }
     return RunKey(
         bundle=segmenter.bundle.sha256,

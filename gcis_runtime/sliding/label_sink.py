@@ -132,8 +132,24 @@ class StructureMaps:
         shape: Shape3,
         pieces: dict[int, tuple[_Piece, ...]],
         unpack: Callable[[bytes, int], NDArray[np.uint8]],
+        change: Callable[[int, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self._transform, self._shape, self._pieces, self._unpack = transform, shape, pieces, unpack
+        self._change = change
+
+    def changed(self, change: Callable[[int, NDArray[np.uint8]], None]) -> StructureMaps:
+        """Return the maps with a change that is applied whenever a map is unpacked.
+
+        Args:
+            change: Function that receives the label value and the map (X, Y, Z), which it changes in place.
+        """
+        return StructureMaps(
+            transform=self._transform,
+            shape=self._shape,
+            pieces=self._pieces,
+            unpack=self._unpack,
+            change=change,
+        )
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the label values."""
@@ -147,6 +163,8 @@ class StructureMaps:
             shape = tuple(part.stop - part.start for part in box)
             part = target[box]
             np.maximum(part, self._unpack(packed, int(np.prod(shape))).reshape(shape), out=part)
+        if self._change is not None:
+            self._change(value, out)
         return out
 
 

@@ -52,6 +52,7 @@ class _SourceOptions:
     engine: EngineChoice
     precision: PrecisionChoice
     restore: Restore
+    raw: bool
     device: str
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class _SourceOptions:
             raise click.UsageError("--labels and --allow-missing require --predictions.")
         if self.checkpoint is None and self.overlap is not None:
             raise click.UsageError("--overlap requires --checkpoint.")
+        if self.bundle is None and self.raw:
+            raise click.UsageError("--raw requires --bundle.")
 
 
 @click.command()
@@ -115,6 +118,7 @@ class _SourceOptions:
     help="Labels of --checkpoint or --bundle on the native grid: from interpolated logits (smooth), of the "
     "nearest voxel (nearest), or as in the published evaluation, which displaces structures (published).",
 )
+@click.option("--raw", is_flag=True, help="Do not apply the post-processing rules of --bundle.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @out_option(type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md and images.")
 def evaluate(
@@ -166,6 +170,7 @@ def _open_source(options: _SourceOptions, cases: Sequence[Case]) -> Iterator[Sou
             precision=options.precision,
             device=device,
             restore=options.restore,
+            raw=options.raw,
         ) as source:
             yield source
     elif options.predictions is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from gcis_runtime import Segmenter, read_volume
 from gcis_runtime.choices import DEFAULT_RESTORE, EngineChoice, PrecisionChoice, Restore
@@ -19,8 +20,11 @@ def bundle_source(
     precision: PrecisionChoice,
     device: str = "cpu",
     restore: Restore = DEFAULT_RESTORE,
+    raw: bool = False,
 ) -> Iterator[Source]:
     """Open a bundle and yield the source of its predictions.
+
+    With `raw`, the bundle's post-processing rules are not applied.
 
     Raises:
         BundleError: The bundle is missing or damaged.
@@ -30,12 +34,15 @@ def bundle_source(
         values = {label.prompt: label.value for label in segmenter.bundle.manifest.labels}
 
         def predict(case: Case) -> Prediction:
-            labels = segmenter.segment(read_volume(case.image), restore=restore).labels
+            labels = segmenter.segment(read_volume(case.image), restore=restore, raw=raw).labels
             return Prediction(labels=labels, values=values)
 
-        notes = {
+        notes: dict[str, Any] = {
             "bundle_sha256": segmenter.bundle.sha256,
             "pipeline": segmenter.engine.text,
             "restore": restore,
         }
+        rules = {label.prompt: label.post.text for label in segmenter.bundle.manifest.labels if label.post}
+        if rules:
+            notes |= {"raw": True} if raw else {"post": rules}
         yield Source(predict=predict, prompts=values.keys(), notes=notes)

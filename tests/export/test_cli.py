@@ -33,6 +33,7 @@ def exported(checkpoint, tmp_path_factory):
         result = run(
             "--checkpoint", checkpoint.folder, *names, "--engine", "onnx", "--engine", "openvino",
             "--weights", "fp16", "--precision", "fp16", "--check-windows", 1, "--name", "Two Things",
+            "--post", "SCT 4596009=largest,min:0.5",
         )  # fmt: skip
         assert result.exit_code == 0, result.output
         yield result.output, home / "bundles" / "two-things.gcis"
@@ -41,6 +42,7 @@ def exported(checkpoint, tmp_path_factory):
 def test_the_output_says_what_happened(exported):
     output, folder = exported
     assert "!!! TEXT WEIGHTS ARE RANDOM (SEED 0)" in output
+    assert "post-processing of larynx: largest,min:0.5" in output
     for text in ("brainstem", "decoder10", "ONNX Runtime", "OpenVINO", "phantom", "model.onnx", str(folder)):
         assert text in output
     assert "FAILED" not in output.replace("bf16", "") or "does not offer it" in output
@@ -57,6 +59,7 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     ]
     manifest = bundle.manifest
     assert manifest.name == "Two Things" and [lb.value for lb in manifest.labels] == [1, 2]
+    assert [lb.post.text if lb.post else "" for lb in manifest.labels] == ["", "largest,min:0.5"]
     assert [p.prompt for p in manifest.pathways] == list(PROMPTS[:2])
     assert all(p.router_gaps is not None for p in manifest.pathways)
     assert manifest.model.weights_dtype == "float16" and manifest.provenance.training == {

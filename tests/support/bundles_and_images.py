@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import onnx
@@ -29,6 +30,7 @@ from gcis_runtime.bundles.manifest import (
     Tensor,
     encode,
 )
+from gcis_runtime.bundles.post_rules import read_rules
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 
 ROI = (64, 64, 64)
@@ -77,9 +79,10 @@ def write_bundle(
     parity: tuple[ParityRow, ...] = (),
     engines: tuple[Engine, ...] = (),
     text_weights: str = "openai",
+    post: tuple[str, str] = ("", ""),
     **model: Any,
 ) -> Path:
-    """Write a valid bundle around the test network and return its folder."""
+    """Write a valid bundle around the test network and return its folder; `post` are rules by structure."""
     folder.mkdir(parents=True)
     write_model(folder / MODEL_FILE, **model)
     manifest = Manifest(
@@ -89,8 +92,8 @@ def write_bundle(
         preprocess=preprocess or PreprocessSpec(orientation="RAS", spacing=(2.0, 2.0, 2.0)),
         window=window or WindowSpec(patch_size=ROI),
         labels=tuple(
-            Label(value=v, name=p, prompt=p, color=c)
-            for v, p, c in zip(values, prompts, ((250, 240, 200), (200, 60, 40)), strict=True)
+            Label(value=v, name=p, prompt=p, color=c, post=read_rules(r) if r else msgspec.UNSET)
+            for v, p, c, r in zip(values, prompts, ((250, 240, 200), (200, 60, 40)), post, strict=True)
         ),
         pathways=tuple(
             PromptPathway(prompt=p, path_selection=(1, 2, 3, 4, 5, 6, 1), router_gaps=(0.5,) * 7)

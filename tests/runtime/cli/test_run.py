@@ -12,7 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import ndimage
 
+from gcis_runtime.cli import bundle as bundle_cli
 from gcis_runtime.cli import run as cli
 from gcis_runtime.images import nifti
 from gcis_runtime.pipeline import run_pass as passes
@@ -448,3 +450,35 @@ def test_structures_of_one_name_have_files_of_their_own():
     assert _file_names([structure(1, "a b"), structure(2, "a-b"), structure(3, "../..")]) == [
         "a-b-1", "a-b-2", "structure-3",
     ]  # fmt: skip
+
+
+def test_rules_are_applied_printed_and_switched_off_with_raw(run, make_bundle, ct, tmp_path):
+    bundle = make_bundle(post=("largest,min:0.1,fill", ""))
+    found = run(ct, "--bundle", bundle, "--engine", "onnx", "-o", tmp_path / "clean", "--masks")
+    assert found.exit_code == 0, found.output
+    assert "post-processing, voxels removed and added: bone (largest,min:0.1,fill) -" in found.stdout
+    plain = run(ct, "--bundle", bundle, "--engine", "onnx", "-o", tmp_path / "raw", "--raw", "--masks")
+    assert plain.exit_code == 0 and "post-processing" not in plain.output
+    maps, reports = {}, {}
+    for name in ("clean", "raw"):
+        maps[name] = np.asarray(nib.load(tmp_path / name / "ct_seg.nii.gz").dataobj)
+        reports[name] = json.loads((tmp_path / name / "ct_seg.json").read_text())
+    bone, liver = reports["clean"]["structures"]
+    assert bone["post"]["removed"] > 0 and "post" not in liver
+    assert bone["voxels"] == np.count_nonzero(maps["clean"] == 1)
+    assert all("post" not in s for s in reports["raw"]["structures"])
+    parts = [ndimage.label(m == 1, np.ones((3, 3, 3)))[1] for m in (maps["clean"], maps["raw"])]
+    assert parts[0] == 1 < parts[1]
+    mask = np.asarray(nib.load(tmp_path / "clean" / "ct_seg_masks" / "bone.nii.gz").dataobj)
+    assert ndimage.label(mask, np.ones((3, 3, 3)))[1] == 1
+
+
+def test_rules_without_effect_are_printed_in_short(run, make_bundle, ct):
+    found = run(ct, "--bundle", make_bundle(post=("min:0.000001", "")), "--engine", "onnx")
+    assert "post-processing changed no voxel" in found.stdout
+
+
+def test_inspect_shows_rules(make_bundle):
+    bundle = make_bundle(post=("", "min:2,fill"))
+    shown = CliRunner().invoke(bundle_cli.main, ["inspect", str(bundle)])
+    assert "post     liver: min:2,fill" in shown.stdout
