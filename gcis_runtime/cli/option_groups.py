@@ -29,6 +29,7 @@ inputs = options_under("What to segment")
 outputs = options_under("Results")
 limits = options_under("Limits")
 many = options_under("Many images")
+dicom_inputs = options_under("DICOM studies")
 _engine = options_under("Engine")
 
 
@@ -58,6 +59,11 @@ _RUN_OPTIONS = (
     limits("--max-memory", metavar="SIZE",
            help="Memory limit, such as 2G. An image whose forecast exceeds it is computed with less "
            "memory or refused. Images are then processed one at a time."),
+    dicom_inputs("--series", multiple=True, metavar="NUMBER|UID",
+                 help="DICOM series to segment; repeat for more. [the only CT series]"),
+    dicom_inputs("--all-series", is_flag=True, help="Segment every CT series of a study."),
+    dicom_inputs("--allow-irregular", is_flag=True,
+                 help="Interpolate missing and unevenly spaced slices to a regular grid. [an error]"),
 )  # fmt: skip
 
 
@@ -109,8 +115,12 @@ def run_options(function: Command) -> Command:
         coarse: str | None,
         body_crop: bool | None,
         max_memory: str | None,
+        series: tuple[str, ...],
+        all_series: bool,
+        allow_irregular: bool,
         **others: Any,
     ) -> Any:
+        from gcis_runtime.dicom.options import DicomOptions
         from gcis_runtime.pipeline.options import SegmentOptions
         from gcis_runtime.runs.options import RunOptions
         from gcis_runtime.system.memory import parse_bytes
@@ -125,9 +135,12 @@ def run_options(function: Command) -> Command:
             body_crop=body_crop,
             max_memory=None if max_memory is None else parse_bytes(max_memory),
         )
+        if series and all_series:
+            raise click.UsageError("Pass --series or --all-series, not both.")
         options: RunOptions = RunOptions(
-            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth
-        )
+            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth,
+            dicom=DicomOptions(series=series, every=all_series, allow_irregular=allow_irregular),
+        )  # fmt: skip
         return function(options=options, **others)
 
     return _decorated(command, *_RUN_OPTIONS)

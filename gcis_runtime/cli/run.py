@@ -23,6 +23,7 @@ Examples:
   gcis-run ct.nii.gz --prompt liver                  the installed bundle that has this prompt
   gcis-run cts/ --bundle B -o out/ --statistics      every image of a folder, with a summary
   gcis-run cts/ --bundle B -o out/ --resume          continue after an interruption
+  gcis-run study/ --series 3                         a CT series of a folder or zip archive with DICOM
   gcis-run --phantom 7 -o demo/                      a generated head and neck, scored
 
 Research software, not a medical device."""
@@ -34,7 +35,7 @@ Research software, not a medical device."""
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument(
-    "images", nargs=-1, metavar="IMAGE|FOLDER|PATTERN|LIST.csv...", type=click.Path(path_type=Path)
+    "images", nargs=-1, metavar="IMAGE|FOLDER|STUDY|PATTERN|LIST.csv...", type=click.Path(path_type=Path)
 )
 @inputs("--bundle", metavar="B", help="Bundle folder, name in the store, or 'demo'.")
 @inputs(
@@ -80,7 +81,7 @@ def main(
     resume: bool,
     as_json: bool,
 ) -> int:
-    """Segment CT images in HU (NIfTI; NRRD and MHA with SimpleITK) with an exported bundle.
+    """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
 
     Writes a label map on each image's own grid and a JSON file with names, volumes, engine and times; for
     many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least

@@ -174,7 +174,23 @@ def check_image(path: Path, allowed: int | None) -> None:
     """
     if allowed is None:
         return
-    needs = voxel_bytes(path) + (resident_bytes() or _INTERPRETER)
+    check_voxels(path, voxel_bytes(path), allowed)
+
+
+def check_voxels(path: Path, size: int, allowed: int | None) -> None:
+    """Check before reading an image that its voxels alone do not exceed the memory limit.
+
+    Args:
+        path: The image, for the message.
+        size: Bytes of its voxels.
+        allowed: Limit of the resident memory in bytes; None for no limit.
+
+    Raises:
+        MemoryLimitError: They exceed it.
+    """
+    if allowed is None:
+        return
+    needs = size + (resident_bytes() or _INTERPRETER)
     if needs > allowed:
         raise MemoryLimitError(
             f"{path} needs more memory than is allowed",

@@ -184,6 +184,24 @@ class ForecastReport(msgspec.Struct, frozen=True, kw_only=True):
     measured: MeasuredReport | UnsetType = UNSET
 
 
+class DicomReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The DICOM series that was segmented.
+
+    Attributes:
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID.
+        slices: Number of slices.
+        tilt_degrees: Angle between the slice normal and the direction of the stack.
+        interpolated: Whether slices were interpolated to a regular grid.
+    """
+
+    study: str
+    series: str
+    slices: int
+    tilt_degrees: float = 0.0
+    interpolated: bool = False
+
+
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size and modification time of a file; both are unset if the file is missing."""
 
@@ -209,6 +227,8 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         roi: Region; for a mask its path, size and modification time in ns.
         coarse: Factor of the coarse pass, or hash of its bundle's manifest.
         body_crop: Crop option, if it differs from the default.
+        series: SeriesInstanceUID of a DICOM series.
+        irregular: True if unevenly spaced slices may be interpolated.
     """
 
     bundle: str
@@ -222,6 +242,8 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roi: str | tuple[str, int, int] | UnsetType = UNSET
     coarse: float | str | UnsetType = UNSET
     body_crop: bool | UnsetType = UNSET
+    series: str | UnsetType = UNSET
+    irregular: bool | UnsetType = UNSET
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +272,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         statistics: Path of the CSV file with the measurements.
         preview: Path of the picture.
         truth: Path of the true label map.
+        dicom: The DICOM series; unset for an image file.
         key: Everything that the results depend on; unset for a segmentation that was not written by a run.
     """
 
@@ -275,6 +298,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     statistics: str | UnsetType = UNSET
     preview: str | UnsetType = UNSET
     truth: str | UnsetType = UNSET
+    dicom: DicomReport | UnsetType = UNSET
     key: RunKey | UnsetType = UNSET
 
 

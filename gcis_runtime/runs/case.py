@@ -5,25 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from gcis_runtime.images.files import check_plausible, read_volume
 from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.forecast import check_image
 from gcis_runtime.pipeline.options import Callbacks
-from gcis_runtime.pipeline.report import Report, RunKey, StructureReport
+from gcis_runtime.pipeline.report import DicomReport, Report, RunKey, StructureReport
 from gcis_runtime.pipeline.result import Segmentation
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
+from gcis_runtime.runs.reading import check_input, read_input
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.runs.scores import dice_by_value
 from gcis_runtime.system.json_files import write_json
+
+if TYPE_CHECKING:
+    from gcis_runtime.dicom.load import SeriesImage
 
 _T = TypeVar("_T")
 
@@ -37,6 +39,7 @@ class Case:
         key: Everything that its results depend on.
         volume: The image.
         truth: The true label map, on the image's grid.
+        series: The DICOM series; None for an image file.
         seconds: Seconds per stage so far.
     """
 
@@ -44,6 +47,7 @@ class Case:
     key: RunKey
     volume: Volume
     truth: LabelMap | None
+    series: SeriesImage | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -54,16 +58,15 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
         ImageError: A file cannot be read, or the true label map is on a different grid.
         MemoryLimitError: The voxels alone need more memory than `options` permit.
     """
-    check_plausible(job.image)
-    check_image(job.image, options.segment.max_memory)
+    check_input(job, options)
     seconds: dict[str, float] = {}
     # Before the file is read: a file that changes while it is read must not be recorded as segmented.
-    key = run_key(segmenter, job.image, options)
-    volume = _timed(seconds, "read", lambda: read_volume(job.image))
+    key = run_key(segmenter, job.image, options, job.series)
+    volume, series = _timed(seconds, "read", lambda: read_input(job, options))
     truth = None
     if options.truth is not None:
         truth = read_labels(options.truth, like=volume)
-    return Case(job=job, key=key, volume=volume, truth=truth, seconds=seconds)
+    return Case(job=job, key=key, volume=volume, truth=truth, series=series, seconds=seconds)
 
 
 def segment_case(segmenter: Segmenter, case: Case, options: RunOptions, callbacks: Callbacks) -> Segmentation:
@@ -106,6 +109,8 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
         extra["preview"] = str(job.preview)
+    if case.series is not None:
+        extra["dicom"] = _dicom_report(case.series)
     if case.truth is not None:
         structures = _scored(structures, result, case.truth)
         extra["truth"] = str(options.truth)
@@ -117,6 +122,16 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     )  # fmt: skip
     write_json(job.report, report)
     return report
+
+
+def _dicom_report(found: SeriesImage) -> DicomReport:
+    return DicomReport(
+        study=found.series.study_uid,
+        series=found.series.uid,
+        slices=len(found.stack.frames),
+        tilt_degrees=round(found.stack.tilt, 2),
+        interpolated=found.stack.depths is not None,
+    )
 
 
 def _write_maps(

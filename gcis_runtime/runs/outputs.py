@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import check_format
 from gcis_runtime.images.suffixes import ITK, WRITABLE, stem, suffix_of
@@ -20,13 +21,14 @@ class Job:
 
     Attributes:
         name: The case's name.
-        image: The CT file.
+        image: The CT file; the folder, archive or first file of a DICOM study.
         labels: The label map.
         report: The JSON file next to it.
         preview: The picture next to it.
         statistics: The CSV file next to it.
         masks: The folder next to it for one mask per structure.
         probabilities: The folder next to it for one probability map per structure.
+        series: The DICOM series; None for an image file.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Job:
     statistics: Path
     masks: Path
     probabilities: Path
+    series: Series | None = None
 
 
 def is_file_name(out: str | None) -> bool:
@@ -108,6 +111,7 @@ def _job(source: Source, labels: Path) -> Job:
         statistics=Path(f"{base}_statistics.csv"),
         masks=Path(f"{base}_masks"),
         probabilities=Path(f"{base}_probability"),
+        series=source.series,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from gcis_runtime.dicom.series import Series
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import FileStamp, Report, RunKey
 from gcis_runtime.pipeline.segmenter import Segmenter
@@ -17,17 +18,13 @@ from gcis_runtime.runs.outputs import Job
 from gcis_runtime.system.json_files import read_json
 
 
-def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
+def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Series | None = None) -> RunKey:
     """Return everything that the results of an image depend on.
 
-    The file is identified by size and modification time; a missing one has neither.
+    The file is identified by size and modification time; a missing one has neither. A DICOM series is
+    identified by its UID, the total size of its files and the latest modification.
     """
     labels = segmenter.bundle.manifest.labels
-    try:
-        found = image.stat()
-        stamp = FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
-    except OSError:
-        stamp = FileStamp()
     segment = options.segment
     other = segment.coarse_segmenter
     limits: dict[str, Any] = {
@@ -36,6 +33,8 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
         "roi": _roi_key(segment.roi),
         "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
         "body_crop": _crop_key(segmenter, segment),
+        "series": None if series is None else series.uid,
+        "irregular": (series is not None and options.dicom.allow_irregular) or None,
     }
     return RunKey(
         bundle=segmenter.bundle.sha256,
@@ -43,9 +42,20 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
         engine=segmenter.engine.name,
         precision=segmenter.engine.precision,
         restore=segment.restore,
-        image=stamp,
+        image=_stamp(image, series),
         **{name: value for name, value in limits.items() if value is not None},
     )
+
+
+def _stamp(image: Path, series: Series | None) -> FileStamp:
+    try:
+        if series is None:
+            found = image.stat()
+            return FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        changed = max(file.path.stat().st_mtime_ns for file in series.files)
+        return FileStamp(bytes=sum(file.size for file in series.files), modified_ns=changed)
+    except OSError:
+        return FileStamp()
 
 
 def _crop_key(segmenter: Segmenter, options: SegmentOptions) -> bool | None:
@@ -80,7 +90,7 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
         report = read_json(job.report, Report)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    key = run_key(segmenter, job.image, options)
+    key = run_key(segmenter, job.image, options, job.series)
     if key.image == FileStamp() or report.key != key:
         return None
     if options.truth is not None and report.truth != str(options.truth):

@@ -95,7 +95,8 @@ def run_images(
     run.
 
     Args:
-        images: Image files, folders, patterns, and lists (`.csv`); see `runs.inputs.find_images`.
+        images: Image files, folders, patterns, lists (`.csv`) and DICOM studies; see
+            `runs.inputs.find_images`.
         bundle: A bundle, its folder, its name in the store, `"demo"`, or None for the bundle in the store
             that has `prompts` (the only bundle if `prompts` is empty).
         prompts: Structures to segment; all of the bundle's if empty.
@@ -161,7 +162,7 @@ def _plan(
     paths: list[Path], options: RunOptions, *, out: str | None, suffix: str | None, resume: bool
 ) -> _Plan:
     """Return the cases of a run, after checking everything that does not need the bundle."""
-    sources = find_images(paths)
+    sources = find_images(paths, options.dicom)
     collection = resume or any(map(is_collection, paths))
     if collection and (out is None or is_file_name(out)):
         raise OutputError(

@@ -1,0 +1,117 @@
+"""Read the headers of DICOM files: everything but the voxels."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+from gcis_runtime.dicom.content import is_dicom
+from gcis_runtime.dicom.files import DicomFile, load_pydicom
+from gcis_runtime.errors import ImageError
+from gcis_runtime.system.memory import bytes_text
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_MAX_INFLATED = 4 << 30
+_MAX_RATIO = 200
+_PIXEL_DATA = 0x7FE00010
+
+
+class UnreadableDicomError(Exception):
+    """A file is not DICOM or is damaged; the text gives the reason without names from the file."""
+
+
+def read_header(file: DicomFile) -> Any:
+    """Read a file without its voxels.
+
+    Raises:
+        UnreadableDicomError: The file is not DICOM or is damaged.
+    """
+    return _read(file, stop_before_pixels=True)
+
+
+def read_dataset(file: DicomFile) -> Any:
+    """Read a file with its voxels, which stay encoded.
+
+    Raises:
+        UnreadableDicomError: See `read_header`.
+    """
+    return _read(file, stop_before_pixels=False)
+
+
+def _read(file: DicomFile, *, stop_before_pixels: bool) -> Any:
+    pydicom = load_pydicom()
+    try:
+        with file.open() as stream:
+            head = stream.read(132)
+            if not is_dicom(head):
+                raise UnreadableDicomError("not a DICOM file")
+            stream.seek(132 if head.endswith(b"DICM") else 0)
+            meta = pydicom.filereader.read_dataset(
+                stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2
+            )
+            if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
+                return _inflated(stream.read(), meta, pydicom, stop_before_pixels=stop_before_pixels)
+            stream.seek(0)
+            return pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, force=True)
+    except UnreadableDicomError:
+        raise
+    except OSError as error:
+        raise UnreadableDicomError(error.strerror or type(error).__name__) from error
+    except Exception as error:  # pydicom raises many types for damaged files
+        raise UnreadableDicomError(f"damaged ({type(error).__name__})") from error
+
+
+def _inflated(data: bytes, meta: Any, pydicom: Any, *, stop_before_pixels: bool) -> Any:
+    """Return the data set of a deflated file, inflated within limits; pydicom would inflate without."""
+    limit = min(_MAX_INFLATED, max(_MAX_RATIO * len(data), 1 << 20))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(data, limit + 1)
+    if len(body) > limit:
+        raise UnreadableDicomError(f"it inflates to more than {bytes_text(limit)}")
+    if not inflater.eof:
+        raise UnreadableDicomError("the compressed data end early")
+    stop = (lambda tag, _vr, _length: tag >= _PIXEL_DATA) if stop_before_pixels else None
+    dataset = pydicom.filereader.read_dataset(io.BytesIO(body), False, True, stop_when=stop)
+    dataset.file_meta = meta
+    return dataset
+
+
+def number_of(header: Any, name: str) -> float | None:
+    """Return a numeric attribute; the first value if there are several, None if it is missing or invalid."""
+    values = numbers_of(header, name)
+    return values[0] if values else None
+
+
+def numbers_of(header: Any, name: str) -> tuple[float, ...]:
+    """Return the values of a numeric attribute; empty if it is missing or invalid."""
+    try:
+        value = header.get(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return ()
+        items = [value] if isinstance(value, str | int | float) else list(value)
+        return tuple(float(item) for item in items)
+    except (TypeError, ValueError, OverflowError):
+        return ()
+
+
+def text_of(header: Any, name: str) -> str:
+    """Return an attribute as text without surrounding blanks; several values are joined by a backslash."""
+    try:
+        value = header.get(name)
+    except Exception:  # pydicom decodes values at first access
+        return ""
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float) and hasattr(value, "__iter__"):
+        return "\\".join(str(item).strip() for item in value)
+    return str(value).strip()
+
+
+def missing_attribute(name: str, where: str) -> ImageError:
+    """Return the error for a slice without an attribute that reading it needs."""
+    return ImageError(
+        f"{where} has no valid {name}",
+        expected=f"a CT image with {name}",
+        fix="Export the series from the scanner or the PACS again.",
+    )
