@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -64,6 +64,10 @@ _RUN_OPTIONS = (
     dicom_inputs("--all-series", is_flag=True, help="Segment every CT series of a study."),
     dicom_inputs("--allow-irregular", is_flag=True,
                  help="Interpolate missing and unevenly spaced slices to a regular grid. [an error]"),
+    dicom_inputs("--seg-type", type=click.Choice(["binary", "labelmap"]), default="binary",
+                 show_default=True, help="Type of the segmentation; not all viewers read labelmap."),
+    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and extent (TID 1500)."),
+    dicom_inputs("--uid-root", metavar="UID", help="Root of new UIDs. [2.25]"),
 )  # fmt: skip
 
 
@@ -118,6 +122,9 @@ def run_options(function: Command) -> Command:
         series: tuple[str, ...],
         all_series: bool,
         allow_irregular: bool,
+        seg_type: Literal["binary", "labelmap"],
+        sr: bool,
+        uid_root: str | None,
         **others: Any,
     ) -> Any:
         from gcis_runtime.dicom.options import DicomOptions
@@ -139,7 +146,10 @@ def run_options(function: Command) -> Command:
             raise click.UsageError("Pass --series or --all-series, not both.")
         options: RunOptions = RunOptions(
             segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth,
-            dicom=DicomOptions(series=series, every=all_series, allow_irregular=allow_irregular),
+            dicom=DicomOptions(
+                series=series, every=all_series, allow_irregular=allow_irregular,
+                seg_type=seg_type, sr=sr, uid_root=uid_root,
+            ),
         )  # fmt: skip
         return function(options=options, **others)
 

@@ -193,6 +193,7 @@ class DicomReport(msgspec.Struct, frozen=True, kw_only=True):
         slices: Number of slices.
         tilt_degrees: Angle between the slice normal and the direction of the stack.
         interpolated: Whether slices were interpolated to a regular grid.
+        files: Path of each DICOM file by format: `dicom-seg`, `rtstruct`, `sr`.
     """
 
     study: str
@@ -200,6 +201,7 @@ class DicomReport(msgspec.Struct, frozen=True, kw_only=True):
     slices: int
     tilt_degrees: float = 0.0
     interpolated: bool = False
+    files: dict[str, str] = {}
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +231,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_crop: Crop option, if it differs from the default.
         series: SeriesInstanceUID of a DICOM series.
         irregular: True if unevenly spaced slices may be interpolated.
+        dicom_output: Type of segmentation and UID root, if they differ from the defaults.
     """
 
     bundle: str
@@ -244,6 +247,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_crop: bool | UnsetType = UNSET
     series: str | UnsetType = UNSET
     irregular: bool | UnsetType = UNSET
+    dicom_output: tuple[str, str] | UnsetType = UNSET
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

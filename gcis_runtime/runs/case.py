@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from gcis_runtime.pipeline.report import DicomReport, Report, RunKey, StructureR
 from gcis_runtime.pipeline.result import Segmentation
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
+from gcis_runtime.runs.label_files import write_dicom_files, write_label_files
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.reading import check_input, read_input
@@ -97,25 +99,28 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     """
     job, seconds = case.job, case.seconds | result.seconds
     job.report.unlink(missing_ok=True)  # an older report must not describe the new label map
-    _timed(seconds, "write", lambda: result.save(job.labels))
+    _timed(seconds, "write", lambda: write_label_files(job, result))
     base = result.report()
     structures = list(base.structures)
     extra = _write_maps(job, result, options, seconds)
-    if options.statistics:
-        structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result))
-        extra["statistics"] = str(job.statistics)
+    if options.statistics or options.dicom.sr:
+        structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result, options))
+        if options.statistics:
+            extra["statistics"] = str(job.statistics)
     if options.preview:
         from gcis_runtime.runs.preview import write_preview  # noqa: PLC0415 (imports Pillow)
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
         extra["preview"] = str(job.preview)
-    if case.series is not None:
-        extra["dicom"] = _dicom_report(case.series)
+    # The engine that finished: a fallback may have replaced the one that was open when the image was read.
+    key = msgspec.structs.replace(case.key, engine=result.engine.name, precision=result.engine.precision)
+    if (series := case.series) is not None:
+        step = partial(_write_dicom, case, series, result, options, key=key, structures=structures)
+        extra["dicom"], notes = _timed(seconds, "dicom", step)
+        extra["warnings"] = [*base.warnings, *notes]
     if case.truth is not None:
         structures = _scored(structures, result, case.truth)
         extra["truth"] = str(options.truth)
-    # The engine that finished: a fallback may have replaced the one that was open when the image was read.
-    key = msgspec.structs.replace(case.key, engine=result.engine.name, precision=result.engine.precision)
     report = msgspec.structs.replace(
         base, case=job.name, image=str(job.image), labels=str(job.labels), structures=structures,
         seconds={name: round(value, 4) for name, value in seconds.items()}, key=key, **extra,
@@ -124,21 +129,33 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     return report
 
 
-def _dicom_report(found: SeriesImage) -> DicomReport:
-    return DicomReport(
+def _write_dicom(
+    case: Case,
+    found: SeriesImage,
+    result: Segmentation,
+    options: RunOptions,
+    *,
+    key: RunKey,
+    structures: list[StructureReport],
+) -> tuple[DicomReport, tuple[str, ...]]:
+    """Write the DICOM files of a series; return their report, and notes."""
+    files, notes = write_dicom_files(case.job, result, found, options, key=key, structures=structures)
+    report = DicomReport(
         study=found.series.study_uid,
         series=found.series.uid,
         slices=len(found.stack.frames),
         tilt_degrees=round(found.stack.tilt, 2),
         interpolated=found.stack.depths is not None,
+        files=files,
     )
+    return report, notes
 
 
 def _write_maps(
     job: Job, result: Segmentation, options: RunOptions, seconds: dict[str, float]
 ) -> dict[str, Any]:
     """Write masks and probability maps, and return the report's fields that name the files."""
-    suffix = suffix_of(job.labels)
+    suffix = suffix_of(job.labels) or ".nii.gz"
     files: dict[str, Any] = {}
     if options.segment.masks:
         files["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks, suffix=suffix))
@@ -149,12 +166,15 @@ def _write_maps(
     return files
 
 
-def _measured(structures: list[StructureReport], job: Job, result: Segmentation) -> list[StructureReport]:
-    """Measure every structure, write the CSV file, and return the structures with their measurements."""
+def _measured(
+    structures: list[StructureReport], job: Job, result: Segmentation, options: RunOptions
+) -> list[StructureReport]:
+    """Measure every structure, write the CSV file if requested, and return the measured structures."""
     values = [structure.value for structure in result.structures]
     found = statistics.measure_structures(result.volume, result.labels, values)
     measured = [msgspec.structs.replace(s, statistics=found[s.value]) for s in structures]
-    statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
+    if options.statistics:
+        statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
     return measured
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import FileStamp, Report, RunKey
@@ -34,6 +35,7 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Seri
         "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
         "body_crop": _crop_key(segmenter, segment),
         "series": None if series is None else series.uid,
+        "dicom_output": _dicom_key(series, options.dicom),
         "irregular": (series is not None and options.dicom.allow_irregular) or None,
     }
     return RunKey(
@@ -45,6 +47,11 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Seri
         image=_stamp(image, series),
         **{name: value for name, value in limits.items() if value is not None},
     )
+
+
+def _dicom_key(series: Series | None, options: DicomOptions) -> tuple[str, str] | None:
+    default = options.seg_type == DicomOptions().seg_type and options.uid_root is None
+    return None if series is None or default else (options.seg_type, options.uid_root or "")
 
 
 def _stamp(image: Path, series: Series | None) -> FileStamp:
@@ -95,7 +102,9 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
         return None
     if options.truth is not None and report.truth != str(options.truth):
         return None
-    needed = [job.labels]
+    needed = [path for _, path in job.formats]
+    if options.dicom.sr and job.series is not None and job.measurements is not None:
+        needed.append(job.measurements)
     segment = options.segment
     for wanted, maps, folder in (
         (segment.masks, report.masks, job.masks),
