@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def study_stamp(files: Sequence[DicomFile]) -> tuple[int, int]:
 
 
 def load_pydicom() -> Any:
-    """Import pydicom.
+    """Import pydicom, without its warnings, which quote values of the file: they may name a patient.
 
     Raises:
         ImageError: It is not installed.
@@ -149,4 +150,6 @@ def load_pydicom() -> Any:
         raise ImageError(
             "DICOM files need pydicom", received=str(error), fix="pip install 'gcis[dicom]'"
         ) from error
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     return pydicom

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.dicom.files import DicomFile
-from gcis_runtime.dicom.headers import missing_attribute, number_of, numbers_of, text_of
+from gcis_runtime.dicom.headers import attribute, missing_attribute, number_of, numbers_of, text_of
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.volume import MAX_VOXELS
 
@@ -89,7 +89,7 @@ def frames_of(file: DicomFile, header: Any) -> list[Frame]:
             expected=f"at most {MAX_VOXELS} voxels",
         )
     shared = _first(header, "SharedFunctionalGroupsSequence")
-    groups = header.get("PerFrameFunctionalGroupsSequence")
+    groups = attribute(header, "PerFrameFunctionalGroupsSequence")
     if shared is None and not groups:
         if count > 1:
             raise missing_attribute("PerFrameFunctionalGroupsSequence", where)
@@ -189,5 +189,5 @@ def _whole(header: Any, name: str, where: str) -> int:
 
 def _first(part: Any, name: str) -> Any:
     """Return the first item of a sequence; None if there is none."""
-    items = None if part is None else part.get(name)
+    items = None if part is None else attribute(part, name)
     return items[0] if items else None

@@ -77,6 +77,14 @@ def _inflated(data: bytes, meta: Any, pydicom: Any, *, stop_before_pixels: bool)
     return dataset
 
 
+def attribute(header: Any, name: str) -> Any:
+    """Return an attribute; None if it is missing or damaged (pydicom decodes values at their first access)."""
+    try:
+        return header.get(name)
+    except Exception:
+        return None
+
+
 def number_of(header: Any, name: str) -> float | None:
     """Return a numeric attribute; the first value if there are several, None if it is missing or invalid."""
     values = numbers_of(header, name)
@@ -86,7 +94,7 @@ def number_of(header: Any, name: str) -> float | None:
 def numbers_of(header: Any, name: str) -> tuple[float, ...]:
     """Return the values of a numeric attribute; empty if it is missing or invalid."""
     try:
-        value = header.get(name)
+        value = attribute(header, name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return ()
         items = [value] if isinstance(value, str | int | float) else list(value)
@@ -97,10 +105,7 @@ def numbers_of(header: Any, name: str) -> tuple[float, ...]:
 
 def text_of(header: Any, name: str) -> str:
     """Return an attribute as text without surrounding blanks; several values are joined by a backslash."""
-    try:
-        value = header.get(name)
-    except Exception:  # pydicom decodes values at first access
-        return ""
+    value = attribute(header, name)
     if value is None:
         return ""
     if not isinstance(value, str | int | float) and hasattr(value, "__iter__"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gcis_runtime.dicom.codestream import codestream_size
 from gcis_runtime.dicom.files import DicomFile
 from gcis_runtime.dicom.frames import Frame
-from gcis_runtime.dicom.headers import DEFLATED, UnreadableDicomError, number_of, read_dataset, text_of
+from gcis_runtime.dicom.headers import DEFLATED, UnreadableDicomError, attribute, number_of, read_dataset, text_of
 from gcis_runtime.errors import ImageError
 
 AIR = -1024
@@ -94,7 +94,7 @@ def read_slices(frames: Sequence[Frame]) -> NDArray[Any]:
 def _stored(dataset: Any, frame: Frame) -> NDArray[Any]:
     """Return the stored values (rows, columns) of a slice."""
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
-    if "PixelData" not in dataset:
+    if not attribute(dataset, "PixelData"):
         raise ImageError(
             f"{frame.name} has no voxels", received="no PixelData", fix="Export the series again."
         )
