@@ -78,7 +78,7 @@ def _inflated(data: bytes, meta: Any, pydicom: Any, *, stop_before_pixels: bool)
 
 
 def attribute(header: Any, name: str) -> Any:
-    """Return an attribute; None if it is missing or damaged (pydicom decodes values at their first access)."""
+    """Return an attribute; None if it is missing or damaged, since pydicom decodes at first access."""
     try:
         return header.get(name)
     except Exception:

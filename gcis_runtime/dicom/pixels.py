@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from gcis_runtime.dicom.codestream import codestream_size
 from gcis_runtime.dicom.files import DicomFile
 from gcis_runtime.dicom.frames import Frame
-from gcis_runtime.dicom.headers import DEFLATED, UnreadableDicomError, attribute, number_of, read_dataset, text_of
+from gcis_runtime.dicom.headers import (
+    DEFLATED,
+    UnreadableDicomError,
+    attribute,
+    number_of,
+    read_dataset,
+    text_of,
+)
 from gcis_runtime.errors import ImageError
 
 AIR = -1024

@@ -54,7 +54,7 @@ def make_seg(request: ResultRequest, *, kind: SegType = "binary") -> Any:
     try:
         dataset = hd.seg.Segmentation(
             source_images=request.headers,
-            pixel_array=_numbered(request, numbers),
+            **_pixels(request, numbers),
             segmentation_type="BINARY" if kind == "binary" else "LABELMAP",
             segment_descriptions=[_description(s, numbers[s.value], request) for s in request.structures],
             series_instance_uid=request.uid(f"{kind} seg series"),
@@ -83,8 +83,13 @@ def make_seg(request: ResultRequest, *, kind: SegType = "binary") -> Any:
     return dataset
 
 
-def _numbered(request: ResultRequest, numbers: dict[int, int]) -> Any:
-    """Return segment numbers (frames, rows, columns) in the order of the source frames."""
+def _pixels(request: ResultRequest, numbers: dict[int, int]) -> dict[str, Any]:
+    """Return segment numbers (frames, rows, columns) in the order of the source frames.
+
+    Frames of a multi-frame file with further frames, such as localisers, have explicit positions instead.
+    """
+    import highdicom as hd  # noqa: PLC0415 (optional)
+
     labels = request.slice_labels
     lookup = np.zeros(int(labels.max()) + 1, dtype=np.uint8 if len(numbers) < 256 else np.uint16)
     for value, number in numbers.items():
@@ -93,16 +98,26 @@ def _numbered(request: ResultRequest, numbers: dict[int, int]) -> Any:
     stacked = lookup[labels]
     frames = request.image.stack.frames
     if frames[0].index is None:
-        return stacked
+        return {"pixel_array": stacked}
     if any(f.file != frames[0].file for f in frames):
         raise OutputError(
             "a segmentation cannot refer to several multi-frame files",
             fix="Write another format, such as --format nii.gz.",
         )
-    out = np.zeros((int(frames[0].header.NumberOfFrames), *stacked.shape[1:]), dtype=stacked.dtype)
-    for place, frame in enumerate(frames):
-        out[frame.index] = stacked[place]
-    return out
+    if len(frames) == int(frames[0].header.NumberOfFrames):
+        out = np.empty_like(stacked)
+        for place, frame in enumerate(frames):
+            out[frame.index] = stacked[place]
+        return {"pixel_array": out}
+    gap = float(np.linalg.norm(request.image.stack.affine[:3, 2]))
+    return {
+        "pixel_array": stacked,
+        "plane_positions": [hd.PlanePositionSequence("PATIENT", f.position.tolist()) for f in frames],
+        "plane_orientation": hd.PlaneOrientationSequence("PATIENT", frames[0].axes.ravel().tolist()),
+        "pixel_measures": hd.PixelMeasuresSequence(
+            pixel_spacing=frames[0].spacing, slice_thickness=gap, spacing_between_slices=gap
+        ),
+    }
 
 
 def _description(structure: DicomStructure, number: int, request: ResultRequest) -> Any:

@@ -51,7 +51,7 @@ def test_the_size_in_a_code_stream() -> None:
     assert codestream_size(start + b"\xff\xff\xf7\x00\x0b\x0c\x00\x22\x00\x28\x01\x00\x00") == (40, 34)
     assert codestream_size(b"\x01\x00\x00\x00" + bytes(60)) is None
     for damaged in (b"\xff\xd8", start, start + b"abcdefghijkl", b"\xff\x4f\xff\x51\x00"):
-        with pytest.raises(ValueError, match="code stream|marker"):
+        with pytest.raises(ValueError, match=r"code stream|marker"):
             codestream_size(damaged)
 
 
@@ -68,7 +68,7 @@ def test_a_deflated_file_that_inflates_too_far(volume: Volume, tmp_path: Path) -
     with pytest.raises(ImageError, match=r"it inflates to more than \d"):
         read_dicom(tmp_path)
     (tmp_path / "bomb.dcm").write_bytes(data[: end + 20])
-    with pytest.raises(ImageError, match="compressed data end early|damaged"):
+    with pytest.raises(ImageError, match=r"compressed data end early|damaged"):
         read_dicom(tmp_path)
 
 

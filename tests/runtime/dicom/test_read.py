@@ -1,4 +1,4 @@
-"""Test that a series gives the voxels and the affine of the volume that it was made from, in every encoding."""
+"""Test that a series in any encoding gives the voxels and the affine of the volume it was made from."""
 
 from __future__ import annotations
 
