@@ -122,7 +122,8 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
         structures = _scored(structures, result, case.truth)
         extra["truth"] = str(options.truth)
     report = msgspec.structs.replace(
-        base, case=job.name, image=str(job.image), labels=str(job.labels), structures=structures,
+        base, case=job.name, image=str(job.image), labels=str(job.labels) if job.labels.exists() else "",
+        structures=structures,
         seconds={name: round(value, 4) for name, value in seconds.items()}, key=key, **extra,
     )  # fmt: skip
     write_json(job.report, report)

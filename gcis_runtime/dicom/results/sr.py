@@ -100,7 +100,12 @@ def _group(request: ResultRequest, structure: DicomStructure, number: int, segme
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=request.uid(f"segment {structure.value}"), identifier=short_text(structure.name, 64)
         ),
-        referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, segment_number=number),
+        referenced_segment=hd.sr.ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=number,
+            source_series=hd.sr.SourceSeriesForSegmentation(request.image.series.uid),
+        ),
         finding_type=kind,
         finding_sites=sites,
         measurements=found,
