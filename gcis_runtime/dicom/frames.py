@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.dicom.files import DicomFile
-from gcis_runtime.dicom.headers import attribute, missing_attribute, number_of, numbers_of, text_of
+from gcis_runtime.dicom.headers import Header, attribute, missing_attribute, number_of, numbers_of, text_of
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.volume import MAX_VOXELS
 
@@ -25,7 +25,8 @@ class Frame:
     Attributes:
         file: File that contains it.
         index: Index in a multi-frame file; None for a single frame.
-        header: Header of the file, without voxels.
+        header: Attributes of the file, without voxels.
+        pixel_offset: See `Header`.
         position: (3,) centre of the first voxel in LPS mm (ImagePositionPatient).
         axes: (2, 3) unit vectors along a row and along a column in LPS (ImageOrientationPatient).
         spacing: Distances in mm between the centres of adjacent rows and of adjacent columns (PixelSpacing).
@@ -38,6 +39,7 @@ class Frame:
     file: DicomFile
     index: int | None
     header: Any
+    pixel_offset: int | None
     position: NDArray[np.float64]
     axes: NDArray[np.float64]
     spacing: tuple[float, float]
@@ -65,12 +67,13 @@ class Frame:
         return f"the slice at {self.depth:.2f} mm ({instance}{frame}file {self.file.number})"
 
 
-def frames_of(file: DicomFile, header: Any) -> list[Frame]:
+def frames_of(file: DicomFile, read: Header) -> list[Frame]:
     """Return the frames of a CT file; localiser frames of multi-frame files are left out.
 
     Raises:
         ImageError: An attribute is missing or invalid, or intensities are not HU.
     """
+    header = read.dataset
     where = f"file {file.number} of the series"
     rows, columns = _whole(header, "Rows", where), _whole(header, "Columns", where)
     samples = number_of(header, "SamplesPerPixel") or 1
@@ -93,7 +96,7 @@ def frames_of(file: DicomFile, header: Any) -> list[Frame]:
     if shared is None and not groups:
         if count > 1:
             raise missing_attribute("PerFrameFunctionalGroupsSequence", where)
-        return [_frame(file, header, None, (header,), rows=rows, columns=columns)]
+        return [_frame(file, read, None, (header,), rows=rows, columns=columns)]
     if groups is None or len(groups) != count:
         raise ImageError(
             f"{where} has functional groups for another number of frames",
@@ -104,7 +107,7 @@ def frames_of(file: DicomFile, header: Any) -> list[Frame]:
     for index, group in enumerate(groups):
         parts = _parts(group, shared)
         if "LOCALIZER" not in text_of(parts["type"], "FrameType").upper().split("\\"):
-            frames.append(_frame(file, header, index, tuple(parts.values()), rows=rows, columns=columns))
+            frames.append(_frame(file, read, index, tuple(parts.values()), rows=rows, columns=columns))
     return frames
 
 
@@ -124,7 +127,7 @@ def _parts(group: Any, shared: Any) -> dict[str, Any]:
 
 
 def _frame(
-    file: DicomFile, header: Any, index: int | None, parts: tuple[Any, ...], *, rows: int, columns: int
+    file: DicomFile, read: Header, index: int | None, parts: tuple[Any, ...], *, rows: int, columns: int
 ) -> Frame:
     """Read geometry and rescaling from the first of `parts` that has each attribute."""
     where = f"file {file.number} of the series" + ("" if index is None else f", frame {index + 1}")
@@ -153,7 +156,8 @@ def _frame(
         raise missing_attribute("PixelSpacing", where)
     _check_units(parts, where)
     return Frame(
-        file=file, index=index, header=header, position=np.array(values("ImagePositionPatient", 3)),
+        file=file, index=index, header=read.dataset, pixel_offset=read.pixel_offset,
+        position=np.array(values("ImagePositionPatient", 3)),
         axes=axes, spacing=(row, column), rows=rows, columns=columns,
         slope=_single(parts, "RescaleSlope", where), intercept=_single(parts, "RescaleIntercept", where),
     )  # fmt: skip

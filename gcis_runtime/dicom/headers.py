@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 from gcis_runtime.dicom.content import is_dicom
@@ -21,13 +23,27 @@ class UnreadableDicomError(Exception):
     """A file is not DICOM or is damaged; the text gives the reason without names from the file."""
 
 
-def read_header(file: DicomFile) -> Any:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Header:
+    """A file without its voxels.
+
+    Attributes:
+        dataset: Attributes before the voxels.
+        pixel_offset: Offset of the element with the voxels; None in archives and deflated files.
+    """
+
+    dataset: Any
+    pixel_offset: int | None
+
+
+def read_header(file: DicomFile) -> Header:
     """Read a file without its voxels.
 
     Raises:
         UnreadableDicomError: The file is not DICOM or is damaged.
     """
-    return _read(file, stop_before_pixels=True)
+    dataset, offset = _read(file, stop_before_pixels=True)
+    return Header(dataset=dataset, pixel_offset=None if file.member else offset)
 
 
 def read_dataset(file: DicomFile) -> Any:
@@ -36,10 +52,37 @@ def read_dataset(file: DicomFile) -> Any:
     Raises:
         UnreadableDicomError: See `read_header`.
     """
-    return _read(file, stop_before_pixels=False)
+    return _read(file, stop_before_pixels=False)[0]
 
 
-def _read(file: DicomFile, *, stop_before_pixels: bool) -> Any:
+def read_native(file: DicomFile, offset: int, *, order: str, size: int) -> bytes:
+    """Read voxels that are not compressed, without reading the header again.
+
+    Args:
+        file: The file.
+        offset: Offset of the element with the voxels.
+        order: `"<"` or `">"`, the byte order.
+        size: Number of bytes that are needed.
+
+    Raises:
+        UnreadableDicomError: The file has changed, ends early, or has no voxels there.
+    """
+    try:
+        with file.path.open("rb") as stream:
+            stream.seek(offset)
+            head = stream.read(12)
+            numbers = struct.unpack(f"{order}HH", head[:4]) if len(head) == 12 else ()
+            if numbers != (0x7FE0, 0x0010):
+                raise UnreadableDicomError("no voxels at the end of the header")
+            explicit = head[4:6] in (b"OW", b"OB")
+            length = struct.unpack(f"{order}I", head[8:] if explicit else head[4:8])[0]
+            stream.seek(offset + (12 if explicit else 8))
+            return stream.read(min(size, length))
+    except OSError as error:
+        raise UnreadableDicomError(error.strerror or type(error).__name__) from error
+
+
+def _read(file: DicomFile, *, stop_before_pixels: bool) -> tuple[Any, int | None]:
     pydicom = load_pydicom()
     try:
         with file.open() as stream:
@@ -51,9 +94,11 @@ def _read(file: DicomFile, *, stop_before_pixels: bool) -> Any:
                 stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2
             )
             if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
-                return _inflated(stream.read(), meta, pydicom, stop_before_pixels=stop_before_pixels)
+                data = stream.read()
+                return _inflated(data, meta, pydicom, stop_before_pixels=stop_before_pixels), None
             stream.seek(0)
-            return pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, force=True)
+            dataset = pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, force=True)
+            return dataset, stream.tell()
     except UnreadableDicomError:
         raise
     except OSError as error:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gcis_runtime.dicom.files import DicomFile
 from gcis_runtime.dicom.frames import Frame, frames_of
 from gcis_runtime.dicom.geometry import Stack, stack_frames
-from gcis_runtime.dicom.headers import UnreadableDicomError, read_header
+from gcis_runtime.dicom.headers import Header, UnreadableDicomError, read_header
 from gcis_runtime.dicom.pixels import PixelReader, read_slices
 from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import ImageError
@@ -42,17 +43,21 @@ def plan_series(series: Series, *, allow_irregular: bool = False) -> Stack:
     Raises:
         ImageError: An attribute is missing or invalid, or the slices form no grid.
     """
+    headers = series.headers or [_header(file) for file in series.files]
     frames: list[Frame] = []
-    for file in series.files:
-        try:
-            header = read_header(file)
-        except UnreadableDicomError as error:
-            raise ImageError(f"file {file.number} cannot be read any more", received=str(error)) from error
+    for file, header in zip(series.files, headers, strict=True):
         frames += frames_of(file, header)
     stack = stack_frames(frames, allow_irregular=allow_irregular)
     check_shape(stack.shape)
     check_affine(stack.affine)
     return stack
+
+
+def _header(file: DicomFile) -> Header:
+    try:
+        return read_header(file)
+    except UnreadableDicomError as error:
+        raise ImageError(f"file {file.number} cannot be read any more", received=str(error)) from error
 
 
 def read_series(series: Series, *, allow_irregular: bool = False) -> SeriesImage:

@@ -20,6 +20,7 @@ from gcis_runtime.dicom.headers import (
     attribute,
     number_of,
     read_dataset,
+    read_native,
     text_of,
 )
 from gcis_runtime.errors import ImageError
@@ -53,15 +54,32 @@ class PixelReader:
             ImageError: The voxels are missing, damaged, or encoded in an unsupported way.
         """
         try:
-            dataset = self._dataset(frame)
-            stored = _stored(dataset, frame)
+            stored = self._stored(frame)
         except UnreadableDicomError as error:
             raise ImageError(f"{frame.name} cannot be read", received=str(error)) from error
-        values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
-        padding = _padding(dataset, stored)
+        values = stored.astype(np.float32)
+        if frame.slope != 1:
+            values *= np.float32(frame.slope)
+        values += np.float32(frame.intercept)
+        padding = _padding(frame.header, stored)
         if padding is not None:
             values[padding] = AIR
         return values
+
+    def _stored(self, frame: Frame) -> NDArray[Any]:
+        """Return the stored values (rows, columns) of a slice."""
+        syntax = _syntax(frame.header)
+        order = "<" if not syntax else _NATIVE.get(syntax)
+        if order is not None and frame.pixel_offset is not None and frame.index is None:
+            size = frame.rows * frame.columns * int(number_of(frame.header, "BitsAllocated") or 16) // 8
+            data = read_native(frame.file, frame.pixel_offset, order=order, size=size)
+            return _native(frame, data, order)
+        dataset = self._dataset(frame)
+        if not attribute(dataset, "PixelData"):
+            raise UnreadableDicomError("no voxels at the end of the header")
+        if order is not None:
+            return _native(frame, dataset.PixelData, order)
+        return _compressed(dataset, frame, syntax)
 
     def _dataset(self, frame: Frame) -> Any:
         if frame.file not in self._shared:
@@ -98,19 +116,14 @@ def read_slices(frames: Sequence[Frame]) -> NDArray[Any]:
     return out.transpose(2, 1, 0)
 
 
-def _stored(dataset: Any, frame: Frame) -> NDArray[Any]:
-    """Return the stored values (rows, columns) of a slice."""
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
-    if not attribute(dataset, "PixelData"):
-        raise ImageError(
-            f"{frame.name} has no voxels", received="no PixelData", fix="Export the series again."
-        )
-    if not syntax or syntax in _NATIVE:
-        return _native(dataset, frame, _NATIVE.get(syntax, "<"))
-    return _compressed(dataset, frame, syntax)
+def _syntax(dataset: Any) -> str:
+    meta = getattr(dataset, "file_meta", None)
+    return "" if meta is None else text_of(meta, "TransferSyntaxUID")
 
 
-def _native(dataset: Any, frame: Frame, order: str) -> NDArray[Any]:
+def _native(frame: Frame, data: bytes, order: str) -> NDArray[Any]:
+    """Return the stored values (rows, columns) in the voxels of a file that is not compressed."""
+    dataset = frame.header
     allocated = int(number_of(dataset, "BitsAllocated") or 16)
     stored = int(number_of(dataset, "BitsStored") or allocated)
     signed = bool(number_of(dataset, "PixelRepresentation"))
@@ -124,7 +137,6 @@ def _native(dataset: Any, frame: Frame, order: str) -> NDArray[Any]:
     size = allocated // 8
     count = frame.rows * frame.columns
     start = (frame.index or 0) * count * size
-    data = dataset.PixelData
     if len(data) < start + count * size:
         raise ImageError(
             f"{frame.name} ends early",

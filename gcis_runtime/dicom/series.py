@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcis_runtime.dicom.files import DicomFile, load_pydicom
-from gcis_runtime.dicom.headers import UnreadableDicomError, number_of, read_header, text_of
+from gcis_runtime.dicom.headers import Header, UnreadableDicomError, number_of, read_header, text_of
 from gcis_runtime.errors import ImageError
 from gcis_runtime.text import counted
 
@@ -39,6 +39,7 @@ class Series:
         voxel_bytes: Estimated memory of the voxels: 2 bytes each.
         files: Files in the order of their names.
         notes: What was left out of the study.
+        headers: Headers of `files`; None if they are read again with the voxels, to save memory in a cohort.
     """
 
     uid: str
@@ -51,6 +52,7 @@ class Series:
     voxel_bytes: int
     files: tuple[DicomFile, ...]
     notes: tuple[str, ...] = ()
+    headers: tuple[Header, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +66,27 @@ class Study:
     series: tuple[Series, ...]
 
 
-def read_study(files: Sequence[DicomFile]) -> Study:
+def read_study(files: Sequence[DicomFile], *, keep_headers: bool = False) -> Study:
     """Read all headers, and group the CT images by series.
+
+    Args:
+        files: Files of the study.
+        keep_headers: Keep the headers, so that a series is read faster.
 
     Raises:
         ImageError: pydicom is missing, or no file is a CT image.
     """
     load_pydicom()
     left_out: Counter[str] = Counter()
-    groups: dict[str, list[tuple[DicomFile, Any]]] = defaultdict(list)
+    groups: dict[str, list[tuple[DicomFile, Header]]] = defaultdict(list)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gcis-dicom") as pool:
         for file, header in zip(files, pool.map(_header, files), strict=True):
-            reason = header if isinstance(header, str) else _reason(header)
-            if reason:
+            if isinstance(header, str):
+                left_out[header] += 1
+            elif reason := _reason(header.dataset):
                 left_out[reason] += 1
             else:
-                groups[text_of(header, "SeriesInstanceUID")].append((file, header))
+                groups[text_of(header.dataset, "SeriesInstanceUID")].append((file, header))
     notes = tuple(f"{counted(count, 'file')} left out: {reason}" for reason, count in left_out.items())
     if not groups:
         raise ImageError(
@@ -88,11 +95,11 @@ def read_study(files: Sequence[DicomFile]) -> Study:
             expected="a CT series",
             fix="Pass the folder of a CT study.",
         )
-    found = [_series(uid, members, notes) for uid, members in groups.items()]
+    found = [_series(uid, members, notes, keep_headers) for uid, members in groups.items()]
     return Study(series=tuple(sorted(found, key=_order)))
 
 
-def _header(file: DicomFile) -> Any:
+def _header(file: DicomFile) -> Header | str:
     try:
         return read_header(file)
     except UnreadableDicomError as error:
@@ -115,8 +122,10 @@ def _reason(header: Any) -> str:
     return UID(sop_class).name if sop_class.startswith("1.2.840.10008.") else "private SOP class"
 
 
-def _series(uid: str, members: list[tuple[DicomFile, Any]], notes: tuple[str, ...]) -> Series:
-    header = members[0][1]
+def _series(
+    uid: str, members: list[tuple[DicomFile, Header]], notes: tuple[str, ...], keep_headers: bool
+) -> Series:
+    header = members[0][1].dataset
     return Series(
         uid=uid,
         study_uid=text_of(header, "StudyInstanceUID"),
@@ -124,10 +133,11 @@ def _series(uid: str, members: list[tuple[DicomFile, Any]], notes: tuple[str, ..
         description=text_of(header, "SeriesDescription"),
         kernel=text_of(header, "ConvolutionKernel"),
         spacing=text_of(header, "PixelSpacing").replace("\\", " x "),
-        slices=sum(int(number_of(h, "NumberOfFrames") or 1) for _, h in members),
-        voxel_bytes=sum(2 * _voxels(h) for _, h in members),
+        slices=sum(int(number_of(h.dataset, "NumberOfFrames") or 1) for _, h in members),
+        voxel_bytes=sum(2 * _voxels(h.dataset) for _, h in members),
         files=tuple(file for file, _ in members),
         notes=notes,
+        headers=tuple(header for _, header in members) if keep_headers else None,
     )
 
 

@@ -14,18 +14,23 @@ from gcis_runtime.errors import ImageError
 from gcis_runtime.images.volume import Volume
 
 
-def find_series(paths: Sequence[Path], options: DicomOptions) -> tuple[Series, ...]:
+def find_series(
+    paths: Sequence[Path], options: DicomOptions, *, keep_headers: bool = False
+) -> tuple[Series, ...]:
     """Return the chosen CT series of a study.
 
     Args:
         paths: Folders, files and zip archives that make up the study.
         options: The choice.
+        keep_headers: See `read_study`.
 
     Raises:
         ImageError: There is no CT series, or the choice is not unique; the message begins with the path.
     """
     try:
-        return choose_series(read_study(list_files(paths)), options.series, every=options.every)
+        return choose_series(
+            read_study(list_files(paths), keep_headers=keep_headers), options.series, every=options.every
+        )
     except ImageError as error:
         raise error.named(paths[0]) from error
 
@@ -44,5 +49,5 @@ def read_dicom(
         ImageError: pydicom is missing, the choice is not unique, or the series cannot be read.
     """
     options = DicomOptions(series=() if series is None else (str(series),), allow_irregular=allow_irregular)
-    (found,) = find_series([Path(path)], options)
+    (found,) = find_series([Path(path)], options, keep_headers=True)
     return read_series(found, allow_irregular=allow_irregular).volume

@@ -63,7 +63,7 @@ def find_images(arguments: Sequence[Path], dicom: DicomOptions | None = None) ->
             if argument == loose[0]:
                 found += _study(loose, dicom)
         elif _is_study(argument):
-            found += _study([argument], dicom)
+            found += _study([argument], dicom, keep_headers=len(arguments) == 1 and not dicom.every)
         elif argument.is_dir():
             found += _all(sorted(argument.iterdir()), f"{argument} contains no image")
         elif _is_pattern(argument):
@@ -92,12 +92,12 @@ def _is_loose(path: Path) -> bool:
     return not suffix_of(path) and path.suffix.lower() not in (".csv", ".zip") and is_dicom_file(path)
 
 
-def _study(paths: Sequence[Path], dicom: DicomOptions) -> list[Source]:
+def _study(paths: Sequence[Path], dicom: DicomOptions, *, keep_headers: bool = False) -> list[Source]:
     """Return the chosen series of a study."""
     from gcis_runtime.dicom.study import find_series  # noqa: PLC0415 (imports pydicom)
 
     image = paths[0]
-    series = find_series(paths, dicom)
+    series = find_series(paths, dicom, keep_headers=keep_headers)
     name = image.resolve().name if image.is_dir() else stem(image)
     numbers = [s.number or "x" for s in series]
     names = [

@@ -149,6 +149,7 @@ def _common(series: int) -> Dataset:
     ds.Modality = "CT"
     ds.PatientName, ds.PatientID = PATIENT, "4711"
     ds.PatientBirthDate, ds.PatientSex, ds.BodyPartExamined = "19700101", "O", "HEADNECK"
+    ds.PatientPosition = "HFS"
     ds.StudyDate, ds.StudyTime, ds.AccessionNumber = "20260101", "120000", "A1"
     ds.ReferringPhysicianName, ds.StudyID, ds.Manufacturer = "", "1", "gCIS tests"
     ds.PositionReferenceIndicator, ds.KVP, ds.AcquisitionNumber = "", "120", 1

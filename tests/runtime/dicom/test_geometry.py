@@ -80,7 +80,7 @@ def repeated(index: int, **attributes: object) -> Change:
         (having(4, PhotometricInterpretation="MONOCHROME1"), r"grey-scale.*MONOCHROME1"),
         (having(4, Columns=None), r"has no valid Columns"),
         (having(4, PixelData=b"\0" * 100), r"ends early; received 100 bytes of voxels; expected 2720"),
-        (having(4, PixelData=None), r"has no voxels"),
+        (having(4, PixelData=None), r"cannot be read; received no voxels"),
         (
             repeated(4, RescaleIntercept="-1000"),
             r"two different slices have the same position; .* at 2\.00 mm",

@@ -13,7 +13,7 @@ import pytest
 def program(name: str) -> str:
     """Return the path of a program in this environment or on the system; fail if it is missing."""
     beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
+    found = str(beside) if beside.exists() else shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if found is None:
         pytest.fail(f"{name} is not installed; .ci/run installs the programs of the tests marked dicom")
     return found
