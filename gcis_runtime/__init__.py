@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcis_runtime.bundles.bundle import Bundle, open_bundle
+    from gcis_runtime.dicom.options import DicomOptions
+    from gcis_runtime.dicom.study import read_dicom
     from gcis_runtime.engines.options import EngineOptions
     from gcis_runtime.errors import GcisError
     from gcis_runtime.images.files import read_volume, write_labels
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle",
+    "DicomOptions",
     "EngineOptions",
     "GcisError",
     "Report",
@@ -42,6 +45,7 @@ __all__ = [
     "Structure",
     "Volume",
     "open_bundle",
+    "read_dicom",
     "read_volume",
     "run_images",
     "write_labels",
@@ -50,6 +54,7 @@ __all__ = [
 
 _MODULE = {
     "Bundle": "bundles.bundle",
+    "DicomOptions": "dicom.options",
     "EngineOptions": "engines.options",
     "GcisError": "errors",
     "Report": "pipeline.report",
@@ -62,6 +67,7 @@ _MODULE = {
     "Structure": "pipeline.result",
     "Volume": "images.volume",
     "open_bundle": "bundles.bundle",
+    "read_dicom": "dicom.study",
     "read_volume": "images.files",
     "run_images": "runs.run_images",
     "write_labels": "images.files",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -29,6 +29,7 @@ inputs = options_under("What to segment")
 outputs = options_under("Results")
 limits = options_under("Limits")
 many = options_under("Many images")
+dicom_inputs = options_under("DICOM studies")
 _engine = options_under("Engine")
 
 
@@ -60,6 +61,15 @@ _RUN_OPTIONS = (
     limits("--max-memory", metavar="SIZE",
            help="Memory limit, such as 2G. An image whose forecast exceeds it is computed with less "
            "memory or refused. Images are then processed one at a time."),
+    dicom_inputs("--series", multiple=True, metavar="NUMBER|UID",
+                 help="DICOM series to segment; repeat for more. [the only CT series]"),
+    dicom_inputs("--all-series", is_flag=True, help="Segment every CT series of a study."),
+    dicom_inputs("--allow-irregular", is_flag=True,
+                 help="Interpolate missing and unevenly spaced slices to a regular grid. [an error]"),
+    dicom_inputs("--seg-type", type=click.Choice(["binary", "labelmap"]), default="binary",
+                 show_default=True, help="Type of the segmentation; not all viewers read labelmap."),
+    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and extent (TID 1500)."),
+    dicom_inputs("--uid-root", metavar="UID", help="Root of new UIDs. [2.25]"),
 )  # fmt: skip
 
 
@@ -112,8 +122,15 @@ def run_options(function: Command) -> Command:
         body_crop: bool | None,
         max_memory: str | None,
         raw: bool,
+        series: tuple[str, ...],
+        all_series: bool,
+        allow_irregular: bool,
+        seg_type: Literal["binary", "labelmap"],
+        sr: bool,
+        uid_root: str | None,
         **others: Any,
     ) -> Any:
+        from gcis_runtime.dicom.options import DicomOptions
         from gcis_runtime.pipeline.options import SegmentOptions
         from gcis_runtime.runs.options import RunOptions
         from gcis_runtime.system.memory import parse_bytes
@@ -129,9 +146,15 @@ def run_options(function: Command) -> Command:
             max_memory=None if max_memory is None else parse_bytes(max_memory),
             raw=raw,
         )
+        if series and all_series:
+            raise click.UsageError("Pass --series or --all-series, not both.")
         options: RunOptions = RunOptions(
-            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth
-        )
+            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth,
+            dicom=DicomOptions(
+                series=series, every=all_series, allow_irregular=allow_irregular,
+                seg_type=seg_type, sr=sr, uid_root=uid_root,
+            ),
+        )  # fmt: skip
         return function(options=options, **others)
 
     return _decorated(command, *_RUN_OPTIONS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gcis_runtime.runs.options import RunOptions
 
 PROGRAM = "gcis-run"
-_FORMATS = ("nii.gz", "nii", "nrrd", "mha")
+_FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dicom-seg", "rtstruct")
 
 _EPILOG = """\b
 Examples:
@@ -23,6 +23,7 @@ Examples:
   gcis-run ct.nii.gz --prompt liver                  the installed bundle that has this prompt
   gcis-run cts/ --bundle B -o out/ --statistics      every image of a folder, with a summary
   gcis-run cts/ --bundle B -o out/ --resume          continue after an interruption
+  gcis-run study/ --series 3                         a CT series of a folder or zip archive with DICOM
   gcis-run --phantom 7 -o demo/                      a generated head and neck, scored
 
 Research software, not a medical device."""
@@ -34,7 +35,7 @@ Research software, not a medical device."""
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument(
-    "images", nargs=-1, metavar="IMAGE|FOLDER|PATTERN|LIST.csv...", type=click.Path(path_type=Path)
+    "images", nargs=-1, metavar="IMAGE|FOLDER|STUDY|PATTERN|LIST.csv...", type=click.Path(path_type=Path)
 )
 @inputs("--bundle", metavar="B", help="Bundle folder, name in the store, or 'demo'.")
 @inputs(
@@ -55,9 +56,11 @@ Research software, not a medical device."""
 )
 @outputs(
     "--format",
-    "suffix",
+    "formats",
+    multiple=True,
     type=click.Choice(_FORMATS),
-    help="Format of label maps in folders. [nii.gz; NRRD and MHA for images of these formats]",
+    help="Format of the labels; repeat for more. [that of NRRD and MHA images, dicom-seg for DICOM, else "
+    "nii.gz]",
 )
 @run_options
 @json_option(option=outputs, help="Print one JSON document instead of tables.")
@@ -74,13 +77,13 @@ def main(
     prompts: tuple[str, ...],
     seed: int | None,
     out: str | None,
-    suffix: str | None,
+    formats: tuple[str, ...],
     options: RunOptions,
     engine: EngineOptions,
     resume: bool,
     as_json: bool,
 ) -> int:
-    """Segment CT images in HU (NIfTI; NRRD and MHA with SimpleITK) with an exported bundle.
+    """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
 
     Writes a label map on each image's own grid and a JSON file with names, volumes, engine and times; for
     many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least
@@ -89,6 +92,8 @@ def main(
     if seed is not None:
         if images or options.truth or resume or out is None or out.endswith((".nii", ".nii.gz")):
             raise click.UsageError("--phantom takes -o FOLDER, and neither images, --truth nor --resume.")
+        if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
+            raise click.UsageError("--phantom writes one format, which is not DICOM.")
     elif not images:
         raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
     elif options.truth is not None and len(images) > 1:
@@ -97,17 +102,16 @@ def main(
     from gcis_runtime.runs.run_images import run_images, run_phantom
 
     display = Display(PROGRAM, quiet=as_json)
-    ending = suffix and f".{suffix}"
     try:
         if seed is not None:
             result = run_phantom(
                 seed, out=str(out), bundle=bundle or "demo", prompts=prompts, engine=engine,
-                options=options, suffix=ending, callbacks=display.callbacks,
+                options=options, suffix=f".{formats[0]}" if formats else None, callbacks=display.callbacks,
             )  # fmt: skip
         else:
             result = run_images(
                 images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
-                suffix=ending, resume=resume, callbacks=display.callbacks,
+                formats=formats, resume=resume, callbacks=display.callbacks,
             )  # fmt: skip
     except KeyboardInterrupt:
         display.interrupted()

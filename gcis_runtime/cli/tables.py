@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gcis_runtime.pipeline.report import PostReport, RegionReport, Report
+from gcis_runtime.pipeline.report import Report
+from gcis_runtime.pipeline.report_parts import PostReport, RegionReport
 from gcis_runtime.runs.summary import Status
 from gcis_runtime.text import counted, printable, table
 

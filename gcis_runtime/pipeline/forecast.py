@@ -7,7 +7,6 @@ on this machine (`calibration`), or estimated. Time is known only from earlier r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.errors import MemoryLimitError
 from gcis_runtime.grids.grid_transform import GridTransform
-from gcis_runtime.images.files import voxel_bytes
 from gcis_runtime.pipeline import calibration
 from gcis_runtime.pipeline.calibration import Calibration
 from gcis_runtime.pipeline.footprint import RequestedOutputs, activations, host_footprint
@@ -159,29 +157,6 @@ def choose_execution(
             fix=f"Allow --max-memory {(forecast.host_bytes >> 20) + 1}M, or fewer structures with --prompt.",
         )
     return execution, replace(forecast, allowed_bytes=allowed, steps=tuple(steps))
-
-
-def check_image(path: Path, allowed: int | None) -> None:
-    """Check before reading a file that its voxels alone do not exceed the memory limit.
-
-    Args:
-        path: The image file.
-        allowed: Limit of the resident memory in bytes; None for no limit.
-
-    Raises:
-        MemoryLimitError: They exceed it.
-        ImageError: The file cannot be read.
-    """
-    if allowed is None:
-        return
-    needs = voxel_bytes(path) + (resident_bytes() or _INTERPRETER)
-    if needs > allowed:
-        raise MemoryLimitError(
-            f"{path} needs more memory than is allowed",
-            received=f"{bytes_text(needs)} with its voxels and the engine",
-            expected=f"at most {bytes_text(allowed)}",
-            fix="Allow more with --max-memory.",
-        )
 
 
 def _smaller(

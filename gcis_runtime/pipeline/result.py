@@ -20,13 +20,13 @@ from gcis_runtime.images.itk import itk_image, load_simpleitk
 from gcis_runtime.images.nifti import label_image
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.post import PostChange
-from gcis_runtime.pipeline.report import (
+from gcis_runtime.pipeline.report import Report
+from gcis_runtime.pipeline.report_parts import (
     BundleReport,
     CropReport,
     EngineReport,
     ForecastReport,
     RegionReport,
-    Report,
     StructureReport,
     WindowsReport,
 )

@@ -5,25 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from gcis_runtime.images.files import check_plausible, read_volume
 from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.forecast import check_image
 from gcis_runtime.pipeline.options import Callbacks
-from gcis_runtime.pipeline.report import Report, RunKey, StructureReport
+from gcis_runtime.pipeline.report import Report, RunKey
+from gcis_runtime.pipeline.report_parts import DicomReport, StructureReport
 from gcis_runtime.pipeline.result import Segmentation
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
+from gcis_runtime.runs.label_files import write_dicom_files, write_label_files
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
+from gcis_runtime.runs.reading import check_input, read_input
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.runs.scores import dice_by_value
 from gcis_runtime.system.json_files import write_json
+
+if TYPE_CHECKING:
+    from gcis_runtime.dicom.load import SeriesImage
 
 _T = TypeVar("_T")
 
@@ -37,6 +42,7 @@ class Case:
         key: Everything that its results depend on.
         volume: The image.
         truth: The true label map, on the image's grid.
+        series: The DICOM series; None for an image file.
         seconds: Seconds per stage so far.
     """
 
@@ -44,6 +50,7 @@ class Case:
     key: RunKey
     volume: Volume
     truth: LabelMap | None
+    series: SeriesImage | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -54,16 +61,15 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
         ImageError: A file cannot be read, or the true label map is on a different grid.
         MemoryLimitError: The voxels alone need more memory than `options` permit.
     """
-    check_plausible(job.image)
-    check_image(job.image, options.segment.max_memory)
+    check_input(job, options)
     seconds: dict[str, float] = {}
     # Before the file is read: a file that changes while it is read must not be recorded as segmented.
-    key = run_key(segmenter, job.image, options)
-    volume = _timed(seconds, "read", lambda: read_volume(job.image))
+    key = run_key(segmenter, job.image, options, job.series)
+    volume, series = _timed(seconds, "read", lambda: read_input(job, options))
     truth = None
     if options.truth is not None:
         truth = read_labels(options.truth, like=volume)
-    return Case(job=job, key=key, volume=volume, truth=truth, seconds=seconds)
+    return Case(job=job, key=key, volume=volume, truth=truth, series=series, seconds=seconds)
 
 
 def segment_case(segmenter: Segmenter, case: Case, options: RunOptions, callbacks: Callbacks) -> Segmentation:
@@ -94,36 +100,64 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     """
     job, seconds = case.job, case.seconds | result.seconds
     job.report.unlink(missing_ok=True)  # an older report must not describe the new label map
-    _timed(seconds, "write", lambda: result.save(job.labels))
+    _timed(seconds, "write", lambda: write_label_files(job, result))
     base = result.report()
     structures = list(base.structures)
     extra = _write_maps(job, result, options, seconds)
-    if options.statistics:
-        structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result))
-        extra["statistics"] = str(job.statistics)
+    if options.statistics or options.dicom.sr:
+        structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result, options))
+        if options.statistics:
+            extra["statistics"] = str(job.statistics)
     if options.preview:
         from gcis_runtime.runs.preview import write_preview  # noqa: PLC0415 (imports Pillow)
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
         extra["preview"] = str(job.preview)
+    # The engine that finished: a fallback may have replaced the one that was open when the image was read.
+    key = msgspec.structs.replace(case.key, engine=result.engine.name, precision=result.engine.precision)
+    if (series := case.series) is not None:
+        step = partial(_write_dicom, case, series, result, options, key=key, structures=structures)
+        extra["dicom"], notes = _timed(seconds, "dicom", step)
+        extra["warnings"] = [*base.warnings, *notes]
     if case.truth is not None:
         structures = _scored(structures, result, case.truth)
         extra["truth"] = str(options.truth)
-    # The engine that finished: a fallback may have replaced the one that was open when the image was read.
-    key = msgspec.structs.replace(case.key, engine=result.engine.name, precision=result.engine.precision)
     report = msgspec.structs.replace(
-        base, case=job.name, image=str(job.image), labels=str(job.labels), structures=structures,
+        base, case=job.name, image=str(job.image), labels=str(job.labels) if job.labels.exists() else "",
+        structures=structures,
         seconds={name: round(value, 4) for name, value in seconds.items()}, key=key, **extra,
     )  # fmt: skip
     write_json(job.report, report)
     return report
 
 
+def _write_dicom(
+    case: Case,
+    found: SeriesImage,
+    result: Segmentation,
+    options: RunOptions,
+    *,
+    key: RunKey,
+    structures: list[StructureReport],
+) -> tuple[DicomReport, tuple[str, ...]]:
+    """Write the DICOM files of a series; return their report, and notes."""
+    files, notes = write_dicom_files(case.job, result, found, options, key=key, structures=structures)
+    report = DicomReport(
+        study=found.series.study_uid,
+        series=found.series.uid,
+        slices=len(found.stack.frames),
+        tilt_degrees=round(found.stack.tilt, 2),
+        interpolated=found.stack.depths is not None,
+        files=files,
+    )
+    return report, notes
+
+
 def _write_maps(
     job: Job, result: Segmentation, options: RunOptions, seconds: dict[str, float]
 ) -> dict[str, Any]:
     """Write masks and probability maps, and return the report's fields that name the files."""
-    suffix = suffix_of(job.labels)
+    suffix = suffix_of(job.labels) or ".nii.gz"
     files: dict[str, Any] = {}
     if options.segment.masks:
         files["masks"] = _timed(seconds, "masks", lambda: result.save_masks(job.masks, suffix=suffix))
@@ -134,12 +168,15 @@ def _write_maps(
     return files
 
 
-def _measured(structures: list[StructureReport], job: Job, result: Segmentation) -> list[StructureReport]:
-    """Measure every structure, write the CSV file, and return the structures with their measurements."""
+def _measured(
+    structures: list[StructureReport], job: Job, result: Segmentation, options: RunOptions
+) -> list[StructureReport]:
+    """Measure every structure, write the CSV file if requested, and return the measured structures."""
     values = [structure.value for structure in result.structures]
     found = statistics.measure_structures(result.volume, result.labels, values)
     measured = [msgspec.structs.replace(s, statistics=found[s.value]) for s in structures]
-    statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
+    if options.statistics:
+        statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
     return measured
 
 

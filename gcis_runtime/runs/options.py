@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.pipeline.options import SegmentOptions
 
 
@@ -19,6 +20,7 @@ class RunOptions:
         statistics: Measure HU and position of each structure, and write them to a CSV file.
         preview: Write a picture.
         truth: True label map on the image's grid; adds the Dice of each structure to the report.
+        dicom: How the series of DICOM studies are chosen and read.
     """
 
     segment: SegmentOptions = field(default_factory=SegmentOptions)
@@ -26,3 +28,4 @@ class RunOptions:
     statistics: bool = False
     preview: bool = False
     truth: Path | None = None
+    dicom: DicomOptions = field(default_factory=DicomOptions)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gcis_runtime.dicom.results.files import check_installed
+from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import check_format
 from gcis_runtime.images.suffixes import ITK, WRITABLE, stem, suffix_of
 from gcis_runtime.runs.inputs import Source
 from gcis_runtime.system.atomic_files import check_writable, remove_leftovers
+
+SEG, RTSTRUCT = "dicom-seg", "rtstruct"
+DICOM_FORMATS = (SEG, RTSTRUCT)
+_DICOM_SUFFIX = ".dcm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +26,16 @@ class Job:
 
     Attributes:
         name: The case's name.
-        image: The CT file.
+        image: The CT file; the folder, archive or first file of a DICOM study.
         labels: The label map.
         report: The JSON file next to it.
         preview: The picture next to it.
         statistics: The CSV file next to it.
         masks: The folder next to it for one mask per structure.
         probabilities: The folder next to it for one probability map per structure.
+        series: The DICOM series; None for an image file.
+        formats: Format and path of every file with the labels, the first of which is `labels`.
+        measurements: The DICOM report next to it.
     """
 
     name: str
@@ -37,16 +46,22 @@ class Job:
     statistics: Path
     masks: Path
     probabilities: Path
+    series: Series | None = None
+    formats: tuple[tuple[str, Path], ...] = ()
+    measurements: Path | None = None
 
 
 def is_file_name(out: str | None) -> bool:
     """Return whether `-o` names a label map; a folder exists or ends in a slash."""
     if out is None or out.endswith(("/", os.sep)):
         return False
-    return bool(suffix_of(Path(out))) and not Path(out).is_dir()
+    known = suffix_of(Path(out)) or out.lower().endswith(_DICOM_SUFFIX)
+    return bool(known) and not Path(out).is_dir()
 
 
-def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None = None) -> list[Job]:
+def plan_jobs(
+    sources: Sequence[Source], out: str | None, *, suffix: str | None = None, formats: Sequence[str] = ()
+) -> list[Job]:
     """Determine the name of every output before the run starts.
 
     Args:
@@ -55,6 +70,8 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
             only image; any other name is a folder.
         suffix: Suffix of label maps, masks and probability maps; None for `.nii.gz` for NIfTI, and the
             image's own format for NRRD and MetaImage.
+        formats: Formats of the labels, instead of `suffix`: `nii.gz`, `nii`, `nrrd`, `mha`, and for DICOM
+            series `dicom-seg` and `rtstruct`. The default of a DICOM series is `dicom-seg`.
 
     Raises:
         OutputError: One file name for several images, one output for two images, an output that would
@@ -70,14 +87,14 @@ def plan_jobs(sources: Sequence[Source], out: str | None, *, suffix: str | None 
             expected="a folder",
             fix="Use -o DIR/.",
         )
+    wanted = tuple(dict.fromkeys(formats)) or ((suffix.lstrip("."),) if suffix else ())
     jobs = []
     for source in sources:
         if to_file:
-            labels = Path(str(out))
+            jobs.append(_job_of_file(source, Path(str(out)), wanted))
         else:
             folder = source.image.parent if out is None else Path(out)
-            labels = folder / f"{source.name}_seg{suffix or _suffix_for(source.image)}"
-        jobs.append(_job(source, labels))
+            jobs.append(_job(source, folder / f"{source.name}_seg", wanted or _default_formats(source)))
     _refuse_names(jobs)
     _refuse_collisions(jobs)
     return jobs
@@ -89,26 +106,52 @@ def clear_leftovers(jobs: Sequence[Job]) -> None:
         remove_leftovers(folder)
 
 
-def _suffix_for(image: Path) -> str:
-    """Return the default suffix of an image's label map."""
-    suffix = suffix_of(image)
+def _default_formats(source: Source) -> tuple[str, ...]:
+    """Return the default format of an image's labels."""
+    if source.series is not None:
+        return (SEG,)
+    suffix = suffix_of(source.image)
     if suffix not in ITK:
-        return WRITABLE[0]
-    return suffix if suffix in WRITABLE else ".mha"
+        return (WRITABLE[0].lstrip("."),)
+    return (suffix.lstrip(".") if suffix in WRITABLE else "mha",)
 
 
-def _job(source: Source, labels: Path) -> Job:
+def _job_of_file(source: Source, labels: Path, wanted: tuple[str, ...]) -> Job:
+    """Return the job whose label map is the file that the user named; its suffix determines the format."""
     base = labels.parent / stem(labels)
+    if not suffix_of(labels):
+        own = RTSTRUCT if wanted == (RTSTRUCT,) else SEG
+    else:
+        own = suffix_of(labels).lstrip(".")
+    job = _job(source, base, (own, *(name for name in wanted if name != own)))
+    return replace(job, labels=labels, formats=((own, labels), *job.formats[1:]))
+
+
+def _job(source: Source, base: Path, formats: Sequence[str]) -> Job:
+    files = tuple((name, _label_file(base, name)) for name in formats)
     return Job(
         name=source.name,
         image=source.image,
-        labels=labels,
+        labels=files[0][1],
         report=Path(f"{base}.json"),
         preview=Path(f"{base}.png"),
         statistics=Path(f"{base}_statistics.csv"),
         masks=Path(f"{base}_masks"),
         probabilities=Path(f"{base}_probability"),
+        series=source.series,
+        formats=files,
+        measurements=_dicom_file(base, "sr"),
     )
+
+
+def _label_file(base: Path, name: str) -> Path:
+    if name == SEG:
+        return Path(f"{base}{_DICOM_SUFFIX}")
+    return _dicom_file(base, RTSTRUCT) if name == RTSTRUCT else Path(f"{base}.{name}")
+
+
+def _dicom_file(base: Path, kind: str) -> Path:
+    return base.with_name(f"{base.name.removesuffix('_seg')}_{kind}{_DICOM_SUFFIX}")
 
 
 def _refuse_names(jobs: Sequence[Job]) -> None:
@@ -142,6 +185,17 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
                 fix="Run them one by one with -o, or give them names in a list (.csv).",
             )
         seen[target] = job.image
-        check_writable(job.labels)
-        check_format(job.image)
-        check_format(job.labels, write=True)
+        if job.series is None:
+            check_format(job.image)
+        for name, path in job.formats:
+            check_writable(path)
+            if name not in DICOM_FORMATS:
+                check_format(path, write=True)
+            elif job.series is None:
+                raise OutputError(
+                    f"{name} needs a DICOM series",
+                    received=str(job.image),
+                    fix="Pass the study folder, or write another --format.",
+                )
+            else:
+                check_installed()

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from gcis_runtime.dicom.options import DicomOptions
+from gcis_runtime.dicom.series import Series
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import FileStamp, Report, RunKey
 from gcis_runtime.pipeline.segmenter import Segmenter
@@ -17,17 +19,13 @@ from gcis_runtime.runs.outputs import Job
 from gcis_runtime.system.json_files import read_json
 
 
-def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
+def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Series | None = None) -> RunKey:
     """Return everything that the results of an image depend on.
 
-    The file is identified by size and modification time; a missing one has neither.
+    The file is identified by size and modification time; a missing one has neither. A DICOM series is
+    identified by its UID, the total size of its files and the latest modification.
     """
     labels = segmenter.bundle.manifest.labels
-    try:
-        found = image.stat()
-        stamp = FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
-    except OSError:
-        stamp = FileStamp()
     segment = options.segment
     other = segment.coarse_segmenter
     limits: dict[str, Any] = {
@@ -37,6 +35,9 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
         "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
         "body_crop": _crop_key(segmenter, segment),
         "raw": (segment.raw and any(labels[channel].post for channel in segmenter.channels)) or None,
+        "series": None if series is None else series.uid,
+        "dicom_output": _dicom_key(series, options.dicom),
+        "irregular": (series is not None and options.dicom.allow_irregular) or None,
     }
     return RunKey(
         bundle=segmenter.bundle.sha256,
@@ -44,9 +45,25 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions) -> RunKey:
         engine=segmenter.engine.name,
         precision=segmenter.engine.precision,
         restore=segment.restore,
-        image=stamp,
+        image=_stamp(image, series),
         **{name: value for name, value in limits.items() if value is not None},
     )
+
+
+def _dicom_key(series: Series | None, options: DicomOptions) -> tuple[str, str] | None:
+    default = options.seg_type == DicomOptions().seg_type and options.uid_root is None
+    return None if series is None or default else (options.seg_type, options.uid_root or "")
+
+
+def _stamp(image: Path, series: Series | None) -> FileStamp:
+    try:
+        if series is None:
+            found = image.stat()
+            return FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        changed = max(file.path.stat().st_mtime_ns for file in series.files)
+        return FileStamp(bytes=sum(file.size for file in series.files), modified_ns=changed)
+    except OSError:
+        return FileStamp()
 
 
 def _crop_key(segmenter: Segmenter, options: SegmentOptions) -> bool | None:
@@ -81,12 +98,14 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
         report = read_json(job.report, Report)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    key = run_key(segmenter, job.image, options)
+    key = run_key(segmenter, job.image, options, job.series)
     if key.image == FileStamp() or report.key != key:
         return None
     if options.truth is not None and report.truth != str(options.truth):
         return None
-    needed = [job.labels]
+    needed = [path for _, path in job.formats]
+    if options.dicom.sr and job.series is not None and job.measurements is not None:
+        needed.append(job.measurements)
     segment = options.segment
     for wanted, maps, folder in (
         (segment.masks, report.masks, job.masks),

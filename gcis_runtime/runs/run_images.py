@@ -86,6 +86,7 @@ def run_images(
     options: RunOptions | None = None,
     out: PathLike | None = None,
     suffix: str | None = None,
+    formats: Sequence[str] = (),
     resume: bool = False,
     callbacks: RunCallbacks | None = None,
 ) -> RunResult:
@@ -95,7 +96,8 @@ def run_images(
     run.
 
     Args:
-        images: Image files, folders, patterns, and lists (`.csv`); see `runs.inputs.find_images`.
+        images: Image files, folders, patterns, lists (`.csv`) and DICOM studies; see
+            `runs.inputs.find_images`.
         bundle: A bundle, its folder, its name in the store, `"demo"`, or None for the bundle in the store
             that has `prompts` (the only bundle if `prompts` is empty).
         prompts: Structures to segment; all of the bundle's if empty.
@@ -104,6 +106,7 @@ def run_images(
         out: Output folder; for a single image also the file of its label map. None writes next to the image.
         suffix: Suffix of label maps in folders, such as `".nii.gz"`; None for the default of the image's
             format.
+        formats: Formats of the labels, instead of `suffix`; see `runs.outputs.plan_jobs`.
         resume: Skip images that an earlier run into `out` finished with the same options.
         callbacks: Functions that follow the run.
 
@@ -120,7 +123,10 @@ def run_images(
     """
     options = options or RunOptions()
     paths = [Path(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
-    plan = _plan(paths, options, out=None if out is None else os.fspath(out), suffix=suffix, resume=resume)
+    plan = _plan(
+        paths, options, out=None if out is None else os.fspath(out),
+        formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume,
+    )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
     return _run(plan, model, options, callbacks or RunCallbacks())
 
@@ -158,10 +164,10 @@ def run_phantom(
 
 
 def _plan(
-    paths: list[Path], options: RunOptions, *, out: str | None, suffix: str | None, resume: bool
+    paths: list[Path], options: RunOptions, *, out: str | None, formats: Sequence[str], resume: bool
 ) -> _Plan:
     """Return the cases of a run, after checking everything that does not need the bundle."""
-    sources = find_images(paths)
+    sources = find_images(paths, options.dicom)
     collection = resume or any(map(is_collection, paths))
     if collection and (out is None or is_file_name(out)):
         raise OutputError(
@@ -177,7 +183,7 @@ def _plan(
             expected="one image",
             fix="Run gcis-run once per image, or evaluate label maps with gcis-train evaluate.",
         )
-    jobs = plan_jobs(sources, out, suffix=suffix)
+    jobs = plan_jobs(sources, out, formats=formats)
     if len(jobs) == 1 and not jobs[0].image.exists():
         read_volume(jobs[0].image)  # raises the error before a bundle is loaded
     folder = Path(out) if out is not None and (collection or len(jobs) > 1) else None

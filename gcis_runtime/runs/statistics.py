@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.report import Statistics, StructureReport
+from gcis_runtime.pipeline.report_parts import Statistics, StructureReport
 from gcis_runtime.system.atomic_files import replacing
 
 COLUMNS = (

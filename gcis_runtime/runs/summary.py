@@ -16,7 +16,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gcis_runtime.errors import OutputError
-from gcis_runtime.pipeline.report import BundleReport, Report, WindowsReport
+from gcis_runtime.pipeline.report import Report
+from gcis_runtime.pipeline.report_parts import BundleReport, WindowsReport
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
 from gcis_runtime.runs.outputs import Job

@@ -7,7 +7,7 @@ TERMS: dict[str, str] = {
     "brainstem": (
         "brain stem; BrainStem; truncus encephali; truncus cerebri; Hirnstamm; Stammhirn; tronc "
         "cérébral; tronc encéphalique; tronco cerebral; tronco encefálico; tronco del encéfalo; tallo "
-        "cerebral; 15926001"
+        "cerebral; 15926001; 119238007"
     ),
     "spinal cord": (
         "SpinalCord; cord; myelon; medulla spinalis; Rückenmark; moelle épinière; moelle spinale; médula "

@@ -159,3 +159,22 @@ def _plain(text: str) -> str:
 
 def _ratio(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def snomed_codes(text: str) -> tuple[str, ...]:
+    """Return the SNOMED CT codes of the structure that a name denotes, without its side; empty if unknown."""
+    return _codes().get(concept_of(text).structure, ())
+
+
+@functools.cache
+def _codes() -> dict[str, tuple[str, ...]]:
+    """Return the codes per structure; those of one side of a paired structure are left out."""
+    found: dict[str, dict[str, None]] = {}
+    for table in _TABLES:
+        for name, aliases in table.items():
+            base = parse_words(name)
+            if not base.side:
+                for alias in aliases.split(";"):
+                    if alias.strip().isdigit():
+                        found.setdefault(base.key, {})[alias.strip()] = None
+    return {structure: tuple(codes) for structure, codes in found.items()}

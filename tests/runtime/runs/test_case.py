@@ -14,6 +14,7 @@ from gcis_runtime.images import nifti
 from gcis_runtime.images.volume import to_lean
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.runs import case as runs
+from gcis_runtime.runs import reading
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.system.memory import resident_bytes
 from tests.support.bundles_and_images import smooth_ct
@@ -24,12 +25,12 @@ def half_of_memory():
 
 
 def test_voxels_that_are_too_many_are_not_read(make_bundle, ct, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "read_volume", pytest.fail)
+    monkeypatch.setattr(reading, "read_volume", pytest.fail)
     assert nifti.voxel_bytes(ct) == 40 * 36 * 30 * 2
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
         runs.read_case(
             None,
-            SimpleNamespace(image=ct),
+            SimpleNamespace(image=ct, series=None),
             RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
         )
 
@@ -44,11 +45,11 @@ def test_voxels_of_other_formats_that_are_too_many_are_not_read(tmp_path, monkey
     sitk.WriteImage(image, str(path), useCompression=True)
     lean = to_lean(array).nbytes if array.dtype != to_lean(array).dtype else 0
     assert formats.voxel_bytes(path) == array.nbytes + max(array.nbytes, lean)
-    monkeypatch.setattr(runs, "read_volume", pytest.fail)
+    monkeypatch.setattr(reading, "read_volume", pytest.fail)
     with pytest.raises(MemoryLimitError, match="with its voxels and the engine"):
         runs.read_case(
             None,
-            SimpleNamespace(image=path),
+            SimpleNamespace(image=path, series=None),
             RunOptions(segment=SegmentOptions(max_memory=resident_bytes() // 2)),
         )
     path.write_bytes(b"NRRD0004\nnothing")

@@ -77,7 +77,8 @@ def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path):
 def test_nothing_found_is_an_error(tmp_path):
     make(tmp_path, "dicom/1.dcm")
     with pytest.raises(
-        ImageError, match=r"dicom contains no image; expected files that end in \.nii.*dcm2niix"
+        ImageError,
+        match=r"dicom contains no image; expected files that end in \.nii.*DICOM files are recog",
     ):
         find_images([tmp_path / "dicom"])
     with pytest.raises(ImageError, match="no image matches"):

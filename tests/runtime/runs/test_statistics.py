@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.report import StructureReport
+from gcis_runtime.pipeline.report_parts import StructureReport
 from gcis_runtime.runs.statistics import COLUMNS, csv_rows, measure_structures, write_csv
 
 

@@ -1,0 +1,1 @@
+"""Write results as DICOM: segmentation (SEG), contours (RTSTRUCT) and measurements (SR). Needs highdicom."""

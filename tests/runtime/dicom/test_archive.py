@@ -1,0 +1,171 @@
+"""Test the way through an archive: store, find, retrieve, segment, store the results, retrieve them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from click.testing import CliRunner
+
+from gcis_runtime.cli.run import main
+from gcis_runtime.dicom.study import read_dicom
+from gcis_runtime.images.volume import Volume
+from tests.runtime.dicom.tools import program
+from tests.support.bundles_and_images import smooth_ct, write_bundle
+from tests.support.dicom_series import ROOT, slices_of, write
+
+pytestmark = pytest.mark.dicom
+
+PLUGINS = Path("/usr/share/orthanc/plugins")
+LOOPBACK = """
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dlfcn.h>
+int bind(int fd, const struct sockaddr *address, socklen_t size) {
+  int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "bind");
+  struct sockaddr_in own;
+  if (address->sa_family == AF_INET) {
+    own = *(const struct sockaddr_in *)address;
+    own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address = (const struct sockaddr *)&own;
+  }
+  return real(fd, address, size);
+}
+"""
+"""Orthanc listens on all addresses; this library, loaded before it, restricts it to this machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Archive:
+    """A running Orthanc."""
+
+    def __init__(self, http: int, dicom: int) -> None:
+        self.url, self.dicom = f"http://127.0.0.1:{http}", dicom
+
+    def get(self, path: str, **headers: str) -> bytes:
+        asked = urllib.request.Request(self.url + path, headers=headers)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return bytes(answer.read())
+
+    def post(self, path: str, data: bytes, content_type: str) -> bytes:
+        asked = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": content_type})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return bytes(answer.read())
+
+    def stow(self, files: list[Path]) -> None:
+        """Store files by DICOMweb (STOW-RS)."""
+        parts = b"".join(
+            b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n" for file in files
+        )
+        kind = 'multipart/related; type="application/dicom"; boundary=x'
+        self.post("/dicom-web/studies", parts + b"--x--\r\n", kind)
+
+    def find(self, **query: str) -> list[dict[str, Any]]:
+        """Return the series of the study that match (QIDO-RS)."""
+        text = "&".join(f"{k}={v}" for k, v in query.items())
+        found = self.get(f"/dicom-web/studies/{ROOT}1/series?{text}", Accept="application/dicom+json")
+        return list(json.loads(found))
+
+    def archive_of(self, series_uid: str) -> bytes:
+        """Return a series as a zip archive."""
+        (found,) = json.loads(self.post("/tools/lookup", series_uid.encode(), "text/plain"))
+        return self.get(f"{found['Path']}/archive")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    folder = tmp_path_factory.mktemp("orthanc")
+    http, dicom = free_port(), free_port()
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so")],
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "ORTHANC",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "UnknownSopClassAccepted": True,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    if compiler := shutil.which("gcc") or shutil.which("cc"):
+        (folder / "loopback.c").write_text(LOOPBACK)
+        library = folder / "loopback.so"
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-o", library, folder / "loopback.c", "-ldl"], check=True
+        )
+        environment["LD_PRELOAD"] = str(library)
+    found = Archive(http, dicom)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program("Orthanc"), str(folder / "orthanc.json")], env=environment, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(300):
+            try:
+                found.get("/system")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def store(archive: Archive, folder: Path) -> None:
+    """Send the files of a folder by C-STORE."""
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    subprocess.run(
+        [program("storescu"), "-aec", "ORTHANC", "+sd", "127.0.0.1", str(archive.dicom), str(folder)],
+        check=True, env=environment, capture_output=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_study_goes_through_an_archive_and_its_results_come_back(archive: Archive, tmp_path: Path) -> None:
+    affine = np.array([[-2.0, 0, 0, 40], [0, -2, 0, 40], [0, 0, 3, -10], [0, 0, 0, 1.0]])
+    ct = Volume.from_array(smooth_ct((36, 34, 20)), affine=affine)
+    store(archive, write(slices_of(ct), tmp_path / "sent"))
+    assert [s["0020000E"]["Value"][0] for s in archive.find(Modality="CT")] == [f"{ROOT}2"]
+    (tmp_path / "study.zip").write_bytes(archive.archive_of(f"{ROOT}2"))
+    assert np.array_equal(read_dicom(tmp_path / "study.zip").array, ct.array)
+    bundle = write_bundle(tmp_path / "b.gcis")
+    arguments = [str(tmp_path / "study.zip"), "--bundle", str(bundle), "--sr"]
+    arguments += ["--format", "dicom-seg", "--format", "rtstruct"]
+    shown = CliRunner().invoke(main, arguments)
+    assert shown.exit_code == 0, shown.output
+    made = sorted(tmp_path.glob("study_*.dcm"))
+    assert len(made) == 3
+    archive.stow(made)
+    for file in made:
+        sent = pydicom.dcmread(file)
+        (entry,) = archive.find(SeriesInstanceUID=sent.SeriesInstanceUID)
+        assert entry["00080060"]["Value"] == [sent.Modality]
+        (instance,) = json.loads(archive.post("/tools/lookup", sent.SOPInstanceUID.encode(), "text/plain"))
+        back = pydicom.dcmread(io.BytesIO(archive.get(f"{instance['Path']}/file")))
+        assert back.to_json_dict() == sent.to_json_dict()
+    CliRunner().invoke(main, arguments)
+    archive.stow(sorted(tmp_path.glob("study_*.dcm")))  # a repeated run replaces, and does not multiply
+    assert len(archive.find()) == 4
