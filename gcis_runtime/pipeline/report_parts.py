@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -134,7 +136,7 @@ class RegionReport(msgspec.Struct, frozen=True, kw_only=True):
     within: str | UnsetType = UNSET
     box: Ranges | UnsetType | None = UNSET
     boxes: int | UnsetType = UNSET
-    outside: Literal[background] | UnsetType = UNSET
+    outside: Literal["background"] | UnsetType = UNSET
 
 
 class CropReport(msgspec.Struct, frozen=True, kw_only=True):
