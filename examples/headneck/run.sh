@@ -5,9 +5,11 @@
 #
 # DATALIST.json lists the OpenKBP patients as NIfTI files, one row per patient and structure, with the prompts
 # below (docs/how-to/headneck.md). Further options are passed to gcis-train warmstart, such as --device cuda. After
-# an interruption, the same command continues.
+# an interruption, the same command continues. To limit the time of the training on a GPU:
+#
+#   ./examples/headneck/run.sh DATALIST.json RUN_DIR --max-minutes 3 --workers 10 --device cuda
 set -euo pipefail
-[ "$#" -ge 2 ] || { sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 2; }
+[ "$#" -ge 2 ] || { sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 2; }
 datalist=$1 run=$2
 shift 2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

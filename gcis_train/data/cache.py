@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.metadata
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class VolumeCache:
-    """A folder of pre-processed cases, safe for concurrent use by several processes.
+    """A folder of pre-processed cases, safe for concurrent use by several processes and threads.
 
     Args:
         folder: The folder; created if missing.
@@ -71,6 +72,7 @@ class VolumeCache:
         self._folder = folder
         self._notify = notify
         self._read = self._made = 0
+        self._counting = threading.Lock()
 
     def load(self, case: Case, spec: PreprocessSpec) -> CaseVolume:
         """Return the same case as `load_case`; its arrays are read-only memory maps of the entry.
@@ -87,13 +89,15 @@ class VolumeCache:
                 self._notify(f"the cached {case.name} in {entry} is damaged ({error}): it is created again")
                 damaged = True
             else:
-                self._read += 1
+                with self._counting:
+                    self._read += 1
                 return found
         volume = load_case(case, spec)
         try:
             if damaged or not entry.is_dir():  # another process may have created it
                 _store(entry, case, volume)
-                self._made += 1
+                with self._counting:
+                    self._made += 1
             return _read(entry, case)
         except _DAMAGE as error:
             # A full disk must not end the run.

@@ -169,6 +169,12 @@ FLAGS = (
     Flag("--max-prompts", "max_prompts", int, "Structures trained per window and step, 0 for all [0]."),
     Flag("--phantoms", "phantoms", int, "Synthetic head-and-neck cases per epoch [0]."),
     Flag("--max-epochs", "max_epochs", int, "Number of epochs [500]."),
+    Flag(
+        "--max-minutes",
+        "max_minutes",
+        float,
+        "End after this time; the learning rate follows it instead of the epochs, 0 for no limit [0].",
+    ),
     Flag("--learning-rate", "learning_rate", float, "Peak learning rate [1e-4]."),
     Flag("--weight-decay", "weight_decay", float, "Weight decay of AdamW [1e-5]."),
     Flag(
@@ -253,6 +259,7 @@ FLAGS = (
     Flag("--affine", "augment.affine", float, "Probability of a small rotation and zoom [0]."),
     Flag("--text-model", "text_model", str, "open_clip model of the text tower [ViT-B-32-quickgelu]."),
     Flag("--clip-weights", "text_weights", str, "CLIP weights: a tag, a file, or 'random' [laion400m_e32]."),
+    Flag("--workers", "workers", int, "Threads that read cases and draw windows, 0 for automatic [0]."),
     Flag("--cache", "cache", str, "Folder of preprocessed cases; several runs may share it [none]."),
     Flag("--seed", "seed", int, "Seed of weights, windows and routing [0]."),
 )

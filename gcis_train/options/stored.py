@@ -37,7 +37,10 @@ def to_stored(options: TrainOptions) -> dict[str, Any]:
         value = tree.pop(name)
         tree[stored] = STORED_VALUES.get(name, {}).get(value, value)
     if options.network.merging == NetworkConfig().merging:
-        del tree["network"]["merging"]  # unknown to the first release
+        del tree["network"]["merging"]  # unknown to the first release, as the following
+    for name in ("max_minutes", "workers"):
+        if not tree[name]:
+            del tree[name]
     return tree
 
 

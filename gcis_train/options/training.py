@@ -74,6 +74,9 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_prompts: Labelled structures per window that are trained in one step; 0 means all.
         phantoms: Synthetic cases added per epoch (different ones every epoch, derived from the seed).
         max_epochs: Number of epochs.
+        max_minutes: Minutes of training, validation and checkpoints, which the schedules follow instead of
+            the epochs; 0 means no limit. The run ends after this time, whatever `max_epochs` is, and
+            `warmup_epochs / max_epochs` of it are the warm-up.
         learning_rate: Peak learning rate.
         weight_decay: Weight decay of AdamW.
         schedule: Learning rate after the linear warm-up: `"cosine"` decays to zero step by step;
@@ -102,6 +105,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         text_model: open_clip model of the text tower.
         text_weights: Tag or file of CLIP weights, or `"random"`.
         text_seed: Seed of random text weights.
+        workers: Threads that read cases and draw windows, per process; 0 chooses by the number of cores.
         cache: Folder of preprocessed cases, which several runs may share; empty keeps cases in memory only.
     """
 
@@ -119,6 +123,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_prompts: int = 0
     phantoms: int = 0
     max_epochs: int = 500
+    max_minutes: float = 0.0
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
     schedule: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
@@ -142,6 +147,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     text_model: str = "ViT-B-32-quickgelu"
     text_weights: str = PUBLISHED_TEXT_WEIGHTS
     text_seed: int = 0
+    workers: int = 0
     cache: str = ""
 
     def __post_init__(self) -> None:
@@ -169,5 +175,5 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "max_prompts", "phantoms", "validation_cases", "save_every", "warmup_epochs", "clip_gradient",
-    "weight_decay", "balance", "save_minutes",
+    "weight_decay", "balance", "save_minutes", "max_minutes", "workers",
 )  # fmt: skip

@@ -51,6 +51,17 @@ class Processes:
                 dist.all_reduce(tensor)
         return tensor
 
+    def agree(self, value: float) -> float:
+        """Return the value of the first process.
+
+        Raises:
+            ProcessError: See `add`.
+        """
+        if self.world == 1:
+            return value
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return float(self.add(torch.tensor(value if self.first else 0.0, dtype=torch.float64, device=device)))
+
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace gradients by their sums; a parameter without a gradient on any process keeps none.
 

@@ -42,6 +42,10 @@ class Progress:
         parts = [f"epoch {record['epoch']}", f"{record['seconds']:.0f} s"]
         if record.get("loss") is not None:
             parts.append(f"loss {record['loss']:.4f}")
+        if "windows_per_second" in record:
+            parts.append(f"{record['windows_per_second']:.1f} windows/s")
+        if "peak_memory_gb" in record:
+            parts.append(f"peak {record['peak_memory_gb']:.1f} GB")
         if "dice" in record:
             each = ", ".join(f"{p} {d:.2f}" for p, d in record["dice_by_prompt"].items())
             parts.append(f"Dice {record['dice']:.3f} ({each})")

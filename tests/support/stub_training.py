@@ -6,6 +6,8 @@ A process can import this module before it forks: it starts no thread and no aut
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,13 @@ class Recording(Silent):
 
 
 def trainer(
-    data: Path, folder: Path, run: TrainOptions = RUN, *, dropout: bool = True, progress: Any = None
+    data: Path,
+    folder: Path,
+    run: TrainOptions = RUN,
+    *,
+    dropout: bool = True,
+    progress: Any = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Trainer:
     """Return the trainer of this process on the datalist in `data`."""
     rows = read_datalist(data / "datalist.json")
@@ -109,6 +117,7 @@ def trainer(
         run_dir=folder,
         config=config,
         progress=progress or Recording(folder / "losses.jsonl"),
+        clock=clock,
     )
     if (folder / "checkpoint.json").exists():
         made.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,3 +82,20 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
         torch.cuda.set_rng_state(random["cuda"])
     counters: dict[str, Any] = json.loads(notes["counters"])
     return counters
+
+
+def read(folder: Path) -> bytes:
+    """Return the packed state of a checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint has none.
+    """
+    try:
+        return (folder / STATE_FILE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} has no training state to resume from",
+            received=error.strerror,
+            expected=STATE_FILE,
+            fix="Choose another --run-dir, or pass the checkpoint as --pretrained.",
+        ) from error

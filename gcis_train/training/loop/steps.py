@@ -39,12 +39,16 @@ class Stepper:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
 
-    def step(self, batch: Batch, number: int, *, stop: bool = False) -> tuple[float | None, bool]:
+    def step(
+        self, batch: Batch, number: int, *, done: float | None = None, stop: bool = False
+    ) -> tuple[float | None, bool]:
         """Train one step on the share of a batch that belongs to this process.
 
         Args:
             batch: Windows; may be empty.
             number: Number of completed steps in all epochs.
+            done: Completed share of the training, in [0, 1), for the schedules; None computes it from
+                `number`.
             stop: Whether this process received a signal to stop.
 
         Returns:
@@ -57,8 +61,9 @@ class Stepper:
         """
         options = self._options
         self._objective.net.train()
-        self._set_rate(number)
-        done = number / (self._steps * options.max_epochs)
+        total = self._steps * options.max_epochs
+        self._set_rate(number if done is None else done * total)
+        done = number / total if done is None else done
         with torch.autocast(self.device.type, dtype=_dtype(options.amp), enabled=options.amp != "none"):
             terms = self._objective.loss(_to(batch, self.device), done=done)
         totals, counts, stopping = self._add_up(terms, stop=stop)
@@ -116,7 +121,7 @@ class Stepper:
             "the last checkpoint is intact.",
         )
 
-    def _set_rate(self, number: int) -> None:
+    def _set_rate(self, number: float) -> None:
         factor = learning_rate(self._options, number, steps=self._steps) / self._options.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak"]
@@ -139,7 +144,7 @@ def _routers_not_finite(what: str, number: int, received: str) -> DataError:
     )
 
 
-def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
+def learning_rate(options: TrainOptions, step: float, *, steps: int) -> float:
     """Return the learning rate of a step: linear warm-up, then half a cosine to zero, or constant.
 
     `epoch_cosine` is the schedule of the published program: it changes between epochs, is zero in the first
@@ -147,7 +152,7 @@ def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
 
     Args:
         options: Training options.
-        step: Number of completed steps in all epochs.
+        step: Number of completed steps in all epochs; not whole if the schedule follows the time.
         steps: Steps per epoch.
     """
     peak, warm = options.learning_rate, options.warmup_epochs * steps
@@ -158,7 +163,7 @@ def learning_rate(options: TrainOptions, step: int, *, steps: int) -> float:
             return peak * epoch / max(warm_epochs - 1, 1)
         step, warm, total = epoch, warm_epochs, options.max_epochs
     elif step < warm:
-        return peak * (step + 1) / warm
+        return peak * min((step + 1) / warm, 1.0)
     if options.schedule == "constant":
         return peak
     done = (step - warm) / max(total - warm, 1)

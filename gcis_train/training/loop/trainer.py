@@ -20,11 +20,15 @@ from gcis_train.options.training import TrainOptions
 from gcis_train.routing.health import RouterHealth
 from gcis_train.training.distributed import Processes, current
 from gcis_train.training.loop import state
+from gcis_train.training.loop.budget import Budget
+from gcis_train.training.loop.counters import Counters
 from gcis_train.training.loop.feed import Feed
+from gcis_train.training.loop.load import Load
+from gcis_train.training.loop.router_log import RouterLog
 from gcis_train.training.loop.run_folder import RunFolder, Scalars
 from gcis_train.training.loop.steps import Stepper
 from gcis_train.training.loop.stop_signal import StopSignal
-from gcis_train.training.loop.validation import validate_share
+from gcis_train.training.loop.validation import validate, validate_share
 from gcis_train.training.objectives import Batch, Objective
 from gcis_train.training.progress import Progress
 from gcis_train.weights import checkpoint
@@ -35,7 +39,8 @@ class Outcome:
     """Result of a run.
 
     Attributes:
-        finished: Whether the last epoch was completed; False if the run was interrupted.
+        finished: Whether the last epoch, or the time of `--max-minutes`, was completed; False if the run was
+            interrupted.
         epoch: Number of completed epochs.
         best_dice: Best mean validation Dice, or None without validation.
         latest: Folder of the latest checkpoint.
@@ -47,27 +52,6 @@ class Outcome:
     best_dice: float | None
     latest: Path
     first: bool = True
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Counters:
-    """Counters of a run, stored in checkpoints.
-
-    Attributes:
-        epoch: Completed epochs.
-        step: Completed steps in the current epoch.
-        best: Best mean validation Dice.
-        loss: Sum of the losses of the current epoch.
-        losses: Number of losses in that sum.
-        steps: Steps per epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best: float | None = None
-    loss: float = 0.0
-    losses: int = 0
-    steps: int = 0
 
 
 class Trainer:
@@ -83,6 +67,7 @@ class Trainer:
         config: Configuration of the checkpoints; the counters are added to its provenance.
         progress: Progress display.
         health: Returns router statistics of the current weights; None for a network without routers.
+        clock: Seconds of a monotonic clock, which `--max-minutes` is measured with.
     """
 
     def __init__(
@@ -97,14 +82,17 @@ class Trainer:
         config: checkpoint.CheckpointConfig,
         progress: Progress,
         health: Callable[[], RouterHealth] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._objective, self._feed, self._prompts = objective, feed, tuple(prompts)
         self._validation, self._options, self._folder = validation, options, RunFolder(run_dir)
-        self._config, self._progress, self._health = config, progress, health
+        self._config, self._progress = config, progress
         self._processes: Processes = current()
         self._stepper = Stepper(objective, options, self._processes, steps=feed.steps)
-        self._at = _Counters(steps=feed.steps)
-        self._collapsed: tuple[str, ...] = ()
+        self._budget = Budget(options.max_minutes, clock, self._processes)
+        self._load = Load(self._stepper.device, self._processes)
+        self._at = Counters(steps=feed.steps)
+        self._routers = RouterLog(health, progress)
         self._signal = StopSignal()
         self._stop = False  # all processes have agreed to stop
 
@@ -123,18 +111,9 @@ class Trainer:
                 fix="Use the datalist that the run was started with.",
             )
         found.load_into(self._objective.net)
-        try:
-            data = (found.folder / state.STATE_FILE).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{found.folder} has no training state to resume from",
-                received=error.strerror,
-                expected=state.STATE_FILE,
-                fix="Choose another --run-dir, or pass the checkpoint as --pretrained.",
-            ) from error
-        known = {f.name for f in dataclasses.fields(_Counters)}
-        counters = state.unpack(data, self._stepper.optimizer, self._stepper.scaler)
-        self._at = _Counters(**{k: v for k, v in counters.items() if k in known})
+        counters = state.unpack(state.read(found.folder), self._stepper.optimizer, self._stepper.scaler)
+        self._at = Counters.from_stored(counters)
+        self._budget.used = self._at.seconds
         self._folder.open()
         if self._at.step and self._at.steps not in (0, self._feed.steps):
             self._progress.log(
@@ -157,11 +136,15 @@ class Trainer:
         self._processes.share(list(self._objective.net.state_dict().values()))
         folder = self._folder.path if self._processes.first else None
         scalars = Scalars(folder, first_step=self._global_step + 1)
-        with contextlib.closing(scalars), self._signal:
-            while self._at.epoch < self._options.max_epochs and not self._stop:
-                self._run_epoch(scalars)
+        end = None if self._budget.limited else self._options.max_epochs
+        stream = self._feed.stream(self._at.epoch, start=self._at.step, end=end)
+        with contextlib.closing(scalars), contextlib.closing(stream) as batches, self._signal:
+            if self._budget.limited and not self._finished:
+                self._prepare()
+            while not self._finished and not self._stop:
+                self._run_epoch(batches, scalars)
         return Outcome(
-            finished=self._at.epoch >= self._options.max_epochs,
+            finished=self._finished,
             epoch=self._at.epoch,
             best_dice=self._at.best,
             latest=self._folder.latest,
@@ -172,25 +155,54 @@ class Trainer:
     def _global_step(self) -> int:
         return self._at.epoch * self._feed.steps + self._at.step
 
-    def _run_epoch(self, scalars: Scalars) -> None:
+    @property
+    def _finished(self) -> bool:
+        if self._budget.limited:
+            return self._at.completed_minutes >= self._options.max_minutes
+        return self._at.epoch >= self._options.max_epochs
+
+    def _prepare(self) -> None:
+        """Load all cases, then start the clock and measure a checkpoint and the validation of one case.
+
+        Time is not spent on reading files, and enough of it is reserved for the last validation.
+        """
+        self._feed.load()
+        volumes = self._validation()
+        self._budget.start()
+        self._save("latest")
+        self._budget.reserve(checkpoint=self._budget.tick())
+        if volumes:
+            own = min(self._processes.rank, len(volumes) - 1)
+            validate(self._objective.evaluator(), self._prompts, [volumes[own]], self._options)
+            rounds = -(-len(volumes) // self._processes.world)
+            self._budget.reserve(validation=rounds * self._budget.tick())
+        reserved = f"{self._budget.reserved:.0f} s of {self._options.max_minutes:g} minutes"
+        self._progress.log(f"{reserved} are reserved for the last validation and its checkpoints")
+
+    def _run_epoch(self, batches: Iterator[Batch], scalars: Scalars) -> None:
         started = time.monotonic()
-        self._train_epoch(scalars)
-        if self._at.step < self._feed.steps:
+        self._train_epoch(batches, scalars)
+        limited = self._budget.limited
+        last = self._budget.over if limited else self._at.epoch + 1 == self._options.max_epochs
+        if self._at.step < self._feed.steps and (self._stop or not last):
             self._save("latest")
             return
-        last = self._at.epoch + 1 == self._options.max_epochs
         record: dict[str, Any] = {"epoch": self._at.epoch + 1}
         record["loss"] = self._at.loss / self._at.losses if self._at.losses else None
-        if (self._at.epoch + 1) % self._options.validate_every == 0 or last:
+        due = (self._at.epoch + 1) % self._options.validate_every == 0
+        if (due and self._budget.has_time_to_validate) or last:
             scores = self._validate(scalars)
             if scores is None:  # interrupted; a resumed run validates again
                 self._agree_to_stop()
                 return
             record |= scores
-        health = self._watch_routers(scalars)
+        health = self._routers.watch(scalars, self._global_step)
         record |= {} if health is None else {"routing": health.as_dict()}
-        self._at.epoch, self._at.step, self._at.loss, self._at.losses = self._at.epoch + 1, 0, 0.0, 0
+        self._at.end_epoch()
+        if last:
+            self._at.completed_minutes = self._options.max_minutes
         record["seconds"] = round(time.monotonic() - started, 1)
+        record |= self._load.record()
         if self._processes.first:
             self._folder.add_metrics(record)
         self._save("latest")
@@ -198,45 +210,48 @@ class Trainer:
             self._save(f"epoch-{self._at.epoch}")
         self._progress.epoch(record)
         if health is not None:
-            self._report_routers(health)
+            self._routers.report(health)
         self._agree_to_stop()
 
-    def _train_epoch(self, scalars: Scalars) -> None:
-        """Train the remaining steps of the epoch, or until all processes agree to stop."""
+    def _train_epoch(self, batches: Iterator[Batch], scalars: Scalars) -> None:
+        """Train the remaining steps of the epoch, until the time is over or all processes agree to stop."""
         saved = time.monotonic()
-        with contextlib.closing(self._feed.epoch(self._at.epoch, start=self._at.step)) as batches:
-            while self._next_step(batches, scalars):
-                if self._stop:
-                    return
-                if time.monotonic() - saved > 60 * self._options.save_minutes:
-                    self._save("latest")
-                    saved = time.monotonic()
+        self._load.begin()
+        while self._at.step < self._feed.steps and not self._stop and not self._budget.over:
+            self._next_step(batches, scalars)
+            if time.monotonic() - saved > 60 * self._options.save_minutes and not self._stop:
+                self._save("latest")
+                saved = time.monotonic()
 
-    def _next_step(self, batches: Iterator[Batch], scalars: Scalars) -> bool:
-        """Train one step; return False at the end of the epoch. If the step fails, a checkpoint is saved."""
+    def _next_step(self, batches: Iterator[Batch], scalars: Scalars) -> None:
+        """Train one step. If it fails, a checkpoint is saved."""
         try:
-            batch = next(batches, None)
+            batch = next(batches)
         except DataError:
             self._save("latest")  # the case is invalid, but the weights are not
             raise
-        if batch is None:
-            return False
+        done = self._budget.done if self._budget.limited else None
         try:
-            loss, stopping = self._stepper.step(batch, self._global_step, stop=self._signal.received)
+            loss, stopping = self._stepper.step(
+                batch, self._global_step, done=done, stop=self._signal.received
+            )
+            self._budget.step()
         except ProcessError:
             self._save("latest")  # raised before the update: the weights are those of the last step
             raise
         self._at.step += 1
+        self._load.add(batch)
         if loss is not None:
             self._at.loss, self._at.losses = self._at.loss + loss, self._at.losses + 1
             scalars.add("train/loss", loss, self._global_step)
             rate = self._stepper.optimizer.param_groups[0]["lr"]
             scalars.add("train/learning_rate", rate, self._global_step)
         steps = self._feed.steps * self._options.max_epochs
+        if done is not None:  # expected from the time so far
+            steps = round(self._global_step / max(self._budget.done, 1e-6))
         self._progress.step(epoch=self._at.epoch, step=self._global_step, loss=loss, steps=steps)
         # A single process stops immediately; several processes agree in the next step.
         self._stop = stopping or (self._signal.received and self._processes.world == 1)
-        return True
 
     def _agree_to_stop(self) -> bool:
         flag = torch.tensor(float(self._signal.received), device=self._stepper.device)
@@ -248,6 +263,7 @@ class Trainer:
         volumes = self._validation()
         if not volumes:
             return {}
+        self._budget.tick()
         self._save("latest")  # validation may take long
         scores = validate_share(
             self._objective.evaluator(),
@@ -267,26 +283,13 @@ class Trainer:
         if self._at.best is None or mean > self._at.best:
             self._at.best = mean
             self._save("best")
+        self._budget.reserve(validation=self._budget.tick())
         return {"dice": mean, "dice_by_prompt": by_prompt}
-
-    def _watch_routers(self, scalars: Scalars) -> RouterHealth | None:
-        if self._health is None:
-            return None
-        health = self._health()
-        for name, value in health.scalars().items():
-            scalars.add(name, value, self._global_step)
-        return health
-
-    def _report_routers(self, health: RouterHealth) -> None:
-        """Log the router statistics, and a warning if another position has collapsed."""
-        self._progress.log(health.line())
-        if set(health.collapsed) - set(self._collapsed):
-            self._progress.log(health.warning())
-        self._collapsed = health.collapsed
 
     def _save(self, role: str) -> None:
         if not self._processes.first:
             return
+        self._at.seconds = self._budget.used
         whole = self._at.step == self._feed.steps
         epoch = self._at.epoch + whole
         notes = {"epoch": epoch, "step": self._global_step, "validation_dice": self._at.best}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.spec import PreprocessSpec
-from gcis_train.data.datalist import group_cases, read_datalist
+from gcis_train.data.datalist import Case, group_cases, read_datalist
+from gcis_train.data.volumes import CaseVolume, load_case
 from gcis_train.options.training import AugmentSpec, TrainOptions
 from gcis_train.training.loop.feed import PHANTOM_SEEDS, Feed
 from tests.support.training_values import PROMPTS, options, write_cases
@@ -76,4 +78,48 @@ def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
     closing.start()
     closing.join(timeout=30)
     assert not closing.is_alive()
-    assert not any(t.name == "gcis-feed" for t in threading.enumerate())
+    assert not any(t.name.startswith("gcis-feed") for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path, workers: int) -> None:
+    augment = AugmentSpec(flip=(0.5, 0.5, 0.5), affine=0.5, intensity_scale=0.5)
+    run = options(augment=augment, windows_per_case=3, batch_size=2, phantoms=1, workers=1)
+    one = list(_feed(tmp_path, 2, run).stream(0, start=1, end=2))
+    many = list(_feed(tmp_path, 2, msgspec.structs.replace(run, workers=workers)).stream(0, start=1, end=2))
+    assert len(one) == len(many) == 4 + 5
+    for a, b in zip(one, many, strict=True):
+        assert (a.names, a.prompts, a.seeds) == (b.names, b.prompts, b.seeds)
+        assert torch.equal(a.images, b.images)
+        assert all(torch.equal(x, y) for x, y in zip(a.masks, b.masks, strict=True))
+
+
+def test_a_phantom_is_made_once_per_epoch_and_then_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def phantom(seed: int, spec: PreprocessSpec) -> object:
+        seen.append(seed)
+        return feed._volume(0, 0)
+
+    monkeypatch.setattr("gcis_train.training.loop.feed.load_phantom", phantom)
+    feed = _feed(tmp_path, 1, options(phantoms=2, windows_per_case=4, workers=3))
+    assert len(list(feed.stream(0, end=3))) == 3 * 12
+    assert sorted(seen) == [PHANTOM_SEEDS + i for i in range(6)]
+    assert not feed._phantoms._made._values
+
+
+def test_a_case_is_loaded_once_by_all_workers(tmp_path: Path) -> None:
+    rows = read_datalist(write_cases(tmp_path, 3))
+    names: list[str] = []
+
+    def load(case: Case) -> CaseVolume:
+        names.append(case.name)
+        return load_case(case, options().preprocess)
+
+    run = options(windows_per_case=4, batch_size=2, workers=4)
+    feed = Feed(group_cases(rows.training, folder=tmp_path), PROMPTS, run, load=load)
+    feed.load()
+    list(feed.epoch(0))
+    assert sorted(names) == ["ct0", "ct1", "ct2"]

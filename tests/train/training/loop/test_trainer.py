@@ -145,6 +145,21 @@ def _curves(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:
     return {tag: list(zip(c.steps.tolist(), c.values.tolist(), strict=True)) for tag, c in curves.items()}
 
 
+def test_the_weights_do_not_depend_on_the_number_of_workers(make: Callable[..., Trainer]) -> None:
+    run = dataclasses_replace(RUN, workers=1)
+    alone = make("one", run=run)
+    alone.run()
+    for workers in (2, 4):
+        made = make(f"workers{workers}", run=dataclasses_replace(run, workers=workers))
+        made.run()
+        assert equal_states(_state(made), _state(alone))
+    make("parts", run=dataclasses_replace(run, workers=4), progress=Interrupting(3)).run()
+    resumed = make("parts", run=dataclasses_replace(run, workers=2))
+    resumed.resume()
+    assert resumed.run().finished
+    assert equal_states(_state(resumed), _state(alone))
+
+
 def test_a_second_signal_ends_at_once(make: Callable[..., Trainer]) -> None:
     class Twice(Interrupting):
         def step(self, *, epoch: int, step: int, steps: int, loss: float | None) -> None:

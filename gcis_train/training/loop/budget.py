@@ -1,0 +1,92 @@
+"""Measure the time that a run has used, and decide how much of `--max-minutes` is left for training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gcis_runtime.errors import DataError
+from gcis_train.training.distributed import Processes
+
+_MARGIN = 1.1
+"""Factor on measured seconds, for a validation or checkpoint that takes longer than the last one."""
+
+
+class Budget:
+    """Time of a run, the same for all of its processes.
+
+    Args:
+        minutes: Time of the run; 0 means no limit.
+        clock: Seconds of a monotonic clock.
+        processes: Processes of the training; the first one measures.
+
+    Attributes:
+        used: Seconds since the start, without interruptions.
+    """
+
+    def __init__(self, minutes: float, clock: Callable[[], float], processes: Processes) -> None:
+        self.limited = minutes > 0
+        self.used = 0.0
+        self._limit, self._clock, self._processes = 60 * minutes, clock, processes
+        self._at: float | None = None
+        self._last_step = 0.0
+        self._validation = self._checkpoint = 0.0
+
+    def start(self) -> None:
+        """Start or continue the clock; time before this call does not count."""
+        self._at = self._clock()
+
+    def tick(self) -> float:
+        """Count the time since the last call, and return it in seconds; 0 without a limit.
+
+        Raises:
+            ProcessError: Another process has ended.
+        """
+        if not self.limited or self._at is None:
+            return 0.0
+        now = self._clock()
+        passed = self._processes.agree(now - self._at)
+        self._at = now
+        self.used += passed
+        return passed
+
+    def step(self) -> None:
+        """Count the time of a step."""
+        self._last_step = self.tick()
+
+    def reserve(self, *, validation: float | None = None, checkpoint: float | None = None) -> None:
+        """Reserve the measured seconds of a validation or a checkpoint for the end of the run.
+
+        Raises:
+            DataError: The reserved time leaves none for training.
+        """
+        self._validation = self._validation if validation is None else _MARGIN * validation
+        self._checkpoint = self._checkpoint if checkpoint is None else _MARGIN * checkpoint
+        if self.limited and self.reserved >= self._limit:
+            raise DataError(
+                "--max-minutes leaves no time for training",
+                received=f"{self._limit / 60:.2g} minutes",
+                expected=f"more than the {self.reserved / 60:.2g} minutes of validation and checkpoints",
+                fix="Raise --max-minutes, or lower --validation-cases.",
+            )
+
+    @property
+    def reserved(self) -> float:
+        """Seconds that are reserved for the last validation and its checkpoints (latest, best, latest)."""
+        return self._validation + 3 * self._checkpoint
+
+    @property
+    def done(self) -> float:
+        """Completed share of the time for training, in [0, 1)."""
+        share = self.used / max(self._limit - self.reserved, 1e-9)
+        return min(share, math.nextafter(1.0, 0.0))
+
+    @property
+    def over(self) -> bool:
+        """Whether another step would use reserved time."""
+        return self.limited and self.used + self._last_step > self._limit - self.reserved
+
+    @property
+    def has_time_to_validate(self) -> bool:
+        """Whether a validation before the last one leaves time for training."""
+        return not self.limited or self.used + 2 * self.reserved < self._limit
