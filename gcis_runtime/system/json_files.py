@@ -1,15 +1,13 @@
-"""Read and write JSON files, and format JSON for standard output."""
+"""Write JSON files, and format JSON for standard output."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from gcis_runtime.system.atomic_files import replacing
-
-_T = TypeVar("_T")
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
@@ -40,21 +38,3 @@ def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(json_bytes(value, indent=indent))
-
-
-def read_json(path: Path, kind: type[_T], *, most_bytes: int | None = None) -> _T:
-    """Read a JSON file into a type.
-
-    Args:
-        path: The file.
-        kind: The type that msgspec decodes and validates.
-        most_bytes: Size in bytes above which the file is not read; None for no limit.
-
-    Raises:
-        OSError: The file cannot be read.
-        msgspec.DecodeError: It is not JSON, does not match `kind`, or is larger than `most_bytes`.
-    """
-    size = path.stat().st_size
-    if most_bytes is not None and size > most_bytes:
-        raise msgspec.DecodeError(f"{path} has {size} bytes, more than {most_bytes}")
-    return msgspec.json.decode(path.read_bytes(), type=kind)

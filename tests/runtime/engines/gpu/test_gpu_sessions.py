@@ -166,7 +166,7 @@ def test_where_onnx_runtime_does_not_say_what_runs_where(make_bundle):
     session = ort.InferenceSession(str(bundle.model_file), providers=["CPUExecutionProvider"])
     assert operators_on_cpu(SimpleNamespace()) is None
     recorded = load(
-        bundle.model_file, bundle.manifest, ["CPUExecutionProvider"],
+        bundle.graph("model.onnx"), bundle.manifest, ["CPUExecutionProvider"],
         threads=1, batch=1, record_placement=True,
     )  # fmt: skip
     if hasattr(session, "get_provider_graph_assignment_info"):
