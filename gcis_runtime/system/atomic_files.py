@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.system.own_files import create_new, open_plain
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
 """Names of temporary files; see `_new_file`."""
@@ -45,10 +46,7 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             raise IsADirectoryError(0, "a folder has that name")
         temporary, file = _new_file(path, suffix)
         yield temporary
-        with temporary.open(
-            "rb"
-        ) as written:  # flush to disk before the rename, so that a power failure leaves no empty file
-            os.fsync(written.fileno())
+        _flush(temporary, file)
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -57,6 +55,21 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         if file is not None:
             os.close(file)
+
+
+def _flush(temporary: Path, file: int | None) -> None:
+    """Flush a file to disk before its rename, so that a power failure leaves no empty file.
+
+    Raises:
+        OSError: Another file or a link has taken its place, as happens in folders that others can write to.
+    """
+    if file is None:
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        return
+    if not os.path.samestat(temporary.lstat(), os.fstat(file)):
+        raise OSError(0, "the temporary file was replaced by another")
+    os.fsync(file)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -75,7 +88,7 @@ def remove_leftovers(folder: Path) -> None:
         return
     for name in names:
         with contextlib.suppress(OSError):
-            file = os.open(folder / name, os.O_RDWR)
+            file = open_plain(folder / name, writable=True)
             try:
                 if try_lock(file):
                     (folder / name).unlink()
@@ -188,7 +201,7 @@ def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
         with contextlib.suppress(FileExistsError):
-            file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            file = create_new(temporary, mode=0o666)
             if sys.platform == "win32":
                 os.close(file)
                 return temporary, None

@@ -57,6 +57,18 @@ def create_new(path: Path, *, mode: int = 0o600) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _FLAGS, mode)
 
 
+def open_append(path: Path) -> int:
+    """Open a plain file for appending, which is created if it does not exist, and return its descriptor.
+
+    Raises:
+        LinkError, NotPlainError, OSError: See `open_plain`.
+    """
+    if not _NOFOLLOW and path.is_symlink():
+        raise _link(path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOFOLLOW | _FLAGS
+    return _plain(_opened(path, str(path), flags, None), path)
+
+
 def open_inside(folder: Path, relative: str) -> BinaryIO:
     """Open a plain file in a folder, through no link below the folder.
 
@@ -107,7 +119,9 @@ def read_small(path: Path, *, most_bytes: int) -> bytes:
 def _opened(path: Path, name: str, flags: int, folder: int | None) -> int:
     """Open a path; a link is a `LinkError`. Systems report links by different error numbers."""
     try:
-        return os.open(name, flags, dir_fd=folder) if folder is not None else os.open(name, flags)
+        return (
+            os.open(name, flags, 0o666, dir_fd=folder) if folder is not None else os.open(name, flags, 0o666)
+        )
     except OSError as error:
         if path.is_symlink():
             raise _link(path) from error

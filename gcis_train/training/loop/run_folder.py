@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, DataError, OutputError
 from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.own_files import open_append
 from gcis_train.options.stored import from_stored, to_stored
 from gcis_train.options.training import TrainOptions
 from gcis_train.training.loop import state
@@ -133,7 +134,7 @@ class RunFolder:
             CheckpointError: The file cannot be written.
         """
         try:
-            with (self.path / METRICS_FILE).open("a") as handle:
+            with os.fdopen(open_append(self.path / METRICS_FILE), "a") as handle:
                 handle.write(json.dumps(record) + "\n")
         except OSError as error:
             raise CheckpointError(
@@ -164,7 +165,7 @@ class Scalars:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         with _tensorboard_errors():
             (folder / "tensorboard").mkdir(exist_ok=True)
-            self._records = RecordWriter((folder / "tensorboard" / name).open("ab"))
+            self._records = RecordWriter(os.fdopen(open_append(folder / "tensorboard" / name), "ab"))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
