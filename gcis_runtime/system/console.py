@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from gcis_runtime.errors import GcisError
-from gcis_runtime.text import error_text
+from gcis_runtime.text import error_text, screen_text
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -88,7 +89,9 @@ class _Guarded(click.Command):
             with _interrupted_by_sigterm():
                 code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
-            error.show()
+            text = io.StringIO()
+            error.show(text)
+            echo(text.getvalue().removesuffix("\n"), err=True)
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{prog}: interrupted", err=True)
@@ -119,6 +122,16 @@ class _Guarded(click.Command):
 
 class _GuardedGroup(_Guarded, click.Group):
     """A group of commands with the same error handling."""
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print text that may come from a file, with control sequences escaped; line breaks are kept.
+
+    Args:
+        text: The text.
+        err: Print on standard error.
+    """
+    click.echo(screen_text(text), err=err)
 
 
 def _open_streams() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ def json_bytes(value: Any, *, indent: int = 2) -> bytes:
 
 
 def json_text(value: Any, *, indent: int = 2) -> str:
-    """Return a value as indented JSON without a final newline, as `click.echo` expects."""
-    return json_bytes(value, indent=indent).decode().removesuffix("\n")
+    """Return a value as indented JSON for a terminal, without a final newline.
+
+    Characters that are not printable are JSON escapes.
+    """
+    text = json_bytes(value, indent=indent).decode().removesuffix("\n")
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def write_json(path: Path, value: Any, *, indent: int = 2) -> None:

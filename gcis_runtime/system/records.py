@@ -1,11 +1,12 @@
 """Read small JSON files that gCIS wrote itself earlier, such as cache records, calibration and reports.
 
 They may have been damaged, replaced or written by another version since. Nothing depends on them: a file that
-cannot be used is ignored, and the reason is available as a note.
+cannot be used is ignored, and the reason is logged, which a command prints on standard error.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ from gcis_runtime.system.own_files import read_small
 from gcis_runtime.text import printable
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 4 << 20
 """The largest of these files, a report with one path per structure, has about 100 kB."""
@@ -59,7 +61,9 @@ def read_record(path: Path, kind: type[_T], *, most_bytes: int = MOST_BYTES) -> 
 
 
 def _ignored(path: Path, reason: str) -> Record[_T]:
-    return Record(note=printable(f"{path} is ignored: {' '.join(reason.split())[:200]}"))
+    note = printable(f"{path} is ignored: {' '.join(reason.split())[:200]}")
+    _LOG.warning("gcis: note: %s", note)
+    return Record(note=note)
 
 
 def _levels(data: bytes) -> int:

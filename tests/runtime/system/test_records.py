@@ -70,9 +70,7 @@ def fuzz_calibration(count: int) -> None:
         for _ in range(rng.choice((1, 2, 6))):
             at = rng.randrange(len(data))
             if rng.random() < 0.5:
-                data[at : at + rng.choice((1, 8))] = rng.choice(
-                    (b"", b"9" * 30, b"-", b"e999", b"\xff")
-                )
+                data[at : at + rng.choice((1, 8))] = rng.choice((b"", b"9" * 30, b"-", b"e999", b"\xff"))
             else:
                 data[at] = rng.randrange(256)
         path.write_bytes(data)
