@@ -1,14 +1,28 @@
-"""Write JSON files, and format JSON for standard output."""
+"""Decode JSON, write JSON files, and format JSON for standard output."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from gcis_runtime.system.atomic_files import replacing
+
+_T = TypeVar("_T")
+
+
+def decode_json(data: bytes, kind: type[_T]) -> _T:
+    """Decode JSON into a type.
+
+    Raises:
+        msgspec.DecodeError: It is not JSON in UTF-8, is nested too deep, or does not match `kind`.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.suffixes import stem
+from gcis_runtime.system.json_files import decode_json
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -114,14 +115,14 @@ def read_datalist(path: Path) -> Datalist:
             f"the datalist {path} cannot be read", received=error.strerror, expected="a JSON file"
         ) from error
     try:
-        datalist = msgspec.json.decode(data, type=Datalist)
+        datalist = decode_json(data, Datalist)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"the datalist {path} is not in the published format",
             received=str(error),
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
-    _check_names(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), path)
+    _check_names(decode_json(data, dict[str, msgspec.Raw]), path)
     for name, rows in (("training", datalist.training), ("validation", datalist.validation)):
         for index, row in enumerate(rows):
             _check_row(row, where=f"{path}: {name}[{index}]", folder=path.parent)

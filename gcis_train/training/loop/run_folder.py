@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, DataError, OutputError
 from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import decode_json
 from gcis_runtime.system.own_files import open_append
 from gcis_train.options.stored import from_stored, to_stored
 from gcis_train.options.training import TrainOptions
@@ -77,7 +78,7 @@ class RunFolder:
     def changed_options(self, options: TrainOptions) -> list[str]:
         """Return the differences to the options in the folder as `name: old -> new`."""
         try:
-            stored = msgspec.json.decode((self.path / OPTIONS_FILE).read_bytes(), type=dict[str, Any])
+            stored = decode_json((self.path / OPTIONS_FILE).read_bytes(), dict[str, Any])
             before = from_stored(stored)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, DataError):
             return []
@@ -123,7 +124,11 @@ class RunFolder:
         path = self.path / METRICS_FILE
         if not path.is_file():
             return
-        kept = [line for line in path.read_text().splitlines() if _epoch(line) <= epoch]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if _epoch(line) <= epoch
+        ]
         with replacing(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
@@ -215,7 +220,7 @@ def _unwritable(folder: Path, error: OutputError) -> CheckpointError:
 def _epoch(line: str) -> float:
     try:
         return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return float("inf")
 
 
