@@ -66,12 +66,13 @@ class PrivateCache:
     Attributes:
         folder: Path of the folder.
         limit: Largest size in bytes.
-        secret: Key of the authentication codes.
+        secret: Key of the authentication codes; None for the key of this user, which is created when the first
+            entry is stored.
     """
 
     folder: Path
     limit: int = LIMIT
-    secret: bytes
+    secret: bytes | None = None
 
     def find(self, kind: str, key: Mapping[str, str]) -> CachedFile | None:
         """Return the file that was stored under a key after verifying it; None if it is missing or damaged.
@@ -84,8 +85,10 @@ class PrivateCache:
         entry = self._read(note)
         if entry is None:
             return None
-        valid = entry.key == dict(key) and hmac.compare_digest(
-            entry.code.encode(), self._code(kind, key, entry.sha256).encode()
+        secret = self.secret or secret_key(create=False)
+        code = "" if secret is None else _code(secret, kind, key, entry.sha256)
+        valid = (
+            bool(code) and entry.key == dict(key) and hmac.compare_digest(entry.code.encode(), code.encode())
         )
         with contextlib.suppress(OSError, ValueError):  # an empty file cannot be mapped
             found = _mapped(self._data(kind, entry.sha256)) if valid else None
@@ -104,24 +107,22 @@ class PrivateCache:
             key: Everything that determines the content.
             write: Writes the content to the path that it receives.
         """
+        secret = self.secret or secret_key(create=True)
+        if secret is None:
+            return None
         with contextlib.suppress(OSError), self._temporary() as part:
             write(part)
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             data = self._data(kind, digest)
             part.replace(data)
-            entry = _Entry(key=dict(key), sha256=digest, code=self._code(kind, key, digest))
+            entry = _Entry(key=dict(key), sha256=digest, code=_code(secret, kind, key, digest))
             with self._temporary() as note:
                 note.write_bytes(msgspec.json.encode(entry))
                 note.replace(self._note(kind, key))
             self._prune(keep=data)
             return data
         return None
-
-    def _code(self, kind: str, key: Mapping[str, str], digest: str) -> str:
-        """Return the authentication code of an entry."""
-        message = msgspec.json.encode([kind, sorted(key.items()), digest])
-        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
 
     def _read(self, note: Path) -> _Entry | None:
         """Return a record; None if it is missing, damaged, of an earlier version, or another user's."""
@@ -181,10 +182,9 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
             return None
         if found.st_mode & 0o077:
             folder.chmod(0o700)
-        secret = secret_key()
     except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
         return None
-    return None if secret is None else PrivateCache(folder=folder, secret=secret)
+    return PrivateCache(folder=folder)
 
 
 def open_cache_beside(bundle: Path) -> PrivateCache | None:
@@ -202,6 +202,12 @@ def open_cache_beside(bundle: Path) -> PrivateCache | None:
     if _ours_alone(above) and os.access(folder.parent, os.W_OK):
         return open_cache(folder.with_name(f"{folder.name}.cache")) or open_cache()
     return open_cache()
+
+
+def _code(secret: bytes, kind: str, key: Mapping[str, str], digest: str) -> str:
+    """Return the authentication code of an entry."""
+    message = msgspec.json.encode([kind, sorted(key.items()), digest])
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
 def _mapped(file: Path) -> mmap.mmap | None:

@@ -15,25 +15,30 @@ _BYTES = 32
 _FILE = "cache.key"
 
 
-def secret_key() -> bytes | None:
-    """Return this user's key, which is created by the first call; None if it cannot be kept private.
+def secret_key(*, create: bool) -> bytes | None:
+    """Return this user's key; None if it does not exist or cannot be kept private.
 
     The key is in `$GCIS_HOME/keys`, a folder with mode 0700. A folder or file that belongs to another user,
     that others can write to or that is a link is not used.
+
+    Args:
+        create: Create a key if there is none.
     """
-    folder = home_folder() / "keys"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = home_folder() / "keys"
+        if create:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not _private(folder.lstat(), folder=True):
             return None
         file = folder / _FILE
-        with contextlib.suppress(FileExistsError):
-            _create(file)
+        if create:
+            with contextlib.suppress(FileExistsError):
+                _create(file)
         handle = open_plain(file)
         with os.fdopen(handle, "rb") as opened:
             private = _private(os.fstat(handle), folder=False)
             found = opened.read(_BYTES + 1)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
         return None
     return found if private and len(found) == _BYTES else None
 

@@ -74,7 +74,9 @@ def test_an_entry_that_was_not_written_with_the_key_of_this_user_is_not_used(cac
     assert cache.find("kind", KEY) is None
     put(cache)
     monkeypatch.setenv("GCIS_HOME", str(home))
-    assert open_cache(cache.folder).find("kind", KEY) is None, "another home folder, another key"
+    other = open_cache(cache.folder)
+    assert other.find("kind", KEY) is None, "another home folder, no key"
+    put(other, b"other", {"n": "1"})
     assert (home / "keys").stat().st_mode & 0o777 == 0o700
     assert (home / "keys" / "cache.key").stat().st_mode & 0o777 == 0o600
 
@@ -104,7 +106,9 @@ def test_a_file_that_others_could_write_is_not_used(cache, tmp_path, name, harm)
 @pytest.mark.parametrize("harm", ["readable", "link", "short"])
 def test_without_a_private_key_nothing_is_cached(tmp_path, monkeypatch, harm):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
-    assert open_cache() is not None
+    cache = open_cache()
+    assert cache.find("kind", KEY) is None and not (tmp_path / "home" / "keys").exists()
+    put(cache)
     keys = tmp_path / "home" / "keys"
     if harm == "readable":
         (keys / "cache.key").chmod(0o644)
@@ -113,7 +117,8 @@ def test_without_a_private_key_nothing_is_cached(tmp_path, monkeypatch, harm):
     else:
         keys.rename(tmp_path / "keys")
         keys.symlink_to(tmp_path / "keys")
-    assert open_cache() is None
+    assert cache.find("kind", KEY) is None
+    assert put(cache) is None
 
 
 def test_no_cache_in_a_link_a_file_or_a_strangers_folder(tmp_path, monkeypatch):
