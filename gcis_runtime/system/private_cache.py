@@ -66,8 +66,8 @@ class PrivateCache:
     Attributes:
         folder: Path of the folder.
         limit: Largest size in bytes.
-        secret: Key of the authentication codes; None for the key of this user, which is created when the first
-            entry is stored.
+        secret: Key of the authentication codes; None for the key of this user, which is created when the
+            first entry is stored.
     """
 
     folder: Path

@@ -18,14 +18,14 @@ _FILE = "cache.key"
 def secret_key(*, create: bool) -> bytes | None:
     """Return this user's key; None if it does not exist or cannot be kept private.
 
-    The key is in `$GCIS_HOME/keys`, a folder with mode 0700. A folder or file that belongs to another user,
-    that others can write to or that is a link is not used.
+    The key is in `$GCIS_HOME/cache/keys`, a folder with mode 0700. A folder or file that belongs to another
+    user, that others can write to or that is a link is not used.
 
     Args:
         create: Create a key if there is none.
     """
     try:
-        folder = home_folder() / "keys"
+        folder = home_folder() / "cache" / "keys"
         if create:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not _private(folder.lstat(), folder=True):

@@ -77,8 +77,8 @@ def test_an_entry_that_was_not_written_with_the_key_of_this_user_is_not_used(cac
     other = open_cache(cache.folder)
     assert other.find("kind", KEY) is None, "another home folder, no key"
     put(other, b"other", {"n": "1"})
-    assert (home / "keys").stat().st_mode & 0o777 == 0o700
-    assert (home / "keys" / "cache.key").stat().st_mode & 0o777 == 0o600
+    assert (home / "cache" / "keys").stat().st_mode & 0o777 == 0o700
+    assert (home / "cache" / "keys" / "cache.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_entry_of_another_kind_or_place_is_not_used(cache):
@@ -107,9 +107,9 @@ def test_a_file_that_others_could_write_is_not_used(cache, tmp_path, name, harm)
 def test_without_a_private_key_nothing_is_cached(tmp_path, monkeypatch, harm):
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
     cache = open_cache()
-    assert cache.find("kind", KEY) is None and not (tmp_path / "home" / "keys").exists()
+    assert cache.find("kind", KEY) is None and not (tmp_path / "home" / "cache" / "keys").exists()
     put(cache)
-    keys = tmp_path / "home" / "keys"
+    keys = tmp_path / "home" / "cache" / "keys"
     if harm == "readable":
         (keys / "cache.key").chmod(0o644)
     elif harm == "short":
