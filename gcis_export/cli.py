@@ -22,7 +22,7 @@ from gcis_export.options import (
 )
 from gcis_runtime.choices import ENGINES, PRECISIONS
 from gcis_runtime.spec import Foreground
-from gcis_runtime.system.console import command, json_option, out_option
+from gcis_runtime.system.console import command, echo, json_option, out_option
 
 
 class _Renamed(click.Option):
@@ -273,5 +273,5 @@ def main(request: ExportRequest, as_json: bool) -> None:
     from gcis_export import report
     from gcis_export.export import export
 
-    result = export(request, on_step=None if as_json else lambda step: click.echo(f"{step} ...", err=True))
-    click.echo(report.as_json(result) if as_json else report.as_text(result))
+    result = export(request, on_step=None if as_json else lambda step: echo(f"{step} ...", err=True))
+    echo(report.as_json(result) if as_json else report.as_text(result))

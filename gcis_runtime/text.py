@@ -10,6 +10,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def screen_text(text: str) -> str:
+    """Escape characters that are not printable except line breaks, in text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def error_text(error: BaseException) -> str:
     """Return an error's message in one printable line; the type's name if there is no message."""
     message = f"out of memory {error}" if isinstance(error, MemoryError) else str(error)
@@ -28,6 +33,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
         rows: Cells, the header first; all rows have the same length.
         right: Columns that are aligned to the right (numbers).
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))] if rows else []
     lines = []
     for row in rows:

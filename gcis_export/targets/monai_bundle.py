@@ -7,13 +7,12 @@ pickled weights and therefore no `models/model.pt`; the network is `models/model
 from __future__ import annotations
 
 import json
-import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from gcis_runtime.bundles.bundle import Bundle
-from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.bundles.manifest import MODEL_FILE, Manifest
 from gcis_runtime.errors import OutputError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, label_dtype
 from gcis_runtime.system.atomic_files import replacing_folder, unwritable
@@ -56,7 +55,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
                 (temporary / name).parent.mkdir(exist_ok=True)
                 (temporary / name).write_text(text, encoding="utf-8")
             (temporary / "models").mkdir()
-            shutil.copyfile(bundle.model_file, temporary / "models" / "model.onnx")
+            (temporary / "models" / "model.onnx").write_bytes(bundle.graph(MODEL_FILE))
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder

@@ -7,7 +7,6 @@ TensorRT engine a model of its `tensorrt` backend. TensorRT-RTX and OpenVINO eng
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,19 +154,24 @@ def _check_same_tensors(model: Path, tensors: str) -> None:
 def _add(bundle: Bundle, model: Path, engine: Engine) -> TritonModel:
     """Add a version to a model; a new model is written with its configuration in one step."""
     text = config(bundle, engine, name=model.name)
-    source, file = bundle.file(engine.file), _BACKENDS[engine.backend][1]
+    content, file = _content(bundle, engine), _BACKENDS[engine.backend][1]
     version = max(_versions(model), default=0) + 1
     if version == 1 and not model.exists():
         with replacing_folder(model) as folder:
             (folder / "1").mkdir()
-            shutil.copyfile(source, folder / "1" / file)
+            (folder / "1" / file).write_bytes(content)
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     else:
         with replacing_folder(model / str(version)) as folder:
-            shutil.copyfile(source, folder / file)
+            (folder / file).write_bytes(content)
         with replacing(model / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return TritonModel(name=model.name, version=version, folder=model)
+
+
+def _content(bundle: Bundle, engine: Engine) -> bytes:
+    """Return the verified file that Triton loads; a graph contains all its weights."""
+    return bundle.graph(engine.file) if engine.file == engine.graph else bundle.read(engine.file)
 
 
 def _versions(model: Path) -> Sequence[int]:

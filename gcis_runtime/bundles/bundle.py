@@ -1,21 +1,23 @@
-"""Open a bundle folder: read the manifest, check paths, and verify the hash of every file."""
+"""Open a bundle folder: read the manifest, check paths, and verify every file."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Label, Manifest, decode
-from gcis_runtime.bundles.onnx_external_data import check_references
+from gcis_runtime.bundles.contents import FIX, check_graph_file, read_listed, safe_path, verify_file
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, Label, Manifest, decode
+from gcis_runtime.bundles.onnx_graph import ExternalTensor
+from gcis_runtime.bundles.onnx_weights import with_weights
 from gcis_runtime.errors import BundleError, PromptError
 from gcis_runtime.structures.match import match_prompt, nearest_prompts
+from gcis_runtime.system.own_files import LinkError, NotPlainError, TooLargeError, read_small
 
 _MAX_MANIFEST_BYTES = 4 << 20
 """Manifests have a few thousand bytes. Decoded JSON takes up to 40 times the memory of its text."""
-_FIX = "Export it again, or fetch it again if it was copied."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +29,13 @@ class Bundle:
         manifest: The decoded manifest.
         sha256: SHA-256 hash of `manifest.json`. It identifies the whole bundle, since the manifest contains
             the hash of every file.
+        external: Tensors with elements in other files, by the graph that has such tensors.
     """
 
     folder: Path
     manifest: Manifest
     sha256: str
+    external: Mapping[str, tuple[ExternalTensor, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -51,6 +55,32 @@ class Bundle:
         """
         return safe_path(self.folder, self.manifest.entry(path).path)
 
+    def read(self, path: str) -> bytes:
+        """Return the content of a listed file, whose hash was computed from the returned bytes.
+
+        Raises:
+            BundleError: The manifest does not list the file, or it is not the file that was exported.
+        """
+        return read_listed(self.folder, self.manifest.entry(path))
+
+    def graph(self, path: str) -> bytes:
+        """Return a listed graph as a verified, checked ONNX model that contains all its weights.
+
+        Engines receive these bytes instead of a path, so that they read nothing that was not checked.
+
+        Raises:
+            BundleError: The graph or its weights are not those that were exported, or are refused.
+        """
+        data, external = self.read(path), self.external.get(path)
+        return with_weights(data, external, self.read) if external else data
+
+    def graph_key(self, path: str) -> str:
+        """Return a key of everything that determines a graph: its hash and those of files with weights."""
+        known = {graph.file for graph in self.manifest.graphs} | {e.file for e in self.manifest.engines}
+        others = sorted(f"{e.path} {e.sha256}" for e in self.manifest.files if e.path not in known)
+        own = self.manifest.entry(path).sha256
+        return own if not others else hashlib.sha256("\n".join([own, *others]).encode()).hexdigest()
+
     @property
     def size(self) -> int:
         """Total size of the listed files in bytes."""
@@ -65,15 +95,19 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleError: The folder is missing or not a bundle, the schema is unknown, a path is unsafe, a file
-            differs, or a graph has weights in a file that the manifest does not list.
+            is a link or differs, or a graph contains what no exported network contains.
     """
     folder = Path(folder)
     manifest, digest = read_manifest(folder)
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    graphs = {graph.file for graph in manifest.graphs}
+    external: dict[str, tuple[ExternalTensor, ...]] = {}
     for entry in manifest.files:
-        verify_file(folder, entry)
-    for graph in manifest.graphs:
-        check_references(folder, graph.file, listed=[entry.path for entry in manifest.files])
-    return Bundle(folder=folder, manifest=manifest, sha256=digest)
+        if entry.path not in graphs:
+            verify_file(folder, entry)
+        elif found := check_graph_file(folder, entry, sizes):
+            external[entry.path] = found
+    return Bundle(folder=folder, manifest=manifest, sha256=digest, external=external)
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -83,80 +117,23 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         BundleError: The folder or the manifest is missing, or this version cannot decode the manifest.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
+    try:
+        data = read_small(path, most_bytes=_MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError, NotPlainError) as error:
         what = "is not a bundle" if folder.is_dir() else "does not exist"
         raise BundleError(
             f"bundle {folder} {what}",
             expected=f"a folder with {MANIFEST_FILE}",
             fix="`gcis-bundle list` shows the installed ones.",
-        )
-    size = path.stat().st_size
-    if size > _MAX_MANIFEST_BYTES:
+        ) from error
+    except (LinkError, TooLargeError) as error:
         raise BundleError(
-            f"{path} is implausibly large",
-            received=f"{size} bytes",
-            expected=f"at most {_MAX_MANIFEST_BYTES} bytes",
-            fix=_FIX,
-        )
-    data = path.read_bytes()
+            f"{path} is {'a link' if isinstance(error, LinkError) else 'implausibly large'}",
+            received=error.strerror,
+            expected=f"a plain file of at most {_MAX_MANIFEST_BYTES} bytes",
+            fix=FIX,
+        ) from error
     return decode(data, source=str(path)), hashlib.sha256(data).hexdigest()
-
-
-def verify_file(folder: Path, entry: FileEntry) -> Path:
-    """Check the path, size and hash of a file, and return its path.
-
-    Raises:
-        BundleError: The path is outside the bundle, or the file is missing or differs from the exported one.
-    """
-    path = safe_path(folder, entry.path)
-    if not path.is_file():
-        raise BundleError(f"{folder} lacks a file", received="no such file", expected=entry.path, fix=_FIX)
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise BundleError(
-            f"{path} has a different size",
-            received=f"{size} bytes",
-            expected=f"{entry.bytes} bytes",
-            fix=_FIX,
-        )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != entry.sha256:
-        raise BundleError(
-            f"{path} is not the file that was exported",
-            received=f"sha256 {digest[:12]}…",
-            expected=f"{entry.sha256[:12]}…",
-            fix=_FIX,
-        )
-    return path
-
-
-def safe_path(folder: Path, relative: str) -> Path:
-    """Join a path of a manifest to the bundle's folder, and check that it stays inside, also through links.
-
-    Raises:
-        BundleError: The path is absolute, contains `..`, a drive or a backslash, or leads out of the folder.
-    """
-    pure = PurePosixPath(relative)
-    path = folder / relative
-    unsafe = not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative
-    if unsafe or not _leads_into(path, folder):
-        raise BundleError(
-            f"{folder} names a file outside itself",
-            received=repr(relative[:200]),
-            expected="a path inside the bundle",
-            fix="Do not use this bundle.",
-        )
-    return path
-
-
-def _leads_into(path: Path, folder: Path) -> bool:
-    """Return whether a path stays in a folder when links are followed; False for impossible paths."""
-    try:
-        path.exists()  # raises for names too long and cycles of links, which `resolve` ignores
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a name too long, a cycle of links, a null byte
-        return False
 
 
 def select_labels(manifest: Manifest, prompts: Sequence[str]) -> tuple[int, ...]:

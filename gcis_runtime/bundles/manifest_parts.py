@@ -12,6 +12,7 @@ from gcis_runtime.choices import EngineName, Merging, Precision
 
 WeightsDtype = Literal["float32", "float16", "bfloat16", "int8"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Batch = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -30,7 +31,7 @@ class Label(Strict, frozen=True, kw_only=True):
     value: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     name: str
     prompt: str
-    color: tuple[int, int, int]
+    color: tuple[Channel, Channel, Channel]
     codes: dict[str, str] = {}
     post: PostRules | msgspec.UnsetType = msgspec.UNSET
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcis_runtime.cli.latency import latency
-from gcis_runtime.system.console import USAGE_EXIT, command_group, json_option, verbose_option
+from gcis_runtime.system.console import USAGE_EXIT, command_group, echo, json_option, verbose_option
 
 if TYPE_CHECKING:
     from gcis_runtime.bundles.bundle import Bundle
@@ -47,7 +47,7 @@ def list_(as_json: bool) -> None:
         )
         return
     if not entries:
-        click.echo(f"No bundle in {store_folder()}. Export one with gcis-export.")
+        echo(f"No bundle in {store_folder()}. Export one with gcis-export.")
         return
     rows = [["bundle", "prompts", "folder"]]
     for e in entries:
@@ -57,7 +57,7 @@ def list_(as_json: bool) -> None:
             else f"unreadable: {e.problem}"
         )
         rows.append([e.slug, prompts, str(e.folder)])
-    click.echo(table(rows))
+    echo(table(rows))
 
 
 @main.command()
@@ -72,7 +72,7 @@ def inspect(bundle: str, as_json: bool) -> None:
         return
     from gcis_runtime.bundles.describe import describe
 
-    click.echo(describe(opened))
+    echo(describe(opened))
 
 
 @main.command()
@@ -105,18 +105,16 @@ def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
             }
         )
         return 0 if ok else USAGE_EXIT
-    click.echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
+    echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
     for name in unlisted:
-        click.echo(f"{name} is not in the manifest and is never read")
+        echo(f"{name} is not in the manifest and is never read")
     for t in trials:
         if t.outcome == "ok":
-            click.echo(
-                f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}"
-            )
+            echo(f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}")
         elif t.outcome == "failed":
-            click.echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
+            echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
         else:
-            click.echo(f"{t.candidate.name}: cannot run here: {t.problem}")
+            echo(f"{t.candidate.name}: cannot run here: {t.problem}")
     return 0 if ok else USAGE_EXIT
 
 
@@ -161,10 +159,10 @@ def doctor(as_json: bool) -> None:
         ["ONNX Runtime providers", ", ".join(found["onnxruntime_providers"]) or "none"],
     ]
     rows += [[f"OpenVINO {device}", ", ".join(caps)] for device, caps in found["openvino"].items()]
-    click.echo(table(rows))
-    click.echo("")
+    echo(table(rows))
+    echo("")
     engines = [[f.engine, f.device, _yes(f.works), _yes(f.builds), f.why] for f in found["engines"]]
-    click.echo(table([["engine", "device", "runs", "builds", "why"], *engines]))
+    echo(table([["engine", "device", "runs", "builds", "why"], *engines]))
 
 
 main.add_command(latency)
@@ -186,7 +184,7 @@ def _print_json(document: Any) -> None:
     """Print one indented JSON document."""
     from gcis_runtime.system.json_files import json_text
 
-    click.echo(json_text(document))
+    echo(json_text(document))
 
 
 if __name__ == "__main__":

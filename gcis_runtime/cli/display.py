@@ -15,7 +15,7 @@ from gcis_runtime.runs.outcome import Outcome
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.run_images import RunResult
 from gcis_runtime.runs.summary import Summary
-from gcis_runtime.system.console import print_traceback
+from gcis_runtime.system.console import echo, print_traceback
 from gcis_runtime.system.json_files import json_text
 from gcis_runtime.text import printable
 
@@ -75,7 +75,7 @@ class Display:
             self._line(f"{self._program}: warning: {job.image}: {warning}")
         if self._summary is None:
             if not self._quiet:
-                click.echo(report_table(report))
+                echo(report_table(report))
         elif self._terminal:
             self._line(f"{self._place(job)}: {sum(report.seconds.values()):.1f} s")
 
@@ -114,9 +114,9 @@ class Display:
     def end(self, result: RunResult) -> None:
         """Print the counts of several images, or the JSON document."""
         if self._quiet:
-            click.echo(json_text(_document(result)))
+            echo(json_text(_document(result)))
         elif result.summary is not None:
-            click.echo(f"{counts_text(result.summary.counts)}\nwrote {result.summary_file}")
+            echo(f"{counts_text(result.summary.counts)}\nwrote {result.summary_file}")
 
 
 def _document(result: RunResult) -> dict[str, Any]:

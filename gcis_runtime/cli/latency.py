@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gcis_runtime.system.console import out_option, verbose_option
+from gcis_runtime.system.console import echo, out_option, verbose_option
 
 
 @click.command()
@@ -52,12 +52,12 @@ def latency(
     check_renderer()
     check_writable(out / "index.html")
     settings = Settings(rounds=rounds, warmup=warmup, repeats=repeats, seed=seed, product=product)
-    record = measure(bundles, image, settings, on_step=lambda line: click.echo(line, err=True))
+    record = measure(bundles, image, settings, on_step=lambda line: echo(line, err=True))
     for row in record.rows:
-        click.echo(
+        echo(
             f"{row.total.p50:8.2f} s  labels equal {row.labels_equal:.4%}  {row.peak_memory_mb or 0:6d} MB  "
             f"{row.windows_per_second:6.2f} windows/s  {row.gflops:6.1f} GFLOP/s  {row.name}"
         )
     for missing in record.missing:
-        click.echo(f"{missing.name}: not measured ({missing.reason})")
-    click.echo(f"page: {write_report(record, out)}")
+        echo(f"{missing.name}: not measured ({missing.reason})")
+    echo(f"page: {write_report(record, out)}")

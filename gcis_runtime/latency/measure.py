@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.manifest import MODEL_FILE
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.engines.gpu.probe import probe_driver
 from gcis_runtime.errors import BundleError, EngineError, GcisError
@@ -117,7 +118,7 @@ def measure(
         turns, failed = _run_in_turns(chosen, material, settings, on_step)
         labels = {name: read_volume(_out(folder, name)).array for name in turns}
         found, expected = given[:2] if given else _first_engine(turns, failed, labels, truth)
-        giga = round(multiplications(opened[0].model_file) / 1e9, 3)
+        giga = round(multiplications(opened[0].graph(MODEL_FILE)) / 1e9, 3)
         against = Expected(labels=expected, truth=truth, giga=giga)
         rows = [row_of(c, turns[c.name], labels[c.name], against) for c in chosen if c.name in turns]
     name = "a CT file" if truth is None else f"phantom {settings.seed}"

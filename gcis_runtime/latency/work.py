@@ -16,13 +16,13 @@ import numpy as np
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
-def multiplications(model_file: Path) -> int:
+def multiplications(graph: Path | bytes) -> int:
     """Return the multiplications of one window in convolutions and matrix products.
 
     Runs the graph once on zeros, in float32 on the CPU.
 
     Args:
-        model_file: ONNX graph with one input of static shape.
+        graph: ONNX graph, or its file, with one input of static shape.
     """
     import onnxruntime as ort  # noqa: PLC0415 (the processes that are measured load it themselves)
 
@@ -31,7 +31,9 @@ def multiplications(model_file: Path) -> int:
         options.log_severity_level = 3
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # no fused operators
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, "profile"))
-        session = ort.InferenceSession(str(model_file), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+        )
         (window,) = session.get_inputs()
         session.run(None, {window.name: np.zeros(window.shape, np.float32)})
         events = json.loads(Path(session.end_profiling()).read_text())

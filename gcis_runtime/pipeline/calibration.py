@@ -17,10 +17,12 @@ import msgspec
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.home import home_folder
 from gcis_runtime.system.json_files import write_json
+from gcis_runtime.system.records import read_record
 
 _SCHEMA = 1
 _MEMORY = 0.5
 """Weight of the latest run in the mean, because the load of a machine varies."""
+_MOST_SECONDS, _MOST_BYTES = 1e5, 1 << 50
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +48,17 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     run_bytes: int
     device_bytes: int = 0
 
+    @property
+    def is_plausible(self) -> bool:
+        """Whether forecasts can be computed from the numbers: none is negative, infinite or absurd."""
+        seconds = (self.window_seconds, self.blend_seconds, self.voxel_seconds)
+        sizes = (self.run_bytes, self.device_bytes)
+        return (
+            self.runs > 0
+            and all(0 <= s <= _MOST_SECONDS for s in seconds)
+            and all(0 <= n <= _MOST_BYTES for n in sizes)
+        )
+
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of one run; see `Calibration`."""
@@ -59,11 +72,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 def find(key: Mapping[str, str]) -> Calibration | None:
     """Return the calibration for a key, or None."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        found = msgspec.json.decode(_file(key).read_bytes(), type=Calibration)
-        if found.schema == _SCHEMA and found.key == dict(key):
-            return found
-    return None
+    found = read_record(_file(key), Calibration).value
+    if found is None or found.schema != _SCHEMA or found.key != dict(key):
+        return None
+    return found if found.is_plausible else None
 
 
 def record(key: Mapping[str, str], run: Measurement) -> None:

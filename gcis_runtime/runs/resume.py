@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
 from gcis_runtime.dicom.options import DicomOptions
@@ -16,7 +15,7 @@ from gcis_runtime.pipeline.report import FileStamp, Report, RunKey
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.system.json_files import read_json
+from gcis_runtime.system.records import read_record
 
 
 def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Series | None = None) -> RunKey:
@@ -94,9 +93,8 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
 
     All outputs that `options` request must exist. An image that changed or vanished counts as another image.
     """
-    try:
-        report = read_json(job.report, Report)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    report = read_record(job.report, Report).value
+    if report is None:
         return None
     key = run_key(segmenter, job.image, options, job.series)
     if key.image == FileStamp() or report.key != key:

@@ -41,7 +41,7 @@ def measure_structures(volume: Volume, labels: NDArray[Any], values: Sequence[in
     number[list(values)] = np.arange(len(values))
     for k in range(volume.shape[2]):
         x, y = np.nonzero(labels[:, :, k])
-        which = number[np.minimum(labels[x, y, k], len(number) - 1)]
+        which = number[np.minimum(labels[x, y, k].astype(np.intp), len(number) - 1)]
         if (which < 0).any():
             x, y, which = x[which >= 0], y[which >= 0], which[which >= 0]
         if len(x):

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.system.own_files import create_new, open_plain
+from gcis_runtime.system.unfinished import unfinished
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
-"""Names of temporary files; see `_new_file`."""
+"""Names of temporary files and folders; see `_new_file` and `_new_folder`."""
 
 
 @contextlib.contextmanager
@@ -44,12 +46,10 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(0, "a folder has that name")
         temporary, file = _new_file(path, suffix)
-        yield temporary
-        with temporary.open(
-            "rb"
-        ) as written:  # flush to disk before the rename, so that a power failure leaves no empty file
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with unfinished(temporary):
+            yield temporary
+            _flush(temporary, file)
+            temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -59,8 +59,23 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             os.close(file)
 
 
+def _flush(temporary: Path, file: int | None) -> None:
+    """Flush a file to disk before its rename, so that a power failure leaves no empty file.
+
+    Raises:
+        OSError: Another file or a link has taken its place, as happens in folders that others can write to.
+    """
+    if file is None:
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        return
+    if not os.path.samestat(temporary.lstat(), os.fstat(file)):
+        raise OSError(0, "the temporary file was replaced by another")
+    os.fsync(file)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of `replacing` whose process was killed; files being written are kept.
+    """Remove temporary files and folders whose process was killed; those being written are kept.
 
     Nothing is removed on Windows, on file systems without locks, or if the folder does not exist.
     """
@@ -68,17 +83,22 @@ def remove_leftovers(folder: Path) -> None:
         return
     try:
         with os.scandir(folder) as entries:
-            names = [
-                e.name for e in entries if _LEFTOVER.fullmatch(e.name) and e.is_file(follow_symlinks=False)
-            ]
+            found = [e for e in entries if _LEFTOVER.fullmatch(e.name) and not e.is_symlink()]
+            folders = {e.name: e.is_dir(follow_symlinks=False) for e in found}
     except OSError:
         return
-    for name in names:
+    for name, is_folder in folders.items():
         with contextlib.suppress(OSError):
-            file = os.open(folder / name, os.O_RDWR)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            path = folder / name
+            file = os.open(path, flags) if is_folder else open_plain(path, writable=True)
             try:
-                if try_lock(file):
-                    (folder / name).unlink()
+                if not try_lock(file):
+                    continue
+                if not is_folder:
+                    path.unlink()
+                elif os.fstat(file).st_uid == os.geteuid():
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(file)
 
@@ -98,7 +118,8 @@ def replacing_folder(
 
     Its files are flushed to disk before the rename. An existing folder is exchanged in one step on Linux, so
     that a process killed at any moment leaves either the old or the new folder. On other systems the existing
-    folder is first moved aside, and moved back if the rename fails.
+    folder is first moved aside, and moved back if the rename fails. What killed processes left next to `path`
+    is removed first.
 
     Args:
         path: Final path of the folder. Its parent folders are created if they do not exist.
@@ -114,8 +135,12 @@ def replacing_folder(
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(0, "a file has that name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    remove_leftovers(path.parent)
+    temporary, lock = _new_folder(path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(unfinished(temporary))
+        stack.callback(_close, lock)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes folders private
         for file in temporary.rglob("*"):
@@ -129,8 +154,6 @@ def replacing_folder(
             temporary.replace(path)
         elif not exchange(temporary, path):
             _move_aside(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move_aside(temporary: Path, path: Path) -> None:
@@ -188,13 +211,36 @@ def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
         with contextlib.suppress(FileExistsError):
-            file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            file = create_new(temporary, mode=0o666)
             if sys.platform == "win32":
                 os.close(file)
                 return temporary, None
             if _hold(file, temporary):
                 return temporary, file
             os.close(file)
+
+
+def _new_folder(path: Path) -> tuple[Path, int | None]:
+    """Create an empty, private folder next to `path`, and lock it.
+
+    Returns:
+        The folder and the descriptor that holds its lock; None on systems that do not open folders.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        with contextlib.suppress(FileExistsError):
+            temporary.mkdir(mode=0o700)
+            if sys.platform == "win32":
+                return temporary, None
+            file = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if _hold(file, temporary):
+                return temporary, file
+            os.close(file)
+
+
+def _close(file: int | None) -> None:
+    if file is not None:
+        os.close(file)
 
 
 def _hold(file: int, temporary: Path) -> bool:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import io
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import click
 
 from gcis_runtime.errors import GcisError
-from gcis_runtime.text import error_text
+from gcis_runtime.system.interruption import INTERRUPTED_EXIT, interruptible
+from gcis_runtime.text import error_text, screen_text
 
 USAGE_EXIT = 2
-INTERRUPTED_EXIT = 130
 
 _C = TypeVar("_C", bound=Callable[..., Any] | click.Command)
 
@@ -85,10 +82,12 @@ class _Guarded(click.Command):
         invocation = _Invocation()
         _open_streams()
         try:
-            with _interrupted_by_sigterm():
+            with interruptible():
                 code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
-            error.show()
+            text = io.StringIO()
+            error.show(text)
+            echo(text.getvalue().removesuffix("\n"), err=True)
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{prog}: interrupted", err=True)
@@ -121,6 +120,16 @@ class _GuardedGroup(_Guarded, click.Group):
     """A group of commands with the same error handling."""
 
 
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print text that may come from a file, with control sequences escaped; line breaks are kept.
+
+    Args:
+        text: The text.
+        err: Print on standard error.
+    """
+    click.echo(screen_text(text), err=err)
+
+
 def _open_streams() -> None:
     """Open the null device for standard streams that are closed (`2>&-`).
 
@@ -144,27 +153,6 @@ def print_traceback(error: BaseException) -> None:
     invocation = context.find_object(_Invocation) if context is not None else None
     if invocation is not None and invocation.verbose:
         traceback.print_exception(error)
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Handle SIGTERM (from a scheduler, `timeout`, or a stopping container) like Ctrl-C.
-
-    By default SIGTERM ends the process immediately, and temporary files remain: hundreds of megabytes during
-        an export.
-    """
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # a command called from Python
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _verbose(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.atomic_files import unwritable
 from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.system.own_files import create_new, open_plain
+from gcis_runtime.text import printable
 
 NAME = ".gcis-run.lock"
+_MOST = 1024
+"""Bytes of a lock file that are read; it has one line."""
 
 
 @contextlib.contextmanager
@@ -40,33 +45,71 @@ def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> 
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        if sys.platform == "win32":  # an old file of this module is reused: it cannot be removed while open
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         # Removed while locked, except on Windows: a process that has just opened the file notices that its
         # path is gone, and opens a new one.
         with contextlib.suppress(OSError):
             path.unlink()
-        file.close()
+        os.close(file)
 
 
-def _locked(path: Path, try_lock: Callable[[int], bool]) -> IO[str]:
-    """Open and lock a file, which is created if it does not exist."""
+def _locked(path: Path, try_lock: Callable[[int], bool]) -> int:
+    """Create and lock a file, and return its descriptor.
+
+    The file that a killed process left is removed and created anew. Nothing is written to a file that exists:
+    it may be a link, or the file of somebody else.
+    """
     while True:
-        file = path.open("a+", encoding="utf-8")
-        if not try_lock(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "a process that has just started"
-            file.close()
-            raise OutputError(
-                f"{path.parent} is in use by another gcis-run",
-                received=holder,
-                fix="Wait for it, or choose another folder with -o.",
-            )
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
-        file.close()  # the previous holder removed the file after it was opened here
+        try:
+            file, new = create_new(path, mode=0o666), True
+        except FileExistsError:
+            try:
+                file, new = open_plain(path, writable=True), False
+            except FileNotFoundError:
+                continue  # the holder has just removed it
+        try:
+            if not try_lock(file):
+                raise _in_use(path, file)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(file)):
+                    if new or (sys.platform == "win32" and _is_ours(file)):
+                        return file
+                    _remove_old(path, file)
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # removed here, or by the previous holder after it was opened here
+
+
+def _in_use(path: Path, file: int) -> OutputError:
+    holder = os.pread(file, _MOST, 0) if hasattr(os, "pread") else b""
+    text = printable(holder.decode("utf-8", errors="replace").strip())
+    return OutputError(
+        f"{path.parent} is in use by another gcis-run",
+        received=text or "a process that has just started",
+        fix="Wait for it, or choose another folder with -o.",
+    )
+
+
+def _remove_old(path: Path, file: int) -> None:
+    """Remove the lock file of a process that ended without removing it."""
+    if not _is_ours(file):
+        raise OutputError(
+            f"{path} is not a lock file of gcis-run",
+            received="a file with other content",
+            expected="no such file",
+            fix="Move it elsewhere, or choose another folder with -o.",
+        )
+    path.unlink()
+
+
+def _is_ours(file: int) -> bool:
+    """Return whether a lock file has the content that this module writes, or none yet."""
+    os.lseek(file, 0, os.SEEK_SET)
+    content = os.read(file, _MOST)
+    return re.fullmatch(rb"(process \d+ on [^\n]*\n)?", content) is not None

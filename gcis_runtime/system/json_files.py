@@ -1,7 +1,8 @@
-"""Read and write JSON files, and format JSON for standard output."""
+"""Decode JSON, write JSON files, and format JSON for standard output."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,18 @@ import msgspec
 from gcis_runtime.system.atomic_files import replacing
 
 _T = TypeVar("_T")
+
+
+def decode_json(data: bytes, kind: type[_T]) -> _T:
+    """Decode JSON into a type.
+
+    Raises:
+        msgspec.DecodeError: It is not JSON in UTF-8, is nested too deep, or does not match `kind`.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
@@ -23,8 +36,12 @@ def json_bytes(value: Any, *, indent: int = 2) -> bytes:
 
 
 def json_text(value: Any, *, indent: int = 2) -> str:
-    """Return a value as indented JSON without a final newline, as `click.echo` expects."""
-    return json_bytes(value, indent=indent).decode().removesuffix("\n")
+    """Return a value as indented JSON for a terminal, without a final newline.
+
+    Characters that are not printable are JSON escapes.
+    """
+    text = json_bytes(value, indent=indent).decode().removesuffix("\n")
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
@@ -40,21 +57,3 @@ def write_json(path: Path, value: Any, *, indent: int = 2) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(json_bytes(value, indent=indent))
-
-
-def read_json(path: Path, kind: type[_T], *, most_bytes: int | None = None) -> _T:
-    """Read a JSON file into a type.
-
-    Args:
-        path: The file.
-        kind: The type that msgspec decodes and validates.
-        most_bytes: Size in bytes above which the file is not read; None for no limit.
-
-    Raises:
-        OSError: The file cannot be read.
-        msgspec.DecodeError: It is not JSON, does not match `kind`, or is larger than `most_bytes`.
-    """
-    size = path.stat().st_size
-    if most_bytes is not None and size > most_bytes:
-        raise msgspec.DecodeError(f"{path} has {size} bytes, more than {most_bytes}")
-    return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gcis_runtime.system.console import json_option, out_option, verbose_option
+from gcis_runtime.system.console import echo, json_option, out_option, verbose_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -78,12 +78,12 @@ def check(
         cases = [c for rs in (rows.training, rows.validation) for c in group_cases(rs, folder=path.parent)]
         write_sheet(sheet, [(f"{facts[i].split}: {facts[i].name}", cases[i]) for i in chosen])
         result["picture"] = str(sheet)
-    click.echo(json_text(result) if as_json else text_table(result))
+    echo(json_text(result) if as_json else text_table(result))
     for problem in problems:
-        click.echo(f"{problem.level}: {problem.where}: {problem.message}", err=True)
+        echo(f"{problem.level}: {problem.where}: {problem.message}", err=True)
     if "picture" in result and not as_json:
-        click.echo(f"picture      {result['picture']}")
-    click.echo(f"{result['errors']} errors, {result['warnings']} warnings", err=True)
+        echo(f"picture      {result['picture']}")
+    echo(f"{result['errors']} errors, {result['warnings']} warnings", err=True)
     if result["errors"]:
         raise SystemExit(2)
 
@@ -182,7 +182,7 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
     log = Progress(sys.stderr).log
     built = build(DATASETS[kind], root, folder=out.parent, choices=choices, progress=log)
     write_datalist(out, built)
-    click.echo(json_text(built.report) if as_json else _summary(built.report, out))
+    echo(json_text(built.report) if as_json else _summary(built.report, out))
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcis_runtime.choices import DEFAULT_RESTORE, ENGINE_CHOICES, PRECISION_CHOICES, RESTORE_CHOICES
-from gcis_runtime.system.console import out_option
+from gcis_runtime.system.console import echo, out_option
 
 if TYPE_CHECKING:
     from gcis_runtime.choices import EngineChoice, PrecisionChoice, Restore
@@ -141,9 +141,9 @@ def evaluate(
         found = run(chosen, opened, progress=Progress(sys.stderr).log, tolerance=tolerance, watcher=pictures)
     notes = {"datalist": datalist.name, "split": split, **opened.notes}
     result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
-    click.echo(table(result))
+    echo(table(result))
     for prompt, rows in found.unscored.items():
-        click.echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
+        echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
 
 
 @contextlib.contextmanager
@@ -230,7 +230,7 @@ def ceiling(
     result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).log)
     record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}
     write_json(out, record)
-    click.echo(table(result))
+    echo(table(result))
 
 
 @click.command()
@@ -246,4 +246,4 @@ def curves(run_dirs: tuple[Path, ...], out: Path) -> None:
     found = write_curves(run_dirs, out)
     steps = int(max(curve.steps[-1] for curve in found.values()))
     last = f", last loss {found[LOSS].values[-1]:.4f}" if LOSS in found else ""
-    click.echo(f"{steps} steps{last}; written to {out}")
+    echo(f"{steps} steps{last}; written to {out}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gcis_runtime.choices import MERGINGS, Merging
-from gcis_runtime.system.console import command_group, json_option, out_option
+from gcis_runtime.system.console import command_group, echo, json_option, out_option
 from gcis_train.cli.datalist import datalist as datalist_commands
 from gcis_train.cli.evaluation import ceiling, curves, evaluate
 from gcis_train.cli.finetune import finetune
@@ -66,13 +66,13 @@ def paths(
     if png is not None:
         write_heatmap(png, routings, pathways=net.config.pathways)
     if as_json:
-        click.echo(json_text([r.as_dict() for r in routings]))
+        echo(json_text([r.as_dict() for r in routings]))
     else:
-        click.echo(routing_table(routings))
+        echo(routing_table(routings))
     for line in remarks(resolved):
-        click.echo(f"gcis-train: {line}", err=True)
+        echo(f"gcis-train: {line}", err=True)
     for line in coincidences({r.prompt: r.pathway for r in routings}):
-        click.echo(f"gcis-train: {line}", err=True)
+        echo(f"gcis-train: {line}", err=True)
 
 
 @main.command("import")
@@ -95,19 +95,19 @@ def import_(file: Path, out: Path, prompt: str | None, merging: Merging, as_json
     found = import_file(file, out, prompt=prompt, merging=merging)
     if as_json:
         report = {"kind": found.kind, "used": found.used, "unused": found.unused, "missing": found.missing}
-        click.echo(json_text(report))
+        echo(json_text(report))
         return
     network = found.config.network
-    click.echo(
+    echo(
         f"{file.name}: {found.kind}, feature size {network.feature_size}, {network.pathways} pathways, "
         f"patch merging {network.merging}"
     )
-    click.echo(f"used {len(found.used)} tensors, unused {len(found.unused)}, missing {len(found.missing)}")
+    echo(f"used {len(found.used)} tensors, unused {len(found.unused)}, missing {len(found.missing)}")
     for name, reason in found.unused.items():
-        click.echo(f"  unused   {name} ({reason})")
+        echo(f"  unused   {name} ({reason})")
     for name in found.missing:
-        click.echo(f"  missing  {name} (a training initialises it randomly)")
-    click.echo(f"written to {out}")
+        echo(f"  missing  {name} (a training initialises it randomly)")
+    echo(f"written to {out}")
 
 
 @main.command()
@@ -143,4 +143,4 @@ def phantoms(out: Path, count: int, seed: int, spacing: str, training_share: flo
     x, y, z = numbers(spacing, float, "--spacing", count=3)
     datalist = write_phantoms(out, count=count, seed=seed, spacing=(x, y, z), training_share=training_share)
     rows = len(datalist.training), len(datalist.validation)
-    click.echo(f"{count} phantoms in {out}: {rows[0]} training rows, {rows[1]} validation rows")
+    echo(f"{count} phantoms in {out}: {rows[0]} training rows, {rows[1]} validation rows")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gcis_runtime.system.console import out_option
+from gcis_runtime.system.console import echo, out_option
 
 
 @click.command("export-published")
@@ -33,15 +33,15 @@ def export_published(checkpoint: Path, out: Path) -> None:
     warnings = export(found, out)
     config = found.config
     kind = "routed" if config.kind == "routed" else "single task"
-    click.echo(f"{out}: {kind}, feature size {config.network.feature_size}")
+    echo(f"{out}: {kind}, feature size {config.network.feature_size}")
     if found.prompts:
-        click.echo(f"prompts: {', '.join(found.prompts)}")
+        echo(f"prompts: {', '.join(found.prompts)}")
     if (settings := config.preprocess) is not None:
         sizes = " x ".join(f"{v:g}" for v in settings.spacing or ())
         size = f"{sizes} mm" if sizes else "as in the file"
         low, high = settings.intensity_window
-        click.echo(f"voxel size {size}, {low:g} to {high:g} HU mapped to 0 and 1")
+        echo(f"voxel size {size}, {low:g} to {high:g} HU mapped to 0 and 1")
     if config.window is not None:
-        click.echo(f"window {' x '.join(map(str, config.window.patch_size))} voxels")
+        echo(f"window {' x '.join(map(str, config.window.patch_size))} voxels")
     for line in warnings:
-        click.echo(f"gcis-train: warning: {line}", err=True)
+        echo(f"gcis-train: warning: {line}", err=True)

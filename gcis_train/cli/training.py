@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gcis_runtime.system.console import echo
 from gcis_train.options.flags import FLAGS
 
 if TYPE_CHECKING:
@@ -160,10 +161,10 @@ def finish(outcome: Outcome, run_dir: Path) -> None:
     best = "" if outcome.best_dice is None else f", best validation Dice {outcome.best_dice:.3f}"
     if outcome.finished:
         if outcome.first:
-            click.echo(f"finished after epoch {outcome.epoch}{best}; checkpoints in {run_dir}")
+            echo(f"finished after epoch {outcome.epoch}{best}; checkpoints in {run_dir}")
         return
     if outcome.first:
-        click.echo(
+        echo(
             f"stopped in epoch {outcome.epoch + 1}{best}; checkpoint saved in {run_dir}. "
             "Run the same command with --resume to continue.",
             err=True,

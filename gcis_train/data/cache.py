@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.atomic_files import check_writable, replacing_folder
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.data.datalist import Case
 from gcis_train.data.volumes import CaseVolume, load_case
 
@@ -198,7 +199,7 @@ def _read(folder: Path, case: Case) -> CaseVolume:
         OSError: A file is missing or cannot be read.
         msgspec.DecodeError: The index is damaged.
     """
-    entry = msgspec.json.decode((folder / _INDEX).read_bytes(), type=_Entry)
+    entry = decode_json((folder / _INDEX).read_bytes(), _Entry)
     for name, file in entry.files.items():
         path = folder / name
         if path.stat().st_size != file.bytes or _checksum(path) != file.crc32:

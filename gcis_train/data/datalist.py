@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.suffixes import stem
+from gcis_runtime.system.json_files import decode_json
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -137,15 +138,15 @@ def read_datalist(path: Path, *, prompt: str = "") -> Datalist:
             f"the datalist {path} cannot be read", received=error.strerror, expected="a JSON file"
         ) from error
     try:
-        read = msgspec.json.decode(data, type=_Lists)
-        fields = msgspec.json.decode(data, type=_File)
+        read = decode_json(data, _Lists)
+        fields = decode_json(data, _File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"the datalist {path} is not in the published format",
             received=str(error),
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
-    _check_names(msgspec.json.decode(data, type=dict[str, msgspec.Raw]), path)
+    _check_names(decode_json(data, dict[str, msgspec.Raw]), path)
     extra: Counter[str] = Counter()
     for name, rows in (("training", fields.training), ("validation", fields.validation)):
         for index, row in enumerate(rows):

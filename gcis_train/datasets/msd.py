@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.samples import Dataset, Sample, Scan, Skip, label_map
 
@@ -71,7 +72,7 @@ def _scan_task(folder: Path, samples: list[Sample], skipped: list[Skip]) -> None
 def _read_index(path: Path) -> dict[str, Any]:
     """Read `dataset.json`: its labels and training pairs."""
     try:
-        index = msgspec.json.decode(path.read_bytes(), type=_Index)
+        index = decode_json(path.read_bytes(), _Index)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is not a Decathlon index", received=str(error), expected="labels and training pairs"

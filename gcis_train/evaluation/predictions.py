@@ -19,6 +19,7 @@ from gcis_runtime.errors import DataError
 from gcis_runtime.images.files import read_grid
 from gcis_runtime.images.labels import read_labels
 from gcis_runtime.images.suffixes import READABLE, stem
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.data.datalist import Case
 from gcis_train.evaluation.evaluate import Prediction, Source
 
@@ -112,7 +113,7 @@ def _values_of(path: Path) -> dict[str, int]:
 @functools.lru_cache(maxsize=8)
 def _file_values(path: Path) -> dict[str, int]:
     try:
-        data = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        data = decode_json(path.read_bytes(), dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read", received=str(error), expected=_MAPPING) from error
     found: Any = data.get("structures", data.get("labels", data))

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from gcis_runtime.errors import CheckpointError, DataError
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.options.flags import FLAGS
 from gcis_train.options.recipe import check_published, published_tree
 from gcis_train.options.stored import from_stored, read_options
@@ -166,7 +167,7 @@ def _read(path: Path | None) -> dict[str, Any]:
         data = path.read_bytes()
         if path.suffix.lower() in (".yaml", ".yml"):
             return _read_yaml(data)
-        return msgspec.json.decode(data, type=dict[str, Any])
+        return decode_json(data, dict[str, Any])
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         received = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(

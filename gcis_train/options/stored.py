@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.options.training import TrainOptions
 
@@ -71,7 +72,7 @@ def read_options(data: bytes) -> TrainOptions:
         msgspec.MsgspecError: The contents are not JSON, or not valid options.
         DataError: An option occurs under both of its names.
     """
-    return msgspec.convert(from_stored(msgspec.json.decode(data, type=dict[str, Any])), TrainOptions)
+    return msgspec.convert(from_stored(decode_json(data, dict[str, Any])), TrainOptions)
 
 
 def _rename(tree: dict[str, Any], old: str, new: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, OutputError, PromptError
 from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.text.tower import RANDOM, TextEncoder, described
 from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, prompt_table, unknown_prompt
 
@@ -74,7 +75,7 @@ def read_table(run_dir: Path) -> PromptTable | None:
     """
     file = run_dir / PROMPTS_FILE
     try:
-        return msgspec.json.decode(file.read_bytes(), type=PromptTable)
+        return decode_json(file.read_bytes(), PromptTable)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -11,7 +11,6 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_train.weights.pickles import is_torchscript
 
 RANDOM = "random"
 _QUICK = "-quickgelu"
@@ -146,8 +146,9 @@ def read_text_tower(file: Path) -> dict[str, Tensor]:
     """Return the tensors of the text tower in a CLIP weights file, by parameter name of the tower.
 
     Args:
-        file: safetensors, a pickle of tensors (read with `weights_only`), or a TorchScript archive as
-            published by OpenAI; with open_clip parameter names, at the top level or below `text.`.
+        file: safetensors, or a pickle of tensors (read with `weights_only`), with open_clip parameter names
+            at the top level or below `text.`. TorchScript archives, as published by OpenAI, are refused,
+            because loading one runs the code in it.
 
     Raises:
         ValueError: The file has no text tower.
@@ -166,18 +167,11 @@ def read_text_tower(file: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    if _is_torchscript(file):  # its code is not run; only tensors are read
-        return dict(torch.jit.load(file, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+    if is_torchscript(file):
+        raise ValueError("a TorchScript archive, whose code would run; save its state_dict() as .safetensors")
     tree = torch.load(file, map_location="cpu", weights_only=True)
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _text_name(name: str) -> str | None:

@@ -21,6 +21,7 @@ from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_runtime.structures.match import nearest_prompts
 from gcis_runtime.system.atomic_files import replacing_folder
+from gcis_runtime.system.json_files import decode_json
 from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
@@ -210,7 +211,7 @@ def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:
 def read_pointer(run_dir: Path) -> dict[str, str]:
     """Return the checkpoints of a run folder by role; empty if there are none."""
     try:
-        return msgspec.json.decode((run_dir / POINTER_FILE).read_bytes(), type=dict[str, str])
+        return decode_json((run_dir / POINTER_FILE).read_bytes(), dict[str, str])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
 
@@ -223,7 +224,7 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     """
     folder = find(path, prefer=prefer)
     try:
-        config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=CheckpointConfig)
+        config = decode_json((folder / CONFIG_FILE).read_bytes(), CheckpointConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT

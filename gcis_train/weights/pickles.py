@@ -9,7 +9,9 @@ file.
 from __future__ import annotations
 
 import pickle
+import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +22,8 @@ _FORMATS: Final = {
     "f2": "e", "f4": "f", "f8": "d",
 }  # fmt: skip
 """Format of the `struct` module per NumPy type code."""
+_CODE: Final = re.compile(r"(^|/)(constants\.pkl$|code/)")
+"""Entries of an archive that only TorchScript writes."""
 
 
 def load_pickle(path: Path) -> Any:
@@ -27,11 +31,22 @@ def load_pickle(path: Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        pickle.UnpicklingError: The file contains other objects, or is not a PyTorch file.
+        pickle.UnpicklingError: The file contains other objects or code, or is not a PyTorch file.
         RuntimeError, EOFError, ValueError, KeyError: The file is damaged.
     """
+    if is_torchscript(path):
+        raise pickle.UnpicklingError("a TorchScript archive, which contains code")
     with torch.serialization.safe_globals([_ScalarType, _scalar, _scalar_numpy1]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Return whether a file is a TorchScript archive: a program, which runs while it is loaded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_CODE.search(name) for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 class _ScalarType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,14 @@ def write_model(path: Path, *, input_name: str = "image", nan: bool = False) -> 
 def file_entry(folder: Path, name: str) -> FileEntry:
     data = (folder / name).read_bytes()
     return FileEntry(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def rehash_bundle(folder: Path, *names: str) -> None:
+    """Update the list of files in a manifest to `model.onnx` and `names` as they are now."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    entries = [file_entry(folder, name) for name in (MODEL_FILE, *names)]
+    manifest["files"] = [{"path": e.path, "sha256": e.sha256, "bytes": e.bytes} for e in entries]
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
 def write_bundle(

@@ -47,7 +47,7 @@ class OnnxSession:
         self.batch = graph.batch
         self.notes: tuple[str, ...] = ()
         self._session: ort.InferenceSession | None = load(
-            bundle.file(graph.file),
+            bundle.graph(graph.file),
             bundle.manifest,
             [CPU_PROVIDER],
             threads=self.threads,

@@ -78,7 +78,7 @@ class OnnxCudaSession:
             )
             providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
             session = load(
-                bundle.file(graph.file), manifest, providers,
+                bundle.graph(graph.file), manifest, providers,
                 threads=0, batch=graph.batch, record_placement=True,
             )  # fmt: skip
             _require_active(session, complaint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from pathlib import Path
 
 import onnxruntime as ort
 
@@ -17,7 +16,7 @@ _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "av
 
 
 def load(
-    file: Path,
+    graph: bytes,
     manifest: Manifest,
     providers: Sequence[object],
     *,
@@ -25,10 +24,10 @@ def load(
     batch: int,
     record_placement: bool = False,
 ) -> ort.InferenceSession:
-    """Load an ONNX file and compare it with the manifest.
+    """Load an ONNX graph and compare it with the manifest.
 
     Args:
-        file: The graph.
+        graph: The graph with all its weights; a file could be exchanged after it was checked.
         manifest: The bundle's manifest, with the expected tensors.
         providers: ONNX Runtime's execution providers, with their options.
         threads: CPU threads; 0 keeps ONNX Runtime's default.
@@ -47,7 +46,7 @@ def load(
     if record_placement:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(str(file), options, providers=list(providers))
+        session = ort.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors derive from Exception alone
         raise as_engine_error(
             error, "ONNX Runtime cannot load the graph", fix="Run `gcis-bundle verify`."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_runtime.engines.session import check_graph
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.system.cpus import allowed_cpus, usable_cpus
-from gcis_runtime.system.private_cache import PrivateCache, open_cache
+from gcis_runtime.system.private_cache import CachedFile, PrivateCache, open_cache
 
 _OFFERED = ("fp32", "bf16", "int8")
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
@@ -90,9 +89,10 @@ class OpenvinoSession:
         """Return the compiled model, from the cache if possible, and notes for the user."""
         cache = open_cache()
         key = {
-            "graph": bundle.manifest.entry(graph.file).sha256,
+            "graph": bundle.graph_key(graph.file),
             "openvino": str(self._ov.__version__),
             "cpu": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "capabilities": " ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
             **{name: str(value) for name, value in settings.items()},
         }
         found = cache.find("openvino", key) if cache is not None else None
@@ -101,19 +101,19 @@ class OpenvinoSession:
             if model is not None:
                 self._check(bundle.manifest, model, graph)
                 return model, ()
-        read = core.read_model(str(bundle.file(graph.file)))
+        read = core.read_model(bundle.graph(graph.file))
         self._check(bundle.manifest, read, graph)
         model = core.compile_model(read, "CPU", settings)
         if cache is not None:
             _keep(cache, key, model)
         return model, ()
 
-    def _import(self, core: Any, file: Path, settings: dict[str, Any]) -> Any:
+    def _import(self, core: Any, found: CachedFile, settings: dict[str, Any]) -> Any:
         """Load a compiled model from the cache; return None if OpenVINO rejects it."""
         try:
-            # Mapped copy-on-write: the file is not read into memory at once, and never written back. The
-            # model reads its weights from the mapping but holds no reference to it.
-            self._mapped = self._ov.Tensor(np.memmap(file, dtype=np.uint8, mode="c"), shared_memory=True)
+            # The model reads its weights from the mapping but holds no reference to it.
+            array = np.frombuffer(found.mapped, dtype=np.uint8)
+            self._mapped = self._ov.Tensor(array, shared_memory=True)
             return core.import_model(self._mapped, "CPU", settings)
         except (RuntimeError, ValueError, OSError):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from gcis_runtime.engines.graph_choice import choose_graph
 from gcis_runtime.engines.tensorrt.build import BuildSettings, build
 from gcis_runtime.engines.tensorrt.family import Family, load_builder
 from gcis_runtime.engines.tensorrt.fit import misfit
-from gcis_runtime.errors import BundleError, EngineError
+from gcis_runtime.errors import EngineError
 from gcis_runtime.system.private_cache import open_cache
 
 _PREFERRED = ("fp16", "bf16", "fp32")
@@ -65,27 +64,10 @@ def find_engine(
     for engine in _candidates(bundle, family, precision, batch):
         reason = misfit(engine, family, version=version, gpu=gpu)
         if reason is None:
-            return Loaded(plan=read_plan(bundle, engine), precision=engine.precision, batch=engine.batch)
+            return Loaded(plan=bundle.read(engine.file), precision=engine.precision, batch=engine.batch)
         reasons.append(f"the bundle's {engine.precision} engine does not fit: {reason}")
     why = reasons[0] if reasons else f"the bundle has no {family.backend} engine of that precision"
     return _built_here(bundle, family, gpu=gpu, precision=precision, batch=batch, why=why)
-
-
-def read_plan(bundle: Bundle, engine: Engine) -> bytes:
-    """Read an engine and verify its hash. The verified bytes are returned, since deserializing executes code.
-
-    Raises:
-        BundleError: The file is not the one that was exported.
-    """
-    data = bundle.file(engine.file).read_bytes()
-    expected = bundle.manifest.entry(engine.file).sha256
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise BundleError(
-            f"{bundle.folder / engine.file} is not the file that was exported",
-            expected=f"sha256 {expected[:12]}…",
-            fix="Export it again, or fetch it again if it was copied.",
-        )
-    return data
 
 
 def _candidates(bundle: Bundle, family: Family, precision: str, batch: int | None) -> Sequence[Engine]:
@@ -128,7 +110,7 @@ def _built_here(
             batch=graph.batch,
             notes=(f"{why}; using the cached engine that was built for {gpu.name}",),
         )
-    made = build(family, bundle.file(graph.file).read_bytes(), settings, gpu=gpu)
+    made = build(family, bundle.graph(graph.file), settings, gpu=gpu)
     if made.precision != graph.precision:
         raise wrong_precision(family, made.precision, graph.precision)
     kept = None if cache is None else cache.store(family.backend, key, lambda p: p.write_bytes(made.plan))
@@ -160,7 +142,7 @@ def _offered(bundle: Bundle, family: Family) -> tuple[str, ...]:
 def _key(bundle: Bundle, family: Family, graph: Graph, *, version: str, gpu: Gpu) -> dict[str, str]:
     """Return the cache key of an engine: graph, window, batch, precision, backend, version and GPU."""
     return {
-        "graph": bundle.manifest.entry(graph.file).sha256,
+        "graph": bundle.graph_key(graph.file),
         "window": "x".join(map(str, bundle.manifest.window.patch_size)),
         "batch": str(graph.batch),
         "precision": graph.precision,

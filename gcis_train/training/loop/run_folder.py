@@ -19,6 +19,8 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, DataError, OutputError
 from gcis_runtime.system.atomic_files import replacing
+from gcis_runtime.system.json_files import decode_json
+from gcis_runtime.system.own_files import open_append
 from gcis_train.options.stored import from_stored, to_stored
 from gcis_train.options.training import TrainOptions
 from gcis_train.training.loop import state
@@ -76,7 +78,7 @@ class RunFolder:
     def changed_options(self, options: TrainOptions) -> list[str]:
         """Return the differences to the options in the folder as `name: old -> new`."""
         try:
-            stored = msgspec.json.decode((self.path / OPTIONS_FILE).read_bytes(), type=dict[str, Any])
+            stored = decode_json((self.path / OPTIONS_FILE).read_bytes(), dict[str, Any])
             before = from_stored(stored)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, DataError):
             return []
@@ -122,7 +124,11 @@ class RunFolder:
         path = self.path / METRICS_FILE
         if not path.is_file():
             return
-        kept = [line for line in path.read_text().splitlines() if _epoch(line) <= epoch]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if _epoch(line) <= epoch
+        ]
         with replacing(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
@@ -133,7 +139,7 @@ class RunFolder:
             CheckpointError: The file cannot be written.
         """
         try:
-            with (self.path / METRICS_FILE).open("a") as handle:
+            with os.fdopen(open_append(self.path / METRICS_FILE), "a") as handle:
                 handle.write(json.dumps(record) + "\n")
         except OSError as error:
             raise CheckpointError(
@@ -164,7 +170,7 @@ class Scalars:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         with _tensorboard_errors():
             (folder / "tensorboard").mkdir(exist_ok=True)
-            self._records = RecordWriter((folder / "tensorboard" / name).open("ab"))
+            self._records = RecordWriter(os.fdopen(open_append(folder / "tensorboard" / name), "ab"))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -214,7 +220,7 @@ def _unwritable(folder: Path, error: OutputError) -> CheckpointError:
 def _epoch(line: str) -> float:
     try:
         return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return float("inf")
 
 

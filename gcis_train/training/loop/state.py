@@ -16,6 +16,9 @@ from gcis_runtime.errors import CheckpointError
 STATE_FILE = "training_state.safetensors"
 _RANDOM = "random."
 
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
+"""Errors of damaged states."""
+
 
 def pack(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, counters: dict[str, Any]) -> bytes:
     """Return the state as safetensors data: tensors by parameter index, everything else as JSON metadata.
@@ -67,20 +70,20 @@ def unpack(data: bytes, optimizer: torch.optim.Optimizer, scaler: torch.amp.Grad
         optimizer.load_state_dict({"state": state, "param_groups": json.loads(notes["groups"])})
         for group, options in zip(optimizer.param_groups, own, strict=True):
             group.update(options)
-    except (ValueError, KeyError, SafetensorError) as error:
+        scaler_state = json.loads(notes["scaler"])
+        if scaler_state and scaler.is_enabled():
+            scaler.load_state_dict(scaler_state)
+        if "cpu" in random:
+            torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+        counters: dict[str, Any] = json.loads(notes["counters"])
+    except _DAMAGE as error:
         raise CheckpointError(
             "the training state is damaged or belongs to another network",
             received=str(error),
             fix="Choose another --run-dir.",
         ) from error
-    scaler_state = json.loads(notes["scaler"])
-    if scaler_state and scaler.is_enabled():
-        scaler.load_state_dict(scaler_state)
-    if "cpu" in random:
-        torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
-    counters: dict[str, Any] = json.loads(notes["counters"])
     return counters
 
 

@@ -35,7 +35,7 @@ def bundle(tmp_path: Path) -> Bundle:
         tmp_path / "b.gcis", name='Bones & "liver", übung', prompts=("bone", "liver"), engines=(ONNX,)
     )
     (folder / "engines").mkdir()
-    (folder / "model.fp16.b2.onnx").write_bytes(b"stands for a graph")
+    (folder / "model.fp16.b2.onnx").write_bytes((folder / "model.onnx").read_bytes())
     (folder / ENGINE).write_bytes(b"stands for an engine")
     manifest = open_bundle(folder).manifest
     files = [

@@ -12,7 +12,8 @@ KEY = {"graph": "abc", "version": "1"}
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
     return open_cache(tmp_path / "cache")
 
 
@@ -49,16 +50,75 @@ def test_a_note_for_another_key_or_a_broken_one_is_not_believed(cache):
     text = note.read_text()
     note.write_text(text.replace('"abc"', '"abd"'))
     assert cache.find("kind", KEY) is None
-    note.write_text(text[:-5])
-    assert cache.find("kind", KEY) is None
+    for data in (text[:-5].encode(), b"\xff" + text.encode(), b"[" * 100_000, b'{"key": 1e999}'):
+        note.write_bytes(data)
+        assert cache.find("kind", KEY) is None
 
 
 def test_the_folder_is_private(tmp_path):
     folder = tmp_path / "deep" / "cache"
     assert open_cache(folder).folder.stat().st_mode & 0o777 == 0o700
-    folder.chmod(0o777)
+    folder.chmod(0o755)
     assert open_cache(folder) is not None
     assert folder.stat().st_mode & 0o777 == 0o700, "it was closed again"
+    folder.chmod(0o777)
+    assert open_cache(folder) is None, "others may have planted entries"
+
+
+def test_an_entry_that_was_not_written_with_the_key_of_this_user_is_not_used(cache, tmp_path, monkeypatch):
+    put(cache)
+    (note,), home = cache.folder.glob("*.json"), tmp_path / "other"
+    planted = PrivateCache(folder=cache.folder, secret=b"another user's key")
+    put(planted, b"malice")
+    assert note.exists() and planted.find("kind", KEY).read_bytes() == b"malice"
+    assert cache.find("kind", KEY) is None
+    put(cache)
+    monkeypatch.setenv("GCIS_HOME", str(home))
+    other = open_cache(cache.folder)
+    assert other.find("kind", KEY) is None, "another home folder, no key"
+    put(other, b"other", {"n": "1"})
+    assert (home / "cache" / "keys").stat().st_mode & 0o777 == 0o700
+    assert (home / "cache" / "keys" / "cache.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_entry_of_another_kind_or_place_is_not_used(cache):
+    put(cache)
+    (note,) = cache.folder.glob("*.json")
+    (data,) = cache.folder.glob("*.bin")
+    note.rename(note.with_name(note.name.replace("kind", "trt")))
+    data.rename(data.with_name(data.name.replace("kind", "trt")))
+    assert cache.find("trt", KEY) is None
+
+
+@pytest.mark.parametrize("name", ["*.json", "*.bin"])
+@pytest.mark.parametrize("harm", ["writable", "link"])
+def test_a_file_that_others_could_write_is_not_used(cache, tmp_path, name, harm):
+    put(cache)
+    (file,) = cache.folder.glob(name)
+    if harm == "writable":
+        file.chmod(0o666)
+    else:
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    assert cache.find("kind", KEY) is None
+
+
+@pytest.mark.parametrize("harm", ["readable", "link", "short"])
+def test_without_a_private_key_nothing_is_cached(tmp_path, monkeypatch, harm):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+    cache = open_cache()
+    assert cache.find("kind", KEY) is None and not (tmp_path / "home" / "cache" / "keys").exists()
+    put(cache)
+    keys = tmp_path / "home" / "cache" / "keys"
+    if harm == "readable":
+        (keys / "cache.key").chmod(0o644)
+    elif harm == "short":
+        (keys / "cache.key").write_bytes(b"x")
+    else:
+        keys.rename(tmp_path / "keys")
+        keys.symlink_to(tmp_path / "keys")
+    assert cache.find("kind", KEY) is None
+    assert put(cache) is None
 
 
 def test_no_cache_in_a_link_a_file_or_a_strangers_folder(tmp_path, monkeypatch):
@@ -91,7 +151,7 @@ def test_a_full_disk_is_no_error(cache):
 
 
 def test_the_least_recently_used_go_first(tmp_path):
-    cache = PrivateCache(folder=tmp_path, limit=30)
+    cache = PrivateCache(folder=tmp_path, limit=30, secret=b"key")
     keys = [{"n": str(i)} for i in range(3)]
     for i, key in enumerate(keys):
         put(cache, bytes([i]) * 10, key)

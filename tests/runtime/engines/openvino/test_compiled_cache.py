@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.openvino import session as module
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import EngineError
-from gcis_runtime.system.private_cache import PrivateCache, open_cache
+from gcis_runtime.system.private_cache import CachedFile, PrivateCache, open_cache
 
 
 @pytest.fixture
@@ -57,9 +59,9 @@ def test_a_damaged_or_foreign_model_is_compiled_again(start, monkeypatch):
     assert start()[0]
     assert not start()[0]
     # A file that hashes right but that OpenVINO does not take, as after an update that kept its version.
-    foreign = cache.folder / "foreign"
-    foreign.write_bytes(b"not a model")
-    monkeypatch.setattr(PrivateCache, "find", lambda *_: foreign)
+    foreign = mmap.mmap(-1, 11)
+    foreign.write(b"not a model")
+    monkeypatch.setattr(PrivateCache, "find", lambda *_: CachedFile(mapped=foreign))
     assert start()[0]
 
 
