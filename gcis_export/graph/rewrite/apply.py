@@ -1,0 +1,28 @@
+"""Apply the rewrites of the 16-bit graphs in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from gcis_export.graph.rewrite.attention import join_attention
+from gcis_export.graph.rewrite.draft import Draft
+from gcis_export.graph.rewrite.rows import gather_rows
+from gcis_export.graph.rewrite.upmerge import merge_up
+
+REWRITES: tuple[Callable[[Draft], None], ...] = (gather_rows, join_attention, merge_up)
+"""Rewrites in their order: `join_attention` reads the Gathers that `gather_rows` writes."""
+
+
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with fewer operators and moved bytes that computes the same up to float32 rounding.
+
+    Args:
+        model: Float32 graph written by `gcis_export.graph.write.to_onnx`; it is not changed. Patterns that are
+            not found are left as they are.
+    """
+    draft = Draft(model)
+    for rewrite in REWRITES:
+        rewrite(draft)
+    return draft.finished()
