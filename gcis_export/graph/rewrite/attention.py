@@ -1,11 +1,11 @@
 """Compute the attention of all windows of a block as one product, with aligned numbers of tokens.
 
-The float32 graph splits the windows of a shifted block into up to eight groups, one per mask. Here the masks are
-part of the product instead: the queries and keys of each head get eight more channels, one per region of the
-window. A query has -100 in the channel of its region, a key has 0 in the channel of its region and 1 in the
-others. The product of these channels is exactly 0 within a region and -100 between regions, as in MONAI, without
-a rounding error in any precision. The linear layer of the block computes the channels from eight columns with
-the region of each token, so that they cost one Concat per block.
+The float32 graph splits the windows of a shifted block into up to eight groups, one per mask. Here the masks
+are part of the product instead: the queries and keys of each head get eight more channels, one per region of
+the window. A query has -100 in the channel of its region; a key has 0 in the channel of its region and 1 in
+the others. The product of these channels is exactly 0 within a region and -100 between regions, as in MONAI,
+without a rounding error in any precision. The linear layer of the block computes these channels from eight
+columns with the region of each token, so that they cost one Concat per block.
 
 Windows of 343 tokens get one more, which no token attends to: the matrix kernels of GPUs need rows of a
 multiple of 16 bytes.
@@ -90,9 +90,7 @@ def _rewrite(draft: Draft, core: Core, ends: Ends) -> None:
         ),
         helper.make_node("Reshape", [f"{name}.qkv", rows], [f"{name}.windows"]),
         helper.make_node("Transpose", [f"{name}.windows"], [f"{name}.heads"], perm=[0, 2, 1, 3]),
-        helper.make_node(
-            "Split", [f"{name}.heads"], [f"{name}.{p}" for p in "qkv"], axis=1, num_outputs=3
-        ),
+        helper.make_node("Split", [f"{name}.heads"], [f"{name}.{p}" for p in "qkv"], axis=1, num_outputs=3),
         helper.make_node("Transpose", [f"{name}.k"], [f"{name}.kt"], perm=[0, 1, 3, 2]),
         *_bias(draft, core, tokens),
         helper.make_node("MatMul", [f"{name}.q", f"{name}.kt"], [f"{name}.product"]),
@@ -124,7 +122,7 @@ def _cut(draft: Draft, core: Core, ends: Ends, tokens: int) -> list[NodeProto]:
 
 
 def _weights(core: Core) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return weight (3 * heads * size, channels) and bias of the linear layer with the channels of the masks."""
+    """Return weight and bias of the linear layer with the channels of the masks."""
     if not core.masked:
         return core.weight, core.bias
     channels = core.weight.shape[1]

@@ -1,4 +1,4 @@
-"""Find the attention blocks of the exported graph: their weights, position bias, masks and groups of windows."""
+"""Find the attention blocks of the exported graph: weights, position bias, masks and groups of windows."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ class Draft:
         for number, node in enumerate(nodes):
             node.name = f"{node.op_type}_{number}"
         read = {name for node in nodes for name in node.input}
-        tensors = [TensorProto.FromString(t.SerializeToString()) for n, t in self._tensors.items() if n in read]
+        tensors = [
+            TensorProto.FromString(t.SerializeToString()) for n, t in self._tensors.items() if n in read
+        ]
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(tensors)

@@ -1,8 +1,9 @@
 """Replace chains of operators that only move the rows of a matrix by one Gather.
 
-Windows are cut by Reshape, Pad, Reshape, Transpose, Reshape, and joined by Reshape, Transpose, Reshape, Slice,
-Reshape. Such a chain is run once on the numbers of the elements. If whole rows moved, a Gather with the row
-numbers gives the same result. Padding becomes a row of zeros, because ONNX Runtime has no bfloat16 Pad on CUDA.
+Windows are cut by Reshape, Pad, Reshape, Transpose, Reshape, and joined by Reshape, Transpose, Reshape,
+Slice, Reshape. Such a chain is run once on the numbers of the elements. If whole rows moved, a Gather with
+the row numbers gives the same result. Padding becomes a row of zeros: ONNX Runtime has no bfloat16 Pad on
+CUDA.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def _replace(draft: Draft, chain: list[NodeProto]) -> None:
 
 
 def _moved_rows(draft: Draft, chain: list[NodeProto], shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    """Return the source row of every row of the result, `rows of the source` for a zero row; None if not rows."""
+    """Return the source row of every row of the result, or None if the chain does not move whole rows.
+
+    A zero row has the number of rows of the source.
+    """
     width = shape[-1]
     numbers: NDArray[np.int64] = np.arange(1, int(np.prod(shape)) + 1).reshape(shape)
     for node in chain:
@@ -92,22 +96,30 @@ def _moved_rows(draft: Draft, chain: list[NodeProto], shape: tuple[int, ...]) ->
 
 def _moved(draft: Draft, node: NodeProto, x: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Apply a move to an array; return None if it is not a constant move."""
-    constants: list[NDArray[Any] | None] = [draft.constant(name) for name in node.input[1:]]
-    if any(value is None for value in constants):
+    found = [draft.constant(name) for name in node.input[1:]]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
         return None
-    values: list[Any] = constants
+    moved: NDArray[np.int64] | None
     if node.op_type == "Reshape":
-        return x.reshape(values[0].tolist())
-    if node.op_type == "Transpose":
-        return x.transpose(attribute(node, "perm"))
-    if node.op_type == "Gather":
-        return np.take(x, values[0], axis=attribute(node, "axis", 0))
-    if node.op_type == "Slice":
-        cut = [slice(None)] * x.ndim
-        steps = values[3] if len(values) > 3 else np.ones_like(values[0])
-        for start, end, axis, step in zip(*values[:3], steps, strict=True):
-            cut[axis] = slice(int(start), int(end), int(step))
-        return x[tuple(cut)]
-    if len(values) > 1 or (values[0] < 0).any():
-        return None  # a Pad with a value or axes, or a Pad that crops
-    return np.pad(x, values[0].reshape(2, -1).T)
+        moved = x.reshape(values[0].tolist())
+    elif node.op_type == "Transpose":
+        moved = x.transpose(attribute(node, "perm"))
+    elif node.op_type == "Gather":
+        moved = np.take(x, values[0], axis=attribute(node, "axis", 0))
+    elif node.op_type == "Slice":
+        moved = x[_cut(x.ndim, values)]
+    elif len(values) > 1 or (values[0] < 0).any():
+        moved = None  # a Pad with a value or axes, or a Pad that crops
+    else:
+        moved = np.pad(x, values[0].reshape(2, -1).T)
+    return moved
+
+
+def _cut(axes: int, values: list[NDArray[Any]]) -> tuple[slice, ...]:
+    """Return the slices of a Slice with the inputs starts, ends, axes and, optionally, steps."""
+    cut = [slice(None)] * axes
+    steps = values[3] if len(values) > 3 else np.ones_like(values[0])
+    for start, end, axis, step in zip(*values[:3], steps, strict=True):
+        cut[axis] = slice(int(start), int(end), int(step))
+    return tuple(cut)

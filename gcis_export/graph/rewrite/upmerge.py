@@ -1,9 +1,9 @@
 """Merge a transposed convolution with the 1x1x1 convolution of its concatenation.
 
-The decoder concatenates the up-sampled features with the skip connection and applies a 1x1x1 convolution. Both
-layers are linear: the convolution of the concatenation is the sum of a transposed convolution with the product
-of both weights and a 1x1x1 convolution of the skip connection alone. The concatenation, which copies the largest
-tensors of the network, and half of the multiplications of the 1x1x1 convolution disappear.
+The decoder concatenates the up-sampled features with the skip connection and applies a 1x1x1 convolution.
+Both layers are linear: the convolution of the concatenation is the sum of a transposed convolution with the
+product of both weights and a 1x1x1 convolution of the skip connection alone. This avoids the concatenation,
+which copies the largest tensors of the network, and half of the multiplications of the 1x1x1 convolution.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gcis_export.graph.rewrite.draft import Draft
 
 
 def merge_up(draft: Draft) -> None:
-    """Rewrite ConvTranspose, Concat, Conv as ConvTranspose, Conv, Add wherever the convolutions have no bias."""
+    """Rewrite ConvTranspose, Concat, Conv without biases as ConvTranspose, Conv, Add."""
     for conv in [node for node in draft.nodes if node.op_type == "Conv" and len(node.input) == 2]:
         joined = draft.maker(conv.input[0], "Concat")
         if joined is None or len(joined.input) != 2 or draft.reader(joined.output[0]) is None:
