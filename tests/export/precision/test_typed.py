@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.graphs import moved_bytes
 from gcis_export.engines.onnx import read_precision
 from gcis_export.graph.optimize import node_types
 from gcis_export.precision.emulate import emulated
@@ -68,6 +69,8 @@ def test_a_float16_graph_has_casts_at_its_ends_alone(network):
     casts = [node for node in typed.graph.node if node.op_type == "Cast"]
     assert [node.input[0] for node in casts[:1]] == ["image"] and casts[-1].output[0] == "margins"
     assert len(casts) == 2
+    wide = typed_graph(network.model, "fp16", keep={"InstanceNormalization"}, rewrites=())
+    assert moved_bytes(typed) < 0.8 * moved_bytes(wide)
     types = value_types(typed)
     for node in typed.graph.node:
         if node.op_type in ("InstanceNormalization", "LeakyRelu", "LayerNormalization", "Gelu", "Softmax"):
