@@ -120,8 +120,8 @@ def rewrites_table() -> str:
             f"| {name} | {step['nodes']} | {step['operators']} | {step['moved'] / 1e9:.2f} | {cells} |"
         )
     note = (
-        f"{record['rewrites']['graph']}. Operators per window are the nodes that depend on the image, except "
-        "Reshape; GB moved are the bytes that each of them reads and writes. Recorded "
+        f"Graph: {record['rewrites']['graph']}. Operators per window are the nodes that depend on the image, "
+        "except Reshape; GB moved are the bytes that each of them reads and writes. Recorded "
         f"{record['environment']['date'][:10]}. Renew with `python -m benchmarks counted`."
     )
     return "\n".join([*lines, "", note])

@@ -21,13 +21,10 @@ from gcis_export.graph.rewrite.residual import add_residual
 from gcis_export.graph.rewrite.rows import gather_rows
 from gcis_export.graph.rewrite.upmerge import merge_up
 from gcis_export.graph.write import to_onnx
-from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.bundles.manifest import MODEL_FILE
-from gcis_runtime.bundles.store import find_bundle
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import StaticGcisNet
 from gcis_train.nets.pathway import Pathway
-from tests.support.export_cases import randomise
+from tests.support.export_cases import demo_graph, randomise
 
 RNG = np.random.default_rng(8)
 
@@ -81,7 +78,7 @@ def test_each_rewrite_reduces_work(built):
             ups = node_types(after)["ConvTranspose"]
             assert (lost, gained) == (Counter(Concat=ups), Counter(Add=ups))
             assert moved_bytes(after) < moved_bytes(before)
-    assert run_operators(models[-1]) < 0.85 * run_operators(built.model)
+    assert run_operators(models[-1]) < 0.9 * run_operators(built.model)
     # Eight more channels weigh more than what is saved if a head has four, as at this feature size.
     assert moved_bytes(models[-1]) < 1.02 * moved_bytes(built.model)
 
@@ -96,27 +93,9 @@ def test_each_rewrite_keeps_the_results(built):
         assert gap(built.model, after, window) <= limits[rewrite], rewrite.__name__
 
 
-def test_a_trained_network_keeps_five_digits(demo):
-    window = RNG.random((1, 1, 64, 64, 64), dtype=np.float32)
-    assert gap(demo, rewritten(demo), window) < 1e-5
-
-
-@pytest.fixture
-def demo():
-    """Return the graph of the demo bundle with float32 weights."""
-    model = onnx.load(open_bundle(find_bundle("demo", ())).file(MODEL_FILE))
-    stored = {t.name: t for t in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            values = numpy_helper.to_array(stored.pop(node.input[0])).astype(np.float32)
-            stored[node.output[0]] = numpy_helper.from_array(values, node.output[0])
-        else:
-            nodes.append(node)
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(stored.values())
-    return model
+def test_a_trained_network_keeps_five_digits():
+    demo = demo_graph()
+    assert gap(demo, rewritten(demo), RNG.random((1, 1, 64, 64, 64), dtype=np.float32)) < 1e-5
 
 
 def window_nodes(*, crop: bool) -> list:
