@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,45 @@ def multiplications(model: onnx.ModelProto) -> int:
         else:
             total += int(np.prod(out)) * int(image[-1])
     return total
+
+
+def run_operators(model: onnx.ModelProto) -> int:
+    """Count the operators that run per window.
+
+    Operators that depend on constants alone run once, when an engine loads the graph; a Reshape is a view.
+    """
+    return sum(node.op_type != "Reshape" for node in _variable(model))
+
+
+def moved_bytes(model: onnx.ModelProto) -> int:
+    """Count the bytes that the operators of a window read and write, each operator on its own.
+
+    Engines that fuse operators move fewer. Weights count once per operator, a Reshape not at all.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {t.name: _bytes(t.data_type, t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        sizes[value.name] = _bytes(kind.elem_type, [d.dim_value for d in kind.shape.dim])
+    return sum(
+        sizes[name]
+        for node in _variable(model)
+        if node.op_type != "Reshape"
+        for name in (*node.input, *node.output)
+        if name
+    )
+
+
+def _variable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the operators that depend on the input of the graph."""
+    known = {value.name for value in model.graph.input}
+    nodes = []
+    for node in model.graph.node:
+        if known.intersection(node.input):
+            known.update(node.output)
+            nodes.append(node)
+    return nodes
+
+
+def _bytes(element: int, shape: Iterable[int]) -> int:
+    return int(np.prod(list(shape))) * int(onnx.helper.tensor_dtype_to_np_dtype(element).itemsize)

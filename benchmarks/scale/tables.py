@@ -106,6 +106,27 @@ def counted_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def rewrites_table() -> str:
+    """Return what each rewrite of the 16-bit graphs removes."""
+    record = newest("counted")
+    steps = record["rewrites"]["steps"]
+    kinds = list(steps[0]["types"])
+    lines = [f"| graph, then each rewrite | nodes | operators per window | GB moved | {' | '.join(kinds)} |"]
+    lines.append("|" + "---|" * (4 + len(kinds)))
+    for step in steps:
+        cells = " | ".join(str(step["types"][kind]) for kind in kinds)
+        name = step["step"] if " " in step["step"] or step["step"] == "float32" else f"`{step['step']}`"
+        lines.append(
+            f"| {name} | {step['nodes']} | {step['operators']} | {step['moved'] / 1e9:.2f} | {cells} |"
+        )
+    note = (
+        f"Graph: {record['rewrites']['graph']}. Operators per window are the nodes that depend on the image, "
+        "except Reshape; GB moved are the bytes that each of them reads and writes. Recorded "
+        f"{record['environment']['date'][:10]}. Renew with `python -m benchmarks counted`."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _end(axis: str, row: dict[str, Any]) -> str:
     """Return the value of a row along its axis."""
     if axis == "volume":
@@ -130,5 +151,6 @@ BLOCKS = {
     "plan-table": plan_table,
     "peers-table": peers_table,
     "counted-table": counted_table,
+    "rewrites-table": rewrites_table,
 }
 """Functions that generate blocks, by name."""

@@ -1,42 +1,52 @@
 """Convert a float32 graph to a strongly typed 16-bit graph, which fixes the precision of each operator.
 
-Convolutions and matrix products compute in 16 bits (engines accumulate them in float32); the operators in
-`KEEP_FLOAT` compute in float32 between two Casts. Layer norm needs no Cast: by its `stash_type`, it computes
-in float32 for any input type. Operators that only move or join values have the type of their input. Input and
-output of the graph stay float32, so that every session can run every graph.
+The graph is first rewritten (`graph/rewrite`). Convolutions and matrix products then compute in 16 bits
+(engines accumulate them in float32); the operators in `KEEP_FLOAT` compute in float32 between two Casts.
+Layer norm needs no Cast: by its `stash_type`, it computes in float32 for any input type. Instance norm has no
+such attribute, but engines compute its statistics of float16 values in float32. Operators that only move or
+join values have the type of their input. Input and output of the graph stay float32, so that every session
+can run every graph.
 
 The choice of float32 operators is based on measurements: docs/decisions/0023-precision.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from gcis_export.graph.rewrite.apply import REWRITES, Rewrite, rewritten
 from gcis_runtime.errors import ParityError
 
 LowPrecision = Literal["fp16", "bf16"]
 
 KEEP_FLOAT: dict[LowPrecision, frozenset[str]] = {
-    "fp16": frozenset({"InstanceNormalization"}),
-    # TensorRT-RTX 1.7 has no bfloat16 transposed convolution; the five take 2 % of the multiplications.
+    "fp16": frozenset(),
+    # TensorRT-RTX 1.7 has no bfloat16 transposed convolution (the five take 2 % of the multiplications), and
+    # cannot build every graph with bfloat16 instance norms.
     "bf16": frozenset({"InstanceNormalization", "ConvTranspose"}),
 }
 """Operators that stay in float32."""
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _OPSET = {"fp16": 20, "bf16": 22}  # bfloat16 convolutions and instance norms need opset 22
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization"})
+_COMPUTE = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "InstanceNormalization"}
+)
 _MOVES = frozenset({"Reshape", "Split", "Pad", "Slice", "Gather"})
 """Operators whose first input is data and whose others are shapes or indices (except the third of Pad)."""
 
 
 def typed_graph(
-    model: onnx.ModelProto, precision: LowPrecision, *, keep: Collection[str] | None = None
+    model: onnx.ModelProto,
+    precision: LowPrecision,
+    *,
+    keep: Collection[str] | None = None,
+    rewrites: Sequence[Rewrite] = REWRITES,
 ) -> onnx.ModelProto:
     """Return a copy of a graph with 16-bit types.
 
@@ -44,12 +54,12 @@ def typed_graph(
         model: Float32 graph written by `gcis_export.graph.write.to_onnx`.
         precision: `"fp16"` or `"bf16"`.
         keep: Operators that compute in float32; None uses `KEEP_FLOAT`.
+        rewrites: Rewrites of the float32 graph.
 
     Raises:
         ParityError: A weight exceeds the range of float16.
     """
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
+    typed = rewritten(model, rewrites)
     kept = KEEP_FLOAT[precision] if keep is None else frozenset(keep)
     _Typing(typed.graph, _ELEMENT[precision], kept).run()
     del typed.opset_import[:]

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.manifest import MODEL_FILE
+from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.choices import Merging
 from gcis_runtime.spec import PreprocessSpec, WindowSpec
 from gcis_train.nets.config import NetworkConfig
@@ -129,3 +134,16 @@ def cheap_bundle(folder: Path, **options: Any) -> Path:
     from tests.support.bundles_and_images import write_bundle
 
     return write_bundle(folder, **options)
+
+
+def demo_graph() -> onnx.ModelProto:
+    """Return the graph of the demo bundle with its weights as float32 initializers."""
+    model = onnx.load(open_bundle(find_bundle("demo", ())).file(MODEL_FILE))
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in stored]:
+        values = numpy_helper.to_array(stored.pop(node.input[0])).astype(np.float32)
+        stored[node.output[0]] = numpy_helper.from_array(values, node.output[0])
+        model.graph.node.remove(node)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stored.values())
+    return model

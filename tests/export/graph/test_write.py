@@ -14,9 +14,11 @@ import torch
 from onnx import numpy_helper
 
 from benchmarks.counted import measure as counted
+from benchmarks.graphs import run_operators
 from gcis_export.graph.network import ExportNet
 from gcis_export.graph.optimize import FORBIDDEN, node_types, store_half
 from gcis_export.graph.write import to_onnx
+from gcis_export.precision.typed import typed_graph
 from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
@@ -57,7 +59,7 @@ def test_an_export_is_no_more_work_than_in_the_last_record(built):
     if built.file.stem != "small":
         pytest.skip("the record has the first case")
     then = {n: v for n, v in counted.last_record()["counts"].items() if n.endswith(counted.SEEDED)}
-    assert len(then) == 3
+    assert len(then) == 6
     found = counted.compare(counted.graph_counts(counted.SEEDED, built.model), then)
     worse = [d.text for d in found if d.verdict != "better"]
     assert not worse, f"{worse}: where it is wanted, renew the record: python -m benchmarks counted"
@@ -144,6 +146,9 @@ def test_graph_of_the_published_size_is_small(roi, operators):
         weights = sum(p.numel() for p in export_model.parameters())
         weights += sum(b.numel() for name, b in export_model.named_buffers() if name.endswith("table"))
         assert model.ByteSize() <= 1.05 * 4 * weights
+    half = typed_graph(model, "fp16")
+    assert node_types(half)["Cast"] == 2 and not node_types(half)["Pad"]  # image and logits
+    assert run_operators(half) <= (300 if roi == (96, 96, 96) else 310)
 
 
 @pytest.mark.slow
