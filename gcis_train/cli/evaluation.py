@@ -186,7 +186,7 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
 
     rows = read_datalist(datalist)
     for note in rows.notes:
-        click.echo(f"datalist: {note}", err=True)
+        echo(f"datalist: {note}", err=True)
     chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
     return chosen[: count or None]
 
