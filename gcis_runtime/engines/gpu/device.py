@@ -7,9 +7,10 @@ execute as late as the recorded events allow.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,23 @@ class Device:
                 fix="Open the bundle again.",
             )
         self._call("cuCtxSetCurrent", self._context)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the device was closed."""
+        return self._context is None
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device's context current in this thread, and restore the thread's context afterwards.
+
+        Any thread and the garbage collector may close a session, while that thread uses another GPU.
+        """
+        self._call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
 
     def free_memory(self) -> int:
         """Return the free device memory in bytes."""
@@ -219,12 +237,24 @@ class Device:
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
     def close(self) -> None:
-        """Free all resources, newest first, and release the context. May be called again."""
+        """Free all resources, newest first, and release the context. May be called again, in any thread.
+
+        Work that is still queued ends first, since it may use the resources. After an error the remaining
+        resources are freed as well.
+
+        Raises:
+            EngineError: The first error.
+        """
         if self._context is None:
             return
-        self.activate()
-        while self._made:
-            self._made.popitem()[1]()
+        with contextlib.ExitStack() as last:
+            last.callback(self._release)
+            with self.current(), contextlib.ExitStack() as stack:
+                while self._made:
+                    stack.callback(self._made.pop(next(iter(self._made))))  # called in reverse order
+                stack.callback(self._call, "cuCtxSynchronize")
+
+    def _release(self) -> None:
         self._context = None
         self._call("cuDevicePrimaryCtxRelease", self._handle)
 
