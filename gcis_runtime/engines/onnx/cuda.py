@@ -18,14 +18,18 @@ from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import require_gpu
 from gcis_runtime.engines.graph_choice import choose_graph, passed
 from gcis_runtime.engines.onnx.bound_session import BoundSession
-from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu
+from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu, set_log_severity
 from gcis_runtime.errors import EngineError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that must run on the GPU: on the CPU, each is slower than the rest of the graph."""
 _OFFERED = ("auto", "fp32", "fp16")
-"""int8 is missing: the CUDA provider has no 3-D convolution in int8, and would compute in float32."""
+_MISSING = {
+    "bf16": "the CUDA provider has no bf16 kernel for Pad",
+    "int8": "the CUDA provider has no 3-D convolution in int8, and would compute in float32",
+}
+"""Precisions that are not offered, and the reason."""
 
 
 class OnnxCudaSession:
@@ -56,11 +60,12 @@ class OnnxCudaSession:
         if precision not in _OFFERED:
             raise EngineError(
                 "ONNX Runtime does not compute in this precision on CUDA",
-                received=f"--precision {precision}",
+                received=f"--precision {precision}; {_MISSING.get(precision, 'unknown')}",
                 expected=", ".join(_OFFERED),
                 fix="Use one of them, or --engine trt or trt-rtx.",
             )
         info = require_gpu(device)
+        set_log_severity()  # before the libraries of CUDA are loaded
         complaint = _require_provider()
         manifest = bundle.manifest
         preferred = [p for p in ("fp16",) if passed(manifest, backend="onnx", precision=p)] + ["fp32"]

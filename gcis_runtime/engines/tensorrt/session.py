@@ -136,12 +136,10 @@ class TensorrtSession:
 
     def _make_context(self, cache: PrivateCache | None, key: dict[str, str]) -> Any:
         """Create the context. TensorRT-RTX receives the cached kernels and is set to record CUDA graphs."""
-        self._loaded.jit = None
-        if not hasattr(self._loaded.engine, "create_runtime_config") or not hasattr(
-            self._trt, "IRuntimeCache"
-        ):
-            return self._made(self._loaded.engine.create_execution_context(), "create an execution context")
-        config = self._loaded.engine.create_runtime_config()
+        engine, self._loaded.jit = self._loaded.engine, None
+        if not hasattr(engine, "create_runtime_config") or not hasattr(self._trt, "IRuntimeCache"):
+            return self._made(engine.create_execution_context(), "create an execution context")
+        config = engine.create_runtime_config()
         self._loaded.jit = config.create_runtime_cache()
         found = None if cache is None else cache.find(_JIT, key)
         self._jit_before = b"" if found is None else found.read_bytes()

@@ -61,6 +61,11 @@ def test_tf32_is_on_only_when_asked(make_bundle, driver, cuda_ort):
     assert cuda_ort[0].options["use_tf32"] == "1" and "TF32" in session.notes[0]
 
 
+def test_bf16_is_not_offered_and_the_reason_is_given(make_bundle, driver, cuda_ort):
+    with pytest.raises(EngineError, match=r"--precision bf16; the CUDA provider has no bf16 kernel for Pad"):
+        open_session(open_bundle(make_bundle()), EngineOptions(device="cuda", precision="bf16"))
+
+
 def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
     bundle = open_bundle(make_bundle())
     monkeypatch.setattr(Bound, "get_providers", lambda self: ["CPUExecutionProvider"])
