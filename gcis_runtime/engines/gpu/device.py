@@ -8,15 +8,15 @@ execute as late as the recorded events allow.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
+from gcis_runtime.engines.gpu.pinned import Pinned
 from gcis_runtime.engines.gpu.probe import Gpu
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
@@ -35,24 +35,6 @@ class Buffer:
 
     address: int
     bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pinned:
-    """Page-locked host memory, which the GPU copies asynchronously.
-
-    Attributes:
-        address: Host address.
-        array: The memory as bytes, (size,) uint8.
-    """
-
-    address: int
-    array: NDArray[np.uint8]
-
-    def view(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the start of the memory as an array of the given shape and data type."""
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self.array[:size].view(dtype).reshape(tuple(shape))
 
 
 @dataclass(eq=False)
@@ -129,7 +111,7 @@ class Device:
         """
         address = int(self._call("cuMemAllocHost", size))
         self._made[address] = lambda: self._call("cuMemFreeHost", address)
-        return Pinned(address=address, array=_host_bytes(address, size))
+        return Pinned.at(address, size)
 
     def free(self, thing: Any) -> None:
         """Free memory, a stream or an event."""
@@ -300,9 +282,3 @@ def import_bindings(name: str) -> Any:
             expected="cuda-python >= 13",
             fix="Install it: pip install 'gcis[cuda]'; or use --device cpu.",
         ) from error
-
-
-def _host_bytes(address: int, size: int) -> NDArray[np.uint8]:
-    """Return host memory at an address as a uint8 array that does not own the memory."""
-    memory = (ctypes.c_uint8 * size).from_address(address)
-    return np.ctypeslib.as_array(memory)
