@@ -7,13 +7,13 @@ from pathlib import Path
 
 from gcis_export.engines import onnx
 from gcis_export.engines.registry import ENGINES
-from gcis_export.gate.compare import Logits, describe, describe_limits
 from gcis_export.gate.parity import Gate, Reference, References
 from gcis_export.options import EngineName, Precision
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MODEL_FILE, Engine, ParityRow, graph_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.options import EngineOptions
+from gcis_runtime.engines.parity import Logits, describe, describe_limits
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 

@@ -141,6 +141,8 @@ def install(ort: Any, driver: FakeDriver, change: Callable[[Any, str, Any], None
     real = ort.InferenceSession
 
     def start(file: str, options: Any, providers: list[Any]) -> Any:
+        if len(providers) == 1:  # on the CPU
+            return real(file, options, providers=providers)
         (name, settings), cpu = providers
         assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
         made.append(Bound(real(file, options, providers=[cpu]), driver, settings))

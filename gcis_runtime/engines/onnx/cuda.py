@@ -16,8 +16,9 @@ from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.engines.gpu.buffers import GpuBuffers
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import require_gpu
-from gcis_runtime.engines.graph_choice import choose_graph, passed
+from gcis_runtime.engines.graph_choice import choose_graph
 from gcis_runtime.engines.onnx.bound_session import BoundSession
+from gcis_runtime.engines.onnx.cuda_precision import automatic_precision
 from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu, set_log_severity
 from gcis_runtime.errors import EngineError
 
@@ -38,7 +39,8 @@ class OnnxCudaSession:
     Args:
         bundle: The bundle.
         device: `"cuda"` or `"cuda:1"`.
-        precision: A precision; `"auto"` takes fp16 if it passed the parity report, otherwise fp32.
+        precision: A precision; `"auto"` takes fp16 if it passed the parity gate, by a row of the bundle or of
+            this machine, otherwise fp32. `reason` says why.
         batch: Largest number of windows per run; None selects the graph with the largest batch.
         tf32: Round the factors of float32 products to 11 bits. Faster, and not covered by the parity report.
 
@@ -68,12 +70,17 @@ class OnnxCudaSession:
         set_log_severity()  # before the libraries of CUDA are loaded
         complaint = _require_provider()
         manifest = bundle.manifest
-        preferred = [p for p in ("fp16",) if passed(manifest, backend="onnx", precision=p)] + ["fp32"]
-        graph = choose_graph(manifest, precision=precision, batch=batch, preferred=preferred)
+        self.reason = ""
+        self.notes: tuple[str, ...] = ()
+        if precision == "auto":
+            choice = automatic_precision(bundle, device)
+            precision, self.reason = choice.precision, choice.text
+            self.notes = (choice.text,) if choice.note else ()
+        graph = choose_graph(manifest, precision=precision, batch=batch)
         self.name, self.version, self.device = "onnx", str(ort.__version__), f"cuda:{info.index}"
         self.precision: str = graph.precision
         self.batch, self.threads = graph.batch, 0
-        self.notes: tuple[str, ...] = ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
+        self.notes += ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
         self.gpu = Device(info)
         self._bound = BoundSession(gpu=self.gpu)
         # Also at the end of the process, before ONNX Runtime and the driver are unloaded.

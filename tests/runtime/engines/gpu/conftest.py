@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnxruntime as ort
 import pytest
 
+from gcis_runtime.engines import machine_rows
 from gcis_runtime.engines.gpu import device as device_module
 from gcis_runtime.engines.gpu import probe
 from tests.support import fake_cuda
@@ -16,6 +17,7 @@ def driver(monkeypatch, tmp_path):
     """Return a fake driver with one GPU of compute capability 8.9."""
     found = fake_cuda.FakeDriver()
     monkeypatch.setattr(probe, "probe_driver", fake_cuda.driver_with(fake_cuda.gpu()))
+    monkeypatch.setattr(machine_rows, "probe_driver", fake_cuda.driver_with(fake_cuda.gpu()))
     monkeypatch.setattr(device_module, "import_bindings", lambda name: found)
     monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
     return found
