@@ -140,7 +140,7 @@ def install(ort: Any, driver: FakeDriver, change: Callable[[Any, str, Any], None
     made: list[Bound] = []
     real = ort.InferenceSession
 
-    def start(file: str, options: Any, providers: list[Any]) -> Any:
+    def start(file: str, options: Any = None, providers: Any = ()) -> Any:
         if len(providers) == 1:  # on the CPU
             return real(file, options, providers=providers)
         (name, settings), cpu = providers

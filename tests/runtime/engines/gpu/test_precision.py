@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 
-import msgspec
-import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
 
 from gcis_runtime import Segmenter
 from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.bundles.manifest import MANIFEST_FILE, Engine, Graph, ParityRow, decode, encode
+from gcis_runtime.bundles.manifest import MANIFEST_FILE, Engine, ParityRow
 from gcis_runtime.cli.bundle import main
 from gcis_runtime.engines import machine_rows
 from gcis_runtime.engines.factory import open_session
@@ -22,10 +18,9 @@ from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import EngineError
 from gcis_runtime.pipeline import loaded_engine
 from tests.support import fake_cuda
-from tests.support.bundles_and_images import ROI, conv_weights, file_entry
 from tests.support.fake_session import ThresholdSession
+from tests.support.half_bundle import FILE, add_half
 
-FILE = "model.fp16.onnx"
 PASSED = ParityRow(
     stage="ONNX Runtime 1.31.1 on cuda:0", reference="PyTorch static", precision="fp16", graph=FILE,
     windows=1, max_abs=0.1, max_rel=0.01, scale=10.0, labels_changed=0.0, tolerance_abs=1.0,
@@ -36,41 +31,12 @@ ENGINE = Engine(
 )
 
 
-def write_half(path, *, factor=1.0):
-    """Write the test network in fp16; another factor than 1 gives wrong logits."""
-    kernel, bias = ((w * factor).astype(np.float16) for w in conv_weights())
-    nodes = [
-        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
-        helper.make_node("Conv", ["half", "kernel", "bias"], ["out"], pads=[1] * 6),
-        helper.make_node("Cast", ["out"], ["margins"], to=TensorProto.FLOAT),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "half",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, *ROI])],
-        [helper.make_tensor_value_info("margins", TensorProto.FLOAT, [1, 2, *ROI])],
-        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-
-
 @pytest.fixture
 def make_half(make_bundle):
     """Return a function that writes a bundle with an fp16 graph."""
 
     def make(name="half.gcis", *, factor=1.0, **fields):
-        folder = make_bundle(name)
-        write_half(folder / FILE, factor=factor)
-        manifest = decode((folder / MANIFEST_FILE).read_bytes(), source="test")
-        graph = Graph(file=FILE, precision="fp16", opset=18, nodes=3, weights_dtype="float16")
-        manifest = msgspec.structs.replace(
-            manifest,
-            graphs=(*manifest.graphs, graph),
-            files=(*manifest.files, file_entry(folder, FILE)),
-            **fields,
-        )
-        (folder / MANIFEST_FILE).write_bytes(encode(manifest))
-        return open_bundle(folder)
+        return open_bundle(add_half(make_bundle(name), factor=factor, **fields))
 
     return make
 
