@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gcis_export.engines import onnx
+from gcis_export.engines.on_gpu import compare_on_gpu, has_cuda
 from gcis_export.engines.registry import ENGINES
-from gcis_export.gate.compare import Logits, describe, describe_limits
 from gcis_export.gate.parity import Gate, Reference, References
 from gcis_export.options import EngineName, Precision
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import GRAPH_BACKENDS, MODEL_FILE, Engine, ParityRow, graph_file
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.options import EngineOptions
+from gcis_runtime.engines.parity import Logits, describe, describe_limits
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 
@@ -26,7 +27,7 @@ def compare_engines(
     references: References,
     precision: Precision,
 ) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """Run the staged bundle in each engine that loads ONNX files.
+    """Run the staged bundle in each engine that loads ONNX files, on a GPU as well if the machine has one.
 
     Args:
         folder: Staged bundle with a manifest that lists the graphs.
@@ -49,7 +50,10 @@ def compare_engines(
         engines.append(_check(folder, gate, name, "fp32", references.exact)[0])
         if precision == "int8" and "int8" in ENGINES[name].precisions:
             engines.append(_check(folder, gate, name, "int8", references.network)[0])
-    if precision == "fp16":
+    on_gpu, gpu_notes = compare_on_gpu(folder, gate, references)
+    engines += on_gpu
+    notes += gpu_notes
+    if precision == "fp16" and not has_cuda():
         notes.append("the fp16 graph was compared but not run in ONNX Runtime, which runs it on CUDA only")
     if "openvino" in names:
         required = precision == "bf16"

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from gcis_export.gate.check_windows import Window
-from gcis_export.gate.compare import (
+from gcis_export.graph.network import ExportNet
+from gcis_export.options import Precision
+from gcis_export.resolve import Resolution
+from gcis_runtime.bundles.manifest import ParityRow
+from gcis_runtime.engines.parity import (
     HALF_WEIGHTS,
     LIMITS,
     PYTORCH,
@@ -19,10 +23,6 @@ from gcis_export.gate.compare import (
     describe,
     describe_limits,
 )
-from gcis_export.graph.network import ExportNet
-from gcis_export.options import Precision
-from gcis_export.resolve import Resolution
-from gcis_runtime.bundles.manifest import ParityRow
 from gcis_runtime.errors import ParityError
 from gcis_train.nets.decoder import foreground_logit
 

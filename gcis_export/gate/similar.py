@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcis_export.gate.check_windows import Window
-from gcis_export.gate.compare import Logits
+from gcis_runtime.engines.parity import Logits
 
 SIMILAR = 0.99
 """Correlation from which a note calls the masks of two prompts nearly equal. Prompts with different pathways

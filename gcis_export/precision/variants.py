@@ -10,7 +10,6 @@ import onnx
 
 from gcis_export.bundle.writer import write_graph
 from gcis_export.gate.check_windows import Window
-from gcis_export.gate.compare import Logits
 from gcis_export.gate.parity import Gate, Reference
 from gcis_export.graph.write import INPUT, OUTPUT
 from gcis_export.options import Precision
@@ -18,6 +17,7 @@ from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph
 from gcis_export.precision.typed import typed_graph
 from gcis_runtime.bundles.manifest import FileEntry, Graph, WeightsDtype, graph_file
+from gcis_runtime.engines.parity import Logits
 
 STAGES: dict[Precision, str] = {
     "fp32": "fp32 graph, operator by operator",

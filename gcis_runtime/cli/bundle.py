@@ -10,7 +10,10 @@ from gcis_runtime.cli.latency import latency
 from gcis_runtime.system.console import USAGE_EXIT, command_group, echo, json_option, verbose_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gcis_runtime.bundles.bundle import Bundle
+    from gcis_runtime.bundles.manifest import ParityRow
 
 PROGRAM = "gcis-bundle"
 _JSON = json_option(help="Print one JSON document.")
@@ -83,16 +86,30 @@ def inspect(bundle: str, as_json: bool) -> None:
     default=True,
     help="Run one window with every graph and engine that can run on this machine [run].",
 )
+@click.option(
+    "--device",
+    metavar="cuda[:N]",
+    help="Also compare the precisions of ONNX Runtime on this GPU with the CPU, and store the result for "
+    "--precision auto on this machine. The bundle is not changed.",
+)
 @_JSON
 @verbose_option
-def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
+def verify(bundle: str, run_engines: bool, device: str | None, as_json: bool) -> int:
     """Check schema, paths, sizes and hashes of bundle B, and run one window with it."""
+    from gcis_runtime.engines.factory import open_session
+    from gcis_runtime.engines.options import EngineOptions
     from gcis_runtime.engines.self_test import try_window, unlisted_files
+    from gcis_runtime.pipeline.precision_check import check_device
 
+    if device is not None and EngineOptions(device=device).device == "cpu":
+        raise click.UsageError("--device is for GPUs; the CPU is always tested.")
+    if device is not None and not run_engines:
+        raise click.UsageError("--device needs --run.")
     opened = _open(bundle)
+    rows = () if device is None else check_device(opened, device, open_session)
     trials = try_window(opened) if run_engines else ()
     unlisted = unlisted_files(opened)
-    ok = all(t.outcome != "failed" for t in trials)
+    ok = all(t.outcome != "failed" for t in trials) and all(row.passed for row in rows)
     if as_json:
         _print_json(
             {
@@ -102,6 +119,7 @@ def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
                 "unlisted": unlisted,
                 "ok": ok,
                 "engines": [t.as_dict() for t in trials],
+                "rows": rows,
             }
         )
         return 0 if ok else USAGE_EXIT
@@ -115,6 +133,7 @@ def verify(bundle: str, run_engines: bool, as_json: bool) -> int:
             echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
         else:
             echo(f"{t.candidate.name}: cannot run here: {t.problem}")
+    _print_rows(rows)
     return 0 if ok else USAGE_EXIT
 
 
@@ -166,6 +185,18 @@ def doctor(as_json: bool) -> None:
 
 
 main.add_command(latency)
+
+
+def _print_rows(rows: Sequence[ParityRow]) -> None:
+    """Print the comparisons of a GPU with the CPU; those that failed as errors."""
+    from gcis_runtime.engines.parity import describe, describe_limits
+
+    for row in rows:
+        text = f"{row.stage}, {row.precision}: {describe(row)}"
+        if row.passed:
+            echo(f"{text}; stored for this machine")
+        else:
+            echo(f"{PROGRAM}: error: {text}; expected {describe_limits(row)}", err=True)
 
 
 def _yes(value: bool) -> str:

@@ -22,6 +22,7 @@ PACKAGES = (
     "openvino", "tensorrt", "tensorrt-lean", "tensorrt-rtx", "cuda-python", "nvidia-cuda-nvrtc",
     "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
 )  # fmt: skip
+ONNX_ON_CUDA = "fp32 and fp16; bf16 is not offered because the CUDA provider has no bf16 kernel for Pad"
 _CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -83,10 +84,10 @@ def examine() -> dict[str, Any]:
 def onnx_providers() -> list[str]:
     """Return ONNX Runtime's providers; empty when it cannot be imported."""
     try:
-        import onnxruntime  # noqa: PLC0415 (optional, and slow to import)
+        from gcis_runtime.engines.onnx.quiet_import import import_onnxruntime  # noqa: PLC0415 (optional, slow)
     except ImportError:
         return []
-    return list(onnxruntime.get_available_providers())
+    return list(import_onnxruntime().get_available_providers())
 
 
 def openvino_devices() -> dict[str, list[str]]:
@@ -145,6 +146,8 @@ def _onnx_on_gpu(providers: list[str], driver: Driver) -> Finding:
         *_gpu_packages(),
     ]
     why = driver.problem or "; ".join(missing) or f"driver {driver.version}, {_names(driver)}"
+    if driver.problem is None and not missing:
+        why += f"; {ONNX_ON_CUDA}"
     return Finding(
         engine="onnx",
         device="cuda",

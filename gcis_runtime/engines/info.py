@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """Name, version, device, precision and CPU threads (0 on other devices) of an engine."""
+    """Name, version, device, precision and CPU threads (0 on other devices) of an engine.
+
+    `reason` says why the precision was selected; empty if the user selected it or there was no choice.
+    """
 
     name: str
     version: str
     device: str
     precision: str
     threads: int
+    reason: str = ""
 
     @property
     def text(self) -> str:

@@ -18,6 +18,7 @@ from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback, 
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
 from gcis_runtime.errors import EngineError
+from gcis_runtime.pipeline.precision_check import check_before_first_run
 from gcis_runtime.sliding.labeller import CpuLabeller, Labeller
 from gcis_runtime.system.cpus import cpu_name, usable_cpus
 from gcis_runtime.system.memory import resident_bytes
@@ -62,6 +63,8 @@ class LoadedEngine:
     def open(cls, bundle: Bundle, options: EngineOptions, *, opener: Opener = open_session) -> LoadedEngine:
         """Open a session; if memory is too small, open the first smaller configuration that fits.
 
+        The first time that `"auto"` may select fp16 on a GPU, fp16 is checked on a few windows.
+
         Args:
             bundle: The verified bundle.
             options: The engine.
@@ -71,6 +74,7 @@ class LoadedEngine:
             EngineError: The engine cannot be opened, for a reason other than memory.
             DeviceMemoryError: No configuration fits into memory.
         """
+        check_before_first_run(bundle, options, opener)
         fallback = MemoryFallback(bundle, options)
         session, free_before = _open(bundle, fallback, opener)
         engine = cls(bundle, session)
@@ -243,6 +247,7 @@ class LoadedEngine:
             device=session.device,
             precision=session.precision,
             threads=session.threads,
+            reason=getattr(session, "reason", ""),
         )
         self._runs = 0
         self.run_bytes = None

@@ -79,13 +79,17 @@ class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine that computed: name, version, device, precision, and CPU threads (0 on other devices)."""
+    """The engine that computed: name, version, device, precision, and CPU threads (0 on other devices).
+
+    `reason` says why the precision was selected; empty if there was no choice.
+    """
 
     name: str
     version: str
     device: str
     precision: str
     threads: int
+    reason: str = ""
 
 
 class WindowsReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
 import sys
 import traceback
@@ -158,6 +159,9 @@ def print_traceback(error: BaseException) -> None:
 def _verbose(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.ensure_object(_Invocation).verbose = True
+        logger = logging.getLogger("gcis_runtime")
+        context.call_on_close(functools.partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.DEBUG)
 
 
 verbose_option = click.option(
@@ -166,7 +170,7 @@ verbose_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_verbose,
-    help="Show tracebacks of errors.",
+    help="Show tracebacks of errors and messages of engines.",
 )
 """`-v`. Commands and groups built by this module have it; add it to the commands of a group."""
 

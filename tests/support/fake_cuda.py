@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import inspect
 import random
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,12 @@ import numpy as np
 
 from gcis_runtime.engines.gpu.probe import Driver, Gpu
 from tests.support.numpy_kernels import IN_NUMPY, LAYOUT, Kernel, array_at
+
+_WITHOUT_CONTEXT = {
+    "cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease", "cuCtxSetCurrent",
+    "cuCtxPushCurrent",
+}  # fmt: skip
+"""Functions that a thread may call before it has a current context."""
 
 
 class Result(int):
@@ -50,6 +57,7 @@ class FakeDriver:
         alive: Objects that were created and not freed, by handle.
         fail: Name of the result to return, by name of the call.
         room: Bytes of device memory that can still be allocated.
+        aborts: What would have ended the process: CUDA calls that are not permitted where they were made.
     """
 
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
@@ -66,6 +74,8 @@ class FakeDriver:
         self._recorded: dict[int, int] = {}  # event: how often it was recorded
         self._happened: dict[int, int] = {}  # event: how many of these have happened
         self._handles = iter(range(1001, 10**9))
+        self.aborts: list[str] = []
+        self._threads = threading.local()
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -75,6 +85,8 @@ class FakeDriver:
         def call(*arguments: Any) -> Any:
             self.calls.append((name, arguments))
             check_signature(name, arguments)
+            if name not in _WITHOUT_CONTEXT and not self.contexts[-1:]:
+                return (Result.of("CUDA_ERROR_INVALID_CONTEXT"),)
             if name in self.fail:
                 return (Result.of(self.fail[name]),)
             if name == "cuMemAlloc":
@@ -98,11 +110,30 @@ class FakeDriver:
         return index
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> str:  # noqa: N802
-        return "context"
+        return f"context {device}"
 
     def cuDevicePrimaryCtxRelease(self, device: int) -> None: ...  # noqa: N802
 
-    def cuCtxSetCurrent(self, context: str) -> None: ...  # noqa: N802
+    @property
+    def contexts(self) -> list[str]:
+        """Stack of contexts of the calling thread; the last one is current."""
+        if not hasattr(self._threads, "contexts"):
+            self._threads.contexts = []
+        stack: list[str] = self._threads.contexts
+        return stack
+
+    def cuCtxSetCurrent(self, context: str) -> None:  # noqa: N802
+        self.contexts[-1:] = [context]
+
+    def cuCtxPushCurrent(self, context: str) -> None:  # noqa: N802
+        self.contexts.append(context)
+
+    def cuCtxPopCurrent(self) -> str:  # noqa: N802
+        return self.contexts.pop()
+
+    def cuCtxSynchronize(self) -> None:  # noqa: N802
+        for stream in self._streams():
+            self._run(stream)
 
     def cuMemGetInfo(self) -> tuple[int, int]:  # noqa: N802
         return 3 << 30, 8 << 30

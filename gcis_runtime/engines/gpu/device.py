@@ -7,15 +7,16 @@ execute as late as the recorded events allow.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
+from gcis_runtime.engines.gpu.pinned import Pinned
 from gcis_runtime.engines.gpu.probe import Gpu
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
@@ -34,24 +35,6 @@ class Buffer:
 
     address: int
     bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pinned:
-    """Page-locked host memory, which the GPU copies asynchronously.
-
-    Attributes:
-        address: Host address.
-        array: The memory as bytes, (size,) uint8.
-    """
-
-    address: int
-    array: NDArray[np.uint8]
-
-    def view(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the start of the memory as an array of the given shape and data type."""
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self.array[:size].view(dtype).reshape(tuple(shape))
 
 
 @dataclass(eq=False)
@@ -87,6 +70,23 @@ class Device:
             )
         self._call("cuCtxSetCurrent", self._context)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the device was closed."""
+        return self._context is None
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device's context current in this thread, and restore the thread's context afterwards.
+
+        Any thread and the garbage collector may close a session, while that thread uses another GPU.
+        """
+        self._call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
+
     def free_memory(self) -> int:
         """Return the free device memory in bytes."""
         return int(self._call("cuMemGetInfo")[0])
@@ -111,7 +111,7 @@ class Device:
         """
         address = int(self._call("cuMemAllocHost", size))
         self._made[address] = lambda: self._call("cuMemFreeHost", address)
-        return Pinned(address=address, array=_host_bytes(address, size))
+        return Pinned.at(address, size)
 
     def free(self, thing: Any) -> None:
         """Free memory, a stream or an event."""
@@ -219,12 +219,24 @@ class Device:
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
     def close(self) -> None:
-        """Free all resources, newest first, and release the context. May be called again."""
+        """Free all resources, newest first, and release the context. May be called again, in any thread.
+
+        Work that is still queued ends first, since it may use the resources. After an error the remaining
+        resources are freed as well.
+
+        Raises:
+            EngineError: The first error.
+        """
         if self._context is None:
             return
-        self.activate()
-        while self._made:
-            self._made.popitem()[1]()
+        with contextlib.ExitStack() as last:
+            last.callback(self._release)
+            with self.current(), contextlib.ExitStack() as stack:
+                while self._made:
+                    stack.callback(self._made.pop(next(iter(self._made))))  # called in reverse order
+                stack.callback(self._call, "cuCtxSynchronize")
+
+    def _release(self) -> None:
         self._context = None
         self._call("cuDevicePrimaryCtxRelease", self._handle)
 
@@ -270,9 +282,3 @@ def import_bindings(name: str) -> Any:
             expected="cuda-python >= 13",
             fix="Install it: pip install 'gcis[cuda]'; or use --device cpu.",
         ) from error
-
-
-def _host_bytes(address: int, size: int) -> NDArray[np.uint8]:
-    """Return host memory at an address as a uint8 array that does not own the memory."""
-    memory = (ctypes.c_uint8 * size).from_address(address)
-    return np.ctypeslib.as_array(memory)

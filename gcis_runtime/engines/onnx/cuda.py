@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -15,15 +16,21 @@ from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.engines.gpu.buffers import GpuBuffers
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import require_gpu
-from gcis_runtime.engines.graph_choice import choose_graph, passed
-from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, as_engine_error, load, operators_on_cpu
+from gcis_runtime.engines.graph_choice import choose_graph
+from gcis_runtime.engines.onnx.bound_session import BoundSession
+from gcis_runtime.engines.onnx.cuda_precision import automatic_precision
+from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu, set_log_severity
 from gcis_runtime.errors import EngineError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that must run on the GPU: on the CPU, each is slower than the rest of the graph."""
 _OFFERED = ("auto", "fp32", "fp16")
-"""int8 is missing: the CUDA provider has no 3-D convolution in int8, and would compute in float32."""
+_MISSING = {
+    "bf16": "the CUDA provider has no bf16 kernel for Pad",
+    "int8": "the CUDA provider has no 3-D convolution in int8, and would compute in float32",
+}
+"""Precisions that are not offered, and the reason."""
 
 
 class OnnxCudaSession:
@@ -32,7 +39,8 @@ class OnnxCudaSession:
     Args:
         bundle: The bundle.
         device: `"cuda"` or `"cuda:1"`.
-        precision: A precision; `"auto"` takes fp16 if it passed the parity report, otherwise fp32.
+        precision: A precision; `"auto"` takes fp16 if it passed the parity gate, by a row of the bundle or of
+            this machine, otherwise fp32. `reason` says why.
         batch: Largest number of windows per run; None selects the graph with the largest batch.
         tf32: Round the factors of float32 products to 11 bits. Faster, and not covered by the parity report.
 
@@ -54,21 +62,29 @@ class OnnxCudaSession:
         if precision not in _OFFERED:
             raise EngineError(
                 "ONNX Runtime does not compute in this precision on CUDA",
-                received=f"--precision {precision}",
+                received=f"--precision {precision}; {_MISSING.get(precision, 'unknown')}",
                 expected=", ".join(_OFFERED),
                 fix="Use one of them, or --engine trt or trt-rtx.",
             )
         info = require_gpu(device)
+        set_log_severity()  # before the libraries of CUDA are loaded
         complaint = _require_provider()
         manifest = bundle.manifest
-        preferred = [p for p in ("fp16",) if passed(manifest, backend="onnx", precision=p)] + ["fp32"]
-        graph = choose_graph(manifest, precision=precision, batch=batch, preferred=preferred)
+        self.reason = ""
+        self.notes: tuple[str, ...] = ()
+        if precision == "auto":
+            choice = automatic_precision(bundle, device)
+            precision, self.reason = choice.precision, choice.text
+            self.notes = (choice.text,) if choice.note else ()
+        graph = choose_graph(manifest, precision=precision, batch=batch)
         self.name, self.version, self.device = "onnx", str(ort.__version__), f"cuda:{info.index}"
         self.precision: str = graph.precision
         self.batch, self.threads = graph.batch, 0
-        self.notes: tuple[str, ...] = ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
+        self.notes += ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
         self.gpu = Device(info)
-        self._session: ort.InferenceSession | None = None
+        self._bound = BoundSession(gpu=self.gpu)
+        # Also at the end of the process, before ONNX Runtime and the driver are unloaded.
+        self._finalizer = weakref.finalize(self, _close_quietly, self._bound)
         try:
             self._buffers = GpuBuffers(self.gpu, manifest, batch=graph.batch)
             self.stream, self.input, self.output = (
@@ -76,21 +92,21 @@ class OnnxCudaSession:
                 self._buffers.input,
                 self._buffers.output,
             )
+            self._bound.stream = self.stream
             providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
-            session = load(
+            self._bound.session = session = load(
                 bundle.graph(graph.file), manifest, providers,
                 threads=0, batch=graph.batch, record_placement=True,
             )  # fmt: skip
             _require_active(session, complaint)
             self.notes += _left_to_cpu(session)
-            self._binding = self._bind(session, bundle, info.index)
+            self._bound.binding = self._bind(session, bundle, info.index)
+            # Runs are synchronous (the default): otherwise ONNX Runtime leaves page-locked buffers to the
+            # destructor of the session (see `bound_session`). Waiting costs less than 1 ms of 16 per window.
+            self._bound.options = ort.RunOptions()
         except BaseException:
             self.close()
             raise
-        self._session = session
-        # The stream orders runs. Synchronizing after each run would leave the GPU idle between windows.
-        self._once = ort.RunOptions()
-        self._once.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def _bind(self, session: ort.InferenceSession, bundle: Bundle, index: int) -> Any:
         """Bind the input and output of the graph to the device buffers."""
@@ -104,27 +120,23 @@ class OnnxCudaSession:
         return binding
 
     def enqueue(self) -> None:
-        """Queue one run; see `DeviceSession`."""
-        if self._session is None:
-            raise EngineError(
-                "the session is closed",
-                received="a closed session",
-                expected="an open session",
-                fix="Open the bundle again.",
-            )
-        try:
-            self._session.run_with_iobinding(self._binding, self._once)
-        except Exception as error:  # ONNX Runtime's errors derive from Exception alone
-            raise as_engine_error(error, "ONNX Runtime failed on a window") from error
+        """Run once; see `DeviceSession`. The run has finished when this function returns."""
+        self._bound.run()
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute a batch of windows; see `Session.run`."""
         return self._buffers.run(window, self.enqueue)
 
     def close(self) -> None:
-        """Free the engine and the device memory."""
-        self._session = self._binding = None  # before the stream that it uses
-        self.gpu.close()
+        """Free the engine and the device memory. May be called in any thread."""
+        self._finalizer.detach()
+        self._bound.close()
+
+
+def _close_quietly(bound: BoundSession) -> None:
+    """Close a session that was abandoned without `close`. Nobody can handle an error here."""
+    with contextlib.suppress(EngineError):
+        bound.close()
 
 
 def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:

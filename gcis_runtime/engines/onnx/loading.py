@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 from collections.abc import Sequence
 
 import onnxruntime as ort
@@ -12,6 +13,8 @@ from gcis_runtime.engines.session import check_graph
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 CPU_PROVIDER = "CPUExecutionProvider"
+_WARNING, _FATAL = 2, 4
+"""Severities of ONNX Runtime's logger."""
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
 
 
@@ -39,7 +42,7 @@ def load(
         BundleError: The graph is not the one that the manifest describes.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = set_log_severity()
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -58,6 +61,19 @@ def load(
         batch=batch,
     )
     return session
+
+
+def set_log_severity() -> int:
+    """Set and return the severity from which ONNX Runtime prints messages on standard error.
+
+    By default only fatal errors are printed. ONNX Runtime raises the errors that stop it, and logs others
+    that need no action: convolutions for which cuDNN has no plan and that another kernel computes, or plugins
+    that are not installed. With the logger `gcis_runtime` at level DEBUG (`-v`), warnings are printed too.
+    """
+    verbose = logging.getLogger("gcis_runtime").isEnabledFor(logging.DEBUG)
+    severity = _WARNING if verbose else _FATAL
+    ort.set_default_logger_severity(severity)
+    return severity
 
 
 def operators_on_cpu(session: ort.InferenceSession) -> collections.Counter[str] | None:

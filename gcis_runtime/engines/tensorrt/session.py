@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,35 @@ from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.system.private_cache import PrivateCache, open_cache_beside
 
 _JIT = "trt-rtx-jit"
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """The objects of TensorRT and the device that they use."""
+
+    gpu: Device
+    stream: Any = None
+    runtime: Any = None
+    engine: Any = None
+    context: Any = None
+    jit: Any = None
+
+    def close(self) -> None:
+        """Wait for the work in the stream, then free what it uses, in the order that TensorRT requires."""
+        if self.gpu.closed:
+            return
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.gpu.close)  # also after an error
+            stack.enter_context(self.gpu.current())
+            stack.callback(self._drop)
+            if self.stream is not None:
+                self.gpu.finish(self.stream)
+
+    def _drop(self) -> None:
+        self.jit = None
+        self.context = None
+        self.engine = None
+        self.runtime = None
 
 
 class TensorrtSession:
@@ -59,9 +91,9 @@ class TensorrtSession:
         self.notes = found.notes
         self._log = make_log(self._trt)
         self.gpu = Device(info)
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
+        self._loaded = _Loaded(gpu=self.gpu)
+        # Also at the end of the process, before TensorRT and the driver are unloaded.
+        self._finalizer = weakref.finalize(self, _close_quietly, self._loaded)
         try:
             self._start(bundle, found.plan)
         except BaseException:
@@ -70,8 +102,10 @@ class TensorrtSession:
 
     def _start(self, bundle: Bundle, plan: bytes) -> None:
         """Deserialize and check the engine, bind the buffers, run once, and record the CUDA graph."""
-        self._runtime = self._made(self._trt.Runtime(self._log), "start")
-        self._engine = self._made(self._runtime.deserialize_cuda_engine(plan), "load the engine")
+        self._loaded.runtime = self._made(self._trt.Runtime(self._log), "start")
+        self._loaded.engine = self._made(
+            self._loaded.runtime.deserialize_cuda_engine(plan), "load the engine"
+        )
         self._check_precision()
         self._buffers = GpuBuffers(self.gpu, bundle.manifest, batch=self.batch)
         self.stream, self.input, self.output = (
@@ -79,8 +113,9 @@ class TensorrtSession:
             self._buffers.input,
             self._buffers.output,
         )
+        self._loaded.stream = self.stream
         cache, key = open_cache_beside(bundle.folder), self._jit_key(bundle)
-        self._context = self._make_context(cache, key)
+        self._loaded.context = self._make_context(cache, key)
         self._bind(bundle)
         self.gpu.zero(self.input, self.stream)
         self._execute()  # allocations and kernel compilation of the first run must not be recorded
@@ -88,12 +123,12 @@ class TensorrtSession:
         self._keep_jit(cache, key)
         # TensorRT-RTX records CUDA graphs itself (see `_make_context`).
         self._enqueue = (
-            self._execute if self._jit is not None else self.gpu.capture(self.stream, self._execute)
+            self._execute if self._loaded.jit is not None else self.gpu.capture(self.stream, self._execute)
         )
 
     def _check_precision(self) -> None:
         """Check the precision of the engine's layers, if the engine contains their description."""
-        inspector = self._engine.create_engine_inspector()
+        inspector = self._loaded.engine.create_engine_inspector()
         report = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         found = precision_in_report(report)
         if found is not None and found != self.precision:
@@ -101,24 +136,24 @@ class TensorrtSession:
 
     def _make_context(self, cache: PrivateCache | None, key: dict[str, str]) -> Any:
         """Create the context. TensorRT-RTX receives the cached kernels and is set to record CUDA graphs."""
-        self._jit: Any = None
-        if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "IRuntimeCache"):
-            return self._made(self._engine.create_execution_context(), "create an execution context")
-        config = self._engine.create_runtime_config()
-        self._jit = config.create_runtime_cache()
+        engine, self._loaded.jit = self._loaded.engine, None
+        if not hasattr(engine, "create_runtime_config") or not hasattr(self._trt, "IRuntimeCache"):
+            return self._made(engine.create_execution_context(), "create an execution context")
+        config = engine.create_runtime_config()
+        self._loaded.jit = config.create_runtime_cache()
         found = None if cache is None else cache.find(_JIT, key)
         self._jit_before = b"" if found is None else found.read_bytes()
-        if self._jit_before and not self._jit.deserialize(self._jit_before):
+        if self._jit_before and not self._loaded.jit.deserialize(self._jit_before):
             self._jit_before = b""  # the cached kernels are of another version or GPU: compile again
-        config.set_runtime_cache(self._jit)
+        config.set_runtime_cache(self._loaded.jit)
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        return self._made(self._engine.create_execution_context(config), "create an execution context")
+        return self._made(engine.create_execution_context(config), "create an execution context")
 
     def _keep_jit(self, cache: PrivateCache | None, key: dict[str, str]) -> None:
         """Store the kernels that TensorRT-RTX compiled for this GPU in the cache next to the bundle."""
-        if self._jit is None or cache is None:
+        if self._loaded.jit is None or cache is None:
             return
-        data = self._jit.serialize()
+        data = self._loaded.jit.serialize()
         if data is not None and bytes(data) != self._jit_before:
             cache.store(_JIT, key, lambda path: path.write_bytes(bytes(data)))
 
@@ -134,7 +169,7 @@ class TensorrtSession:
 
     def _bind(self, bundle: Bundle) -> None:
         """Compare the engine's tensors with the manifest, and bind them to the device buffers."""
-        engine, context = self._engine, self._context
+        engine, context = self._loaded.engine, self._loaded.context
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
@@ -154,12 +189,12 @@ class TensorrtSession:
                 raise self._error("bind the buffers")
 
     def _execute(self) -> None:
-        if not self._context.execute_async_v3(int(self.stream)):
+        if not self._loaded.context.execute_async_v3(int(self.stream)):
             raise self._error("run a window")
 
     def enqueue(self) -> None:
         """Queue one run; see `DeviceSession`."""
-        if self._context is None:
+        if self._loaded.context is None:
             raise EngineError(
                 "the session is closed",
                 received="a closed session",
@@ -173,10 +208,10 @@ class TensorrtSession:
         return self._buffers.run(window, self.enqueue)
 
     def close(self) -> None:
-        """Free the engine and the device memory, in the order that TensorRT requires."""
+        """Free the engine and the device memory. May be called in any thread."""
         self._enqueue = self._execute
-        self._jit = self._context = self._engine = self._runtime = None
-        self.gpu.close()
+        self._finalizer.detach()
+        self._loaded.close()
 
     def _made(self, thing: Any, what: str) -> Any:
         if thing is None:
@@ -197,3 +232,9 @@ class TensorrtSession:
             received=line,
             fix="Export the bundle again for this GPU, or use --engine onnx.",
         )
+
+
+def _close_quietly(loaded: _Loaded) -> None:
+    """Close a session that was abandoned without `close`. Nobody can handle an error here."""
+    with contextlib.suppress(EngineError):
+        loaded.close()

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from gcis_runtime.engines.gpu.device import Buffer, Device, Pinned
+from gcis_runtime.engines.gpu.device import Buffer, Device
+from gcis_runtime.engines.gpu.pinned import Pinned
 from gcis_runtime.grids.box import with_length
 from gcis_runtime.sliding.blend import kept_outputs
 from gcis_runtime.sliding.schedule import Schedule

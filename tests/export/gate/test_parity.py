@@ -9,7 +9,6 @@ import torch
 
 from gcis_export.engines.compare import compare_engines
 from gcis_export.gate.check_windows import gather_windows
-from gcis_export.gate.compare import LIMITS
 from gcis_export.gate.parity import (
     EXPORT_MODEL,
     ROUNDED,
@@ -24,6 +23,7 @@ from gcis_export.gate.parity import (
 from gcis_export.graph.network import ExportNet
 from gcis_export.resolve import resolve
 from gcis_runtime.bundles.manifest import ParityRow
+from gcis_runtime.engines.parity import LIMITS
 from gcis_runtime.errors import BundleError, EngineError, ParityError
 from gcis_runtime.spec import Foreground, PreprocessSpec, WindowSpec
 from tests.support.export_cases import ROI

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
+import threading
 from types import SimpleNamespace
 
 import msgspec
@@ -14,7 +16,6 @@ import pytest
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, Engine, FileEntry, decode, encode
 from gcis_runtime.engines.factory import open_session
-from gcis_runtime.engines.gpu import device as device_module
 from gcis_runtime.engines.gpu import probe
 from gcis_runtime.engines.onnx import cuda as onnx_cuda
 from gcis_runtime.engines.onnx.loading import load, operators_on_cpu
@@ -26,88 +27,10 @@ from gcis_runtime.engines.tensorrt import session as session_module
 from gcis_runtime.errors import BundleError, DeviceMemoryError, EngineError
 from tests.support import fake_cuda
 from tests.support.bundles_and_images import ROI
+from tests.support.fake_ort_cuda import Bound
 from tests.support.fake_tensorrt import FakeTensorrt, network
-from tests.support.numpy_kernels import array_at
 
 WINDOW = np.random.default_rng(0).random((1, 1, *ROI), dtype=np.float32)
-
-
-@pytest.fixture
-def driver(monkeypatch, tmp_path):
-    """Return a fake driver with one GPU of compute capability 8.9."""
-    found = fake_cuda.FakeDriver()
-    monkeypatch.setattr(probe, "probe_driver", fake_cuda.driver_with(fake_cuda.gpu()))
-    monkeypatch.setattr(device_module, "import_bindings", lambda name: found)
-    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
-    return found
-
-
-# ONNX Runtime
-
-
-class Bound:
-    """A real session on the CPU that acts as if it were bound to the fake GPU's memory."""
-
-    def __init__(self, real, driver, options):
-        self._real, self._driver, self._stream = real, driver, int(options["user_compute_stream"])
-        self.options, self.runs = options, []
-
-    def __getattr__(self, name):
-        return getattr(self._real, name)
-
-    def get_providers(self):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    on_cpu = frozenset()
-    """Types of operators that the CUDA provider has no kernel for."""
-
-    def get_provider_graph_assignment_info(self):
-        """Return the assignment of the real session, as if all operators except `on_cpu` were on the GPU."""
-        parts = self._real.get_provider_graph_assignment_info()
-        assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
-        names = {False: "CUDAExecutionProvider", True: "CPUExecutionProvider"}
-        return [
-            SimpleNamespace(ep_name=names[node.op_type in self.on_cpu], get_nodes=lambda node=node: [node])
-            for part in parts
-            for node in part.get_nodes()
-        ]
-
-    def io_binding(self):
-        self.bound = {}
-        return self
-
-    def bind_input(self, name, kind, index, dtype, shape, address):  # noqa: PLR0917 (the real one)
-        self.bound[name] = (kind, index, dtype, tuple(shape), address)
-
-    bind_output = bind_input
-
-    def run_with_iobinding(self, binding, options):
-        self.runs.append(options.get_run_config_entry("disable_synchronize_execution_providers"))
-        (_, _, _, shape, source), (_, _, _, answer, target) = self.bound["image"], self.bound["margins"]
-
-        def compute():
-            window = np.array(array_at(source, shape, np.float32))
-            array_at(target, answer, np.float32)[...] = self._real.run(["margins"], {"image": window})[0]
-
-        self._driver.queue(self._stream, compute)
-
-
-@pytest.fixture
-def cuda_ort(driver, monkeypatch):
-    made, real = [], ort.InferenceSession
-
-    def start(file, options, providers):
-        (name, settings), cpu = providers
-        assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
-        made.append(Bound(real(file, options, providers=[cpu]), driver, settings))
-        return made[-1]
-
-    monkeypatch.setattr(ort, "InferenceSession", start)
-    monkeypatch.setattr(
-        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    return made
 
 
 def test_onnx_is_bound_to_our_buffers_and_stream(make_bundle, driver, cuda_ort):
@@ -124,9 +47,9 @@ def test_onnx_is_bound_to_our_buffers_and_stream(make_bundle, driver, cuda_ort):
     }
     assert made.bound["image"] == ("cuda", 0, np.float32, (1, 1, *ROI), session.input.address)
     assert made.bound["margins"] == ("cuda", 0, np.float32, (1, 2, *ROI), session.output.address)
-    (expected,) = made._real.run(["margins"], {"image": WINDOW})
+    (expected,) = made.real.run(["margins"], {"image": WINDOW})
     np.testing.assert_array_equal(session.run(WINDOW), expected)
-    assert made.runs == ["1"], "the stream orders runs, ONNX Runtime does not wait"
+    assert made.runs == [True], "synchronous: ONNX Runtime frees the page-locked buffers of the run"
     session.close()
     assert driver.alive == {}
     with pytest.raises(EngineError, match="closed"):
@@ -136,6 +59,11 @@ def test_onnx_is_bound_to_our_buffers_and_stream(make_bundle, driver, cuda_ort):
 def test_tf32_is_on_only_when_asked(make_bundle, driver, cuda_ort):
     session = open_session(open_bundle(make_bundle()), EngineOptions(device="cuda:0", tf32=True))
     assert cuda_ort[0].options["use_tf32"] == "1" and "TF32" in session.notes[0]
+
+
+def test_bf16_is_not_offered_and_the_reason_is_given(make_bundle, driver, cuda_ort):
+    with pytest.raises(EngineError, match=r"--precision bf16; the CUDA provider has no bf16 kernel for Pad"):
+        open_session(open_bundle(make_bundle()), EngineOptions(device="cuda", precision="bf16"))
 
 
 def test_cuda_is_active_or_an_error(make_bundle, driver, cuda_ort, monkeypatch):
@@ -190,7 +118,7 @@ def test_onnx_out_of_memory_is_told_apart(make_bundle, driver, cuda_ort, monkeyp
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
     session = open_session(open_bundle(make_bundle()), EngineOptions(device="cuda"))
-    monkeypatch.setattr(Bound, "run_with_iobinding", fail)
+    monkeypatch.setattr(Bound, "compute", fail)
     with pytest.raises(DeviceMemoryError, match="out of memory"):
         session.run(WINDOW)
 
@@ -392,3 +320,20 @@ def test_auto_takes_a_tensorrt_that_the_bundle_is_made_for(make_bundle, driver, 
     assert open_session(bundle, EngineOptions(device="cuda")).name == "trt-rtx"
     monkeypatch.setattr(factory, "_installed", lambda name: False)
     assert open_session(bundle, EngineOptions(device="cuda")).name == "onnx"
+
+
+def test_an_abandoned_tensorrt_session_is_freed_and_another_thread_may_close(make_bundle, driver, use):
+    bundle = with_engine(make_bundle(), use().plan())
+    options = EngineOptions(engine="trt-rtx", device="cuda")
+    session = open_session(bundle, options)
+    session.run(WINDOW)
+    session.enqueue()
+    thread = threading.Thread(target=session.close)
+    thread.start()
+    thread.join()
+    assert driver.alive == {}
+    session = open_session(bundle, options)
+    session.enqueue()
+    del session
+    gc.collect()
+    assert driver.alive == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcis_export.gate.compare import (
+from gcis_runtime.engines.parity import (
     HALF_WEIGHTS,
     LIMITS,
     PYTORCH,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_export.options import Precision
 from gcis_runtime.bundles.manifest import ParityRow
+from gcis_runtime.choices import Precision
 from gcis_runtime.errors import ParityError
 
 Logits = NDArray[np.float32]

@@ -1,0 +1,63 @@
+"""Store results of the parity gate that were measured on this machine, next to a bundle that is not changed.
+
+The rows are in the private cache of the bundle. Their key contains the hashes of bundle and graph and the
+versions of engine, driver and gCIS, so that a row is found only where it holds.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import msgspec
+
+from gcis_runtime.bundles.bundle import Bundle
+from gcis_runtime.bundles.manifest import Graph, ParityRow
+from gcis_runtime.engines.gpu.probe import probe_driver, require_gpu
+from gcis_runtime.system.private_cache import open_cache_beside
+
+_KIND = "parity"
+
+
+def find_row(bundle: Bundle, graph: Graph, *, engine: str, device: str) -> ParityRow | None:
+    """Return the row of a graph on a GPU of this machine; None if it was not measured.
+
+    Args:
+        bundle: The verified bundle.
+        graph: Graph of the bundle.
+        engine: Name and version of the engine.
+        device: `"cuda"` or `"cuda:1"`.
+
+    Raises:
+        EngineError: There is no such GPU.
+    """
+    cache = open_cache_beside(bundle.folder)
+    found = None if cache is None else cache.find(_KIND, _key(bundle, graph, engine, device))
+    if found is None:
+        return None
+    try:
+        return msgspec.json.decode(found.read_bytes(), type=ParityRow)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def store_row(bundle: Bundle, graph: Graph, row: ParityRow, *, engine: str, device: str) -> bool:
+    """Store a row, which replaces an earlier one; see `find_row`. Return whether it could be stored."""
+    cache = open_cache_beside(bundle.folder)
+    if cache is None:
+        return False
+    data = msgspec.json.encode(row)
+    key = _key(bundle, graph, engine, device)
+    return cache.store(_KIND, key, lambda path: path.write_bytes(data)) is not None
+
+
+def _key(bundle: Bundle, graph: Graph, engine: str, device: str) -> dict[str, str]:
+    gpu: Any = require_gpu(device)
+    return {
+        "bundle": bundle.sha256,
+        "graph": bundle.manifest.entry(graph.file).sha256,
+        "engine": engine,
+        "gpu": f"{gpu.name} {gpu.sm}",
+        "driver": str(probe_driver().version),
+        "gcis": importlib.metadata.version("gcis"),
+    }
