@@ -74,8 +74,9 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     typed = [row for row in manifest.parity if row.graph == "model.fp16.onnx"]
     assert typed and all(row.passed and row.precision == "fp16" and row.max_abs > 0 for row in typed)
     sizes = {entry.path: entry.bytes for entry in manifest.files}
-    assert sizes["model.onnx"] < 4_700_000  # 1.9 million weights in 16 bits
-    assert sizes["model.fp16.onnx"] < 7_700_000  # and 3 MB of row numbers and regions
+    # 16-bit weights; their number depends on the blocks that the random pathways of both prompts share.
+    assert sizes["model.onnx"] < 5_300_000
+    assert sizes["model.fp16.onnx"] < sizes["model.onnx"] + 3_200_000  # row numbers and regions
 
 
 def test_the_runtime_segments_with_it(exported):
