@@ -59,7 +59,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 def find(key: Mapping[str, str]) -> Calibration | None:
     """Return the calibration for a key, or None."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OutputError, OSError, msgspec.DecodeError):
         found = msgspec.json.decode(_file(key).read_bytes(), type=Calibration)
         if found.schema == _SCHEMA and found.key == dict(key):
             return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 import threading
@@ -18,6 +17,8 @@ from typing import Any, TypeVar
 import click
 
 from gcis_runtime.errors import GcisError
+from gcis_runtime.system.home import name_home
+from gcis_runtime.system.streams import tolerant_streams
 from gcis_runtime.text import error_text
 
 USAGE_EXIT = 2
@@ -81,21 +82,28 @@ class _Guarded(click.Command):
                 formatter.write_dl(records)
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
+        with tolerant_streams() as output:
+            code = self._run(args)
+            output.finish()
+            if output.failed is not None and not isinstance(output.failed, BrokenPipeError):
+                reason = error_text(output.failed)
+                click.echo(f"{self.name or 'gcis'}: error: standard output: {reason}", err=True)
+        sys.exit(code or int(output.failed is not None))
+
+    def _run(self, args: Sequence[str] | None) -> int:
+        """Run the command, report its error, and return the exit code."""
         prog = self.name or "gcis"
         invocation = _Invocation()
-        _open_streams()
         try:
+            name_home()
             with _interrupted_by_sigterm():
                 code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
             error.show()
-            code = error.exit_code
+            return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{prog}: interrupted", err=True)
-            code = INTERRUPTED_EXIT
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
+            return INTERRUPTED_EXIT
         except ModuleNotFoundError as error:
             if self.extras is None or (error.name or "gcis").startswith("gcis"):
                 raise
@@ -108,31 +116,17 @@ class _Guarded(click.Command):
                 fix=f'Run pip install "gcis[{self.extras}]".',
             )
             click.echo(f"{prog}: error: {error_text(missing)}", err=True)
-            code = USAGE_EXIT
+            return USAGE_EXIT
         except (GcisError, OSError, MemoryError) as error:
             if invocation.verbose:
                 traceback.print_exception(error)
             click.echo(f"{prog}: error: {error_text(error)}", err=True)
-            code = USAGE_EXIT
-        sys.exit(code if isinstance(code, int) else 0)
+            return USAGE_EXIT
+        return code if isinstance(code, int) else 0
 
 
 class _GuardedGroup(_Guarded, click.Group):
     """A group of commands with the same error handling."""
-
-
-def _open_streams() -> None:
-    """Open the null device for standard streams that are closed (`2>&-`).
-
-    Otherwise the next file to be opened gets the descriptor of a standard stream, and libraries print into
-    it.
-    """
-    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(file, True)  # as standard streams are
-    os.close(file)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def print_traceback(error: BaseException) -> None:

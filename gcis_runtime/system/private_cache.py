@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from gcis_runtime.errors import OutputError
 from gcis_runtime.system.home import home_folder
 
 LIMIT = 4 << 30
@@ -131,15 +132,15 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
     Args:
         folder: The folder; None means `$GCIS_HOME/cache`.
     """
-    folder = home_folder() / "cache" if folder is None else folder
     try:
+        folder = home_folder() / "cache" if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or not _ours(found):
             return None
         if found.st_mode & 0o077:
             folder.chmod(0o700)
-    except OSError:
+    except (OutputError, OSError):
         return None
     return PrivateCache(folder=folder)
 

@@ -13,6 +13,7 @@ from gcis_runtime.engines.session import check_graph
 from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 CPU_PROVIDER = "CPUExecutionProvider"
+ort.disable_telemetry_events()  # in case the host process imported ONNX Runtime before gCIS
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
 
 
