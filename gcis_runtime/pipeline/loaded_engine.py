@@ -14,10 +14,11 @@ from gcis_runtime.bundles.manifest import Graph
 from gcis_runtime.engines.device_memory import free_device_memory
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.info import EngineInfo
-from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback, reason_of
+from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
-from gcis_runtime.errors import EngineError
+from gcis_runtime.engines.usable import reason_of
+from gcis_runtime.errors import EngineError, UnusableEngineError
 from gcis_runtime.sliding.labeller import CpuLabeller, Labeller
 from gcis_runtime.system.cpus import cpu_name, usable_cpus
 from gcis_runtime.system.memory import resident_bytes
@@ -61,6 +62,8 @@ class LoadedEngine:
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions, *, opener: Opener = open_session) -> LoadedEngine:
         """Open a session; if memory is too small, open the first smaller configuration that fits.
+
+        With engine `"auto"`, an engine that is installed but does not work is replaced by the next one.
 
         Args:
             bundle: The verified bundle.
@@ -125,7 +128,7 @@ class LoadedEngine:
 
     @property
     def steps(self) -> Sequence[str]:
-        """One line per configuration that was abandoned for lack of memory since the bundle was opened."""
+        """One line per configuration that was abandoned since the bundle was opened, with the reason."""
         return () if self._fallback is None else tuple(self._fallback.steps)
 
     @property
@@ -159,21 +162,34 @@ class LoadedEngine:
 
         Raises:
             EngineError: The engine failed, or a logit is not finite, which would silently become background.
+            UnusableEngineError: The same, on the engine's first run.
         """
+        if self._runs:
+            return self._run(window)
+        try:
+            return self._run(window)
+        except OUT_OF_MEMORY:
+            raise
+        except EngineError as error:
+            raise UnusableEngineError(
+                error.message, received=error.received, expected=error.expected, fix=error.fix
+            ) from error
+
+    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         session = self.session
         before = resident_bytes() if self._runs < _FIRST_RUNS else None
         logits = session.run(window)
-        if self._runs < _FIRST_RUNS:
-            self._runs += 1
-            after = resident_bytes()
-            if before is not None and after is not None:
-                self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"the output of {session.name} is not finite",
                 received=self.info.text,
                 fix="Use --precision fp32 or another --engine.",
             )
+        if self._runs < _FIRST_RUNS:
+            self._runs += 1
+            after = resident_bytes()
+            if before is not None and after is not None:
+                self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
         return logits
 
     def until_it_fits(self, work: Callable[[], _T]) -> tuple[_T, float]:
@@ -205,8 +221,13 @@ class LoadedEngine:
                     self._free()
                     raise self._fallback.exhausted(reason_of(error)) from error
                 reason = reason_of(error)  # not the error: its traceback keeps the attempt's arrays alive
+                step = self._fallback.step
+            except UnusableEngineError as error:
+                if self._fallback is None or not self._fallback.has_other_engine:
+                    raise
+                reason, step = reason_of(error), self._fallback.replace_engine
             self._free()
-            self._fallback.step(reason)
+            step(reason)
             self._open()
             lost += time.perf_counter() - begun
 
@@ -277,6 +298,13 @@ def _open(bundle: Bundle, fallback: MemoryFallback, opener: Opener) -> tuple[Ses
             if not fallback.can_step:
                 raise fallback.exhausted(reason_of(error)) from error
             fallback.step(reason_of(error))
+        except UnusableEngineError as error:
+            if fallback.has_other_engine:
+                fallback.replace_engine(reason_of(error))
+            elif fallback.steps:
+                raise fallback.exhausted(reason_of(error)) from error
+            else:
+                raise
         except EngineError as error:
             if not fallback.steps:
                 raise  # the requested engine cannot be opened, and memory is not the reason

@@ -77,7 +77,7 @@ def tolerant_streams() -> Iterator[TolerantStream]:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     before = sys.stdout, sys.stderr
     out, error = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
-    sys.stdout, sys.stderr = out, error  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, error
     try:
         yield out
     finally:
