@@ -59,6 +59,7 @@ def train(
     config: CheckpointConfig,
     *,
     health: Callable[[], RouterHealth] | None = None,
+    record: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train an objective on the cases of a run, from the latest checkpoint if the run is resumed.
 
@@ -68,6 +69,8 @@ def train(
         run: Settings of the run.
         config: Configuration of the checkpoints; the trainer adds its counters to the provenance.
         health: Returns router statistics of the current weights; None for a network without routers.
+        record: Writes further files into the run folder, once it is certain that the run starts: a run that
+            cannot be resumed changes nothing.
 
     Raises:
         DataError, CheckpointError, ProcessError: See `Trainer.resume` and `Trainer.run`.
@@ -77,8 +80,6 @@ def train(
     folder, resumed = RunFolder(run.run_dir), run.resumed
     if resumed and (changed := folder.changed_options(options)):
         progress.log(f"resumed with changed options: {', '.join(changed)}")
-    if processes.first:
-        folder.write_options(options)
     cache = VolumeCache(Path(options.cache), notify=progress.log) if options.cache else None
     load = case_loader(options.preprocess, cache)
     validation = CaseStore(cases.validation, load)
@@ -95,6 +96,10 @@ def train(
     )
     if resumed:
         trainer.resume()
+    if record is not None:
+        record()
+    if processes.first:
+        folder.write_options(options)
     outcome = trainer.run()
     if cache is not None:
         progress.log(cache.summary())
