@@ -7,9 +7,10 @@ never changed.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import MutableMapping
 from types import MappingProxyType
+
+from gcis_runtime.platforms import user_id, user_is_known
 
 NO_REPORTS = MappingProxyType(
     {
@@ -41,18 +42,5 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     for name, value in NO_REPORTS.items():
         environment.setdefault(name, value)
-    if not any(environment.get(name) for name in _USER_NAMES) and not _has_entry():
-        environment["USER"] = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "user"
-
-
-def _has_entry() -> bool:
-    """Return whether the system knows the name of this process's user."""
-    if sys.platform == "win32":
-        return False  # the name is in USERNAME, if anywhere
-    import pwd  # noqa: PLC0415 (not on Windows)
-
-    try:
-        pwd.getpwuid(os.getuid())
-    except (KeyError, OSError):
-        return False
-    return True
+    if not any(environment.get(name) for name in _USER_NAMES) and not user_is_known():
+        environment["USER"] = f"uid-{user_id()}"

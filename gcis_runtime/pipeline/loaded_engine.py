@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Graph
-from gcis_runtime.engines.device_memory import free_device_memory
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.info import EngineInfo
 from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback
@@ -19,6 +18,7 @@ from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
 from gcis_runtime.engines.usable import reason_of
 from gcis_runtime.errors import EngineError, UnusableEngineError
+from gcis_runtime.pipeline.open_engine import Opener, open_first
 from gcis_runtime.sliding.labeller import CpuLabeller, Labeller
 from gcis_runtime.system.cpus import cpu_name, usable_cpus
 from gcis_runtime.system.memory import resident_bytes
@@ -27,9 +27,6 @@ _T = TypeVar("_T")
 
 _FIRST_RUNS = 3
 """Runs after which an engine's memory no longer grows: ONNX Runtime plans its second run from the first."""
-
-Opener = Callable[[Bundle, EngineOptions], Session]
-"""Opens a session, as `open_session` does."""
 
 
 class LoadedEngine:
@@ -75,7 +72,7 @@ class LoadedEngine:
             DeviceMemoryError: No configuration fits into memory.
         """
         fallback = MemoryFallback(bundle, options)
-        session, free_before = _open(bundle, fallback, opener)
+        session, free_before = open_first(bundle, fallback, opener)
         engine = cls(bundle, session)
         engine._fallback, engine._opener, engine._free_before = fallback, opener, free_before
         return engine
@@ -253,7 +250,7 @@ class LoadedEngine:
 
     def _open(self) -> None:
         if self._fallback is not None:
-            session, self._free_before = _open(self.bundle, self._fallback, self._opener)
+            session, self._free_before = open_first(self.bundle, self._fallback, self._opener)
             self._adopt(session)
 
     def _adopt(self, session: Session) -> None:
@@ -282,38 +279,6 @@ class LoadedEngine:
         self._labeller = None  # the labeller may hold memory of the session's device
         if session is not None:
             session.close()
-
-
-def _open(bundle: Bundle, fallback: MemoryFallback, opener: Opener) -> tuple[Session, int | None]:
-    """Open the current options of `fallback`, or the first later ones that open.
-
-    Returns:
-        The session, and the free device memory in bytes before it was opened; None on the CPU.
-    """
-    while True:
-        free = free_device_memory(fallback.current.device)
-        try:
-            session = opener(bundle, fallback.current)
-        except OUT_OF_MEMORY as error:
-            if not fallback.can_step:
-                raise fallback.exhausted(reason_of(error)) from error
-            fallback.step(reason_of(error))
-        except UnusableEngineError as error:
-            if fallback.has_other_engine:
-                fallback.replace_engine(reason_of(error))
-            elif fallback.steps:
-                raise fallback.exhausted(reason_of(error)) from error
-            else:
-                raise
-        except EngineError as error:
-            if not fallback.steps:
-                raise  # the requested engine cannot be opened, and memory is not the reason
-            if not fallback.can_step:
-                raise fallback.exhausted(reason_of(error)) from error
-            fallback.skip(reason_of(error))
-        else:
-            fallback.opened(session)
-            return session, free
 
 
 def _closed() -> EngineError:

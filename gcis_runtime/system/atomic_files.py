@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import exchange_paths
 from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.system.weak_file_systems import flush, rename, rename_folder, set_mode, short_name
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
 """Names of temporary files; see `_new_file`."""
@@ -45,11 +46,8 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             raise IsADirectoryError(0, "a folder has that name")
         temporary, file = _new_file(path, suffix)
         yield temporary
-        with temporary.open(
-            "rb"
-        ) as written:  # flush to disk before the rename, so that a power failure leaves no empty file
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        flush(temporary)
+        rename(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -64,7 +62,7 @@ def remove_leftovers(folder: Path) -> None:
 
     Nothing is removed on Windows, on file systems without locks, or if the folder does not exist.
     """
-    if sys.platform == "win32":
+    if platforms.WINDOWS:
         return
     try:
         with os.scandir(folder) as entries:
@@ -81,13 +79,6 @@ def remove_leftovers(folder: Path) -> None:
                     (folder / name).unlink()
             finally:
                 os.close(file)
-
-
-def exchange_paths(one: Path, two: Path) -> bool:
-    """Swap two paths in one step; return False if the system cannot (any system but Linux)."""
-    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
 
 
 @contextlib.contextmanager
@@ -114,19 +105,18 @@ def replacing_folder(
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(0, "a file has that name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{short_name(path.name, 20)}.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes folders private
+        set_mode(temporary, 0o755)  # mkdtemp makes folders private
         for file in temporary.rglob("*"):
             if file.is_dir():
-                file.chmod(0o755)
+                set_mode(file, 0o755)
                 continue
-            file.chmod(0o644)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            set_mode(file, 0o644)
+            flush(file)
         if not path.exists():
-            temporary.replace(path)
+            rename_folder(temporary, path)
         elif not exchange(temporary, path):
             _move_aside(temporary, path)
     finally:
@@ -134,35 +124,22 @@ def replacing_folder(
 
 
 def _move_aside(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path` after moving the existing folder aside."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    """Rename `temporary` to `path` after moving the existing folder aside.
+
+    Where folders cannot be renamed, the existing one is copied aside, and the new files are copied over it.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{short_name(path.name, 20)}.old.", dir=path.parent))
+    old = aside / path.name
     try:
-        path.replace(aside / path.name)
+        rename_folder(path, old)
+        shutil.rmtree(path, ignore_errors=True)  # if it was copied
         try:
-            temporary.replace(path)
+            rename_folder(temporary, path)
         except OSError:
-            (aside / path.name).replace(path)
+            rename_folder(old, path)
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check that a file can be written, without leaving anything behind.
-
-    Raises:
-        OutputError: No file can be created in the nearest existing parent folder, or `path` is a folder.
-    """
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "a folder has that name")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
@@ -186,10 +163,11 @@ def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
         renamed.
     """
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
+        start = short_name(path.name, len(f"..{8 * 'x'}.part{suffix}"))
+        temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part{suffix}")
         with contextlib.suppress(FileExistsError):
             file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            if sys.platform == "win32":
+            if platforms.WINDOWS:
                 os.close(file)
                 return temporary, None
             if _hold(file, temporary):

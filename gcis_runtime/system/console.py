@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ import click
 from gcis_runtime.errors import GcisError
 from gcis_runtime.system.home import name_home
 from gcis_runtime.system.streams import tolerant_streams
-from gcis_runtime.text import error_text
+from gcis_runtime.system.weak_file_systems import FileSystemWarning
+from gcis_runtime.text import error_text, printable
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -96,7 +98,7 @@ class _Guarded(click.Command):
         invocation = _Invocation()
         try:
             name_home()
-            with _interrupted_by_sigterm():
+            with _interrupted_by_sigterm(), _notes_as_lines(prog):
                 code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
             error.show()
@@ -138,6 +140,24 @@ def print_traceback(error: BaseException) -> None:
     invocation = context.find_object(_Invocation) if context is not None else None
     if invocation is not None and invocation.verbose:
         traceback.print_exception(error)
+
+
+@contextlib.contextmanager
+def _notes_as_lines(prog: str) -> Iterator[None]:
+    """Print notes about file systems as one line each; other warnings are shown as usual."""
+    show, seen = warnings.showwarning, set[str]()
+
+    def show_line(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if not issubclass(category, FileSystemWarning):
+            show(message, category, *rest, **named)
+        elif (missing := str(message).rpartition(" has no ")[2]) not in seen:
+            seen.add(missing)
+            click.echo(f"{prog}: note: {printable(str(message))}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", FileSystemWarning)
+        warnings.showwarning = show_line
+        yield
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.atomic_files import unwritable
 from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.system.weak_file_systems import locks_are_missing
 
 NAME = ".gcis-run.lock"
 
@@ -46,8 +48,10 @@ def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> 
         file.flush()
         yield
     finally:
-        # Removed while locked, except on Windows: a process that has just opened the file notices that its
-        # path is gone, and opens a new one.
+        # Removed while locked: a process that has just opened the file notices that its path is gone, and
+        # opens a new one. Windows removes no open file, neither this one nor that of another process.
+        if platforms.WINDOWS:
+            file.close()
         with contextlib.suppress(OSError):
             path.unlink()
         file.close()
@@ -57,7 +61,7 @@ def _locked(path: Path, try_lock: Callable[[int], bool]) -> IO[str]:
     """Open and lock a file, which is created if it does not exist."""
     while True:
         file = path.open("a+", encoding="utf-8")
-        if not try_lock(file.fileno()):
+        if not _lock(file, path.parent, try_lock):
             file.seek(0)
             holder = file.read().strip() or "a process that has just started"
             file.close()
@@ -70,3 +74,14 @@ def _locked(path: Path, try_lock: Callable[[int], bool]) -> IO[str]:
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
         file.close()  # the previous holder removed the file after it was opened here
+
+
+def _lock(file: IO[str], folder: Path, try_lock: Callable[[int], bool]) -> bool:
+    """Lock a file; where there are no locks, continue without one."""
+    try:
+        return try_lock(file.fileno())
+    except OSError as error:
+        if locks_are_missing(error, folder, "do not start another run into it"):
+            return True
+        file.close()
+        raise

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import user_id
 
 
 def home_folder() -> Path:
@@ -41,7 +42,7 @@ def name_home() -> None:
 
 def _temporary_home() -> Path:
     """Create the private folder in the folder for temporary files, which all users can write to."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
+    user = user_id()
     folder = Path(tempfile.gettempdir()) / f"gcis-{user}"
     problem = "a folder, link or file of somebody else"
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import PEAK_MEMORY_UNIT
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _STATM = Path("/proc/self/statm")
@@ -61,4 +61,4 @@ def peak_memory_bytes() -> int | None:
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak * PEAK_MEMORY_UNIT

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+from gcis_runtime.errors import CheckpointError, OutputError
+from gcis_runtime.system.memory import bytes_text
+from gcis_runtime.system.rehearsal import check_folder_writable
 from gcis_train.data.cache import VolumeCache, case_loader
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
@@ -96,6 +99,8 @@ def train(
     )
     if resumed:
         trainer.resume()
+    if processes.first:
+        rehearse_checkpoint(run.run_dir, objective.net)
     if record is not None:
         record()
     if processes.first:
@@ -104,6 +109,28 @@ def train(
     if cache is not None:
         progress.log(cache.summary())
     return outcome
+
+
+def rehearse_checkpoint(run_dir: Path, net: torch.nn.Module) -> None:
+    """Write and replace a folder of the size of a checkpoint, before hours are spent on its content.
+
+    Args:
+        run_dir: Run folder.
+        net: Network in training; the optimiser's state is twice as large as its weights.
+
+    Raises:
+        CheckpointError: The folder cannot be written, or the disk has no room for a checkpoint.
+    """
+    size = 3 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    try:
+        check_folder_writable(run_dir / "checkpoints" / "latest-00000000", size=size)
+    except OutputError as error:
+        raise CheckpointError(
+            f"{run_dir} cannot hold a checkpoint of {bytes_text(size)}",
+            received=error.received,
+            expected="a folder that this user can write to, on a disk with that much space",
+            fix="Free space or choose another --run-dir.",
+        ) from error
 
 
 def initialise_network(net: GcisNet | StaticGcisNet, material: Material, run: Run) -> None:
