@@ -13,7 +13,7 @@ from gcis_runtime.images.files import check_plausible, read_volume
 from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pipeline.forecast import check_image
+from gcis_runtime.pipeline.memory_limit import check_image
 from gcis_runtime.pipeline.options import Callbacks
 from gcis_runtime.pipeline.report import Report, RunKey, StructureReport
 from gcis_runtime.pipeline.result import Segmentation
