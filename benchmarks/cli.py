@@ -65,7 +65,7 @@ def latency(
     from benchmarks.latency import measure
     from gcis_runtime.latency.measure import Settings
     from gcis_runtime.latency.report import check_renderer, write_report
-    from gcis_runtime.system.atomic_files import check_writable
+    from gcis_runtime.system.rehearsal import check_writable
 
     check_renderer()
     check_writable(out / "index.html")

@@ -5,13 +5,16 @@
     with Segmenter.open("demo") as segmenter:
         segmenter.segment(read_volume("ct.nii.gz")).save("ct_seg.nii.gz")
 
-Names are imported on first use, so that `import gcis_runtime` loads no other package.
+Names are imported on first use, so that `import gcis_runtime` loads no other package. The import sets
+environment variables that switch off the usage reports of other packages.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from gcis_runtime.dependencies import set_defaults
 
 if TYPE_CHECKING:
     from gcis_runtime.bundles.bundle import Bundle, open_bundle
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from gcis_runtime.runs.callbacks import RunCallbacks
     from gcis_runtime.runs.options import RunOptions
     from gcis_runtime.runs.run_images import RunResult, run_images
+
+set_defaults()
 
 __all__ = [
     "Bundle",

@@ -52,6 +52,10 @@ class EngineError(GcisError):
     """An inference engine or device is not available, or has failed."""
 
 
+class UnusableEngineError(EngineError):
+    """An engine is installed but does not work on this machine; another engine may."""
+
+
 class DeviceMemoryError(EngineError):
     """A device has too little memory; a smaller window batch or another device may be sufficient."""
 

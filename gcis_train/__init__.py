@@ -1,1 +1,5 @@
 """Train the routed segmentation network: read a datalist, write checkpoints."""
+
+from gcis_runtime.dependencies import set_defaults
+
+set_defaults()

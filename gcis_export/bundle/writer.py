@@ -21,6 +21,7 @@ from gcis_runtime.bundles.manifest import (
 )
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.atomic_files import replacing_folder, unwritable
+from gcis_runtime.system.rehearsal import check_folder_writable
 
 NOTICE = "Research software, not a medical device: its results are not for diagnosis or treatment."
 
@@ -41,6 +42,7 @@ def staged(target: Path) -> Iterator[Path]:
         OutputError: The folder cannot be written, or `target` exists and is not a bundle.
     """
     _check_target(target)
+    check_folder_writable(target)
     try:
         with replacing_folder(target) as temporary:
             yield temporary

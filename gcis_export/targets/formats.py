@@ -9,7 +9,7 @@ from gcis_export.options import ExportRequest
 from gcis_export.targets.monai_bundle import METADATA, check_monai_target, write_monai_bundle
 from gcis_export.targets.triton import CONFIG_FILE, write_triton
 from gcis_runtime.bundles.bundle import open_bundle
-from gcis_runtime.system.atomic_files import check_writable
+from gcis_runtime.system.rehearsal import check_writable
 
 
 def check_targets(request: ExportRequest) -> None:

@@ -27,6 +27,7 @@ from gcis_runtime.choices import GRAPH_ENGINES as GRAPH_BACKENDS
 from gcis_runtime.choices import EngineName as Backend
 from gcis_runtime.choices import Precision
 from gcis_runtime.errors import BundleError
+from gcis_runtime.schema_version import Head, newer_version
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_runtime.system.json_files import json_bytes
 
@@ -194,13 +195,6 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """Exceptions of msgspec for JSON that is malformed, violates the schema, is nested too deep or not UTF-8."""
 
 
-class _Head(msgspec.Struct):
-    """Fields that determine whether the rest of the manifest can be decoded."""
-
-    schema: str = ""
-    schema_version: int = 0
-
-
 def decode(data: bytes, *, source: str) -> Manifest:
     """Decode and validate a manifest; a manifest of an older schema version is upgraded.
 
@@ -212,19 +206,15 @@ def decode(data: bytes, *, source: str) -> Manifest:
         BundleError: The data is not JSON, has a different schema or a newer version, or a field is unknown,
             missing or invalid.
     """
-    try:
-        head = msgspec.json.decode(data, type=_Head)
-    except _UNREADABLE as error:
-        raise BundleError(
-            f"{source} is not a bundle manifest", received=str(error), fix="Export the bundle again."
-        ) from error
-    if head.schema != SCHEMA or not 1 <= head.schema_version <= SCHEMA_VERSION:
-        newer = head.schema == SCHEMA and head.schema_version > SCHEMA_VERSION
+    head = _head(data, source)
+    if head.schema == SCHEMA and (newer := newer_version(source, head, SCHEMA_VERSION, BundleError)):
+        raise newer
+    if head.schema != SCHEMA or head.schema_version < 1:
         raise BundleError(
             f"{source} has a different schema",
             received=f"{head.schema!r} version {head.schema_version}",
             expected=f"{SCHEMA!r} version 1 to {SCHEMA_VERSION}",
-            fix="A newer gcis wrote it: install that." if newer else "Export the checkpoint again.",
+            fix="Export the checkpoint again.",
         )
     try:
         if head.schema_version == SCHEMA_VERSION:
@@ -233,4 +223,14 @@ def decode(data: bytes, *, source: str) -> Manifest:
     except _UNREADABLE as error:
         raise BundleError(
             f"{source} does not follow the schema", received=str(error), fix="Export the bundle again."
+        ) from error
+
+
+def _head(data: bytes, source: str) -> Head:
+    """Return the fields that determine whether the rest of the manifest can be decoded."""
+    try:
+        return msgspec.json.decode(data, type=Head)
+    except _UNREADABLE as error:
+        raise BundleError(
+            f"{source} is not a bundle manifest", received=str(error), fix="Export the bundle again."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from gcis_runtime.engines.gpu.probe import Driver, probe_driver
 from gcis_runtime.engines.tensorrt.family import FAMILIES, Family, installed_version
+from gcis_runtime.engines.usable import import_problem, limits, overlap, version_of
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.cpus import usable_cpus
 from gcis_runtime.system.home import home_folder
@@ -68,7 +68,7 @@ def examine() -> dict[str, Any]:
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "gzip": gzipped.engine(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         "cpus": usable_cpus(),
         "cpu_flags": cpu_flags(),
         "cuda_driver": driver.version,
@@ -85,9 +85,10 @@ def onnx_providers() -> list[str]:
     """Return ONNX Runtime's providers; empty when it cannot be imported."""
     try:
         from gcis_runtime.engines.onnx.quiet_import import import_onnxruntime  # noqa: PLC0415 (optional, slow)
-    except ImportError:
+
+        return list(import_onnxruntime().get_available_providers())
+    except Exception:  # a damaged package raises anything; `import_problem` explains it
         return []
-    return list(import_onnxruntime().get_available_providers())
 
 
 def openvino_devices() -> dict[str, list[str]]:
@@ -96,9 +97,9 @@ def openvino_devices() -> dict[str, list[str]]:
 
     try:
         core = import_openvino().Core()
-    except (ImportError, RuntimeError):
+        return {d: sorted(core.get_property(d, "OPTIMIZATION_CAPABILITIES")) for d in core.available_devices}
+    except Exception:  # as above
         return {}
-    return {d: sorted(core.get_property(d, "OPTIMIZATION_CAPABILITIES")) for d in core.available_devices}
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
@@ -125,19 +126,43 @@ def _findings(providers: list[str], openvino: dict[str, list[str]], driver: Driv
             engine="onnx",
             device="cpu",
             works=bool(providers),
-            why="ONNX Runtime is installed" if providers else "ONNX Runtime cannot be imported",
+            why=_why("onnxruntime", "ONNX Runtime", works=bool(providers)),
             builds=bool(providers),
         ),
         Finding(
             engine="openvino",
             device="cpu",
             works=there,
-            why=f"OpenVINO is installed, CPU {bf16} bf16" if there else "pip install 'gcis[openvino]'",
+            why=_why("openvino", "OpenVINO", works=there) + (f", CPU {bf16} bf16" if there else ""),
             builds=there,
         ),
         _onnx_on_gpu(providers, driver),
         *(_tensorrt(family, driver) for family in FAMILIES.values()),
     ]
+
+
+def _why(module: str, product: str, *, works: bool) -> str:
+    """Return why an engine on the CPU works or not, with what may stop it later."""
+    if works:
+        notes = [f"{product} is installed"]
+    elif module == "openvino" and not _found(module):
+        return "pip install 'gcis[openvino]'"
+    else:
+        problem = import_problem(module) or "parts of the package are missing"
+        notes = [f"{product} cannot be imported: {problem}", f"pip install --force-reinstall {module}"]
+    if module == "onnxruntime" and (both := overlap()) is not None:
+        notes.append(both)
+    if module == "openvino" and (found := limits()) is not None:
+        notes.append(f"may fail with {found}")
+    return "; ".join(notes)
+
+
+def _found(module: str) -> bool:
+    """Return whether a module is installed, usable or not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _onnx_on_gpu(providers: list[str], driver: Driver) -> Finding:
@@ -160,7 +185,7 @@ def _onnx_on_gpu(providers: list[str], driver: Driver) -> Finding:
 def _tensorrt(family: Family, driver: Driver) -> Finding:
     """Return the finding for a TensorRT family. Creating its runtime without a driver would crash Python."""
     version = installed_version(family)
-    can_build = importlib.util.find_spec(family.builder) is not None and version is not None
+    can_build = _found(family.builder) and version is not None
     served = [gpu for gpu in driver.gpus if family.serves(gpu.capability)]
     if version is None:
         works, why = False, f"{family.product} is not installed: pip install 'gcis[{family.extra}]'"
@@ -180,20 +205,9 @@ def _tensorrt(family: Family, driver: Driver) -> Finding:
 
 def _gpu_packages() -> list[str]:
     """Return the missing packages among those that every GPU engine needs."""
-    try:
-        found = importlib.util.find_spec("cuda.bindings.driver") is not None
-    except ImportError:
-        found = False
+    found = _found("cuda.bindings.driver")
     return [] if found else ["cuda-python is not installed: pip install 'gcis[cuda]'"]
 
 
 def _names(driver: Driver) -> str:
     return ", ".join(f"{gpu.name} ({gpu.sm})" for gpu in driver.gpus)
-
-
-def _version(package: str) -> str | None:
-    """Return an installed package's version."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

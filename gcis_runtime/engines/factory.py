@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.choices import EngineName
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
-from gcis_runtime.errors import EngineError
+from gcis_runtime.engines.usable import advice, reason_of
+from gcis_runtime.errors import EngineError, GcisError, UnusableEngineError
 
 # Engines are imported when one is opened: each import takes from 0.1 to several seconds.
 
@@ -22,6 +25,7 @@ def open_session(bundle: Bundle, options: EngineOptions) -> Session:
 
     Raises:
         EngineError: The engine is not installed or cannot run on this machine.
+        UnusableEngineError: The engine is installed, but damaged or not fit for this machine.
         BundleError: The graph is not the one that the manifest describes.
         DeviceMemoryError: The device has too little memory.
     """
@@ -33,9 +37,23 @@ def open_session(bundle: Bundle, options: EngineOptions) -> Session:
             expected="onnx on cuda",
             fix="Add --engine onnx --device cuda, or leave out --tf32.",
         )
-    if options.device == "cpu":
-        return _open_on_cpu(bundle, engine, options)
-    return _open_on_gpu(bundle, engine, options)
+    with _usable(engine):
+        if options.device == "cpu":
+            return _open_on_cpu(bundle, engine, options)
+        return _open_on_gpu(bundle, engine, options)
+
+
+@contextlib.contextmanager
+def _usable(engine: EngineName) -> Iterator[None]:
+    """Translate the errors of a damaged package: its import and its start may raise anything."""
+    try:
+        yield
+    except (GcisError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnusableEngineError(
+            f"{engine} is installed but cannot be used", received=reason_of(error), fix=advice(engine)
+        ) from error
 
 
 def _automatic(bundle: Bundle, options: EngineOptions) -> EngineName:
@@ -103,4 +121,7 @@ def _open_on_gpu(bundle: Bundle, engine: EngineName, options: EngineOptions) -> 
 
 
 def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError, AttributeError):  # a package without its parts
+        return False

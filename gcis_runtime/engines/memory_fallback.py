@@ -1,4 +1,6 @@
-"""Choose the engine options to try next after memory ran out: a smaller batch, another engine or device.
+"""Choose the engine options to try next: a smaller batch, another engine or device.
+
+This happens after memory ran out, and with engine `"auto"` for an engine that is installed but does not work.
 
 `MemoryFallback` only decides; `pipeline.loaded_engine` opens and closes the sessions. An engine that the user
 selected by name is kept, and only its window batch is halved
@@ -16,7 +18,7 @@ from gcis_runtime.choices import EngineName
 from gcis_runtime.engines.factory import automatic_engines
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import Session
-from gcis_runtime.errors import DeviceMemoryError, GcisError
+from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 OUT_OF_MEMORY = (DeviceMemoryError, MemoryError)
 """Errors after which a smaller configuration may succeed."""
@@ -42,6 +44,14 @@ class MemoryFallback:
         self._bundle = bundle
         self.requested = self.current = options
         self.steps: list[str] = []
+        self._unusable = False
+
+    @property
+    def _name(self) -> str:
+        """Name of the current engine, also if `"auto"` has not opened it yet."""
+        if self.current.engine != "auto":
+            return self.current.engine
+        return automatic_engines(self._bundle, self.current.device)[0]
 
     def opened(self, session: Session) -> None:
         """Record the engine, device and window batch of the session that the current options opened."""
@@ -70,8 +80,31 @@ class MemoryFallback:
         self.steps.append(f"{self.current.text} cannot be opened: {reason}")
         self.current = next(self._following())
 
-    def exhausted(self, reason: str) -> DeviceMemoryError:
+    @property
+    def has_other_engine(self) -> bool:
+        """Whether `"auto"` may select another engine on the same device."""
+        return next(self._engines(self.current.device), None) is not None
+
+    def replace_engine(self, reason: str) -> None:
+        """Move to the next engine on the same device because the current one does not work here.
+
+        Args:
+            reason: The engine's error in one line.
+        """
+        self._unusable = True
+        self.steps.append(f"{self._name} does not work here: {reason}")
+        self.current = next(self._engines(self.current.device))
+
+    def exhausted(self, reason: str) -> EngineError:
         """Return the error for a volume that no options fit, and start again from the requested options."""
+        if self._unusable:
+            tried = "; ".join(self.steps)
+            last, self.current, self.steps, self._unusable = self._name, self.requested, [], False
+            return EngineError(
+                "no engine can run this bundle on this machine",
+                received=f"{tried}; {last}: {reason}",
+                fix="`gcis-bundle doctor` lists the engines and why they cannot run.",
+            )
         fix = "Use a machine with more memory, or a bundle with a smaller window."
         if self.requested.engine != "auto":
             fix = "Without --engine, other engines and then the CPU are tried. " + fix
@@ -93,21 +126,21 @@ class MemoryFallback:
         if requested.engine != "auto":
             return
         for device in dict.fromkeys((now.device, "cpu")):
-            names = automatic_engines(self._bundle, device)
-            if device == now.device:
-                used = now.engine
-                names = names[names.index(used) + 1 :] if used != "auto" and used in names else names[1:]
-            for name in names:
-                tf32 = requested.tf32 and name == "onnx" and device != "cpu"
-                yield replace(requested, engine=name, device=device, batch=1, tf32=tf32)
+            yield from self._engines(device)
+
+    def _engines(self, device: str) -> Iterator[EngineOptions]:
+        """Yield options with the engines of `"auto"` on a device, after the current one on its own device."""
+        now, requested = self.current, self.requested
+        if requested.engine != "auto":
+            return
+        names = automatic_engines(self._bundle, device)
+        if device == now.device:
+            used = now.engine
+            names = names[names.index(used) + 1 :] if used != "auto" and used in names else names[1:]
+        for name in names:
+            tf32 = requested.tf32 and name == "onnx" and device != "cpu"
+            yield replace(requested, engine=name, device=device, batch=1, tf32=tf32)
 
 
 def _most_windows(bundle: Bundle) -> int:
     return max(graph.batch for graph in bundle.manifest.graphs)
-
-
-def reason_of(error: BaseException) -> str:
-    """Return an error's cause in one line of at most 200 characters."""
-    received = error.received if isinstance(error, GcisError) else None
-    text = received or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]

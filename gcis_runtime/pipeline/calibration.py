@@ -72,7 +72,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 def find(key: Mapping[str, str]) -> Calibration | None:
     """Return the calibration for a key, or None."""
-    found = read_record(_file(key), Calibration).value
+    try:
+        found = read_record(_file(key), Calibration).value
+    except OutputError:  # this user has no home folder
+        return None
     if found is None or found.schema != _SCHEMA or found.key != dict(key):
         return None
     return found if found.is_plausible else None

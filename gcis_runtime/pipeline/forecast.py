@@ -18,6 +18,7 @@ from gcis_runtime.pipeline import calibration
 from gcis_runtime.pipeline.calibration import Calibration
 from gcis_runtime.pipeline.footprint import RequestedOutputs, activations, host_footprint
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
+from gcis_runtime.pipeline.memory_limit import INTERPRETER_BYTES, memory_limit, more_memory
 from gcis_runtime.sliding.carry_over import room_for_file
 from gcis_runtime.sliding.labeller import Restore
 from gcis_runtime.sliding.plan import WindowPlan, with_slab_axis
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _IN_MEMORY = 1 << 30
 """Without a memory limit, larger unfinished sums are carried over in a temporary file if a disk has space."""
-_INTERPRETER = 160 << 20
-"""Bytes of Python with NumPy and the libraries of an engine, used if the resident memory is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,8 @@ def choose_execution(
 ) -> tuple[ExecutionPlan, Forecast]:
     """Forecast a volume, and reduce its memory step by step if the forecast exceeds the limit.
 
-    Without a limit, unfinished sums of more than `_IN_MEMORY` bytes are carried over in a temporary file if a
+    Without a requested limit, the memory that the machine and the control groups of the process have left is
+    the limit, and unfinished sums of more than `_IN_MEMORY` bytes are carried over in a temporary file if a
     disk has space. With a limit, the steps are, in this order: carry unfinished sums over in a temporary file
     (labels stay the same); order windows in slabs along the axis that needs the least memory (sums are added
     in another order, so that labels may change where a logit is zero up to rounding); take the label of the
@@ -120,7 +120,7 @@ def choose_execution(
         engine: The loaded engine.
         sizes: Grids and requested outputs.
         execution: The requested choices.
-        allowed: Limit of the resident memory in bytes; None for no limit.
+        allowed: Limit of the resident memory in bytes; None for that of the machine and its container.
 
     Returns:
         The choices to run with, and their forecast.
@@ -128,33 +128,34 @@ def choose_execution(
     Raises:
         MemoryLimitError: All choices exceed the limit.
     """
-    resident = resident_bytes() or peak_memory_bytes() or _INTERPRETER
+    resident = resident_bytes() or peak_memory_bytes() or INTERPRETER_BYTES
     known = calibration.find(engine.key())
     if allowed is None and _carry_over_bytes(sizes, execution) > _IN_MEMORY:
         execution = replace(execution, on_disk=_no_file(engine, sizes, execution) is None)
     forecast = _predict(engine, sizes, execution, resident, known)
-    if allowed is None:
+    limit = memory_limit(allowed, resident)
+    if limit is None:
         return execution, forecast
     steps: list[str] = []
     for candidate, step in _smaller(engine, sizes, execution, known):
-        if forecast.host_bytes <= allowed:
+        if forecast.host_bytes <= limit:
             break
         less = _predict(engine, sizes, candidate, resident, known)
         if less.host_bytes < forecast.host_bytes:
             steps.append(
                 f"{step}: {bytes_text(less.host_bytes)} instead of {bytes_text(forecast.host_bytes)},"
-                f" {bytes_text(allowed)} are allowed"
+                f" {bytes_text(limit)} are {'available' if allowed is None else 'allowed'}"
             )
             execution, forecast = candidate, less
-    if forecast.host_bytes > allowed:
+    if forecast.host_bytes > limit:
         problem = None if execution.on_disk else _no_file(engine, sizes, execution)
         raise MemoryLimitError(
-            "the image needs more memory than is allowed",
+            f"the image needs more memory than is {'available' if allowed is None else 'allowed'}",
             received=f"{bytes_text(forecast.host_bytes)} predicted"
             + (f" after {'; '.join(steps)}" if steps else "")
             + (f"; no temporary file was used: {problem}" if problem else ""),
-            expected=f"at most {bytes_text(allowed)}",
-            fix=f"Allow --max-memory {(forecast.host_bytes >> 20) + 1}M, or fewer structures with --prompt.",
+            expected=f"at most {bytes_text(limit)}",
+            fix=f"{more_memory(allowed, forecast.host_bytes)}, or fewer structures with --prompt.",
         )
     return execution, replace(forecast, allowed_bytes=allowed, steps=tuple(steps))
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.bundles.manifest import Graph
-from gcis_runtime.engines.device_memory import free_device_memory
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.info import EngineInfo
-from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback, reason_of
+from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
-from gcis_runtime.errors import EngineError
+from gcis_runtime.engines.usable import reason_of
+from gcis_runtime.errors import EngineError, UnusableEngineError
+from gcis_runtime.pipeline.open_engine import Opener, open_first
 from gcis_runtime.pipeline.precision_check import check_before_first_run
 from gcis_runtime.sliding.labeller import CpuLabeller, Labeller
 from gcis_runtime.system.cpus import cpu_name, usable_cpus
@@ -27,9 +28,6 @@ _T = TypeVar("_T")
 
 _FIRST_RUNS = 3
 """Runs after which an engine's memory no longer grows: ONNX Runtime plans its second run from the first."""
-
-Opener = Callable[[Bundle, EngineOptions], Session]
-"""Opens a session, as `open_session` does."""
 
 
 class LoadedEngine:
@@ -64,6 +62,7 @@ class LoadedEngine:
         """Open a session; if memory is too small, open the first smaller configuration that fits.
 
         The first time that `"auto"` may select fp16 on a GPU, fp16 is checked on a few windows.
+        With engine `"auto"`, an engine that is installed but does not work is replaced by the next one.
 
         Args:
             bundle: The verified bundle.
@@ -76,7 +75,7 @@ class LoadedEngine:
         """
         check_before_first_run(bundle, options, opener)
         fallback = MemoryFallback(bundle, options)
-        session, free_before = _open(bundle, fallback, opener)
+        session, free_before = open_first(bundle, fallback, opener)
         engine = cls(bundle, session)
         engine._fallback, engine._opener, engine._free_before = fallback, opener, free_before
         return engine
@@ -129,7 +128,7 @@ class LoadedEngine:
 
     @property
     def steps(self) -> Sequence[str]:
-        """One line per configuration that was abandoned for lack of memory since the bundle was opened."""
+        """One line per configuration that was abandoned since the bundle was opened, with the reason."""
         return () if self._fallback is None else tuple(self._fallback.steps)
 
     @property
@@ -163,21 +162,34 @@ class LoadedEngine:
 
         Raises:
             EngineError: The engine failed, or a logit is not finite, which would silently become background.
+            UnusableEngineError: The same, on the engine's first run.
         """
+        if self._runs:
+            return self._run(window)
+        try:
+            return self._run(window)
+        except OUT_OF_MEMORY:
+            raise
+        except EngineError as error:
+            raise UnusableEngineError(
+                error.message, received=error.received, expected=error.expected, fix=error.fix
+            ) from error
+
+    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         session = self.session
         before = resident_bytes() if self._runs < _FIRST_RUNS else None
         logits = session.run(window)
-        if self._runs < _FIRST_RUNS:
-            self._runs += 1
-            after = resident_bytes()
-            if before is not None and after is not None:
-                self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"the output of {session.name} is not finite",
                 received=self.info.text,
                 fix="Use --precision fp32 or another --engine.",
             )
+        if self._runs < _FIRST_RUNS:
+            self._runs += 1
+            after = resident_bytes()
+            if before is not None and after is not None:
+                self.run_bytes = (self.run_bytes or 0) + max(0, after - before)
         return logits
 
     def until_it_fits(self, work: Callable[[], _T]) -> tuple[_T, float]:
@@ -209,8 +221,13 @@ class LoadedEngine:
                     self._free()
                     raise self._fallback.exhausted(reason_of(error)) from error
                 reason = reason_of(error)  # not the error: its traceback keeps the attempt's arrays alive
+                step = self._fallback.step
+            except UnusableEngineError as error:
+                if self._fallback is None or not self._fallback.has_other_engine:
+                    raise
+                reason, step = reason_of(error), self._fallback.replace_engine
             self._free()
-            self._fallback.step(reason)
+            step(reason)
             self._open()
             lost += time.perf_counter() - begun
 
@@ -236,7 +253,7 @@ class LoadedEngine:
 
     def _open(self) -> None:
         if self._fallback is not None:
-            session, self._free_before = _open(self.bundle, self._fallback, self._opener)
+            session, self._free_before = open_first(self.bundle, self._fallback, self._opener)
             self._adopt(session)
 
     def _adopt(self, session: Session) -> None:
@@ -266,31 +283,6 @@ class LoadedEngine:
         self._labeller = None  # the labeller may hold memory of the session's device
         if session is not None:
             session.close()
-
-
-def _open(bundle: Bundle, fallback: MemoryFallback, opener: Opener) -> tuple[Session, int | None]:
-    """Open the current options of `fallback`, or the first later ones that open.
-
-    Returns:
-        The session, and the free device memory in bytes before it was opened; None on the CPU.
-    """
-    while True:
-        free = free_device_memory(fallback.current.device)
-        try:
-            session = opener(bundle, fallback.current)
-        except OUT_OF_MEMORY as error:
-            if not fallback.can_step:
-                raise fallback.exhausted(reason_of(error)) from error
-            fallback.step(reason_of(error))
-        except EngineError as error:
-            if not fallback.steps:
-                raise  # the requested engine cannot be opened, and memory is not the reason
-            if not fallback.can_step:
-                raise fallback.exhausted(reason_of(error)) from error
-            fallback.skip(reason_of(error))
-        else:
-            fallback.opened(session)
-            return session, free
 
 
 def _closed() -> EngineError:

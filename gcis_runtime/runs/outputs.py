@@ -12,8 +12,10 @@ from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import check_format
 from gcis_runtime.images.suffixes import ITK, WRITABLE, stem, suffix_of
+from gcis_runtime.platforms import name_key
 from gcis_runtime.runs.inputs import Source
-from gcis_runtime.system.atomic_files import check_writable, remove_leftovers
+from gcis_runtime.system.atomic_files import remove_leftovers, unwritable
+from gcis_runtime.system.rehearsal import check_name, check_writable
 
 SEG, RTSTRUCT = "dicom-seg", "rtstruct"
 DICOM_FORMATS = (SEG, RTSTRUCT)
@@ -172,12 +174,13 @@ def _refuse_names(jobs: Sequence[Job]) -> None:
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
     """Raise an error for outputs that would overwrite a file or cannot be written."""
     seen: dict[str, Path] = {}
+    rehearsed: dict[Path, int] = {}
     # Not `Path.resolve`, which raises RuntimeError for links in a circle before Python 3.13.
     sources = {os.path.realpath(job.image) for job in jobs}
     for job in jobs:
         if os.path.realpath(job.labels) in sources:
             raise OutputError(f"{job.labels} would overwrite an image", fix="Choose another name with -o.")
-        target = os.path.realpath(job.report)  # one for all formats
+        target = name_key(os.path.realpath(job.report))  # one for all formats
         if target in seen:
             raise OutputError(
                 f"{seen[target]} and {job.image} have the same output",
@@ -187,15 +190,30 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
         seen[target] = job.image
         if job.series is None:
             check_format(job.image)
-        for name, path in job.formats:
-            check_writable(path)
-            if name not in DICOM_FORMATS:
-                check_format(path, write=True)
-            elif job.series is None:
-                raise OutputError(
-                    f"{name} needs a DICOM series",
-                    received=str(job.image),
-                    fix="Pass the study folder, or write another --format.",
-                )
-            else:
-                check_installed()
+        longest = max(
+            (job.labels, job.report, job.statistics, *(path for _, path in job.formats)),
+            key=lambda path: len(os.fsencode(path.name)),
+        )
+        if len(os.fsencode(longest.name)) > rehearsed.get(longest.parent, 0):
+            check_writable(job.labels, longest=longest)
+            rehearsed[longest.parent] = len(os.fsencode(longest.name))
+        for path in (job.report, *(path for _, path in job.formats)):
+            check_name(path)
+            if path.is_dir():
+                raise unwritable(path, IsADirectoryError(0, "a folder has that name"))
+        _check_formats(job)
+
+
+def _check_formats(job: Job) -> None:
+    """Raise an error unless this environment can write every format of a job."""
+    for name, path in job.formats:
+        if name not in DICOM_FORMATS:
+            check_format(path, write=True)
+        elif job.series is None:
+            raise OutputError(
+                f"{name} needs a DICOM series",
+                received=str(job.image),
+                fix="Pass the study folder, or write another --format.",
+            )
+        else:
+            check_installed()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import exchange_paths
 from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.own_files import create_new, open_plain
 from gcis_runtime.system.unfinished import unfinished
+from gcis_runtime.system.weak_file_systems import flush, rename, rename_folder, set_mode, short_name
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\w+)?", re.DOTALL)
 """Names of temporary files and folders; see `_new_file` and `_new_folder`."""
@@ -48,8 +49,9 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
         temporary, file = _new_file(path, suffix)
         with unfinished(temporary):
             yield temporary
-            _flush(temporary, file)
-            temporary.replace(path)
+            _check_same(temporary, file)
+            flush(temporary)
+            rename(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -59,19 +61,14 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
             os.close(file)
 
 
-def _flush(temporary: Path, file: int | None) -> None:
-    """Flush a file to disk before its rename, so that a power failure leaves no empty file.
+def _check_same(temporary: Path, file: int | None) -> None:
+    """Raise an error unless a path is still that of an open file.
 
     Raises:
         OSError: Another file or a link has taken its place, as happens in folders that others can write to.
     """
-    if file is None:
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        return
-    if not os.path.samestat(temporary.lstat(), os.fstat(file)):
+    if file is not None and not os.path.samestat(temporary.lstat(), os.fstat(file)):
         raise OSError(0, "the temporary file was replaced by another")
-    os.fsync(file)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -79,7 +76,7 @@ def remove_leftovers(folder: Path) -> None:
 
     Nothing is removed on Windows, on file systems without locks, or if the folder does not exist.
     """
-    if sys.platform == "win32":
+    if platforms.WINDOWS:
         return
     try:
         with os.scandir(folder) as entries:
@@ -101,13 +98,6 @@ def remove_leftovers(folder: Path) -> None:
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(file)
-
-
-def exchange_paths(one: Path, two: Path) -> bool:
-    """Swap two paths in one step; return False if the system cannot (any system but Linux)."""
-    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
 
 
 @contextlib.contextmanager
@@ -142,50 +132,36 @@ def replacing_folder(
         stack.callback(_close, lock)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes folders private
+        set_mode(temporary, 0o755)  # mkdtemp makes folders private
         for file in temporary.rglob("*"):
             if file.is_dir():
-                file.chmod(0o755)
+                set_mode(file, 0o755)
                 continue
-            file.chmod(0o644)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            set_mode(file, 0o644)
+            flush(file)
         if not path.exists():
-            temporary.replace(path)
+            rename_folder(temporary, path)
         elif not exchange(temporary, path):
             _move_aside(temporary, path)
 
 
 def _move_aside(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path` after moving the existing folder aside."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    """Rename `temporary` to `path` after moving the existing folder aside.
+
+    Where folders cannot be renamed, the existing one is copied aside, and the new files are copied over it.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{short_name(path.name, 20)}.old.", dir=path.parent))
+    old = aside / path.name
     try:
-        path.replace(aside / path.name)
+        rename_folder(path, old)
+        shutil.rmtree(path, ignore_errors=True)  # if it was copied
         try:
-            temporary.replace(path)
+            rename_folder(temporary, path)
         except OSError:
-            (aside / path.name).replace(path)
+            rename_folder(old, path)
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check that a file can be written, without leaving anything behind.
-
-    Raises:
-        OutputError: No file can be created in the nearest existing parent folder, or `path` is a folder.
-    """
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "a folder has that name")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
@@ -209,10 +185,11 @@ def _new_file(path: Path, suffix: str) -> tuple[Path, int | None]:
         renamed.
     """
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
+        start = short_name(path.name, len(f"..{8 * 'x'}.part{suffix}"))
+        temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part{suffix}")
         with contextlib.suppress(FileExistsError):
             file = create_new(temporary, mode=0o666)
-            if sys.platform == "win32":
+            if platforms.WINDOWS:
                 os.close(file)
                 return temporary, None
             if _hold(file, temporary):
@@ -227,10 +204,11 @@ def _new_folder(path: Path) -> tuple[Path, int | None]:
         The folder and the descriptor that holds its lock; None on systems that do not open folders.
     """
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        start = short_name(path.name, len(f"..{8 * 'x'}.part"))
+        temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
         with contextlib.suppress(FileExistsError):
             temporary.mkdir(mode=0o700)
-            if sys.platform == "win32":
+            if platforms.WINDOWS:
                 return temporary, None
             file = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             if _hold(file, temporary):

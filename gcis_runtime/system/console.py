@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,10 @@ from typing import Any, TypeVar
 import click
 
 from gcis_runtime.errors import GcisError
+from gcis_runtime.system.home import name_home
 from gcis_runtime.system.interruption import INTERRUPTED_EXIT, interruptible
+from gcis_runtime.system.streams import tolerant_streams
+from gcis_runtime.system.weak_file_systems import FileSystemWarning
 from gcis_runtime.text import error_text, screen_text
 
 USAGE_EXIT = 2
@@ -79,23 +83,30 @@ class _Guarded(click.Command):
                 formatter.write_dl(records)
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
+        with tolerant_streams() as output:
+            code = self._run(args)
+            output.finish()
+            if output.failed is not None and not isinstance(output.failed, BrokenPipeError):
+                reason = error_text(output.failed)
+                click.echo(f"{self.name or 'gcis'}: error: standard output: {reason}", err=True)
+        sys.exit(code or int(output.failed is not None))
+
+    def _run(self, args: Sequence[str] | None) -> int:
+        """Run the command, report its error, and return the exit code."""
         prog = self.name or "gcis"
         invocation = _Invocation()
-        _open_streams()
         try:
-            with interruptible():
+            name_home()
+            with interruptible(), _notes_as_lines(prog):
                 code = super().main(args, prog_name=prog, standalone_mode=False, obj=invocation)
         except click.ClickException as error:
             text = io.StringIO()
             error.show(text)
             echo(text.getvalue().removesuffix("\n"), err=True)
-            code = error.exit_code
+            return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{prog}: interrupted", err=True)
-            code = INTERRUPTED_EXIT
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
+            return INTERRUPTED_EXIT
         except ModuleNotFoundError as error:
             if self.extras is None or (error.name or "gcis").startswith("gcis"):
                 raise
@@ -108,13 +119,13 @@ class _Guarded(click.Command):
                 fix=f'Run pip install "gcis[{self.extras}]".',
             )
             click.echo(f"{prog}: error: {error_text(missing)}", err=True)
-            code = USAGE_EXIT
+            return USAGE_EXIT
         except (GcisError, OSError, MemoryError) as error:
             if invocation.verbose:
                 traceback.print_exception(error)
             click.echo(f"{prog}: error: {error_text(error)}", err=True)
-            code = USAGE_EXIT
-        sys.exit(code if isinstance(code, int) else 0)
+            return USAGE_EXIT
+        return code if isinstance(code, int) else 0
 
 
 class _GuardedGroup(_Guarded, click.Group):
@@ -131,20 +142,6 @@ def echo(text: str = "", *, err: bool = False) -> None:
     click.echo(screen_text(text), err=err)
 
 
-def _open_streams() -> None:
-    """Open the null device for standard streams that are closed (`2>&-`).
-
-    Otherwise the next file to be opened gets the descriptor of a standard stream, and libraries print into
-    it.
-    """
-    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(file, True)  # as standard streams are
-    os.close(file)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-
-
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error on standard error if the command was called with `-v`.
 
@@ -154,6 +151,24 @@ def print_traceback(error: BaseException) -> None:
     invocation = context.find_object(_Invocation) if context is not None else None
     if invocation is not None and invocation.verbose:
         traceback.print_exception(error)
+
+
+@contextlib.contextmanager
+def _notes_as_lines(prog: str) -> Iterator[None]:
+    """Print notes about file systems as one line each; other warnings are shown as usual."""
+    show, seen = warnings.showwarning, set[str]()
+
+    def show_line(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if not issubclass(category, FileSystemWarning):
+            show(message, category, *rest, **named)
+        elif (missing := str(message).rpartition(" has no ")[2]) not in seen:
+            seen.add(missing)
+            echo(f"{prog}: note: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", FileSystemWarning)
+        warnings.showwarning = show_line
+        yield
 
 
 def _verbose(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gcis_runtime.errors import EngineError
+from gcis_runtime.system.control_groups import CGROUP, MEMBERSHIP, control_groups
 
-_CGROUP = Path("/sys/fs/cgroup")
 _CROWD = 8
 """Largest number of threads per processor. More than one is not faster; thousands block each other."""
-_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cpus() -> int:
@@ -24,7 +22,7 @@ def allowed_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+def usable_cpus(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return the number of CPUs that affinity and the quotas of control groups allow, at least 1.
 
     Args:
@@ -32,7 +30,9 @@ def usable_cpus(*, cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> in
         membership: File that lists the control groups of this process.
     """
     count = allowed_cpus()
-    quotas = [quota for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
+    quotas = [
+        quota for folder in control_groups("cpu", cgroup, membership) if (quota := _quota(folder)) is not None
+    ]
     return max(1, min(count, math.ceil(min(quotas)))) if quotas else count
 
 
@@ -65,28 +65,6 @@ def check_threads(threads: int | None) -> None:
             expected=f"1 to {most}, {_CROWD} per processor of this machine",
             fix="Omit it to use every processor that this process may use.",
         )
-
-
-def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
-    """Yield the folders of all control groups that limit this process: its own and its parents.
-
-    In a container with its own namespace the group is the root of the mount, otherwise a folder below it.
-    """
-    yield cgroup
-    for controller in ("cpu", "cpu,cpuacct"):
-        yield cgroup / controller
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if number != "0" and "cpu" not in controllers.split(","):
-            continue
-        root = cgroup / controllers if controllers else cgroup
-        for mount in {root, cgroup / "cpu"} if controllers else {root}:
-            below = PurePosixPath(path.strip("/"))
-            yield from (mount / part for part in (below, *below.parents))
 
 
 def _quota(folder: Path) -> float | None:

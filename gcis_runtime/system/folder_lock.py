@@ -9,14 +9,15 @@ import contextlib
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.atomic_files import unwritable
 from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.own_files import create_new, open_plain
+from gcis_runtime.system.weak_file_systems import locks_are_missing
 from gcis_runtime.text import printable
 
 NAME = ".gcis-run.lock"
@@ -45,17 +46,20 @@ def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> 
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        if sys.platform == "win32":  # an old file of this module is reused: it cannot be removed while open
+        if platforms.WINDOWS:  # an old file of this module is reused: it cannot be removed while open
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        # Removed while locked, except on Windows: a process that has just opened the file notices that its
-        # path is gone, and opens a new one.
+        # Removed while locked: a process that has just opened the file notices that its path is gone, and
+        # opens a new one. Windows removes no open file, neither this one nor that of another process.
+        if platforms.WINDOWS:
+            os.close(file)
         with contextlib.suppress(OSError):
             path.unlink()
-        os.close(file)
+        if not platforms.WINDOWS:
+            os.close(file)
 
 
 def _locked(path: Path, try_lock: Callable[[int], bool]) -> int:
@@ -73,17 +77,27 @@ def _locked(path: Path, try_lock: Callable[[int], bool]) -> int:
             except FileNotFoundError:
                 continue  # the holder has just removed it
         try:
-            if not try_lock(file):
+            if not _lock(file, path.parent, try_lock):
                 raise _in_use(path, file)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(file)):
-                    if new or (sys.platform == "win32" and _is_ours(file)):
+                    if new or (platforms.WINDOWS and _is_ours(file)):
                         return file
                     _remove_old(path, file)
         except BaseException:
             os.close(file)
             raise
         os.close(file)  # removed here, or by the previous holder after it was opened here
+
+
+def _lock(file: int, folder: Path, try_lock: Callable[[int], bool]) -> bool:
+    """Lock a file; where there are no locks, continue without one."""
+    try:
+        return try_lock(file)
+    except OSError as error:
+        if locks_are_missing(error, folder, "do not start another run into it"):
+            return True
+        raise
 
 
 def _in_use(path: Path, file: int) -> OutputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ import msgspec
 from gcis_runtime.system.atomic_files import replacing
 
 _T = TypeVar("_T")
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def decode_json(data: bytes, kind: type[_T]) -> _T:
@@ -36,12 +39,12 @@ def json_bytes(value: Any, *, indent: int = 2) -> bytes:
 
 
 def json_text(value: Any, *, indent: int = 2) -> str:
-    """Return a value as indented JSON for a terminal, without a final newline.
+    """Return a value as indented JSON in ASCII without a final newline, as `click.echo` expects.
 
-    Characters that are not printable are JSON escapes.
+    Other characters are escaped, since standard output may have any encoding (`cp1252` for pipes on Windows).
     """
     text = json_bytes(value, indent=indent).decode().removesuffix("\n")
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def write_json(path: Path, value: Any, *, indent: int = 2) -> None:

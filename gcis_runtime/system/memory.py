@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import PEAK_MEMORY_UNIT
+from gcis_runtime.system.control_groups import CGROUP, MEMBERSHIP, control_groups
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
 
 
@@ -45,6 +47,50 @@ def resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_bytes(
+    *, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP, meminfo: Path = _MEMINFO
+) -> int | None:
+    """Return by how many bytes this process may grow before the system or its container stops it.
+
+    Args:
+        cgroup: Mount point of the control groups.
+        membership: File that lists the control groups of this process.
+        meminfo: File with the memory of the machine.
+
+    Returns:
+        The least of the free memory of the machine with its swap and that of all control groups (versions 1
+        and 2); memory of the file cache counts as free. None if the system reports neither.
+    """
+    found = [_left(folder) for folder in control_groups("memory", cgroup, membership)]
+    machine = _numbers(meminfo)
+    if "MemAvailable" in machine:
+        found.append((machine["MemAvailable"] + machine.get("SwapFree", 0)) * 1024)
+    return min((size for size in found if size is not None), default=None)
+
+
+def _left(group: Path) -> int | None:
+    """Return the memory that a control group has left in bytes; None without a limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            size = int((group / limit).read_text()) - int((group / used).read_text())
+        except (OSError, ValueError):  # "max"
+            continue
+        return max(0, size + _numbers(group / "memory.stat").get(cache, 0))
+    return None
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Return the numbers of a file with a name and a number per line; empty if it cannot be read."""
+    try:
+        rows = [line.replace(":", " ").split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
 def peak_memory_bytes() -> int | None:
     """Return the peak resident memory of this process in bytes; None if the system does not report it.
 
@@ -61,4 +107,4 @@ def peak_memory_bytes() -> int | None:
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak * PEAK_MEMORY_UNIT

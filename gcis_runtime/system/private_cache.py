@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from gcis_runtime.errors import OutputError
 from gcis_runtime.system.home import home_folder
 from gcis_runtime.system.own_files import open_plain
 from gcis_runtime.system.records import read_record
@@ -182,7 +183,7 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
             return None
         if found.st_mode & 0o077:
             folder.chmod(0o700)
-    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
+    except (OutputError, OSError, RuntimeError):  # this user has no home folder
         return None
     return PrivateCache(folder=folder)
 

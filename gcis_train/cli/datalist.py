@@ -60,8 +60,8 @@ def check(
     """Check the files of datalist F: grids, labels, HU values and duplicates. Exit code 2 reports errors."""
     import sys
 
-    from gcis_runtime.system.atomic_files import check_writable
     from gcis_runtime.system.json_files import json_text
+    from gcis_runtime.system.rehearsal import check_writable
     from gcis_train.data.check import check_datalist
     from gcis_train.data.check_report import spread, summary, text_table, write_sheet
     from gcis_train.data.datalist import group_cases, read_datalist
@@ -163,8 +163,8 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
     import sys
 
     from gcis_runtime.errors import DataError
-    from gcis_runtime.system.atomic_files import check_writable
     from gcis_runtime.system.json_files import json_text
+    from gcis_runtime.system.rehearsal import check_writable
     from gcis_train.datasets import DATASETS
     from gcis_train.datasets.build import Choices, build, write_datalist
     from gcis_train.training.progress import Progress

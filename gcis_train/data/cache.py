@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.spec import PreprocessSpec
-from gcis_runtime.system.atomic_files import check_writable, replacing_folder
+from gcis_runtime.system.atomic_files import replacing_folder
 from gcis_runtime.system.json_files import decode_json
+from gcis_runtime.system.rehearsal import check_writable
 from gcis_train.data.datalist import Case
 from gcis_train.data.volumes import CaseVolume, load_case
 

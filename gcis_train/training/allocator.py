@@ -8,7 +8,8 @@ and 1.3 s with freed memory kept.
 from __future__ import annotations
 
 import ctypes
-import sys
+
+from gcis_runtime.platforms import LINUX
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -22,7 +23,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the allocator accepted the setting.
     """
-    if not sys.platform.startswith("linux"):
+    if not LINUX:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

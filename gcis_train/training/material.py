@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -170,6 +171,7 @@ def checkpoint_config(
         text_model=options.text_model,
         text_weights=material.text_weights,
         provenance={
+            "gcis": importlib.metadata.version("gcis"),
             "stage": stage,
             "training_cases": len(material.cases.training),
             "phantoms_per_epoch": options.phantoms,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from gcis_train.nets.network import GcisNet
@@ -35,13 +37,13 @@ def pretrain(material: Material, run: Run) -> Outcome:
         tau_end=options.tau_end,
         balance=options.balance,
     )
-    store_embeddings(material, options, run.run_dir)
 
     def health() -> RouterHealth:
         with torch.no_grad():
             return router_health(objective.router_logits(), material.cases.prompts)
 
     config = checkpoint_config(material, options, kind="routed", stage="pretraining")
-    outcome = train(objective, material.cases, run, config, health=health)
+    record = partial(store_embeddings, material, options, run.run_dir)
+    outcome = train(objective, material.cases, run, config, health=health, record=record)
     log_coincidences(objective.pathways(), run.progress)
     return outcome

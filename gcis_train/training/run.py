@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+from gcis_runtime.errors import CheckpointError, OutputError
+from gcis_runtime.system.memory import bytes_text
+from gcis_runtime.system.rehearsal import check_folder_writable
 from gcis_train.data.cache import VolumeCache, case_loader
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
@@ -60,6 +63,7 @@ def train(
     config: CheckpointConfig,
     *,
     health: Callable[[], RouterHealth] | None = None,
+    record: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train an objective on the cases of a run, from the latest checkpoint if the run is resumed.
 
@@ -69,6 +73,8 @@ def train(
         run: Settings of the run.
         config: Configuration of the checkpoints; the trainer adds its counters to the provenance.
         health: Returns router statistics of the current weights; None for a network without routers.
+        record: Writes further files into the run folder, once it is certain that the run starts: a run that
+            cannot be resumed changes nothing.
 
     Raises:
         DataError, CheckpointError, ProcessError: See `Trainer.resume` and `Trainer.run`.
@@ -79,8 +85,6 @@ def train(
     folder, resumed = RunFolder(run.run_dir), run.resumed
     if resumed and (changed := folder.changed_options(options)):
         progress.log(f"resumed with changed options: {', '.join(changed)}")
-    if processes.first:
-        folder.write_options(options)
     cache = VolumeCache(Path(options.cache), notify=progress.log) if options.cache else None
     load = case_loader(options.preprocess, cache)
     validation = CaseStore(cases.validation, load)
@@ -103,6 +107,12 @@ def train(
     )
     if resumed:
         trainer.resume()
+    if processes.first:
+        rehearse_checkpoint(run.run_dir, objective.net)
+    if record is not None:
+        record()
+    if processes.first:
+        folder.write_options(options)
     outcome = trainer.run()
     if cache is not None:
         progress.log(cache.summary())
@@ -117,6 +127,28 @@ def search_convolutions(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.benchmark_limit = 4
+
+
+def rehearse_checkpoint(run_dir: Path, net: torch.nn.Module) -> None:
+    """Write and replace a folder of the size of a checkpoint, before hours are spent on its content.
+
+    Args:
+        run_dir: Run folder.
+        net: Network in training; the optimiser's state is twice as large as its weights.
+
+    Raises:
+        CheckpointError: The folder cannot be written, or the disk has no room for a checkpoint.
+    """
+    size = 3 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    try:
+        check_folder_writable(run_dir / "checkpoints" / "latest-00000000", size=size)
+    except OutputError as error:
+        raise CheckpointError(
+            f"{run_dir} cannot hold a checkpoint of {bytes_text(size)}",
+            received=error.received,
+            expected="a folder that this user can write to, on a disk with that much space",
+            fix="Free space or choose another --run-dir.",
+        ) from error
 
 
 def initialise_network(net: GcisNet | StaticGcisNet, material: Material, run: Run) -> None:

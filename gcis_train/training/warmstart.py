@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import msgspec
 import torch
@@ -41,10 +42,10 @@ def warm_start(material: Material, run: Run) -> Outcome:
     net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint)
     initialise_network(net, material, static_run)
     objective = JointObjective(net.to(run.device), prompts, foreground_weight=options.foreground_weight)
-    store_embeddings(material, options, run.run_dir)
     stage = "warm start"
     config = checkpoint_config(material, options, kind="static", pathways=pathways, stage=stage)
-    outcome = train(objective, material.cases, static_run, config)
+    record = partial(store_embeddings, material, options, run.run_dir)
+    outcome = train(objective, material.cases, static_run, config, record=record)
     if outcome.finished and outcome.first:
         best = checkpoint.load(static_run.run_dir)
         routed = upcycle(best.static(), material.embeddings, router_gap=options.router_gap)

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_runtime.schema_version import newer_version, read_head
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_runtime.structures.match import nearest_prompts
 from gcis_runtime.system.atomic_files import replacing_folder
@@ -28,6 +29,7 @@ from gcis_train.nets.pathway import Pathway
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
+SCHEMA_VERSION: Final = 1
 POINTER_FILE = "checkpoint.json"
 """File of a run folder that names its best and its latest checkpoint."""
 
@@ -59,7 +61,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     schema: Literal["gcis-checkpoint"] = "gcis-checkpoint"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     kind: CheckpointKind
     network: NetworkConfig
     preprocess: PreprocessSpec | None = None
@@ -224,7 +226,12 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     """
     folder = find(path, prefer=prefer)
     try:
-        config = decode_json((folder / CONFIG_FILE).read_bytes(), CheckpointConfig)
+        data = (folder / CONFIG_FILE).read_bytes()
+        head = read_head(data)
+        newer = head and newer_version(str(folder), head, SCHEMA_VERSION, CheckpointError)
+        if newer:
+            raise newer
+        config = decode_json(data, CheckpointConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gcis_runtime.errors import EngineError
+from gcis_runtime.platforms import CUDA_DRIVER
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
 _ADVICE = {
@@ -70,11 +70,10 @@ def probe_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     Args:
         load: Loads a shared library by name.
     """
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        library = load(name)
+        library = load(CUDA_DRIVER)
     except OSError:
-        return Driver(problem=f"no CUDA driver was found ({name})")
+        return Driver(problem=f"no CUDA driver was found ({CUDA_DRIVER})")
     result = int(library.cuInit(0))
     if result:
         return Driver(problem=_ADVICE.get(result, f"the CUDA driver does not start (error {result})"))

@@ -15,6 +15,7 @@ from gcis_runtime.errors import DeviceMemoryError, EngineError
 CPU_PROVIDER = "CPUExecutionProvider"
 _WARNING, _FATAL = 2, 4
 """Severities of ONNX Runtime's logger."""
+ort.disable_telemetry_events()  # in case the host process imported ONNX Runtime before gCIS
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "available memory of")
 
 

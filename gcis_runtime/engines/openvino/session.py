@@ -14,7 +14,8 @@ from gcis_runtime.engines.graph_choice import choose_graph, passed
 from gcis_runtime.engines.layer_precision import computed_in
 from gcis_runtime.engines.openvino.quiet_import import import_openvino
 from gcis_runtime.engines.session import check_graph
-from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.engines.usable import advice
+from gcis_runtime.errors import DeviceMemoryError, EngineError, UnusableEngineError
 from gcis_runtime.system.cpus import allowed_cpus, usable_cpus
 from gcis_runtime.system.private_cache import CachedFile, PrivateCache, open_cache
 
@@ -76,7 +77,8 @@ class OpenvinoSession:
             raise DeviceMemoryError("OpenVINO cannot load the graph: out of memory") from error
         self.precision = read_precision(model)
         if self.precision != wanted:
-            raise EngineError(
+            unusable = UnusableEngineError if precision == "auto" else EngineError
+            raise unusable(
                 "OpenVINO does not compute in the requested precision",
                 received=self.precision,
                 expected=wanted,
@@ -213,7 +215,7 @@ def _as_engine_error(error: RuntimeError, message: str) -> EngineError:
     line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
     if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
         return DeviceMemoryError(f"{message}: out of memory", received=line)
-    return EngineError(message, received=line, fix="Use --engine onnx, or run `gcis-bundle verify`.")
+    return UnusableEngineError(message, received=line, fix=advice("openvino"))
 
 
 def _shape(port: Any) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from gcis_runtime.bundles.manifest import Backend
-from gcis_runtime.errors import EngineError
+from gcis_runtime.errors import EngineError, UnusableEngineError
 
 Capability = tuple[int, int]
 """A compute capability (major, minor)."""
@@ -85,20 +85,20 @@ def installed_version(family: Family) -> str | None:
     """Return the version of the module that runs engines; None if no module can be loaded."""
     try:
         return str(load_runner(family).__version__)
-    except EngineError:
+    except (EngineError, AttributeError):
         return None
 
 
 def _load(family: Family, names: tuple[str, ...]) -> ModuleType:
     for name in names:
-        if importlib.util.find_spec(name) is None:
-            continue
         try:
+            if importlib.util.find_spec(name) is None:
+                continue
             return importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError) as error:
-            raise EngineError(
+        except Exception as error:  # a damaged package raises anything
+            raise UnusableEngineError(
                 f"{family.product} cannot be loaded",
-                received=str(error).splitlines()[0][:300],
+                received=(str(error).splitlines() or [type(error).__name__])[0][:300],
                 fix=f"Install it again: pip install 'gcis[{family.extra}]'.",
             ) from error
     raise EngineError(

@@ -17,7 +17,7 @@ from gcis_runtime.cli import run as cli
 from gcis_runtime.engines import memory_fallback as fallback
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import DeviceMemoryError, EngineError
-from gcis_runtime.pipeline import loaded_engine, segmenter
+from gcis_runtime.pipeline import open_engine, segmenter
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import ThresholdSession, threshold_bundle, threshold_segmenter
@@ -66,7 +66,7 @@ class Openings:
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     monkeypatch.setattr(fallback, "automatic_engines", lambda _bundle, device: AUTO[device])
-    monkeypatch.setattr(loaded_engine, "free_device_memory", lambda _device: None)
+    monkeypatch.setattr(open_engine, "free_device_memory", lambda _device: None)
     monkeypatch.setattr(fallback, "_most_windows", lambda _bundle: 4)
 
 

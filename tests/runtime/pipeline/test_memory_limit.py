@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from gcis_runtime import Volume
 from gcis_runtime.cli import run as cli
 from gcis_runtime.pipeline import forecast as forecast_module
+from gcis_runtime.pipeline import memory_limit as limit_module
 from gcis_runtime.spec import PreprocessSpec
 from tests.support.bundles_and_images import smooth_ct, write_ct
 from tests.support.fake_session import threshold_segmenter
@@ -101,6 +102,7 @@ def test_people_and_programs_see_the_forecast(make_bundle, ct, tmp_path):
 
 def test_one_image_too_large_fails_alone(make_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(limit_module, "resident_bytes", lambda: 100 << 20)
     (tmp_path / "cts").mkdir()
     for name, shape in (("a", (20, 18, 16)), ("b", (170, 160, 150)), ("c", (16, 20, 18))):
         write_ct(tmp_path / "cts" / f"{name}.nii.gz", shape=shape)
@@ -120,6 +122,7 @@ def test_one_image_too_large_fails_alone(make_bundle, tmp_path, monkeypatch):
 def test_a_step_is_taken_for_real(monkeypatch):
     """The choices of the forecast are applied: labels equal those of a request for nearest voxels."""
     monkeypatch.setattr(forecast_module, "resident_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(limit_module, "resident_bytes", lambda: 100 << 20)
     monkeypatch.setattr(forecast_module, "room_for_file", lambda _: "no disk")
     volume = Volume(array=smooth_ct((90, 40, 70)), affine=np.diag([2.4, 2.4, 2.4, 1.0]))
     ours = threshold_segmenter()
@@ -129,3 +132,26 @@ def test_a_step_is_taken_for_real(monkeypatch):
     assert tight.restore == "nearest" and len(tight.steps) >= 1
     np.testing.assert_array_equal(tight.labels, nearest.labels)
     assert np.any(tight.labels != free.labels)
+
+
+def test_the_memory_that_the_machine_has_left_is_a_limit(make_bundle, ct, tmp_path, monkeypatch):
+    arguments = [
+        str(ct),
+        "--bundle",
+        str(make_bundle()),
+        "--engine",
+        "onnx",
+        "-o",
+        str(tmp_path / "out.nii.gz"),
+    ]
+    monkeypatch.setattr(limit_module, "available_bytes", lambda: 1 << 20)
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert "needs more memory than is available" in line and "--max-memory" in line
+    assert not (tmp_path / "out.nii.gz").exists()
+    result = CliRunner().invoke(cli.main, [*arguments, "--max-memory", "64G"])
+    assert result.exit_code == 0, "an explicit limit overrides the check"
+    for known in (None, 64 << 30):
+        monkeypatch.setattr(limit_module, "available_bytes", lambda known=known: known)
+        assert CliRunner().invoke(cli.main, arguments).exit_code == 0

@@ -124,7 +124,8 @@ def test_reports_of_earlier_versions_are_resumed_and_keys_of_later_ones_are_not(
     assert finished(old) == ["a", "b"]
     assert finished(document | {"unknown": 1}) == ["a", "b"]
     assert finished(document | {"key": document["key"] | {"unknown": 1}}) == ["b"]
-    assert finished(document | {"schema": 2}) == ["b"]
+    with pytest.raises(GcisError, match="written by a newer gcis"):
+        finished(document | {"schema": 2})
 
 
 def test_a_single_image_needs_no_folder_and_errors_name_what_to_do(bundle, cts, tmp_path):

@@ -103,3 +103,15 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
             options(network=type(run.network)(feature_size=24, pathways=2)),
             pretrained=tmp_path / "warm" / "routed",
         )
+
+    # A run that cannot be resumed changes nothing.
+    files = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match="do not fit the network"):
+        pretrain(
+            tmp_path,
+            tmp_path / "run",
+            options(network=type(run.network)(feature_size=24, pathways=2)),
+            resume=True,
+            same=True,
+        )
+    assert files == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}

@@ -118,7 +118,7 @@ def _edit(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema_version": 2},
+        {"schema_version": 0},
         {"schema": "else"},
         {"kind": "other"},
         {"unknown": 1},
@@ -131,6 +131,12 @@ def _edit(folder: Path, **changes: Any) -> None:
 def test_a_damaged_config_is_an_error(saved: Path, changes: dict[str, Any]) -> None:
     _edit(saved, **changes)
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        checkpoint.load(saved)
+
+
+def test_a_newer_checkpoint_names_the_version_that_wrote_it(saved: Path) -> None:
+    _edit(saved, schema_version=99, provenance={"gcis": "7.1"}, new_field=1)
+    with pytest.raises(CheckpointError, match=r"written by a newer gcis.*version 99.*\(7\.1\)"):
         checkpoint.load(saved)
 
 
