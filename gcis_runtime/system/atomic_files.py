@@ -13,8 +13,7 @@ from pathlib import Path
 
 from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
-from gcis_runtime.platforms import exchange_paths
-from gcis_runtime.system.file_locks import try_lock
+from gcis_runtime.platforms import exchange_paths, try_lock
 from gcis_runtime.system.own_files import create_new, open_plain
 from gcis_runtime.system.unfinished import unfinished
 from gcis_runtime.system.weak_file_systems import flush, rename, rename_folder, set_mode, short_name

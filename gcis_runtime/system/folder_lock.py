@@ -14,8 +14,8 @@ from pathlib import Path
 
 from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
+from gcis_runtime.platforms import try_lock
 from gcis_runtime.system.atomic_files import unwritable
-from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.own_files import create_new, open_plain
 from gcis_runtime.system.weak_file_systems import locks_are_missing
 from gcis_runtime.text import printable

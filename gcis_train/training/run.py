@@ -109,10 +109,9 @@ def train(
         trainer.resume()
     if processes.first:
         rehearse_checkpoint(run.run_dir, objective.net)
+        folder.write_options(options)
     if record is not None:
         record()
-    if processes.first:
-        folder.write_options(options)
     outcome = trainer.run()
     if cache is not None:
         progress.log(cache.summary())

@@ -26,13 +26,13 @@ from gcis_runtime.images import nifti
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.pipeline import run_pass as passes
 from gcis_runtime.pipeline.options import Callbacks, SegmentOptions
+from gcis_runtime.platforms import try_lock
 from gcis_runtime.runs import case as runs
 from gcis_runtime.runs import cohort
 from gcis_runtime.runs.callbacks import RunCallbacks
 from gcis_runtime.runs.cohort import run_cases
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outcome import Outcome
-from gcis_runtime.system.file_locks import try_lock
 from gcis_runtime.system.folder_lock import NAME, folder_lock
 from tests.support.bundles_and_images import write_ct
 
