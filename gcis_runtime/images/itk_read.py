@@ -38,6 +38,8 @@ from gcis_runtime.system import gzip_stream as gzipped
 _RATIO = {"raw": 1, "text": 1, "hex": 1, "bzip2": MAX_BZIP2_RATIO}
 _SAMPLE = 40
 """Most characters per voxel of text that are read."""
+_TEXT_BYTES = 150
+"""Memory per voxel while text is parsed: its characters, a word object and a float64."""
 
 
 def read_decoded(path: Path) -> Decoded:
@@ -75,8 +77,11 @@ def voxel_bytes(path: Path) -> int:
     Raises:
         ImageError: See `read_decoded`.
     """
-    stored = read_header(path).stored
-    return math.prod(stored.shape) * (2 if np.can_cast(stored.dtype, np.int16) else 4)
+    header = read_header(path)
+    lean = 2 if np.can_cast(header.stored.dtype, np.int16) else 4
+    return math.prod(header.stored.shape) * (
+        lean + (_TEXT_BYTES if header.encoding in ("text", "hex") else 0)
+    )
 
 
 def read_header(path: Path) -> ItkHeader:
