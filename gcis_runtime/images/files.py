@@ -1,4 +1,4 @@
-"""Read and write image files by their suffix: NIfTI, and with SimpleITK also NRRD and MetaImage."""
+"""Read and write image files by their suffix: NIfTI, NRRD and MetaImage; SimpleITK writes the latter two."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError, OutputError
-from gcis_runtime.images import itk, nifti
+from gcis_runtime.images import itk, itk_read, nifti
 from gcis_runtime.images.grid import Grid
-from gcis_runtime.images.itk_header import find_voxels
 from gcis_runtime.images.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.images.volume import Decoded, Volume
 from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
@@ -23,11 +22,10 @@ _SUSPICIOUS_BYTES, _MOST_SHRINK = 1 << 30, 200
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a CT volume in HU: NRRD and MetaImage by suffix (`.nrrd`, `.mha`, `.mhd`), all others as NIfTI.
+    """Read a CT volume in HU: NRRD and MetaImage by suffix, all others as NIfTI.
 
     Raises:
-        ImageError: See `nifti.read_volume`; also where SimpleITK is needed and not installed, or `path` is
-            not a path.
+        ImageError: See `nifti.read_volume`; also if `path` is not a path.
     """
     path = as_path(path)
     return read_decoded(path).volume(path)
@@ -39,7 +37,7 @@ def read_decoded(path: Path) -> Decoded:
     Raises:
         ImageError: See `read_volume`.
     """
-    return itk.read_decoded(path) if suffix_of(path) in ITK else nifti.read_decoded(path)
+    return itk_read.read_decoded(path) if suffix_of(path) in ITK else nifti.read_decoded(path)
 
 
 def read_grid(path: str | os.PathLike[str]) -> Grid:
@@ -49,7 +47,7 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
         ImageError: See `read_volume`.
     """
     path = as_path(path)
-    return itk.read_grid(path) if suffix_of(path) in ITK else nifti.read_grid(path)
+    return itk_read.read_grid(path) if suffix_of(path) in ITK else nifti.read_grid(path)
 
 
 def as_path(path: object) -> Path:
@@ -74,7 +72,7 @@ def voxel_bytes(path: Path) -> int:
     Raises:
         ImageError: See `read_volume`.
     """
-    return itk.itk_voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
+    return itk_read.voxel_bytes(path) if suffix_of(path) in ITK else nifti.voxel_bytes(path)
 
 
 def check_plausible(path: Path) -> None:
@@ -88,7 +86,7 @@ def check_plausible(path: Path) -> None:
     unpacked = voxel_bytes(path)
     if unpacked <= _SUSPICIOUS_BYTES:
         return
-    stored = (find_voxels(path).file if suffix_of(path) in ITK else path).stat().st_size
+    stored = (itk_read.read_header(path).stored.file if suffix_of(path) in ITK else path).stat().st_size
     # Ratios beyond the limit of deflate mean a truncated file, which the reader reports.
     if _MOST_SHRINK < unpacked / max(stored, 1) < 2 * MAX_DEFLATE_RATIO:
         raise ImageError(
@@ -140,20 +138,20 @@ def write_probability(path: str | os.PathLike[str], scaled: NDArray[np.uint8], *
 
 
 def check_format(path: Path, *, write: bool = False) -> None:
-    """Raise an error if the format of a file cannot be read, or with `write` written, in this environment.
+    """Raise an error if the format of a file cannot be written in this environment; every format can be read.
 
     Raises:
         ImageError: The format needs SimpleITK, which is not installed.
         OutputError: `write`, and the format is read-only.
     """
-    if _for_itk(path) if write else suffix_of(path) in ITK:
+    if write and _for_itk(path):
         itk.load_simpleitk(path)
 
 
 def _for_itk(path: Path) -> bool:
     """Return whether SimpleITK writes a file; raise an error for read-only formats."""
     suffix = suffix_of(path)
-    if suffix in ITK and suffix not in WRITABLE:
+    if suffix and suffix not in WRITABLE:
         raise OutputError(
             f"{path} has a read-only format", expected=", ".join(WRITABLE), fix="Use -o NAME.mha."
         )

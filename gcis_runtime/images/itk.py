@@ -1,13 +1,12 @@
-"""Read and write NRRD and MetaImage files through SimpleITK, with conversion between LPS and RAS.
+"""Write NRRD and MetaImage files and convert images through SimpleITK, between LPS and RAS.
 
-SimpleITK is an optional dependency (`gcis[simpleitk]`), imported when such a file is read or written.
+SimpleITK is an optional dependency (`gcis[simpleitk]`), imported when such a file is written.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.images.grid import Grid
-from gcis_runtime.images.itk_header import FIX, check_metaimage, check_voxels, find_voxels
-from gcis_runtime.images.volume import (
-    Decoded,
-    Volume,
-    check_file,
-    check_shape,
-    one_volume,
-    spatial_shape,
-    to_lean,
-)
+from gcis_runtime.images.volume import Volume, check_shape, one_volume
 from gcis_runtime.system.atomic_files import replacing
-from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -59,62 +47,6 @@ def ras_affine(image: Any) -> NDArray[np.float64]:
     affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3], dtype=np.float64)
     affine[:3, 3] = image.GetOrigin()[:3]
     return _LPS @ affine
-
-
-def read_decoded(path: Path) -> Decoded:
-    """Read the voxels and the geometry of an NRRD or MetaImage file; finiteness is not checked.
-
-    A 4-D file with one volume is accepted.
-
-    Raises:
-        ImageError: SimpleITK is not installed, or the file is missing, damaged, truncated, or not one volume.
-    """
-    sitk = load_simpleitk(path)
-    try:
-        reader, grid = _read_header(sitk, path)
-        _check_stored(sitk, reader, path, grid.shape)
-        # SimpleITK's arrays are Z, Y, X: transposed, they are X, Y, Z in Fortran order, as NIfTI's are.
-        array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(grid.shape, order="F")
-    except RuntimeError as error:
-        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
-    guess = path.suffix.lower() == ".nrrd" and "NRRD_space" not in reader.GetMetaDataKeys()
-    notes = ("the NRRD header has no space field: the orientation is a guess",) if guess else ()
-    return Decoded(array=to_lean(array), affine=grid.affine, notes=notes)
-
-
-def read_grid(path: Path) -> Grid:
-    """Read shape and affine of an NRRD or MetaImage file, from its header alone.
-
-    Raises:
-        ImageError: See `read_decoded`.
-    """
-    sitk = load_simpleitk(path)
-    try:
-        return _read_header(sitk, path)[1]
-    except RuntimeError as error:
-        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
-
-
-def itk_voxel_bytes(path: Path) -> int:
-    """Return the peak memory in bytes of reading the voxels of a file, from its header alone.
-
-    SimpleITK's image and its copy as an array exist at the same time, then the copy and its conversion.
-
-    Raises:
-        ImageError: See `read_decoded`.
-    """
-    sitk = load_simpleitk(path)
-    try:
-        reader, grid = _read_header(sitk, path)
-    except RuntimeError as error:
-        raise ImageError(f"{path} cannot be read", received=_reason(error), fix=FIX) from error
-    kind = reader.GetPixelID()
-    size, lean = (
-        _voxel_size(sitk, reader),
-        2 if kind in (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16) else 4,
-    )
-    kept = kind in (sitk.sitkInt16, sitk.sitkFloat32)
-    return math.prod(grid.shape) * (size + max(size, 0 if kept else lean))
 
 
 def volume_from_itk(image: Any) -> Volume:
@@ -179,49 +111,6 @@ def write_itk(path: Path, array: NDArray[Any], *, like: Volume) -> None:
                 raise OSError(errno.EIO, "the written file differs from its data (is the disk full?)")
         except RuntimeError as error:
             raise OSError(0, _reason(error)) from error
-
-
-def _read_header(sitk: Any, path: Path) -> tuple[Any, Grid]:
-    """Return a reader that has read the header, and the grid; refuse voxels that are not real numbers."""
-    check_file(path)
-    if path.suffix.lower() != ".nrrd":
-        check_metaimage(path)
-    reader = sitk.ImageFileReader()
-    # ITK's own choice of the format is case-sensitive: it does not recognise `.MHA`.
-    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    shape = spatial_shape(tuple(int(n) for n in reader.GetSize()))
-    try:
-        check_shape(shape)
-        grid = Grid(shape=shape, affine=ras_affine(reader))
-    except ImageError as error:
-        raise error.named(path) from error
-    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    if reader.GetNumberOfComponents() != 1 or "complex" in kind:
-        raise ImageError(
-            f"{path}: the voxels are not real numbers", received=kind, expected="integers or floats"
-        )
-    return reader, grid
-
-
-def _check_stored(sitk: Any, reader: Any, path: Path, shape: tuple[int, ...]) -> None:
-    """Raise an error if the header states more voxels than the file can hold, or if voxels are damaged."""
-    stored = find_voxels(path)
-    voxels, size = math.prod(shape), stored.file.stat().st_size
-    if voxels > size * MAX_DEFLATE_RATIO:
-        raise ImageError(
-            f"{path}: the file is truncated",
-            received=f"{size} bytes",
-            expected=" x ".join(map(str, shape)) + " voxels from its header",
-            fix=FIX,
-        )
-    check_voxels(path, stored, voxels * _voxel_size(sitk, reader))
-
-
-def _voxel_size(sitk: Any, reader: Any) -> int:
-    """Return the bytes per voxel of the type of the file."""
-    return int(sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent())
 
 
 def _reason(error: RuntimeError) -> str:

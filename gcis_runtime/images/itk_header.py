@@ -1,162 +1,155 @@
-"""Locate the voxels of NRRD and MetaImage files, and verify compressed voxels.
+"""Parse the headers of NRRD and MetaImage files, independently of the locale of the process.
 
-ITK verifies no checksums. If a MetaImage file cannot be inflated or names an empty list of files, ITK returns
-uninitialised memory. Files are therefore verified here before ITK reads them.
+ITK parses numbers with the decimal separator of the locale, replaces missing or misspelt fields by defaults,
+and returns uninitialised memory for damaged MetaImage files. Header and voxels are therefore read without it.
 """
 
 from __future__ import annotations
 
-import zlib
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.voxels import Stored
 
 FIX = "Check that it is complete, or convert it to NIfTI."
-_HEADER_BYTES = 1 << 20
-_CHUNK = 1 << 20
-_MOST_AXES, _LONGEST_TEXT = 9, 254
-_SHORT_TEXTS = (
-    "ObjectType", "ObjectSubType", "TransformType", "Name", "Comment", "AcquisitionDate", "DistanceUnits",
-    "AnatomicalOrientation", "Modality", "ElementType",
-)  # fmt: skip
-_SKIPS = ("byte skip", "line skip", "HeaderSize")
-_LOCAL = ("LOCAL", "Local", "local")
-_ELEMENTS = tuple(
-    f"MET_{name}"
-    for name in (
-        "CHAR", "UCHAR", "SHORT", "USHORT", "INT", "UINT", "LONG", "ULONG", "LONG_LONG", "ULONG_LONG",
-        "FLOAT", "DOUBLE",
-    )
-)  # fmt: skip
-"""Element types of real numbers; ITK also reads others as numbers, such as strings."""
+HEADER_BYTES = 1 << 20
+MM = {
+    "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0,
+    "meters": 1000.0, "um": 1e-3, "\N{MICRO SIGN}m": 1e-3, "micron": 1e-3, "microns": 1e-3,
+    "micrometer": 1e-3,
+}  # fmt: skip
+"""Millimetres per unit of length that a header may state."""
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+Fields = Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """Location of the voxels.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItkHeader:
+    """The header of an NRRD or MetaImage file.
 
     Attributes:
-        file: The file that holds them.
-        offset: Position of the first voxel in bytes.
-        deflated: Whether they are compressed with zlib or gzip.
+        stored: Location and form of the voxels, all axes.
+        encoding: `raw`, `gzip`, `bzip2`, `zlib` (or gzip), `text` or `hex`.
+        affine: (4, 4) float64, voxel index to RAS+ mm.
+        notes: Values that were missing, replaced or converted.
     """
 
-    file: Path
-    offset: int
-    deflated: bool
+    stored: Stored
+    encoding: str
+    affine: NDArray[np.float64]
+    notes: tuple[str, ...]
 
 
-def check_metaimage(path: Path) -> None:
-    """Raise an error for MetaImage headers that overflow ITK's buffers, which can end the process.
-
-    ITK has room for ten axes and for strings of 255 characters.
-
-    Raises:
-        ImageError: More axes or a longer string.
-    """
-    with path.open("rb") as header:
-        fields, _ = _metaimage(header)
-    axes = fields.get("NDims", "")
-    if not (axes.isascii() and axes.isdigit() and 1 <= int(axes[:3]) <= _MOST_AXES):
-        raise ImageError(
-            f"{path} has a damaged header", received=f"NDims = {axes[:20]!r}", expected="3", fix=FIX
-        )
-    for key, value in fields.items():
-        if len(key) > _LONGEST_TEXT or (key in _SHORT_TEXTS and len(value) > _LONGEST_TEXT):
-            raise ImageError(
-                f"{path} has a damaged header",
-                received=f"{len(key) + len(value)} characters in {key[:20]!r}",
-                expected=f"at most {_LONGEST_TEXT}",
-                fix=FIX,
-            )
+def damaged(path: Path, received: str, expected: str | None = None) -> ImageError:
+    """Return the error for a header with an invalid field."""
+    return ImageError(f"{path} has a damaged header", received=received, expected=expected, fix=FIX)
 
 
-def find_voxels(path: Path) -> Stored:
-    """Read the location of the voxels from a header.
+def numbers(path: Path, key: str, text: str, count: int | None) -> list[float]:
+    """Return the numbers of a field; `.` is the decimal separator in every locale.
 
     Args:
-        path: A `.nrrd`, `.mha` or `.mhd` file.
+        path: The file, for the message.
+        key: Name of the field.
+        text: Its value, separated by white space or commas followed by white space.
+        count: Expected number of values; None for any.
 
     Raises:
-        ImageError: The voxels are in several files or in none, or are not real numbers.
+        ImageError: A value is no finite number, or the count differs.
     """
-    with path.open("rb") as header:
-        fields, offset = _nrrd(header) if path.suffix.lower() == ".nrrd" else _metaimage(header)
-    kind = fields.get("ElementType")
-    if kind is not None and kind.removesuffix("_ARRAY") not in _ELEMENTS:
-        raise ImageError(f"{path}: the voxels are not real numbers", received=kind, expected="MET_SHORT, …")
-    compressed = fields.get("CompressedData", "")[:1]
-    deflated = fields.get("encoding", "").lower() in {"gz", "gzip"} or compressed in {"T", "t", "1"}
-    skipped = [f"{key}: {fields[key]}" for key in _SKIPS if fields.get(key, "0") != "0"]
-    if deflated and skipped:
-        raise ImageError(
-            f"{path}: bytes before compressed voxels are not supported", received=skipped[0], fix=FIX
-        )
-    name = fields.get("ElementDataFile", fields.get("data file", "LOCAL"))
-    if name in _LOCAL:
-        return Stored(file=path, offset=offset, deflated=deflated)
-    if name.startswith("LIST") or "%" in name or not name:
+    try:
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)) or (count is not None and len(values) != count):
+        expected = "finite numbers" if count is None else f"{count} finite numbers"
+        raise damaged(path, f"{key}: {text[:60]!r}", expected)
+    return values
+
+
+def sizes(path: Path, key: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of voxels along the axes; raise an error unless they are plain whole numbers."""
+    if not re.fullmatch(r"[0-9]{1,10}([ \t]+[0-9]{1,10}){0,8}", text):
+        raise damaged(path, f"{key} = {text[:40]!r}", "whole numbers of voxels")
+    return tuple(map(int, text.split()))
+
+
+def positive(path: Path, key: str, values: Sequence[float]) -> None:
+    """Raise an error unless all voxel sizes are above 0."""
+    if not all(value > 0 for value in values):
+        raise damaged(path, f"{key} = {' '.join(f'{v:g}' for v in values)}", "voxel sizes above 0")
+
+
+def detached(path: Path, name: str) -> Path:
+    """Return the file of voxels that a header names, relative to the header.
+
+    Raises:
+        ImageError: Several files, or no regular file of this name.
+    """
+    if name.upper().startswith("LIST") or "%" in name or not name:
         raise ImageError(
             f"{path}: the voxels are in several files", received=repr(name), expected="one file", fix=FIX
         )
     file = path.parent / name
-    if not file.is_file():  # a pipe would block for ever
+    if "\0" in name or not file.is_file():  # a pipe would block for ever
         raise ImageError(f"{path} cannot be read", received=f"no file {name}", fix=FIX)
-    return Stored(file=file, offset=0, deflated=deflated)
+    return file
 
 
-def check_voxels(path: Path, stored: Stored, size: int) -> None:
-    """Decompress the voxels and verify their length and checksum.
-
-    Args:
-        path: The image, for messages.
-        stored: Location of the voxels.
-        size: Expected bytes.
+def lines_of(path: Path, file: IO[bytes]) -> list[str]:
+    """Return the lines of a header up to an empty line or the line of `ElementDataFile`; `file` stays there.
 
     Raises:
-        ImageError: The voxels are damaged, too few or too many.
+        ImageError: The header is longer than `HEADER_BYTES`.
     """
-    if not stored.deflated:
-        return
-    found, inflate = 0, zlib.decompressobj(wbits=47)  # zlib or gzip
-    try:
-        with stored.file.open("rb") as file:
-            file.seek(stored.offset)
-            while not inflate.eof and found <= size:
-                chunk = inflate.unconsumed_tail or file.read(_CHUNK)
-                found += len(inflate.decompress(chunk, _CHUNK) if chunk else inflate.flush())
-                if not chunk:
-                    break
-    except zlib.error as error:
-        raise ImageError(f"{path} is damaged", received=str(error), fix=FIX) from error
-    if not inflate.eof or found != size:
-        raise ImageError(
-            f"{path} is damaged or truncated",
-            received=f"{'more than ' if found > size else ''}{found} bytes of voxels",
-            expected=f"{size} from its header",
-            fix=FIX,
-        )
-
-
-def _metaimage(file: IO[bytes]) -> tuple[dict[str, str], int]:
-    """Return the fields of a header and its end: after the line that names the file of the voxels."""
-    fields: dict[str, str] = {}
-    while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
-        key, _, value = line.decode("latin-1").partition("=")
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
+    lines: list[str] = []
+    while line := file.readline(HEADER_BYTES):
+        text = line.decode("utf-8", "replace").strip("\r\n")
+        if not text.strip():
             break
-    return fields, file.tell()
+        lines.append(text)
+        if text.partition("=")[0].strip() == "ElementDataFile":
+            break
+        if file.tell() > HEADER_BYTES:
+            raise damaged(path, f"more than {HEADER_BYTES} bytes", "a header of text")
+    return lines
 
 
-def _nrrd(file: IO[bytes]) -> tuple[dict[str, str], int]:
-    """Return the fields of a header and its end: after an empty line."""
-    fields: dict[str, str] = {}
-    while file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)).strip():
-        key, separator, value = line.decode("latin-1").partition(":")
-        key = key.strip().lower()
-        if separator and not key.startswith("#") and not value.startswith("="):
-            fields["data file" if key == "datafile" else key] = value.strip()
-    return fields, file.tell()
+def one_place(path: Path, fields: dict[str, str], key: str, value: str) -> None:
+    """Add a field to a header; raise an error if it has another value already."""
+    if fields.get(key, value) != value:
+        raise damaged(path, f"{key} twice: {fields[key][:40]!r} and {value[:40]!r}", "one value")
+    fields[key] = value
+
+
+def affine_of(
+    linear: NDArray[np.float64], origin: Sequence[float], axes: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the affine (4, 4) to RAS+ mm.
+
+    Args:
+        linear: (3, 3); column k is the step in mm along voxel axis k.
+        origin: Position of the first voxel in mm.
+        axes: (4, 4), from the axes of the file's space to RAS+.
+    """
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, origin
+    return np.asarray(axes @ affine, dtype=np.float64)
+
+
+def in_mm(path: Path, key: str, unit: str, notes: list[str]) -> float:
+    """Return millimetres per unit, and add a note unless the unit is mm; an unknown unit is an error."""
+    factor = MM.get(unit.strip().strip('"').lower().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}"))
+    if factor is None:
+        raise damaged(path, f"{key}: {unit[:30]!r}", "mm, cm, m or um")
+    if factor != 1.0:
+        notes.append(f"the header states lengths in {unit.strip()}: converted to mm")
+    return factor

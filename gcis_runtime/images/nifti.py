@@ -8,7 +8,9 @@ bytes remain undetected. Files are written atomically.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,16 +20,22 @@ from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.grid import Grid
-from gcis_runtime.images.nifti_header import FIX, Layout, read_layout
+from gcis_runtime.images.nifti_header import FIX, Layout, header_file, read_layout, voxel_file
 from gcis_runtime.images.volume import Decoded, Volume, check_file
+from gcis_runtime.images.voxels import (
+    BZIP2_MAGIC,
+    CHUNK,
+    GZIP_MAGIC,
+    Stored,
+    check_rows,
+    damage,
+    decode,
+    finish,
+    uncompressed,
+)
 from gcis_runtime.spec import label_dtype
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.atomic_files import replacing
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 24
-_MAX_TRAILING = 1 << 20
-"""Bytes accepted after the last voxel, since some writers pad files. More means a damaged header."""
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
@@ -50,19 +58,15 @@ def read_decoded(path: Path) -> Decoded:
     Raises:
         ImageError: See `read_volume`.
     """
+    path = header_file(path)
     check_file(path)
     try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            if not zipped:
-                return _read(raw, path, ratio=1)
-            with gzipped.open_reader(raw) as stream:
-                return _read(stream, path, ratio=gzipped.MAX_DEFLATE_RATIO)
-    except gzipped.damage() as error:
-        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
+        with _open(path) as (stream, ratio):
+            return _read(stream, path, ratio=ratio)
     except PermissionError as error:
         raise _forbidden(path, error) from error
+    except damage() as error:
+        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
 
 
 def _forbidden(path: Path, error: PermissionError) -> ImageError:
@@ -92,17 +96,15 @@ def read_grid(path: Path) -> Grid:
 
 def _layout_of(path: Path) -> Layout:
     """Read the header of a file."""
+    path = header_file(path)
     check_file(path)
     try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            with gzipped.open_reader(raw) if zipped else contextlib.nullcontext(raw) as stream:
-                return read_layout(stream, path)
-    except gzipped.damage() as error:
-        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
+        with _open(path) as (stream, _):
+            return read_layout(stream, path)
     except PermissionError as error:
         raise _forbidden(path, error) from error
+    except damage() as error:
+        raise ImageError(f"{path} is damaged or truncated", received=str(error), fix=FIX) from error
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:
@@ -155,19 +157,22 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
 def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Decoded:
     """Read header and voxels; `ratio` is the largest expansion that the compression allows."""
     layout = read_layout(stream, path)
+    stored = _stored(path, layout)
     try:
-        size = path.stat().st_size
-        need = layout.offset + int(np.prod(layout.shape, dtype=np.int64)) * layout.dtype.itemsize
-        if need > size * ratio:
-            raise ImageError(
-                "the file is truncated",
-                received=f"{size} bytes",
-                expected=f"{need} from its header",
-                fix=FIX,
-            )
-        stream.seek(layout.offset)
-        array = _voxels(stream, layout)
-        _finish(stream)
+        if not layout.pair:
+            _check_size(path, stored, ratio)
+            stream.seek(stored.offset)
+            array = decode(stream, stored)
+            finish(stream)
+        else:
+            with _open(stored.file) as (voxels, expansion):
+                _check_size(stored.file, stored, expansion)
+                voxels.seek(stored.offset)
+                array = decode(voxels, stored)
+                finish(voxels)
+        with stored.file.open("rb") as raw:
+            packed = raw.read(3).startswith((GZIP_MAGIC, BZIP2_MAGIC))
+        check_rows(array, stored, lambda: _second(stored), whole=not packed)
         return Decoded(
             array=array,
             affine=layout.affine,
@@ -179,54 +184,44 @@ def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Decoded:
         raise error.named(path) from error
 
 
-def _voxels(stream: IO[bytes], layout: Layout) -> NDArray[Any]:
-    """Read voxels, (X, Y, Z) in Fortran order, and apply the scale of the header chunk by chunk."""
-    fits = layout.scaling is None and np.can_cast(layout.dtype, np.int16)
-    out: NDArray[Any] = np.empty(layout.shape, dtype=np.int16 if fits else np.float32, order="F")
-    flat = out.reshape(-1, order="F")
-    if layout.scaling is None and layout.dtype.newbyteorder("=") == out.dtype:
-        _fill(stream, flat)
-        return out if layout.dtype.isnative else out.byteswap(inplace=True)
-    part = np.empty(min(flat.size, _CHUNK // layout.dtype.itemsize), dtype=layout.dtype)
-    for first in range(0, flat.size, part.size):
-        target = flat[first : first + part.size]
-        _fill(stream, part[: target.size])
-        with np.errstate(over="ignore", invalid="ignore"):  # results that are not finite are refused later
-            target[...] = part[: target.size]
-            if layout.scaling is not None:
-                target *= np.float32(layout.scaling[0])
-                target += np.float32(layout.scaling[1])
-    return out
+def _stored(path: Path, layout: Layout) -> Stored:
+    """Return location and form of the voxels; those of a pair are in the `.img` file."""
+    file = voxel_file(path) if layout.pair else path
+    return Stored(
+        file=file, offset=layout.offset, shape=layout.shape, dtype=layout.dtype, scaling=layout.scaling
+    )
 
 
-def _fill(stream: IO[bytes], array: NDArray[Any]) -> None:
-    """Fill a contiguous array from a stream."""
-    view = memoryview(cast("Any", array.view(np.uint8)))
-    done = 0
-    while done < len(view):
-        got = stream.readinto(view[done : done + _CHUNK])  # type: ignore[attr-defined]
-        if not got:
-            raise ImageError(
-                "the file is truncated",
-                received=f"{done} bytes of voxels",
-                expected=f"{len(view)} bytes",
-                fix=FIX,
-            )
-        done += got
+def _check_size(path: Path, stored: Stored, ratio: int) -> None:
+    """Raise an error if a file cannot hold the voxels of its header."""
+    size, need = path.stat().st_size, stored.offset + stored.bytes
+    if need > size * ratio:
+        raise ImageError(
+            "the file is truncated", received=f"{size} bytes", expected=f"{need} from its header", fix=FIX
+        )
 
 
-def _finish(stream: IO[bytes]) -> None:
-    """Read to the end, so that gzip verifies its checksum; stop after `_MAX_TRAILING` bytes."""
-    extra = 0
-    while got := len(stream.read(1 << 16)):
-        extra += got
-        if extra > _MAX_TRAILING:
-            raise ImageError(
-                "the file continues after its last voxel",
-                received=f"more than {_MAX_TRAILING} further bytes",
-                expected="as many voxels as stated in the header",
-                fix="Check the header's dim and datatype.",
-            )
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Open the uncompressed data of a file; yield it with the largest expansion of its compression."""
+    with path.open("rb") as raw:
+        start = raw.read(3)
+        raw.seek(0)
+        yield uncompressed(raw, start)
+
+
+@contextlib.contextmanager
+def _second(stored: Stored) -> Iterator[IO[bytes]]:
+    """Open the voxels a second time, gzip with Python's zlib."""
+    with stored.file.open("rb") as raw:
+        start = raw.read(3)
+        raw.seek(0)
+        if start.startswith(GZIP_MAGIC):
+            stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
+        else:
+            stream = uncompressed(raw, start)[0]
+        stream.seek(stored.offset)
+        yield stream
 
 
 def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any:
@@ -249,7 +244,8 @@ def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any
             header[field] = b""
         header["cal_min"], header["cal_max"], header["intent_code"] = 0, 0, 0
         header.extensions.clear()
-        image = kind(array, like.affine, header)
+        # In the units of the header: a label map has the numbers and the units of its image.
+        image = kind(array, header.get_best_affine(), header)
     image.set_data_dtype(array.dtype)
     image.header.set_slope_inter(slope, 0)
     return image
@@ -274,7 +270,7 @@ def _write_stream(stream: IO[bytes], image: Any, array: NDArray[Any]) -> None:
     stream.write(header.binaryblock)
     stream.write(bytes(header.single_vox_offset - len(header.binaryblock)))  # no extensions
     stored = header.get_data_dtype()
-    planes = max(1, _CHUNK // max(1, array[..., 0].size * stored.itemsize))
+    planes = max(1, CHUNK // max(1, array[..., 0].size * stored.itemsize))
     for first in range(0, array.shape[-1], planes):
         part = array[..., first : first + planes].astype(stored, order="F", copy=False)
         stream.write(memoryview(cast("Any", part.reshape(-1, order="F").view(np.uint8))))

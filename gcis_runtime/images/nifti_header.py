@@ -13,17 +13,19 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.contents import HEAD, refuse_known
 from gcis_runtime.images.suffixes import READABLE
 from gcis_runtime.images.volume import check_affine, check_shape, corner_shift, spatial_shape
 
 FIX = "Check that it is a complete .nii or .nii.gz file."
-_PAIR = "Convert the .hdr/.img pair to .nii.gz."
 _CONVERT = (
     "Convert it to NIfTI: `dcm2niix -z y -o OUT DICOM_FOLDER` for DICOM, "
     "`SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'x.nii.gz')` for formats that SimpleITK reads."
 )
 _MAX_OFFSET = 1 << 28
 """Bytes before the first voxel; header extensions, such as a copy of DICOM tags, take a few megabytes."""
+_UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 1e-3)}
+"""Name and mm of the codes of `xyzt_units`; 0 is not set and 2 is mm."""
 _REPORTED = 30
 """nibabel's severity level of header problems from which the geometry may be wrong."""
 _DAMAGE = (HeaderDataError, WrapStructError, ValueError, KeyError, OverflowError)
@@ -42,6 +44,7 @@ class Layout:
         affine: (4, 4) float64, voxel index to RAS+ mm.
         scaling: Slope and intercept from stored values to HU; None for slope 1 and intercept 0.
         notes: Irregularities of the geometry.
+        pair: Whether the voxels are in the `.img` file beside a `.hdr` file.
     """
 
     header: Any
@@ -51,6 +54,31 @@ class Layout:
     affine: NDArray[np.float64]
     scaling: tuple[float, float] | None
     notes: tuple[str, ...]
+    pair: bool = False
+
+
+def header_file(path: Path) -> Path:
+    """Return the `.hdr` file beside an `.img` file, in the same case; other paths unchanged."""
+    if path.suffix.lower() == ".img":
+        return path.with_suffix(".HDR" if path.suffix == ".IMG" else ".hdr")
+    return path
+
+
+def voxel_file(path: Path) -> Path:
+    """Return the `.img` or `.img.gz` file beside a `.hdr` file.
+
+    Raises:
+        ImageError: There is none.
+    """
+    for suffix in (".img", ".img.gz", ".IMG"):
+        if (file := path.with_suffix(suffix)).is_file():
+            return file
+    raise ImageError(
+        f"{path} is a header without voxels",
+        received="the header of a .hdr/.img pair",
+        expected=f"{path.with_suffix('.img').name} beside it",
+        fix="Copy both files to one folder.",
+    )
 
 
 def read_layout(stream: IO[bytes], path: Path) -> Layout:
@@ -69,22 +97,20 @@ def read_layout(stream: IO[bytes], path: Path) -> Layout:
     sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")} if len(start) == 4 else set()
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header if 348 in sizes else None
     if kind is None:
+        refuse_known(path, stream.read(HEAD))
         raise ImageError(
             f"{path} is not a NIfTI file",
             received=f"the first bytes {start!r}",
             expected=f"NIfTI, or by suffix another readable format ({', '.join(READABLE)})",
-            fix=_PAIR if path.suffix.lower() == ".img" else _CONVERT,
+            fix=_CONVERT,
         )
     try:
         header = kind(stream.read(kind.template_dtype.itemsize), check=False)
-        if not header["magic"].item().startswith(b"n+"):
-            raise ImageError(
-                f"{path} is a header without voxels",
-                received="the header of a .hdr/.img pair",
-                expected="one .nii file",
-                fix=_PAIR,
-            )
-        return _layout(header, path)
+        if pair := _is_pair(header, path):
+            voxel_file(path)
+        else:
+            _refuse_offset(header, stream, path)
+        return _layout(header, path, pair=pair)
     except _DAMAGE as error:
         raise ImageError(f"{path} has a damaged header", received=str(error), fix=FIX) from error
 
@@ -122,15 +148,82 @@ class _Repairs:
             self.messages.append(f"header repaired: {message}")
 
 
-def _layout(header: Any, path: Path) -> Layout:
+def _is_pair(header: Any, path: Path) -> bool:
+    """Return whether a header belongs to a `.hdr`/`.img` pair; refuse Analyze 7.5 and other magic strings."""
+    magic = header["magic"].item()
+    if magic.startswith((b"n+1", b"n+2")):
+        return False
+    if magic.startswith((b"ni1", b"ni2")):
+        return True
+    raise ImageError(
+        f"{path} is not a NIfTI file",
+        received=f"the magic string {magic!r}" + ("" if magic else ", as in Analyze 7.5"),
+        expected="n+1, n+2, ni1 or ni2",
+        fix="Convert it to NIfTI with a program that knows its orientation: Analyze files do not state it.",
+    )
+
+
+def _refuse_offset(header: Any, stream: IO[bytes], path: Path) -> None:
+    """Raise an error if the voxels begin inside the header or inside its extensions.
+
+    Args:
+        header: The header.
+        stream: The file behind the header.
+        path: The file, for the message.
+    """
+    offset, first = float(header["vox_offset"]), header.single_vox_offset
+    flag = stream.read(12)
+    if flag[:1] not in (b"", b"\x00") and len(flag) == 12:
+        size = int.from_bytes(flag[4:8], "little" if header.endianness == "<" else "big")
+        first += size if size % 16 == 0 and size <= _MAX_OFFSET else 0
+    if not offset >= first or offset != int(offset):
+        raise ImageError(
+            f"{path} has a damaged header: vox_offset is implausible",
+            received=f"{offset:g}, inside the header",
+            expected=f"a whole number from {first}",
+            fix=FIX,
+        )
+
+
+def _choose_form(header: Any) -> tuple[str, ...]:
+    """Select the qform of a header whose sform is set but maps no voxels to positions; return a note."""
+    if not int(header["sform_code"]) or not int(header["qform_code"]):
+        return ()
+    try:
+        check_affine(np.array(header.get_sform(), dtype=np.float64))
+    except ImageError:
+        try:
+            check_affine(np.array(header.get_qform(), dtype=np.float64))
+        except (ImageError, *_DAMAGE):
+            return ()
+        header["sform_code"] = 0
+        return ("the sform is invalid: the qform is used",)
+    return ()
+
+
+def _units(header: Any) -> tuple[float, tuple[str, ...]]:
+    """Return millimetres per unit of length of a header, and a note unless it is mm or not set."""
+    code = int(header["xyzt_units"]) & 7
+    if code in (0, 2):
+        return 1.0, ()
+    if code in _UNITS:
+        name, factor = _UNITS[code]
+        return factor, (f"the header states lengths in {name}: converted to mm",)
+    return 1.0, (f"the unit of length has the unknown code {code}: mm is a guess",)
+
+
+def _layout(header: Any, path: Path, *, pair: bool) -> Layout:
     """Validate the fields of a header; raise nibabel's exceptions or `ImageError`."""
     _refuse_contradictions(header, path)
     repairs = _Repairs()
     header.check_fix(logger=repairs, error_level=40)
     shape = spatial_shape(tuple(int(n) for n in header.get_data_shape()))
+    factor, unit_notes = _units(header)
+    form_notes = _choose_form(header)
     try:
         check_shape(shape)
         affine = np.array(header.get_best_affine(), dtype=np.float64)
+        affine[:3] *= factor
         check_affine(affine)
     except ImageError as error:
         raise error.named(path) from error
@@ -140,6 +233,8 @@ def _layout(header: Any, path: Path) -> Layout:
             f"{path}: the voxels are not real numbers", received=str(dtype), expected="integers or floats"
         )
     slope, inter = header.get_slope_inter()
+    lost = np.isinf(header["scl_slope"]) or (slope is None and np.isinf(header["scl_inter"]))
+    scale_notes = ("the scale factor is not finite and was ignored",) if lost else ()
     return Layout(
         header=header,
         shape=shape,
@@ -147,7 +242,8 @@ def _layout(header: Any, path: Path) -> Layout:
         offset=int(header.get_data_offset()),
         affine=affine,
         scaling=None if slope is None or (slope, inter) == (1.0, 0.0) else (float(slope), float(inter)),
-        notes=(*repairs.messages, *geometry_notes(header)),
+        notes=(*repairs.messages, *form_notes, *unit_notes, *scale_notes, *geometry_notes(header)),
+        pair=pair,
     )
 
 

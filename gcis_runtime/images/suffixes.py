@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".mha", ".mhd")
-"""Formats read and written through SimpleITK."""
+NIFTI = (".nii.gz", ".nii", ".nii.bz2", ".hdr")
+"""`.hdr` names a pair of header and `.img`; of the two files, folders list the header."""
+NRRD = (".nrrd", ".nhdr")
+ITK = (*NRRD, ".mha", ".mhd")
+"""Formats that SimpleITK writes, and their variants with voxels in another file."""
 READABLE = (*NIFTI, *ITK)
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.contents import refuse_folder
 
 MAX_VOXELS = 2**31
 """1024 x 1024 x 2048, more than any scanner writes; a header with a larger size is treated as damaged."""
@@ -131,9 +132,7 @@ def check_file(path: Path) -> None:
         ImageError: The path does not exist, or is a folder, a pipe or a device.
     """
     if path.is_dir():
-        raise ImageError(
-            f"{path} is a folder", expected="an image file", fix="Pass the path of a file in that folder."
-        )
+        refuse_folder(path)
     if not path.exists():
         raise ImageError(f"{path} does not exist", expected="an image file", fix="Check the path.")
     if not path.is_file():

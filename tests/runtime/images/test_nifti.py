@@ -102,7 +102,7 @@ DAMAGE = {
     "missing": (lambda t, a: t / "no.nii.gz", "does not exist"),
     "folder": (lambda t, a: t, "is a folder"),
     "text": (lambda t, a: _bytes(t, b"this is not an image at all"), "not a NIfTI"),
-    "nothing": (lambda t, a: _bytes(t, b""), "not a NIfTI"),
+    "nothing": (lambda t, a: _bytes(t, b""), "is empty; received 0 bytes"),
     "gzip of text": (lambda t, a: _bytes(t, gzip.compress(b"text" * 500)), "not a NIfTI"),
     "truncated gzip": (lambda t, a: _cut(save(t / "x.nii.gz", a), 0.6), "damaged or truncated"),
     "truncated header": (lambda t, a: _cut(save(t / "x.nii", a), 0.1), "damaged header"),
