@@ -9,8 +9,8 @@ from gcis_runtime.errors import ImageError
 HEAD = 1024
 """Bytes from which a kind of file is recognised."""
 _DICOM_FIX = (
-    "`gcis-run` reads DICOM studies (extra dicom), and so does `gcis_runtime.read_dicom`. Other commands need "
-    "NIfTI: `dcm2niix -z y -o OUT FOLDER`."
+    "`gcis-run` reads DICOM studies (extra dicom), and so does `gcis_runtime.read_dicom`. Other commands "
+    "need NIfTI: `dcm2niix -z y -o OUT FOLDER`."
 )
 _FETCH = "Download the file itself"
 _ARCHIVES = {

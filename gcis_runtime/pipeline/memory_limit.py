@@ -28,12 +28,13 @@ def more_memory(allowed: int | None, needed: int) -> str:
     return f"Free memory or give the container more, override this check with {option}"
 
 
-def check_image(path: Path, allowed: int | None) -> None:
+def check_image(path: Path, allowed: int | None, *, size: int | None = None) -> None:
     """Check before reading a file that its voxels alone do not exceed the memory limit.
 
     Args:
         path: The image file.
         allowed: Limit of the resident memory in bytes; None for that of the machine and its container.
+        size: Bytes of its voxels; None reads them from the header of the file.
 
     Raises:
         MemoryLimitError: They exceed it.
@@ -43,7 +44,7 @@ def check_image(path: Path, allowed: int | None) -> None:
     limit = memory_limit(allowed, resident)
     if limit is None:
         return
-    needs = voxel_bytes(path) + resident
+    needs = (voxel_bytes(path) if size is None else size) + resident
     if needs > limit:
         raise MemoryLimitError(
             f"{path} needs more memory than is {'available' if allowed is None else 'allowed'}",

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gcis_runtime.dicom.series import Series
-from gcis_runtime.errors import ImageError, MemoryLimitError
-from gcis_runtime.images.files import check_plausible, read_volume, voxel_bytes
+from gcis_runtime.errors import ImageError
+from gcis_runtime.images.files import check_plausible, read_volume
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pipeline.memory_limit import check_image
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.system.memory import bytes_text, resident_bytes
 
 if TYPE_CHECKING:
     from gcis_runtime.dicom.load import SeriesImage
-
-_INTERPRETER = 160 << 20
-"""Bytes of Python with NumPy and an engine, used if the resident memory is unknown."""
 
 
 def check_input(job: Job, options: RunOptions) -> None:
@@ -28,17 +25,8 @@ def check_input(job: Job, options: RunOptions) -> None:
     """
     if job.series is None:
         check_plausible(job.image)
-    if (allowed := options.segment.max_memory) is None:
-        return
-    size = voxel_bytes(job.image) if job.series is None else job.series.voxel_bytes
-    needs = size + (resident_bytes() or _INTERPRETER)
-    if needs > allowed:
-        raise MemoryLimitError(
-            f"{job.image} needs more memory than is allowed",
-            received=f"{bytes_text(needs)} with its voxels and the engine",
-            expected=f"at most {bytes_text(allowed)}",
-            fix="Allow more with --max-memory.",
-        )
+    size = None if job.series is None else job.series.voxel_bytes
+    check_image(job.image, options.segment.max_memory, size=size)
 
 
 def read_input(job: Job, options: RunOptions) -> tuple[Volume, SeriesImage | None]:

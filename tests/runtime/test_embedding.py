@@ -123,7 +123,7 @@ def state():
         "handlers of the root": repr(logging.root.handlers), "its level": logging.root.level,
         "disabled below": logging.root.manager.disable,
         "loggers": sorted((n, repr(l.handlers), l.level, l.propagate) for n, l in loggers.items()
-                          if isinstance(l, logging.Logger)),
+                          if isinstance(l, logging.Logger) and not n.startswith("gcis_runtime")),
         "warnings": repr(warnings.filters), "showwarning": repr(warnings.showwarning),
         "floating point": numpy.geterr(), "print options": repr(numpy.get_printoptions()),
         "random": hash(random.getstate()), "numpy random": numpy.random.get_state()[1].tolist(),
