@@ -13,7 +13,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -31,13 +31,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         label: Label file on the grid of the image, or several; the structure is their union.
         prompt: Text prompt of the structure.
         label_value: Value of the structure in each label file, or several; None selects all values above
-            zero.
+            zero. A value that does not occur in a label file states that the structure is absent.
+        repeat: Number of times that the image counts per training epoch, for rare structures; of several rows
+            of an image the largest.
     """
 
     image: str
     label: str | tuple[str, ...]
     prompt: str
     label_value: int | tuple[int, ...] | None = None
+    repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -88,11 +91,13 @@ class Case:
         image: CT file.
         targets: The labelled structures.
         title: Name of the case, needed where file names are not unique (`ct.nii.gz` in every folder).
+        repeat: Number of times that the case counts per training epoch.
     """
 
     image: Path
     targets: tuple[Target, ...]
     title: str = ""
+    repeat: int = 1
 
     @property
     def name(self) -> str:
@@ -170,7 +175,9 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
         DataError: An image has two rows with the same prompt.
     """
     targets: dict[str, list[Target]] = {}
+    repeats: dict[str, int] = {}
     for row in rows:
+        repeats[row.image] = max(row.repeat, repeats.get(row.image, 1))
         mine = targets.setdefault(row.image, [])
         if any(t.prompt == row.prompt for t in mine):
             raise DataError(
@@ -181,7 +188,7 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
         files = tuple(folder / name for name in row.labels)
         mine.append(Target(prompt=row.prompt, labels=files, values=row.values))
     return tuple(
-        Case(image=folder / image, targets=tuple(t), title=title)
+        Case(image=folder / image, targets=tuple(t), title=title, repeat=repeats[image])
         for (image, t), title in zip(targets.items(), titles([folder / i for i in targets]), strict=True)
     )
 
