@@ -95,6 +95,14 @@ class _SourceOptions:
     show_default=True,
     help="Number of worst cases to draw as overlay images.",
 )
+@click.option(
+    "--lesion",
+    "lesions",
+    multiple=True,
+    metavar="PROMPT",
+    help="Prompt whose connected components are lesions: report sensitivity and false positives; repeat for "
+    "several.",
+)
 @click.option("--overlap", type=float, help="Window overlap of --checkpoint [the checkpoint's].")
 @click.option(
     "--engine",
@@ -122,7 +130,14 @@ class _SourceOptions:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @out_option(type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md and images.")
 def evaluate(
-    datalist: Path, split: str, cases: int, tolerance: float, worst: int, out: Path, **source: Any
+    datalist: Path,
+    split: str,
+    cases: int,
+    tolerance: float,
+    worst: int,
+    lesions: tuple[str, ...],
+    out: Path,
+    **source: Any,
 ) -> None:
     """Score every labelled structure of a datalist on the native grid of each image.
 
@@ -138,7 +153,14 @@ def evaluate(
     chosen = _cases(datalist, split, cases)
     pictures = WorstCases(worst)
     with _open_source(options, chosen) as opened:
-        found = run(chosen, opened, progress=Progress(sys.stderr).log, tolerance=tolerance, watcher=pictures)
+        found = run(
+            chosen,
+            opened,
+            progress=Progress(sys.stderr).log,
+            tolerance=tolerance,
+            watcher=pictures,
+            lesions=lesions,
+        )
     notes = {"datalist": datalist.name, "split": split, **opened.notes}
     result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
     echo(table(result))

@@ -13,6 +13,7 @@ from gcis_train.cli.evaluation import ceiling, curves, evaluate
 from gcis_train.cli.finetune import finetune
 from gcis_train.cli.published import export_published
 from gcis_train.cli.training import pretrain, warmstart
+from gcis_train.cli.upcycle import upcycle
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -24,7 +25,7 @@ def main() -> None:
     """Train the routed CT segmentation network. Research software, not a medical device."""
 
 
-for _command in (datalist_commands, pretrain, warmstart, finetune, evaluate, ceiling, curves):
+for _command in (datalist_commands, pretrain, warmstart, upcycle, finetune, evaluate, ceiling, curves):
     main.add_command(_command)
 main.add_command(export_published)
 

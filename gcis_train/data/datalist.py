@@ -14,7 +14,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -33,13 +33,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         label: Label file on the grid of the image, or several; the structure is their union.
         prompt: Text prompt of the structure; empty in the file of a single task.
         label_value: Value of the structure in each label file, or several; None selects all values above
-            zero.
+            zero. A value that does not occur in a label file states that the structure is absent.
+        repeat: Number of times that the image counts per training epoch, for rare structures; of several rows
+            of an image the largest.
     """
 
     image: str
     label: str | tuple[str, ...]
     prompt: str = ""
     label_value: int | tuple[int, ...] | None = None
+    repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -94,13 +97,15 @@ class Case:
         image: CT file.
         targets: The labelled structures.
         title: Name of the image, needed where file names are not unique (`ct.nii.gz` in every folder).
-        repeat: Number of earlier cases of the same image and prompt.
+        copy: Number of earlier cases of the same image and prompt.
+        repeat: Number of times that the case counts per training epoch.
     """
 
     image: Path
     targets: tuple[Target, ...]
     title: str = ""
-    repeat: int = 0
+    copy: int = 0
+    repeat: int = 1
 
     @property
     def image_name(self) -> str:
@@ -109,8 +114,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name of the case for messages and tables: that of its image, and a number if it is repeated."""
-        return f"{self.image_name} ({self.repeat + 1})" if self.repeat else self.image_name
+        """Name of the case for messages and tables: that of its image, and a number for copies."""
+        return f"{self.image_name} ({self.copy + 1})" if self.copy else self.image_name
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,8 +234,10 @@ def _check_row(row: Row, *, where: str, folder: Path) -> None:
 def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
     """Group rows by image, in order of first appearance; the second row of a prompt starts another case."""
     targets: dict[tuple[str, int], list[Target]] = {}
+    repeats: dict[str, int] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for row in rows:
+        repeats[row.image] = max(row.repeat, repeats.get(row.image, 1))
         number = seen[row.image, row.prompt]
         seen[row.image, row.prompt] += 1
         files = tuple(folder / name for name in row.labels)
@@ -239,7 +246,13 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
     images = list(dict.fromkeys(image for image, _ in targets))
     names = dict(zip(images, titles([folder / image for image in images]), strict=True))
     return tuple(
-        Case(image=folder / image, targets=tuple(mine), title=names[image], repeat=number)
+        Case(
+            image=folder / image,
+            targets=tuple(mine),
+            title=names[image],
+            copy=number,
+            repeat=repeats[image],
+        )
         for (image, number), mine in targets.items()
     )
 

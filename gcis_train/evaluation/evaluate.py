@@ -15,7 +15,7 @@ import torch
 from gcis_runtime.errors import AmbiguousPromptError, CheckpointError, DataError
 from gcis_runtime.images.files import read_grid
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
-from gcis_train.data.datalist import Case, Target
+from gcis_train.data.datalist import Case, Target, prompts_of
 from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.reference import reference_labels
 from gcis_train.evaluation.scores import TOLERANCE, Score, score
@@ -83,6 +83,7 @@ def evaluate(
     progress: Callable[[str], None],
     tolerance: float = TOLERANCE,
     watcher: Watcher | None = None,
+    lesions: Collection[str] = (),
 ) -> Evaluation:
     """Predict every case and score its labelled structures.
 
@@ -92,16 +93,19 @@ def evaluate(
         progress: Called with one line per case.
         tolerance: Tolerance of the surface Dice in mm.
         watcher: Receives every scored case.
+        lesions: Prompts whose connected components are counted as lesions (lesions.py).
 
     Raises:
-        DataError: No case has a structure that can be scored, or a prediction is on a different grid.
+        DataError: No case has a structure that can be scored, a prompt of `lesions` is in no case, or a
+            prediction is on a different grid.
         ImageError: A file cannot be read, or a label is on a different grid.
     """
     scores: list[Score] = []
     unscored: dict[str, int] = {}
     missing: list[str] = []
-    for number, given in enumerate(cases, start=1):
-        case = _renamed(given, source.prompts)
+    cases = [_renamed(case, source.prompts) for case in cases]
+    _check_lesions(lesions, prompts_of(tuple(cases)))
+    for number, case in enumerate(cases, start=1):
         if source.prompts is not None and not any(t.prompt in source.prompts for t in case.targets):
             _count(unscored, case.targets)
             continue
@@ -113,7 +117,7 @@ def evaluate(
             continue
         case = _renamed(case, prediction.values.keys())
         _count(unscored, [t for t in case.targets if t.prompt not in prediction.values])
-        mine = score_case(case, prediction, tolerance=tolerance)
+        mine = score_case(case, prediction, tolerance=tolerance, lesions=lesions)
         if not mine:
             continue
         scores.extend(mine)
@@ -131,8 +135,20 @@ def evaluate(
     return Evaluation(scores=tuple(scores), tolerance=tolerance, unscored=unscored, missing=tuple(missing))
 
 
-def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[Score]:
-    """Score the structures of a case that a prediction has.
+def _check_lesions(lesions: Collection[str], prompts: Sequence[str]) -> None:
+    if unknown := [prompt for prompt in lesions if prompt not in prompts]:
+        raise DataError(
+            "no case of the datalist has the lesion",
+            received=repr(unknown[0]),
+            expected=f"one of {', '.join(map(repr, prompts))}",
+            fix="Correct --lesion.",
+        )
+
+
+def score_case(
+    case: Case, prediction: Prediction, *, tolerance: float, lesions: Collection[str] = ()
+) -> list[Score]:
+    """Score the structures of a case that a prediction has; those in `lesions` also as lesions.
 
     Raises:
         DataError: The prediction has a different shape from the image.
@@ -154,6 +170,7 @@ def score_case(case: Case, prediction: Prediction, *, tolerance: float) -> list[
             prompt=target.prompt,
             spacing=grid.spacing,
             tolerance=tolerance,
+            lesions=target.prompt in lesions,
         )
         for target, truth in zip(targets, read_masks(targets, like=grid), strict=True)
     ]

@@ -13,7 +13,9 @@ import numpy as np
 
 from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.system.json_files import json_bytes
+from gcis_train.evaluation import lesions
 from gcis_train.evaluation.evaluate import Evaluation
+from gcis_train.evaluation.lesions import Detection
 from gcis_train.evaluation.scores import DEFINITIONS, Score
 
 SCORES_FILE = "scores.csv"
@@ -29,17 +31,28 @@ def summarise(found: Evaluation) -> dict[str, Any]:
     """
     prompts = {prompt: _prompt_row(scores) for prompt, scores in _grouped(found.scores, "prompt").items()}
     rows = list(prompts.values())
+    found_lesions = _lesion_rows(found.scores)
     return {
         "tolerance_mm": found.tolerance,
         "mean_dice": _mean(row["mean"] for row in rows),
         "mean_surface_dice": _mean(row["surface_dice"]["mean"] for row in rows),
         "mean_hd95_mm": _mean(row["hd95_mm"]["mean"] for row in rows),
         "prompts": prompts,
+        **({"lesions": found_lesions} if found_lesions else {}),
         "cases": {case: _case_row(scores) for case, scores in _grouped(found.scores, "case").items()},
         "unscored_prompts": found.unscored,
         "cases_without_prediction": list(found.missing),
-        "definitions": DEFINITIONS,
+        "definitions": {**DEFINITIONS, **(lesions.DEFINITIONS if found_lesions else {})},
     }
+
+
+def _lesion_rows(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    """Return the counts of each prompt whose components were counted as lesions."""
+    rows = {}
+    for prompt, mine in _grouped(scores, "prompt").items():
+        if counted := [s.detection for s in mine if s.detection is not None]:
+            rows[prompt] = lesions.totals(counted)
+    return rows
 
 
 def _grouped(scores: Sequence[Score], field: str) -> dict[str, list[Score]]:
@@ -109,7 +122,8 @@ def table(result: dict[str, Any]) -> str:
         for name, digits in (("mean_dice", 3), ("mean_surface_dice", 3), ("mean_hd95_mm", 1))
     )
     lines.append(f"| **mean of structures** | | **{dice}** | | | **{surface}** | | **{distance}** | | |")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return f"{text}\n{lesions.table(result['lesions'])}" if "lesions" in result else text
 
 
 def _case_table(result: dict[str, Any]) -> str:
@@ -133,7 +147,10 @@ def report(result: dict[str, Any]) -> str:
     parts = ["# Evaluation\n", table(result), "## Cases\n", _case_table(result)]
     if result.get("worst_cases"):
         parts += ["## Worst cases\n", "".join(f"![{name}]({name})\n" for name in result["worst_cases"])]
-    parts += ["## Definitions\n", "".join(f"- {name}: {text}\n" for name, text in DEFINITIONS.items())]
+    parts += [
+        "## Definitions\n",
+        "".join(f"- {name}: {text}\n" for name, text in result["definitions"].items()),
+    ]
     unscored = [f"prompt {prompt!r}: {rows} rows" for prompt, rows in result["unscored_prompts"].items()]
     unscored += [f"case {case}: no prediction" for case in result["cases_without_prediction"]]
     if unscored:
@@ -160,12 +177,15 @@ def write_results(folder: Path, found: Evaluation, notes: dict[str, Any]) -> dic
 
 
 def _csv(scores: Sequence[Score]) -> str:
-    """Return the scores as CSV, one row per score; undefined distances are blank."""
+    """Return the scores as CSV, one row per score; undefined distances and counts are blank."""
     text = io.StringIO()
-    names = [field.name for field in dataclasses.fields(Score)]
+    names = [field.name for field in dataclasses.fields(Score) if field.name != "detection"]
+    counts = [field.name for field in dataclasses.fields(Detection)] if _lesion_rows(scores) else []
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(getattr(score, name)) for name in names] for score in scores)
+    writer.writerow([*names, *counts])
+    for score in scores:
+        counted = [getattr(score.detection, name, None) for name in counts]
+        writer.writerow([*(_cell(getattr(score, name)) for name in names), *counted])
     return text.getvalue()
 
 

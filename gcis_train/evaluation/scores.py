@@ -16,6 +16,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from gcis_runtime.spec import Triple
+from gcis_train.evaluation.lesions import Detection, detect
 from gcis_train.metrics import dice
 
 TOLERANCE = 2.0
@@ -51,6 +52,7 @@ class Score:
         empty: The mask without voxels: `both`, `truth`, `prediction`, or an empty string for neither.
         voxels_true: Voxels of the true mask.
         voxels_predicted: Voxels of the predicted mask.
+        detection: Counts of lesions; None for a prompt whose components are not lesions.
     """
 
     case: str
@@ -61,6 +63,7 @@ class Score:
     empty: Empty
     voxels_true: int
     voxels_predicted: int
+    detection: Detection | None = None
 
 
 def score(
@@ -71,6 +74,7 @@ def score(
     prompt: str,
     spacing: Triple,
     tolerance: float = TOLERANCE,
+    lesions: bool = False,
 ) -> Score:
     """Score a predicted mask.
 
@@ -81,6 +85,7 @@ def score(
         prompt: Prompt of the structure.
         spacing: Voxel size in mm along X, Y, Z.
         tolerance: Tolerance of the surface Dice in mm.
+        lesions: Count the connected components as lesions.
     """
     surface, distance = surface_scores(predicted, truth, spacing=spacing, tolerance=tolerance)
     return Score(
@@ -92,6 +97,7 @@ def score(
         empty=_empty(predicted, truth),
         voxels_true=int(truth.sum()),
         voxels_predicted=int(predicted.sum()),
+        detection=detect(predicted, truth) if lesions else None,
     )
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
 
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import PromptError
+
+Spread = Literal["last", "all"]
+"""Positions at which the pathways of prompts differ: as few and as late as possible, or all seven."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +107,65 @@ def spread(prompts: int, *, pathways: int) -> tuple[Pathway, ...]:
             choices.append(digit)
         result.append(Pathway(tuple(reversed(choices))))
     return tuple(result)
+
+
+def separate(given: Sequence[Pathway], *, pathways: int) -> tuple[Pathway, ...]:
+    """Return pathways that differ at every position, as far as the number of blocks permits.
+
+    At each position, prompts that had different blocks keep different blocks. A network whose new blocks are
+    copies of the old blocks of their prompts therefore has the same outputs. Prompts that must share a block,
+    because there are fewer blocks than prompts, share it with other prompts at the next position.
+
+    Args:
+        given: Pathway of each prompt.
+        pathways: Number of blocks per position, larger than every index in `given`.
+    """
+    columns = []
+    for position in range(len(POSITIONS)):
+        groups: dict[int, list[int]] = {}
+        for prompt, pathway in enumerate(given):
+            groups.setdefault(pathway.choices[position], []).append(prompt)
+        shares = dict.fromkeys(groups, 1)
+        for _ in range(min(pathways, len(given)) - len(groups)):
+            # The group with the most prompts per block receives the next block.
+            crowded = max(groups, key=lambda g: (len(groups[g]) / shares[g], -g))
+            shares[crowded] += 1
+        column, first = [0] * len(given), 0
+        for group, members in groups.items():
+            for rank, prompt in enumerate(members):
+                turned = (rank + 2 * position) % len(members)
+                column[prompt] = first + turned % shares[group]
+            first += shares[group]
+        columns.append(column)
+    return tuple(Pathway(choices) for choices in zip(*columns, strict=True))
+
+
+def next_pathway(taken: Sequence[Pathway], *, pathways: int) -> Pathway:
+    """Return the pathway of one more prompt, which differs from the others at the last two positions only.
+
+    It takes the block at `decoder1` with the fewest prompts, then the block at `out` with the fewest prompts;
+    at earlier positions, the blocks of the first prompt.
+
+    Args:
+        taken: Pathways of the other prompts; at least one.
+        pathways: Number of blocks per position.
+
+    Raises:
+        PromptError: All pathways that differ at the last two positions are taken.
+    """
+    prefix = taken[0].choices[:-2]
+    before, last = (Counter(pathway.choices[position] for pathway in taken) for position in (-2, -1))
+    ranked = sorted(
+        ((a, b) for a in range(pathways) for b in range(pathways)),
+        key=lambda pair: (pair[0] not in before, before[pair[0]], last[pair[1]], pair),
+    )
+    free = [Pathway((*prefix, *pair)) for pair in ranked]
+    chosen = next((pathway for pathway in free if pathway not in taken), None)
+    if chosen is None:
+        raise PromptError(
+            "there is no pathway left for another prompt",
+            received=f"{len(taken)} prompts",
+            expected=f"fewer than {pathways**2} with {pathways} pathways",
+            fix="Train fewer prompts, or raise --pathways.",
+        )
+    return chosen

@@ -255,7 +255,7 @@ def _checkpoint_config(job: Job, cases: Cases, *, stage: str) -> CheckpointConfi
         provenance={
             "stage": f"fine-tuning, {stage}",
             "source_sha256": job.source.sha256,
-            "training_cases": len(cases.training),
+            "training_cases": len(set(cases.training)),
             "phantoms_per_epoch": options.phantoms,
         },
     )

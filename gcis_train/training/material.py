@@ -24,7 +24,7 @@ class Cases:
     """Cases of a run.
 
     Attributes:
-        training: Training cases.
+        training: Training cases; a case with `repeat` N occurs N times.
         validation: Validation cases; may be empty.
         prompts: Distinct prompts of the run, in channel order.
     """
@@ -86,7 +86,7 @@ def read_cases(
             fix="Choose a structure of the datalist, or add training rows.",
         )
     return Cases(
-        training=training,
+        training=tuple(case for case in training for _ in range(case.repeat)),
         validation=validation[: options.validation_cases or None],
         prompts=tuple(prompts) or prompts_of(training + validation),
     )
@@ -173,7 +173,7 @@ def checkpoint_config(
         provenance={
             "gcis": importlib.metadata.version("gcis"),
             "stage": stage,
-            "training_cases": len(material.cases.training),
+            "training_cases": len(set(material.cases.training)),
             "phantoms_per_epoch": options.phantoms,
         },
     )

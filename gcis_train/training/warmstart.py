@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 import torch
 
-from gcis_train.nets.network import StaticGcisNet
-from gcis_train.nets.pathway import spread
+from gcis_runtime.errors import CheckpointError
+from gcis_train.nets.network import GcisNet, StaticGcisNet
+from gcis_train.nets.pathway import Spread
+from gcis_train.nets.pathway import spread as spread_last
+from gcis_train.text.prompts import embeddings_of
 from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Material, checkpoint_config, store_embeddings
 from gcis_train.training.objectives import JointObjective
 from gcis_train.training.run import Run, initialise_network, train
 from gcis_train.weights import checkpoint
-from gcis_train.weights.upcycle import upcycle
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
+from gcis_train.weights.upcycle import ROUTER_GAP, upcycle
 
 STATIC_FOLDER, ROUTED_FOLDER = "static", "routed"
 """Folders in the run folder: the run of the static network, and the routed checkpoint."""
@@ -37,7 +42,7 @@ def warm_start(material: Material, run: Run) -> Outcome:
     """
     options, prompts = run.options, material.cases.prompts
     static_run = dataclasses.replace(run, run_dir=run.run_dir / STATIC_FOLDER)
-    pathways = spread(len(prompts), pathways=options.network.pathways)
+    pathways = spread_last(len(prompts), pathways=options.network.pathways)
     torch.manual_seed(options.seed)
     net = StaticGcisNet(options.network, pathways, checkpoint=options.grad_checkpoint)
     initialise_network(net, material, static_run)
@@ -54,3 +59,47 @@ def warm_start(material: Material, run: Run) -> Outcome:
         config = msgspec.structs.replace(config, provenance=notes)
         checkpoint.save(run.run_dir / ROUTED_FOLDER, config, routed.state_dict())
     return outcome
+
+
+def upcycled(
+    found: Checkpoint,
+    *,
+    prompts: Sequence[str] = (),
+    clip_weights: str | None = None,
+    router_gap: float = ROUTER_GAP,
+    spread: Spread = "last",
+) -> tuple[CheckpointConfig, GcisNet]:
+    """Return a static checkpoint as a routed one: its configuration and network.
+
+    Args:
+        found: Static checkpoint with a prompt table.
+        prompts: Further prompts, which have no training yet.
+        clip_weights: Text weights for the further prompts.
+        router_gap: See `upcycle`.
+        spread: See `upcycle`.
+
+    Raises:
+        CheckpointError: The checkpoint is not static, or the text weights differ from those of its training.
+        PromptError: A prompt has no embedding, or see `upcycle`.
+    """
+    net = found.static()
+    if not found.prompts:
+        raise CheckpointError(
+            f"{found.folder} has no prompts",
+            expected="a static checkpoint of gcis-train warmstart",
+            fix="Copy the weights with gcis-train pretrain --pretrained instead.",
+        )
+    names = tuple(dict.fromkeys((*found.prompts, *prompts)))
+    embeddings = torch.stack(list(embeddings_of(found, names, clip_weights=clip_weights).values()))
+    routed = upcycle(net, embeddings, router_gap=router_gap, spread=spread)
+    provenance = {**found.config.provenance, "upcycled": True, "upcycled_from_sha256": found.sha256}
+    if new := names[len(found.prompts) :]:
+        provenance["untrained_prompts"] = list(new)
+    config = msgspec.structs.replace(
+        found.config,
+        kind="routed",
+        prompts=prompt_table(names, embeddings),
+        path_selections=(),
+        provenance=provenance,
+    )
+    return config, routed

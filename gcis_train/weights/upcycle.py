@@ -6,14 +6,14 @@ a dense network learns faster, and its copies then specialise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gcis_runtime.errors import PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.nets.pathway import Pathway
+from gcis_train.nets.pathway import Pathway, Spread, next_pathway, separate
 
 ROUTER_GAP = 9.0
 """Router logit of the assigned block minus that of every other block.
@@ -23,37 +23,54 @@ gap of 4, in 54 of 100 (docs/decisions/0010).
 """
 
 
-def upcycle(static: StaticGcisNet, embeddings: Tensor, *, router_gap: float = ROUTER_GAP) -> GcisNet:
+def upcycle(
+    static: StaticGcisNet, embeddings: Tensor, *, router_gap: float = ROUTER_GAP, spread: Spread = "last"
+) -> GcisNet:
     """Return a routed network with the same output as a static one for each of its prompts.
 
-    Blocks that a pathway uses keep their index; the other indices of a position receive copies of them in
-    turn. Routers are fitted so that every embedding selects the pathway of its prompt.
+    Every block is a copy of a block of the static network at the same position; blocks that no prompt uses
+    are copies of the static blocks in turn. Routers are fitted so that every embedding selects the pathway of
+    its prompt.
 
     Args:
         static: A network with one pathway per prompt.
-        embeddings: (P, text_dim) embeddings in the order of its pathways; linearly independent.
+        embeddings: (P, text_dim) embeddings, linearly independent: first those of its pathways in their
+            order, then those of new prompts (`next_pathway`), whose outputs mean nothing before training.
         router_gap: Difference between the router logits of the assigned block and every other block.
+        spread: `"last"` keeps the pathways of the static network. `"all"` gives prompts different blocks at
+            all seven positions (`separate`), so that they can be trained apart; each prompt then needs its
+            own pass through the decoder.
 
     Raises:
-        PromptError: The embeddings are not linearly independent.
+        PromptError: The embeddings are not linearly independent, or there are too many prompts.
     """
+    count = static.config.pathways
+    sources = list(static.pathways)
+    while len(sources) < len(embeddings):
+        sources.append(next_pathway(sources, pathways=count))
+    pathways = tuple(sources) if spread == "last" else separate(sources, pathways=count)
     net = GcisNet(static.config)
-    source = static.state_dict()
-    target = net.state_dict()
-    for name in target:
-        if name.startswith("routers."):
-            continue
-        target[name] = source[name] if name in source else source[_copied_from(name, static.pathways)]
-    net.load_state_dict(target)
-    fit_routers(net, embeddings, static.pathways, gap=router_gap)
+    theirs, ours = static.state_dict(), net.state_dict()
+    for name in ours:
+        if not name.startswith("routers."):
+            ours[name] = theirs[_copied_from(name, theirs, sources, pathways)]
+    net.load_state_dict(ours)
+    fit_routers(net, embeddings, pathways, gap=router_gap)
     return net
 
 
-def _copied_from(name: str, pathways: Sequence[Pathway]) -> str:
-    """Return the name of the parameter to copy into `name`, a parameter of an unused block."""
+def _copied_from(
+    name: str, theirs: Mapping[str, Tensor], sources: Sequence[Pathway], pathways: Sequence[Pathway]
+) -> str:
+    """Return the name of the tensor of the static network to copy into the parameter `name`."""
     parts = name.split(".")
-    used = sorted({p.choices[int(parts[2])] for p in pathways})
-    parts[4] = str(used[int(parts[4]) % len(used)])
+    if parts[0] != "decoder" or parts[3] != "blocks":
+        return name
+    position, block = int(parts[2]), int(parts[4])
+    copies = {p.choices[position]: s.choices[position] for s, p in zip(sources, pathways, strict=True)}
+    wanted = copies.get(block, block)
+    present = sorted({int(n.split(".")[4]) for n in theirs if n.startswith(".".join((*parts[:4], "")))})
+    parts[4] = str(wanted if wanted in present else present[wanted % len(present)])
     return ".".join(parts)
 
 

@@ -18,6 +18,7 @@ SCRIPTS = [
     "scripts/environment.sh",
     "examples/headneck/run.sh",
     "examples/headneck/feature12/run.sh",
+    "examples/routed/run.sh",
 ]
 CONFIGURATIONS = [p for p in sorted((ROOT / "examples").rglob("*.json")) if p.parent.name != "results"]
 

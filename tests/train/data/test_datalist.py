@@ -12,6 +12,8 @@ import pytest
 
 from gcis_runtime.errors import DataError
 from gcis_train.data.datalist import Row, group_cases, prompts_of, read_datalist
+from gcis_train.options.training import TrainOptions
+from gcis_train.training.material import read_cases
 
 ROW = {"image": "a.nii.gz", "label": "b.nii.gz", "prompt": "liver"}
 
@@ -148,3 +150,14 @@ def test_files_that_share_a_name_are_told_apart_by_their_folder(tmp_path: Path) 
     rows = tuple(Row(image=i, label="b.nii.gz", prompt="liver") for i in images)
     names = [c.name for c in group_cases(rows, folder=tmp_path)]
     assert names == ["s1/ct", "s2/ct", "other", "case_1_IMG_CT"]
+
+
+def test_a_rare_case_may_count_several_times(folder: Path) -> None:
+    (folder / "c.nii.gz").touch()
+    rows = [ROW, {**ROW, "prompt": "tumour", "repeat": 3}, {**ROW, "image": "c.nii.gz"}]
+    path = _write(folder, {"training": rows, "validation": rows})
+    cases = read_cases(path, TrainOptions())
+    assert [case.name for case in cases.training] == ["a", "a", "a", "c"]
+    assert [case.name for case in cases.validation] == ["a", "c"]  # scored once
+    with pytest.raises(DataError, match=r"training\[0\]"):
+        read_datalist(_write(folder, {"training": [{**ROW, "repeat": 0}]}))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gcis_runtime.errors import PromptError
-from gcis_train.nets.pathway import Pathway, group_equal, spread
+from gcis_train.nets.pathway import Pathway, group_equal, next_pathway, separate, spread
 
 CHOICES = st.lists(st.integers(0, 11), min_size=7, max_size=7).map(tuple)
 
@@ -65,3 +67,39 @@ def test_groups_of_equal_pathways() -> None:
     same, other = Pathway((0,) * 7), Pathway((1,) * 7)
     assert group_equal({"a": same, "b": other, "c": same}) == [["a", "c"]]
     assert group_equal({"a": same, "b": other}) == []
+
+
+@given(st.integers(1, 40), st.integers(2, 7))
+def test_separated_pathways_use_every_block_and_keep_different_blocks_different(
+    prompts: int, pathways: int
+) -> None:
+    if prompts > pathways**7:
+        return
+    given = spread(prompts, pathways=pathways)
+    separated = separate(given, pathways=pathways)
+    assert len(set(separated)) == prompts
+    for position in range(7):
+        old = [p.choices[position] for p in given]
+        new = [p.choices[position] for p in separated]
+        assert set(new) == set(range(min(prompts, pathways)))
+        blocks = {(b, a) for a, b in zip(old, new, strict=True)}
+        assert len(blocks) == len(set(new))  # a block copies one block only
+
+
+def test_prompts_that_share_a_block_have_other_blocks_at_the_next_position() -> None:
+    separated = separate(spread(8, pathways=6), pathways=6)
+
+    def sharing(position: int) -> set[tuple[int, int]]:
+        pairs = itertools.combinations(range(8), 2)
+        return {(a, b) for a, b in pairs if separated[a].choices[position] == separated[b].choices[position]}
+
+    for position in range(4):
+        assert len(sharing(position)) == 2
+        assert not sharing(position) & sharing(position + 1)
+
+
+def test_a_further_prompt_joins_the_smaller_group_of_the_next_to_last_position() -> None:
+    seven = spread(7, pathways=6)
+    assert next_pathway(seven, pathways=6) == Pathway((0, 0, 0, 0, 0, 1, 1))
+    with pytest.raises(PromptError, match=r"no pathway left.*fewer than 4 with 2"):
+        next_pathway(spread(4, pathways=2), pathways=2)

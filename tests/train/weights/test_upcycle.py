@@ -9,7 +9,7 @@ from gcis_runtime.errors import PromptError
 from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.decoder import foreground_logit
 from gcis_train.nets.network import GcisNet, StaticGcisNet
-from gcis_train.nets.pathway import Pathway, spread
+from gcis_train.nets.pathway import Pathway, Spread, next_pathway, spread
 from gcis_train.weights.upcycle import ROUTER_GAP, fit_routers, upcycle
 from tests.support.training_values import equal_states
 
@@ -66,3 +66,35 @@ def test_embeddings_that_coincide_are_an_error() -> None:
     net = GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=8))
     with pytest.raises(PromptError, match="do not distinguish the prompts"):
         fit_routers(net, torch.ones(2, 8), spread(2, pathways=2), gap=4.0)
+
+
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_spread_over_all_positions_gives_the_static_answers(prompts: int) -> None:
+    config = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
+    static = StaticGcisNet(config, spread(prompts, pathways=3)).eval()
+    embeddings = torch.randn(prompts, 16)
+    routed = upcycle(static, embeddings, spread="all").eval()
+    image = torch.rand(1, 1, *SMALL)
+    with torch.no_grad():
+        logits, features = static(image), routed.encoder(image)
+        pathways = [routed.resolve(e) for e in embeddings]
+        for index, pathway in enumerate(pathways):
+            answer = foreground_logit(routed.decoder(features, pathway))
+            assert torch.equal(answer, logits[:, index : index + 1])
+    assert all(len({p.choices[i] for p in pathways}) == min(prompts, 3) for i in range(7))
+
+
+@pytest.mark.parametrize("where", ["last", "all"])
+def test_a_further_prompt_has_a_pathway_of_its_own_and_changes_no_other(where: Spread) -> None:
+    config = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
+    given = spread(2, pathways=3)
+    static, embeddings = StaticGcisNet(config, given).eval(), torch.randn(3, 16)
+    routed = upcycle(static, embeddings, spread=where).eval()
+    pathways = [routed.resolve(e) for e in embeddings]
+    assert len(set(pathways)) == 3
+    if where == "last":
+        assert pathways == [*given, next_pathway(given, pathways=3)]
+    image = torch.rand(1, 1, *SMALL)
+    with torch.no_grad():
+        known = StaticGcisNet.resolved(routed, pathways[:2])
+        assert torch.equal(known(image), static(image))
