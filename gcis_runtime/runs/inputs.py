@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.suffixes import READABLE, stem, suffix_of
+from gcis_runtime.runs.image_list import read_list
 
 _OURS = "_seg"
 """Suffix of the label maps that runs write next to images; folders and patterns exclude these files."""
@@ -133,44 +133,24 @@ def _all(paths: Sequence[Path], message: str) -> list[Source]:
 
 
 def _listed(path: Path, dicom: DicomOptions) -> list[Source]:
-    """Read a list; columns other than `image` and `name` are ignored."""
-    fix = "The first line names the columns: image, and optionally name."
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, columns = list(reader), reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageError(
-            f"{path} cannot be read", received=str(error), expected="a CSV file", fix=fix
-        ) from error
-    if "image" not in columns:
-        raise ImageError(
-            f"{path} has no column 'image'", received=", ".join(columns) or "an empty file", fix=fix
-        )
-    sources = list(_sources(path, rows, dicom))
-    if not sources:
-        raise ImageError(f"{path} lists no image", fix=fix)
-    return sources
-
-
-def _sources(path: Path, rows: Sequence[dict[str, str | None]], dicom: DicomOptions) -> Iterator[Source]:
-    for number, row in enumerate(rows, start=1):
-        text = (row["image"] or "").strip()
-        if not text:
-            raise ImageError(f"{path} has no image in row {number}", fix="Remove the row, or name a file.")
-        image = path.parent / text
-        name = (row.get("name") or "").strip() or stem(image)
+    """Return the images of a list, relative to it."""
+    found: list[Source] = []
+    for entry in read_list(path):
+        image = path.parent / entry.image
+        name = entry.name or stem(image)
         if name in {".", ".."} or "/" in name or "\\" in name:
             raise ImageError(
-                f"{path} has a name in row {number} that is not a file name",
+                f"{path} has a name in row {entry.row} that is not a file name",
                 received=repr(name),
                 fix="Use letters, digits, - and _.",
             )
         if not (_is_study(image) or _is_loose(image)):
-            yield Source(image=image, name=name)
+            found.append(Source(image=image, name=name))
             continue
         series = _study([image], dicom)
-        if len(series) == 1:
-            yield replace(series[0], name=name)
-        else:
-            yield from (replace(s, name=f"{name}_{s.series.number if s.series else ''}") for s in series)
+        numbered = len(series) > 1
+        found += [
+            replace(s, name=f"{name}_{s.series.number if s.series else ''}" if numbered else name)
+            for s in series
+        ]
+    return found

@@ -115,14 +115,14 @@ def evaluate(
             missing.append(case.name)
             progress(f"{number}/{len(cases)}  {case.name}  no prediction")
             continue
-        case = _renamed(case, prediction.values.keys())
-        _count(unscored, [t for t in case.targets if t.prompt not in prediction.values])
-        mine = score_case(case, prediction, tolerance=tolerance, lesions=lesions)
+        named = _renamed(case, prediction.values.keys())
+        _count(unscored, [t for t in named.targets if t.prompt not in prediction.values])
+        mine = score_case(named, prediction, tolerance=tolerance, lesions=lesions)
         if not mine:
             continue
         scores.extend(mine)
         if watcher is not None:
-            watcher.see(case, prediction, mine)
+            watcher.see(named, prediction, mine)
         mean = np.mean([s.dice for s in mine])
         progress(f"{number}/{len(cases)}  {case.name}  Dice {mean:.3f}  {time.monotonic() - started:.1f} s")
     if not scores:

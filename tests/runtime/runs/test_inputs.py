@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,39 @@ def test_label_maps_have_the_format_of_their_image_or_the_one_asked_for(tmp_path
     assert [j.labels.name for j in jobs] == ["a_seg.nii", "b_seg.nii", "c_seg.nii", "d_seg.nii"]
     one = plan_jobs(find_images([tmp_path / "a.nii"]), str(tmp_path / "x.NRRD"))[0]
     assert (one.labels.name, one.report.name) == ("x.NRRD", "x.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_lists_of_spreadsheets_are_read(tmp_path, separator, encoding):
+    lines = [
+        ["Patient", " Image ", "NAME"],
+        ["", "", ""],
+        ["1", "cts/ä.nii.gz", ""],
+        ["2", "b.nii.gz", "second"],
+    ]
+    text = "\r\n".join(separator.join(line) for line in lines) + "\r\n\r\n"
+    data = text.encode(encoding)
+    (tmp_path / "list.csv").write_bytes(codecs.BOM_UTF16_LE + data if encoding == "utf-16-le" else data)
+    assert find_images([tmp_path / "list.csv"]) == (
+        Source(image=tmp_path / "cts" / "ä.nii.gz", name="ä"),
+        Source(image=tmp_path / "b.nii.gz", name="second"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "ct|image\n1|a.nii",
+            r"no column 'image'; received ct\|image \(separated by commas\); expected .*tabs",
+        ),
+        ("ct;path\n1;a.nii", r"received ct, path \(separated by semicolons\)"),
+        ("image;IMAGE\na;b", "two columns 'image'"),
+        ("\n\n", "an empty file"),
+    ],
+)
+def test_a_list_of_another_kind_names_its_separator(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ImageError, match=message):
+        find_images([tmp_path / "list.csv"])
