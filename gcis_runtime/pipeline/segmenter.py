@@ -31,6 +31,8 @@ from gcis_runtime.pipeline.warnings import (
     context_warnings,
     intensity_warnings,
     limit_warnings,
+    nothing_found_warnings,
+    oblique_warnings,
     post_warnings,
     untrained_warnings,
 )
@@ -263,7 +265,9 @@ class Segmenter:
                 *part.warnings,
                 *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),
+                *oblique_warnings(volume.affine),
                 *context_warnings(*found.grid, manifest.window),
+                *nothing_found_warnings(labels, sink.counts()),
                 *untrained_warnings(manifest, self.channels),
                 *post_warnings(labels, sink.counts(), found.changes, part=part.region is not None),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),
