@@ -148,6 +148,9 @@ def _kind_options() -> list[click.Parameter]:
             ),
             click.option("--fold", type=int, default=0, help="Fold to validate on, counted from 0."),
             click.option("--test", is_flag=True, help="Validate on the published test set."),
+            click.option(
+                "--keep", is_flag=True, help="Keep cases whose published files are known to be wrong."
+            ),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
             json_option(help="Print the complete report as JSON."),
             verbose_option,

@@ -9,6 +9,7 @@ from gcis_train.datasets import (
     amos,
     btcv,
     ctorg,
+    flare22,
     hanseg,
     kits,
     lits,
@@ -36,6 +37,7 @@ DATASETS: dict[str, Dataset] = {
         amos,
         totalsegmentator,
         openkbp,
+        flare22,
     )
 }
 """All adaptors by kind."""

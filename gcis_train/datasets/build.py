@@ -37,6 +37,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
         fold: Fold used for validation, counted from 0.
         validation_share: Share of patients for validation; None uses the published split, or 0.2 without one.
         test: Validate on the published test part, which is excluded otherwise.
+        keep: Keep cases whose published files are known to be wrong (`Dataset.broken`).
     """
 
     lesions: Literal["organ", "apart"] = "organ"
@@ -48,6 +49,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     fold: int = 0
     validation_share: float | None = None
     test: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if self.folds and not (self.folds > 1 and 0 <= self.fold < self.folds):
@@ -98,8 +100,10 @@ def build(
     scan = dataset.scan(listing)
     if not scan.samples:
         raise _nothing(dataset, listing, scan.skipped)
-    samples = [_merged(sample, choices) for sample in scan.samples]
+    broken = {} if choices.keep else dataset.broken
+    samples = [_merged(sample, choices) for sample in scan.samples if sample.name not in broken]
     skipped = list(scan.skipped)
+    skipped += [Skip(name=s.name, reason=broken[s.name]) for s in scan.samples if s.name in broken]
     if choices.prompts:
         samples = _only(samples, choices.prompts)
         skipped += [Skip(name=s.name, reason="no requested structure") for s in samples if not s.masks]

@@ -69,7 +69,11 @@ def scan(listing: Listing) -> Scan:
     return Scan(samples=tuple(samples), skipped=tuple(skipped))
 
 
+BROKEN = {"case_19": "image and masks do not match"}
+"""Also left out by SAT-DS."""
+
 DATASET = Dataset(
+    broken=BROKEN,
     kind="hanseg",
     title="HaN-Seg",
     source="https://zenodo.org/records/7442914",

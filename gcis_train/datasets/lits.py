@@ -13,6 +13,9 @@ from gcis_train.datasets.samples import Dataset, Scan, label_map, paired
 
 LABELS = {1: "liver", 2: "liver tumor"}
 LESIONS = {"liver tumor": "liver"}
+_HEADER = "the header of the image has an identity affine and a wrong voxel size"
+BROKEN = {f"volume-{n}": _HEADER for n in range(28, 48)}
+"""Known from an issue of LITS-CHALLENGE; the liver task of the Decathlon has these patients, repaired."""
 
 
 def scan(listing: Listing) -> Scan:
@@ -29,4 +32,5 @@ DATASET = Dataset(
     layout="volume-0.nii and segmentation-0.nii, in any folders",
     scan=scan,
     aside=(r"test-volume-\d+",),
+    broken=BROKEN,
 )

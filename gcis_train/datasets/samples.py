@@ -83,6 +83,8 @@ class Dataset:
         scan: Function from the files of the folder to samples.
         aside: Patterns of published files that training does not use.
         absent_is_unknown: Whether a structure without voxels was not contoured, rather than absent.
+        broken: Reason by name of cases whose published files are known to be wrong; they are skipped unless
+            they are kept explicitly.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class Dataset:
     scan: Callable[[Listing], Scan]
     aside: tuple[str, ...] = ()
     absent_is_unknown: bool = False
+    broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def label_map(

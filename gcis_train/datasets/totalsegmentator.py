@@ -1,4 +1,4 @@
-"""Find the cases of TotalSegmentator v1 and v2: 1204 and 1228 CTs with 104 and 117 structures.
+"""Find the cases of TotalSegmentator v1, v2 and v3: 1204, 1228 and 1939 CTs with 104 or 117 structures.
 
 Layout and names: https://doi.org/10.5281/zenodo.6802613 (v1), https://doi.org/10.5281/zenodo.10047292 (v2),
 https://github.com/wasserth/TotalSegmentator and Wasserthal et al., Radiology: AI 2023. A case is a folder
@@ -103,12 +103,14 @@ def _parts(root: Path) -> dict[str, Part]:
         return {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
-            return {row["image_id"]: _PARTS[row["split"]] for row in csv.DictReader(handle, delimiter=";")}
+            rows = [(row["image_id"], row["split"]) for row in csv.DictReader(handle, delimiter=";")]
+        # Other names of parts, in releases after v2, are neither training nor test: a split divides them.
+        return {name: _PARTS.get(part, "") for name, part in rows}
     except (KeyError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file} does not list the part of each case",
             received=f"no {error}",
-            expected="columns image_id and split, separated by semicolons; split is train, val or test",
+            expected="columns image_id and split, separated by semicolons",
         ) from error
 
 

@@ -170,13 +170,13 @@ TREES: dict[str, Tree] = {
         files={
             "Training Batch 1/volume-0.nii": IMAGE,
             "Training Batch 1/segmentation-0.nii": (1, 2),
-            "Training Batch 2/volume-28.nii": IMAGE,
-            "Training Batch 2/segmentation-28.nii": (1, 2),
+            "Training Batch 2/volume-48.nii": IMAGE,
+            "Training Batch 2/segmentation-48.nii": (1, 2),
             "LITS-Challenge-Test-Data/test-volume-0.nii": IMAGE,
         },
-        cases={"volume-0": "", "volume-28": ""},
+        cases={"volume-0": "", "volume-48": ""},
         prompts={"liver": (1, 2), "liver tumor": (2,)},
-        lost=("Training Batch 2/segmentation-28.nii", "volume-28"),
+        lost=("Training Batch 2/segmentation-48.nii", "volume-48"),
         stray="Training Batch 1/liver.nii",
     ),
     "kits": Tree(
@@ -274,5 +274,18 @@ TREES: dict[str, Tree] = {
         prompts={"brainstem": (1,), "mandible": (7,)},
         lost=("train/pt_2_label.nii.gz", "pt_2"),
         stray="train/dose.nii.gz",
+    ),
+    "flare22": Tree(
+        files={
+            "FLARE22Train/images/FLARE22_Tr_0001_0000.nii.gz": IMAGE,
+            "FLARE22Train/labels/FLARE22_Tr_0001.nii.gz": _ORGANS,
+            "FLARE22Train/images/FLARE22_Tr_0002_0000.nii.gz": IMAGE,
+            "FLARE22Train/labels/FLARE22_Tr_0002.nii.gz": _ORGANS,
+            "UnlabeledCase/Case_00001_0000.nii.gz": IMAGE,
+        },
+        cases={"FLARE22_Tr_0001": "", "FLARE22_Tr_0002": ""},
+        prompts={"liver": (1,), "right adrenal gland": (7,), "left kidney": (13,)},
+        lost=("FLARE22Train/labels/FLARE22_Tr_0002.nii.gz", "FLARE22_Tr_0002"),
+        stray="FLARE22Train/images/other.nii.gz",
     ),
 }

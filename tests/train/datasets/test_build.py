@@ -18,7 +18,7 @@ from gcis_train.datasets.build import Built, Choices, build
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined, union
 from gcis_train.datasets.samples import Mask, label_map
 from gcis_train.datasets.splits import fold_of, hold_out, shuffled
-from tests.support.dataset_trees import TREES, write_tree
+from tests.support.dataset_trees import IMAGE, TREES, write_tree
 
 FILE, OTHER = Path("a.nii.gz"), Path("b.nii.gz")
 PATIENTS = [f"p{n}" for n in range(20)]
@@ -198,3 +198,18 @@ def test_impossible_splits_are_one_line(flags: tuple[str, ...], message: str, tm
     result = _run("lits", root, "-o", tmp_path / "list.json", *flags)
     assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "list.json").exists()
+
+
+def test_cases_that_are_known_to_be_wrong_are_skipped_with_a_reason_unless_kept(tmp_path: Path) -> None:
+    files = {
+        f"Training Batch 1/{kind}-{n}.nii": content
+        for n in (27, 28, 47, 48)
+        for kind, content in (("volume", IMAGE), ("segmentation", (1, 2)))
+    }
+    root = write_tree(tmp_path, files)
+    report = _build("lits", root).report
+    assert [s["name"] for s in report["skipped"]] == ["volume-28", "volume-47"]
+    assert "wrong voxel size" in report["skipped"][0]["reason"]
+    assert sum(report["cases"].values()) == 2 and report["unused_files"] == []
+    kept = _build("lits", root, keep=True).report
+    assert kept["skipped"] == [] and sum(kept["cases"].values()) == 4
