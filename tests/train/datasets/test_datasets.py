@@ -102,7 +102,7 @@ def test_a_folder_of_incomplete_cases_names_one(tmp_path: Path) -> None:
     ("kind", "image", "case"),
     [
         ("hanseg", "HaN-Seg/set_1/case_02/case_02_IMG_CT.nrrd", "case_02"),
-        ("lits", "Training Batch 2/volume-28.nii", "volume-28"),
+        ("lits", "Training Batch 2/volume-48.nii", "volume-48"),
         ("totalsegmentator", "s0001/ct.nii.gz", "s0001"),
         ("msd", "Task03_Liver/imagesTr/liver_1.nii.gz", "Task03_Liver/liver_1"),
     ],
