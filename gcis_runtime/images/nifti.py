@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.grid import Grid
-from gcis_runtime.images.nifti_header import FIX, Layout, header_file, read_layout, voxel_file
+from gcis_runtime.images.nifti_header import FIX, Layout, header_file, length_unit, read_layout, voxel_file
 from gcis_runtime.images.volume import Decoded, Volume, check_file
 from gcis_runtime.images.voxels import (
     BZIP2_MAGIC,
@@ -245,7 +245,9 @@ def label_image(array: NDArray[Any], *, like: Volume, slope: float = 1.0) -> Any
         header["cal_min"], header["cal_max"], header["intent_code"] = 0, 0, 0
         header.extensions.clear()
         # In the units of the header: a label map has the numbers and the units of its image.
-        image = kind(array, header.get_best_affine(), header)
+        affine = like.affine.copy()
+        affine[:3] /= length_unit(header)
+        image = kind(array, affine, header)
     image.set_data_dtype(array.dtype)
     image.header.set_slope_inter(slope, 0)
     return image

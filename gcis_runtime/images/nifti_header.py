@@ -201,6 +201,11 @@ def _choose_form(header: Any) -> tuple[str, ...]:
     return ()
 
 
+def length_unit(header: Any) -> float:
+    """Return millimetres per unit of length of a header."""
+    return _units(header)[0]
+
+
 def _units(header: Any) -> tuple[float, tuple[str, ...]]:
     """Return millimetres per unit of length of a header, and a note unless it is mm or not set."""
     code = int(header["xyzt_units"]) & 7

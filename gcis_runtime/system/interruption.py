@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
 
+from gcis_runtime import platforms
 from gcis_runtime.system.unfinished import remove_unfinished
 
 INTERRUPTED_EXIT = 130
@@ -36,7 +36,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.nullcontext() if sys.platform == "win32" else _watched():
+    with contextlib.nullcontext() if platforms.WINDOWS else _watched():
         try:
             yield
         finally:

@@ -51,7 +51,9 @@ def test_a_record_is_named_for_what_it_is(path: Path) -> None:
     assert (record["what"], hardware(record)) == (what, machine)
     assert re.fullmatch(r"\d{8}", day)
     assert day >= record["environment"]["date"][:10].replace("-", ""), "measured after it was written"
-    assert record["environment"]["commit"] and record["environment"]["packages"]
+    # A lent GPU machine has a copy of the files without their history.
+    assert record["environment"]["commit"] or what.startswith("gpu")
+    assert record["environment"]["packages"]
 
 
 def test_the_newest_record_is_of_that_kind_alone(tmp_path: Path) -> None:

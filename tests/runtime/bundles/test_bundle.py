@@ -55,7 +55,7 @@ DAMAGE = {
     "no folder": (shutil.rmtree, "does not exist"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not a bundle"),
     "not JSON": (lambda f: (f / "manifest.json").write_text("{"), "not a bundle manifest"),
-    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=3)), "a different schema"),
+    "other version": (lambda f: edit(f, lambda m: m.update(schema_version=3)), "by a newer gcis"),
     "unknown field": (lambda f: edit(f, lambda m: m.update(more=1)), "follow the schema"),
     "changed bit": (damage_model, "not the file that was exported"),
     "other size": (lambda f: (f / "model.onnx").write_bytes(b"x"), "a different size"),

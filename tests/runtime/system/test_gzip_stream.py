@@ -63,7 +63,7 @@ def test_the_file_is_the_one_that_nibabel_would_write(tmp_path, name, dtype, mon
 
     from gcis_runtime.images import nifti
 
-    monkeypatch.setattr(nifti, "_CHUNK", 40)  # several chunks
+    monkeypatch.setattr(nifti, "CHUNK", 40)  # several chunks
     header = nib.Nifti1Header(endianness=">")
     header.set_data_dtype(np.int16)
     like = Volume(array=VOLUME.array, affine=np.diag([2.0, 3, 4, 1]), header=header)
