@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,10 +86,16 @@ class Archive:
         found = self.get(f"/dicom-web/studies/{ROOT}1/series?{text}", Accept="application/dicom+json")
         return list(json.loads(found))
 
-    def archive_of(self, series_uid: str) -> bytes:
-        """Return a series as a zip archive."""
-        (found,) = json.loads(self.post("/tools/lookup", series_uid.encode(), "text/plain"))
-        return self.get(f"{found['Path']}/archive")
+    def retrieve(self, series_uid: str, *, instance_uid: str = "") -> list[bytes]:
+        """Return the files of a series, or one of them (WADO-RS)."""
+        path = f"/dicom-web/studies/{ROOT}1/series/{series_uid}"
+        path += f"/instances/{instance_uid}" if instance_uid else ""
+        accepted = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        asked = urllib.request.Request(self.url + path, headers={"Accept": accepted})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
+            parts = email.message_from_bytes(head + answer.read()).get_payload()
+        return [part.get_payload(decode=True) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +157,9 @@ def test_a_study_goes_through_an_archive_and_its_results_come_back(archive: Arch
     ct = Volume.from_array(smooth_ct((36, 34, 20)), affine=affine)
     store(archive, write(slices_of(ct), tmp_path / "sent"))
     assert [s["0020000E"]["Value"][0] for s in archive.find(Modality="CT")] == [f"{ROOT}2"]
-    (tmp_path / "study.zip").write_bytes(archive.archive_of(f"{ROOT}2"))
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as study:
+        for number, data in enumerate(archive.retrieve(f"{ROOT}2")):
+            study.writestr(f"{number}.dcm", data)
     assert np.array_equal(read_dicom(tmp_path / "study.zip").array, ct.array)
     bundle = write_bundle(tmp_path / "b.gcis")
     arguments = [str(tmp_path / "study.zip"), "--bundle", str(bundle), "--sr"]
@@ -163,8 +173,8 @@ def test_a_study_goes_through_an_archive_and_its_results_come_back(archive: Arch
         sent = pydicom.dcmread(file)
         (entry,) = archive.find(SeriesInstanceUID=sent.SeriesInstanceUID)
         assert entry["00080060"]["Value"] == [sent.Modality]
-        (instance,) = json.loads(archive.post("/tools/lookup", sent.SOPInstanceUID.encode(), "text/plain"))
-        back = pydicom.dcmread(io.BytesIO(archive.get(f"{instance['Path']}/file")))
+        (data,) = archive.retrieve(sent.SeriesInstanceUID, instance_uid=sent.SOPInstanceUID)
+        back = pydicom.dcmread(io.BytesIO(data))
         assert back.to_json_dict() == sent.to_json_dict()
     CliRunner().invoke(main, arguments)
     archive.stow(sorted(tmp_path.glob("study_*.dcm")))  # a repeated run replaces, and does not multiply

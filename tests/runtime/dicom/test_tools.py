@@ -14,7 +14,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from gcis_runtime.cli.run import main
 from gcis_runtime.demo.phantom import make_phantom
@@ -22,7 +28,7 @@ from gcis_runtime.dicom.study import read_dicom
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.images.volume import Volume
 from tests.runtime.dicom.tools import findings, program, run
-from tests.support.dicom_series import Coding, sheared, slices_of, write
+from tests.support.dicom_series import Coding, enhanced_of, sheared, slices_of, write
 
 pytestmark = pytest.mark.dicom
 
@@ -106,21 +112,36 @@ def on_grid_of(image: nib.Nifti1Image, other: nib.Nifti1Image) -> np.ndarray:
     return values.reshape(image.shape)
 
 
-@pytest.mark.parametrize("made", ["plain", "rle", "jpeg-ls", "jpeg 2000", "feet first"])
+SYNTAXES = {
+    "rle": RLELossless,
+    "jpeg-ls": JPEGLSLossless,
+    "jpeg 2000": JPEG2000Lossless,
+    "implicit": ImplicitVRLittleEndian,
+    "big endian": ExplicitVRBigEndian,
+}
+
+
+@pytest.mark.parametrize("made", ["plain", *SYNTAXES, "signed", "feet first", "enhanced"])
 def test_dcm2niix_gives_the_same_image(ct: Volume, tmp_path: Path, made: str) -> None:
     volume = Volume(array=ct.array[:, :, 40:60], affine=ct.affine)
-    coding = {"rle": RLELossless, "jpeg-ls": JPEGLSLossless, "jpeg 2000": JPEG2000Lossless}.get(made)
+    coding = Coding(syntax=SYNTAXES[made]) if made in SYNTAXES else Coding()
+    if made == "signed":
+        coding = Coding(bits=16, signed=True, intercepts=(0,))
     if made == "feet first":
         flip = np.diag([1.0, 1, -1, 1])
         flip[2, 3] = 19
         volume = Volume(array=volume.array[:, :, ::-1].copy(), affine=volume.affine @ flip)
-    folder = write(slices_of(volume, coding=Coding(syntax=coding) if coding else Coding()), tmp_path / "s")
+    slices = [enhanced_of(volume)] if made == "enhanced" else slices_of(volume, coding=coding)
+    folder = write(slices, tmp_path / "s")
     run("dcm2niix", "-z", "n", "-f", "x", "-o", tmp_path, folder)
     theirs = nib.as_closest_canonical(nib.load(tmp_path / "x.nii"))
     found = read_dicom(folder)
     ours = nib.as_closest_canonical(nib.Nifti1Image(found.array, found.affine))
     assert np.array_equal(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
-    assert np.allclose(theirs.affine, ours.affine, atol=1e-3)
+    if made == "enhanced":  # dcm2niix takes the slice distance from the frames that are stored first and last
+        assert np.allclose(ours.affine, volume.affine, atol=1e-3)
+    else:
+        assert np.allclose(theirs.affine, ours.affine, atol=1e-3)
 
 
 CONVERTERS: dict[str, Callable[[Path, Path], list[str]]] = {
