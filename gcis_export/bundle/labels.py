@@ -9,34 +9,17 @@ import msgspec
 from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.bundles.post_rules import PostRules
 from gcis_runtime.errors import PromptError
-from gcis_runtime.structures.match import nearest_prompts
+from gcis_runtime.structures.match import nearest_prompts, snomed_codes
 from gcis_train.colors import distinct_colors, structure_key
 from gcis_train.text.resolve import trained_name
 
-_SNOMED: dict[str, str] = {
-    "brainstem": "15926001",
-    "spinal cord": "2748008",
-    "esophagus": "32849002",
-    "larynx": "4596009",
-    "mandible": "91609006",
-    "liver": "10200004",
-    "spleen": "78961009",
-    "pancreas": "15776009",
+_ONE_SIDE: dict[str, str] = {
     "left kidney": "18639004",
     "right kidney": "9846003",
-    "stomach": "69695003",
-    "gallbladder": "28231008",
-    "duodenum": "38848004",
-    "aorta": "15825003",
-    "inferior vena cava": "64131007",
-    "urinary bladder": "89837001",
-    "prostate": "41216001",
-    "brain": "12738006",
-    "heart": "80891009",
-    "trachea": "44567001",
     "left lung": "44029006",
     "right lung": "3341006",
 }
+"""Codes that include the side. For others the code is that of the structure, and the name has the side."""
 
 
 def with_rules(labels: Sequence[Label], post: Sequence[tuple[str, PostRules | None]]) -> tuple[Label, ...]:
@@ -98,7 +81,7 @@ def make_labels(prompts: Sequence[str], values: Sequence[int] = ()) -> tuple[Lab
         )
     labels: list[Label] = []
     for prompt, value, color in zip(prompts, numbers, distinct_colors(prompts), strict=True):
-        key = structure_key(prompt)
-        codes = {"SCT": _SNOMED[key]} if key in _SNOMED else {}
+        code = _ONE_SIDE.get(structure_key(prompt)) or next(iter(snomed_codes(prompt)), "")
+        codes = {"SCT": code} if code else {}
         labels.append(Label(value=value, name=prompt, prompt=prompt, color=color, codes=codes))
     return tuple(labels)

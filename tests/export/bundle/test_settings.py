@@ -84,6 +84,8 @@ def test_labels_count_from_one_with_distinct_colours():
     assert [label.value for label in labels] == list(range(1, 44))
     assert len({label.color for label in labels}) == 43
     assert labels[0].codes == {"SCT": "15926001"} and labels[5].codes == {}
+    sided = [label.codes for label in make_labels(["left parotid gland", "right kidney", "Glnd_Submand_L"])]
+    assert sided == [{"SCT": "45289007"}, {"SCT": "9846003"}, {"SCT": "385296007"}]
 
 
 def test_a_sentence_is_labelled_like_the_structure_it_names():
