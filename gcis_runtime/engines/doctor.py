@@ -14,7 +14,6 @@ from gcis_runtime.engines.tensorrt.family import FAMILIES, Family, installed_ver
 from gcis_runtime.engines.usable import import_problem, limits, overlap, version_of
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.cpus import usable_cpus
-from gcis_runtime.system.home import home_folder
 from gcis_runtime.system.private_cache import open_cache
 
 PACKAGES = (
@@ -74,7 +73,7 @@ def examine() -> dict[str, Any]:
         "cuda_driver": driver.version,
         "cuda_problem": driver.problem,
         "gpus": list(driver.gpus),
-        "cache": str(home_folder() / "cache") if open_cache() else None,
+        "cache": str(cache.folder) if (cache := open_cache()) else None,
         "onnxruntime_providers": providers,
         "openvino": openvino,
         "engines": _findings(providers, openvino, driver),

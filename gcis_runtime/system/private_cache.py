@@ -183,7 +183,7 @@ def open_cache(folder: Path | None = None) -> PrivateCache | None:
             return None
         if found.st_mode & 0o077:
             folder.chmod(0o700)
-    except (OutputError, OSError, RuntimeError):  # this user has no home folder
+    except (OutputError, OSError):  # OutputError: this user has no home folder
         return None
     return PrivateCache(folder=folder)
 

@@ -8,6 +8,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from gcis_runtime.errors import OutputError
 from gcis_runtime.system.home import home_folder
 from gcis_runtime.system.own_files import create_new, open_plain
 
@@ -38,7 +39,7 @@ def secret_key(*, create: bool) -> bytes | None:
         with os.fdopen(handle, "rb") as opened:
             private = _private(os.fstat(handle), folder=False)
             found = opened.read(_BYTES + 1)
-    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
+    except (OutputError, OSError):  # OutputError: this user has no home folder
         return None
     return found if private and len(found) == _BYTES else None
 

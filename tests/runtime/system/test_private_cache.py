@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from gcis_runtime.errors import OutputError
+from gcis_runtime.system import private_cache, secret_key
 from gcis_runtime.system.private_cache import PrivateCache, open_cache, open_cache_beside
 
 KEY = {"graph": "abc", "version": "1"}
@@ -171,3 +173,17 @@ def test_two_writers_leave_one_whole_entry(cache):
 
     cache.store("kind", KEY, outer)
     assert cache.find("kind", KEY).read_bytes() == b"outer"
+
+
+def test_a_user_without_a_home_folder_has_no_cache_and_no_key(cache, monkeypatch):
+    put(cache)
+
+    def no_home():
+        raise OutputError("this user has no home")
+
+    for module in (private_cache, secret_key):
+        monkeypatch.setattr(module, "home_folder", no_home)
+    assert open_cache() is None
+    assert secret_key.secret_key(create=True) is None
+    assert cache.find("kind", KEY) is None
+    assert put(cache) is None
