@@ -67,18 +67,24 @@ def write_dicom_files(
     if not request.structures:
         return {}, ("no structure was found: no DICOM file was written",)
     files = {}
-    from gcis_runtime.dicom.results.rtstruct import write_rtstruct  # noqa: PLC0415 (imports pydicom)
-    from gcis_runtime.dicom.results.seg import make_seg, write_seg  # noqa: PLC0415
-    from gcis_runtime.dicom.results.sr import write_sr  # noqa: PLC0415
+    from gcis_runtime.dicom.results.files import save_dicom  # noqa: PLC0415 (imports pydicom)
+    from gcis_runtime.dicom.results.rtstruct import make_rtstruct  # noqa: PLC0415
+    from gcis_runtime.dicom.results.seg import make_seg, notes_on_codes  # noqa: PLC0415
+    from gcis_runtime.dicom.results.sr import make_sr  # noqa: PLC0415
 
+    seg = None
     for name, path in wanted:
         if name == SEG:
-            notes += write_seg(path, request, kind=options.dicom.seg_type)
+            seg = make_seg(request, kind=options.dicom.seg_type)
+            save_dicom(path, seg)
+            notes += notes_on_codes(request)
         else:
-            write_rtstruct(path, request)
+            save_dicom(path, make_rtstruct(request))
         files[name] = str(path)
     if options.dicom.sr and job.measurements is not None:
-        write_sr(job.measurements, request, segmentation=make_seg(request, kind=options.dicom.seg_type))
+        if seg is None:
+            seg = make_seg(request, kind=options.dicom.seg_type)
+        save_dicom(job.measurements, make_sr(request, segmentation=seg))
         files["sr"] = str(job.measurements)
     return files, tuple(notes)
 

@@ -74,11 +74,7 @@ class ResultRequest:
     @property
     def headers(self) -> list[Any]:
         """Headers of the slices in the order of `slice_labels`; a multi-frame file once."""
-        found: list[Any] = []
-        for frame in self.image.stack.frames:
-            if not any(frame.header is header for header in found):
-                found.append(frame.header)
-        return found
+        return list({id(frame.header): frame.header for frame in self.image.stack.frames}.values())
 
     def uid(self, kind: str) -> str:
         """Return the UID of an object of this result; the same request gives the same UID.

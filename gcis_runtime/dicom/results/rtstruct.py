@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from gcis_runtime.dicom.frames import Frame
 from gcis_runtime.dicom.headers import text_of
 from gcis_runtime.dicom.results.codes import category_of, type_of
-from gcis_runtime.dicom.results.files import save_dicom
 from gcis_runtime.dicom.results.request import MANUFACTURER, MODEL, NOTICE, ResultRequest, short_text
 
 _RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -37,17 +35,8 @@ _TYPE_2 = (
 )  # fmt: skip
 
 
-def write_rtstruct(path: Path, request: ResultRequest) -> None:
-    """Write one region of interest per structure, atomically.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    save_dicom(path, make_rtstruct(request))
-
-
 def make_rtstruct(request: ResultRequest) -> Any:
-    """Return the data set of `write_rtstruct`."""
+    """Return a data set of pydicom with one region of interest per structure."""
     from pydicom.dataset import Dataset, FileMetaDataset  # noqa: PLC0415 (optional)
     from pydicom.uid import UID  # noqa: PLC0415
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from gcis_runtime.dicom.results.codes import category_of, is_private, type_of
-from gcis_runtime.dicom.results.files import save_dicom
 from gcis_runtime.dicom.results.request import (
     MANUFACTURER,
     MODEL,
@@ -23,29 +21,24 @@ SegType = Literal["binary", "labelmap"]
 _OFFSET = 1
 
 
-def write_seg(path: Path, request: ResultRequest, *, kind: SegType = "binary") -> tuple[str, ...]:
-    """Write a segmentation with one segment per structure, atomically.
-
-    The frames refer to the original slices. Segment numbers count the structures from 1.
-
-    Args:
-        path: The file.
-        request: The result.
-        kind: `"binary"`, which all viewers read, or `"labelmap"`.
-
-    Returns:
-        Notes: structures without a SNOMED CT code.
-
-    Raises:
-        OutputError: The file cannot be written, there is no structure, or the series cannot be referenced.
-    """
-    save_dicom(path, make_seg(request, kind=kind))
+def notes_on_codes(request: ResultRequest) -> tuple[str, ...]:
+    """Return notes on the segmentation: structures without a SNOMED CT code."""
     private = [s.name for s in request.structures if is_private(s.name, s.codes)]
     return (f"no SNOMED CT code, private code in the segmentation: {', '.join(private)}",) if private else ()
 
 
 def make_seg(request: ResultRequest, *, kind: SegType = "binary") -> Any:
-    """Return the data set of `write_seg`."""
+    """Return a segmentation with one segment per structure as a data set of pydicom.
+
+    The frames refer to the original slices. Segment numbers count the structures from 1.
+
+    Args:
+        request: The result.
+        kind: `"binary"`, which all viewers read, or `"labelmap"`.
+
+    Raises:
+        OutputError: There is no structure, or the series cannot be referenced.
+    """
     import highdicom as hd  # noqa: PLC0415 (optional)
 
     if not request.structures:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gcis_runtime.dicom.results.codes import PRIVATE_SCHEME, type_of
-from gcis_runtime.dicom.results.files import save_dicom
 from gcis_runtime.dicom.results.request import MANUFACTURER, NOTICE, DicomStructure, ResultRequest, short_text
 
 _OFFSET = 3
@@ -17,22 +15,13 @@ _EXTENTS = (
 )
 
 
-def write_sr(path: Path, request: ResultRequest, *, segmentation: Any) -> None:
-    """Write volume, mean HU and extent of the box of each structure, atomically.
+def make_sr(request: ResultRequest, *, segmentation: Any) -> Any:
+    """Return a data set of pydicom with volume, mean HU and extent of the box of each structure.
 
     Args:
-        path: The file.
         request: The result, with measurements.
         segmentation: The data set of the segmentation (`make_seg`), whose segments are referenced.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
-    save_dicom(path, make_sr(request, segmentation=segmentation))
-
-
-def make_sr(request: ResultRequest, *, segmentation: Any) -> Any:
-    """Return the data set of `write_sr`."""
     import highdicom as hd  # noqa: PLC0415 (optional)
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from gcis_runtime.dicom.load import SeriesImage, read_series
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.results.codes import PRIVATE_SCHEME, type_of
+from gcis_runtime.dicom.results.files import save_dicom
 from gcis_runtime.dicom.results.request import DicomStructure, ResultRequest, check_uid_root
-from gcis_runtime.dicom.results.rtstruct import make_rtstruct, outlines, write_rtstruct
-from gcis_runtime.dicom.results.seg import make_seg, write_seg
-from gcis_runtime.dicom.results.sr import make_sr, write_sr
+from gcis_runtime.dicom.results.rtstruct import make_rtstruct, outlines
+from gcis_runtime.dicom.results.seg import make_seg, notes_on_codes
+from gcis_runtime.dicom.results.sr import make_sr
 from gcis_runtime.dicom.study import find_series
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.volume import Volume
@@ -70,8 +71,10 @@ def image(request: pytest.FixtureRequest, volume: Volume, tmp_path: Path) -> Ser
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_each_segment_refers_to_the_slices_in_which_it_lies(image: SeriesImage, tmp_path: Path, kind) -> None:
     asked = request(image)
-    notes = write_seg(tmp_path / "seg.dcm", asked, kind=kind)
-    assert notes == ("no SNOMED CT code, private code in the segmentation: unheard-of structure",)
+    save_dicom(tmp_path / "seg.dcm", make_seg(asked, kind=kind))
+    assert notes_on_codes(asked) == (
+        "no SNOMED CT code, private code in the segmentation: unheard-of structure",
+    )
     seg = hd.seg.segread(tmp_path / "seg.dcm")
     assert sorted(seg.segment_numbers) == [1, 2, 3]
     frames = image.stack.frames
@@ -144,7 +147,7 @@ def test_labels_of_an_interpolated_series_lie_on_its_slices(volume: Volume, tmp_
 
 def test_contours_enclose_exactly_the_voxels(image: SeriesImage, tmp_path: Path) -> None:
     asked = request(image)
-    write_rtstruct(tmp_path / "rt.dcm", asked)
+    save_dicom(tmp_path / "rt.dcm", make_rtstruct(asked))
     ds = pydicom.dcmread(tmp_path / "rt.dcm")
     assert [r.ROIName for r in ds.StructureSetROISequence] == list(NAMES[:3])
     places = {(str(f.header.SOPInstanceUID), f.index): k for k, f in enumerate(image.stack.frames)}
@@ -190,7 +193,7 @@ def test_measurements_refer_to_the_segments(volume: Volume, tmp_path: Path) -> N
     image = series(write(slices_of(volume), tmp_path / "s"))
     asked = request(image)
     seg = make_seg(asked)
-    write_sr(tmp_path / "sr.dcm", asked, segmentation=seg)
+    save_dicom(tmp_path / "sr.dcm", make_sr(asked, segmentation=seg))
     report = hd.sr.srread(tmp_path / "sr.dcm")
     groups = report.content.get_volumetric_roi_measurement_groups()
     assert [g.reference_type.meaning for g in groups] == ["Referenced Segment"] * 3
