@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gcis_runtime.dicom.content import files_below
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import files_below
 from gcis_runtime.system.memory import bytes_text
 
 MAX_FILES = 200_000

@@ -8,9 +8,9 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from gcis_runtime.dicom.content import is_dicom
 from gcis_runtime.dicom.files import DicomFile, load_pydicom
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import is_dicom
 from gcis_runtime.system.memory import bytes_text
 
 DEFLATED = "1.2.840.10008.1.2.1.99"

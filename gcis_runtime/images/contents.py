@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import holds_dicom, is_dicom
 
 HEAD = 1024
 """Bytes from which a kind of file is recognised."""
@@ -23,8 +24,6 @@ _ARCHIVES = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89HDF": "an HDF5 file",
 }
-_PROBED = 20
-"""Files of a folder that are searched for DICOM; a series has one kind of file."""
 
 
 def refuse_known(path: Path, head: bytes) -> None:
@@ -73,30 +72,6 @@ def refuse_folder(path: Path) -> None:
     )
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Return whether one of the first files of a folder, or of its first subfolder, is DICOM."""
-    try:
-        entries = sorted(folder.iterdir())
-        files = [entry for entry in entries if entry.is_file()][:_PROBED]
-        inner = next((entry for entry in entries if entry.is_dir()), None)
-        if inner is not None:
-            files += [entry for entry in sorted(inner.iterdir()) if entry.is_file()][:_PROBED]
-        return any(is_dicom(_first(file)) for file in files)
-    except OSError:
-        return False
-
-
-def is_dicom(head: bytes) -> bool:
-    """Return whether the first bytes are those of DICOM, with the preamble or without it.
-
-    Without the preamble, a data set starts with group 0002 or 0008 in little endian and a short element.
-    """
-    if head[128:132] == b"DICM":
-        return True
-    bare = head[:2] in (b"\x08\x00", b"\x02\x00") and head[2:4] in (b"\x00\x00", b"\x05\x00", b"\x08\x00")
-    return bare and head[4:6] in (b"UL", b"CS", b"\x04\x00", b"\x0a\x00")
-
-
 def _known(path: Path, received: str, fix: str) -> ImageError:
     return ImageError(
         f"{path} is not an image in a supported format",
@@ -104,8 +79,3 @@ def _known(path: Path, received: str, fix: str) -> ImageError:
         expected="NIfTI, NRRD or MetaImage",
         fix=fix,
     )
-
-
-def _first(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(132)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcis_runtime.dicom.content import holds_dicom, is_dicom_file
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import holds_dicom, is_dicom_file
 from gcis_runtime.images.suffixes import READABLE, stem, suffix_of
 from gcis_runtime.runs.image_list import read_list
 

@@ -13,9 +13,9 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from gcis_runtime.dicom.codestream import codestream_size
-from gcis_runtime.dicom.content import holds_dicom, is_dicom
 from gcis_runtime.dicom.study import read_dicom
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import holds_dicom, is_dicom
 from gcis_runtime.images.volume import Volume
 from tests.support.dicom_series import Coding, slices_of, write
 

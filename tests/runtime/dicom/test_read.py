@@ -19,12 +19,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from gcis_runtime.dicom.content import holds_dicom
 from gcis_runtime.dicom.load import read_series
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.pixels import AIR
 from gcis_runtime.dicom.study import find_series, read_dicom
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.dicom_content import holds_dicom
 from gcis_runtime.images.volume import Volume
 from tests.support.dicom_series import Coding, enhanced_of, sheared, slices_of, write
 

@@ -43,13 +43,16 @@ def is_dicom_file(path: Path) -> bool:
 def holds_dicom(path: Path) -> bool:
     """Return whether a path is a DICOM file, or a folder or zip archive that contains one.
 
-    Only the first files of a folder or an archive are opened.
+    Only the first files of a folder or an archive are opened. False if the path cannot be read.
     """
-    if path.is_dir():
-        return any(map(is_dicom_file, itertools.islice(files_below(path), _LOOKED_AT)))
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return any(map(is_dicom_file, itertools.islice(files_below(path), _LOOKED_AT)))
+        if not path.is_file():
+            return False
+        return is_dicom_file(path) or (zipfile.is_zipfile(path) and _zip_holds_dicom(path))
+    except OSError:
         return False
-    return is_dicom_file(path) or (zipfile.is_zipfile(path) and _zip_holds_dicom(path))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
