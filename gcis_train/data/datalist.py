@@ -118,13 +118,6 @@ class Case:
         return f"{self.image_name} ({self.copy + 1})" if self.copy else self.image_name
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True):
-    """The lists of a file as they stand there."""
-
-    training: tuple[dict[str, msgspec.Raw], ...]
-    validation: tuple[dict[str, msgspec.Raw], ...] = ()
-
-
 def read_datalist(path: Path, *, prompt: str = "") -> Datalist:
     """Read and validate a datalist.
 
@@ -143,18 +136,18 @@ def read_datalist(path: Path, *, prompt: str = "") -> Datalist:
             f"the datalist {path} cannot be read", received=error.strerror, expected="a JSON file"
         ) from error
     try:
-        read = decode_json(data, _Lists)
-        fields = decode_json(data, _File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fields = decode_json(data, dict[str, Any])
+        read = msgspec.convert(fields, _Lists)
+    except msgspec.DecodeError as error:
         raise DataError(
             f"the datalist {path} is not in the published format",
             received=str(error),
             expected='{"training": [{"image", "label", "prompt", "label_value"?}, …], "validation": […]}',
         ) from error
-    _check_names(decode_json(data, dict[str, msgspec.Raw]), path)
+    _check_names(fields, path)
     extra: Counter[str] = Counter()
-    for name, rows in (("training", fields.training), ("validation", fields.validation)):
-        for index, row in enumerate(rows):
+    for name in _Lists.__struct_fields__:
+        for index, row in enumerate(fields.get(name, ())):
             extra.update(_extra_keys(row, where=f"{path}: {name}[{index}]"))
     lists = {}
     for name, entries in (("training", read.training), ("validation", read.validation)):
