@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from gcis_runtime.system.console import out_option
+from gcis_runtime.system.console import echo, out_option
 
 ANY = click.Path(path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -63,5 +63,5 @@ def upcycle(
         spread=spread,
     )
     checkpoint.save(out, config, net.state_dict())
-    click.echo(routing_table([route(net, e.prompt, torch.tensor(e.embedding)) for e in config.prompts]))
-    click.echo(f"written to {out}")
+    echo(routing_table([route(net, e.prompt, torch.tensor(e.embedding)) for e in config.prompts]))
+    echo(f"written to {out}")
