@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from gcis_runtime.engines.parity import LIMITS, Logits, compare
 from gcis_runtime.engines.session import Session
 from gcis_runtime.errors import EngineError
 from gcis_runtime.pipeline.check_windows import Window, windows_of_phantom
+from gcis_runtime.pipeline.open_engine import Opener
 
 _SEED = 20_261
 """Phantom of the parity gate."""
@@ -25,9 +26,6 @@ _WINDOWS = 3
 """Windows of the phantom; a constant window is added."""
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 """Precisions that ONNX Runtime offers on CUDA."""
-
-Opener = Callable[[Bundle, EngineOptions], Session]
-"""Opens a session, as `open_session` does."""
 
 
 def check_before_first_run(bundle: Bundle, options: EngineOptions, opener: Opener) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from msgspec import UNSET
 
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
-from gcis_runtime.errors import OutputError
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import REPORT_VERSION, FileStamp, Report, RunKey
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.schema_version import newer_version, read_head
 from gcis_runtime.system.records import read_record
 
 
@@ -99,12 +96,7 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
     Raises:
         OutputError: A newer gCIS wrote the report; `--resume` would replace its results.
     """
-    with contextlib.suppress(OSError):
-        head = read_head(job.report.read_bytes())
-        newer = head and newer_version(str(job.report), head, REPORT_VERSION, OutputError)
-        if newer:
-            raise newer
-    report = read_record(job.report, Report).value
+    report = read_record(job.report, Report, newest=REPORT_VERSION).value
     if report is None:
         return None
     key = run_key(segmenter, job.image, options, job.series)

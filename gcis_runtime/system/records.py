@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from gcis_runtime.errors import OutputError
+from gcis_runtime.schema_version import newer_version, read_head
 from gcis_runtime.system.own_files import read_small
 from gcis_runtime.text import printable
 
@@ -38,16 +40,27 @@ class Record(Generic[_T]):
     note: str | None = None
 
 
-def read_record(path: Path, kind: type[_T], *, most_bytes: int = MOST_BYTES) -> Record[_T]:
-    """Read a small JSON file into a type; never raise because of its content.
+def read_record(
+    path: Path, kind: type[_T], *, most_bytes: int = MOST_BYTES, newest: int | None = None
+) -> Record[_T]:
+    """Read a small JSON file into a type; never raise because of its content, except its version.
 
     Args:
         path: The file; a link is not followed.
         kind: Type that the content must match.
         most_bytes: Largest size in bytes.
+        newest: Newest version of the schema, for files that must not be replaced by an earlier version; None
+            ignores newer files like any other that does not match.
+
+    Raises:
+        OutputError: The version is later than `newest`.
     """
     try:
         data = read_small(path, most_bytes=most_bytes)
+        if newest is not None and (head := read_head(data)) is not None:
+            newer = newer_version(str(path), head, newest, OutputError)
+            if newer is not None:
+                raise newer
         if _levels(data) > MOST_LEVELS:
             return _ignored(path, f"nested deeper than {MOST_LEVELS} levels")
         data.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Test that a damaged small file is ignored with a note, and never an error."""
+"""Test that a damaged small file is ignored with a note, and that only a newer version is an error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gcis_runtime.errors import OutputError
 from gcis_runtime.pipeline import calibration
 from gcis_runtime.pipeline.calibration import Calibration, Measurement
 from gcis_runtime.system.records import MOST_BYTES, MOST_LEVELS, read_record
@@ -54,6 +55,19 @@ def test_text_with_brackets_is_not_deep(tmp_path: Path) -> None:
     text = '\\"' + "[{" * MOST_LEVELS
     (tmp_path / "a.json").write_text('{"name": "' + text + '"}')
     assert read_record(tmp_path / "a.json", Note).value is not None
+
+
+def test_a_file_of_a_newer_version_is_refused_where_it_must_not_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"schema": 3, "name": "a", "number": 1}')
+    assert (
+        read_record(path, Note, newest=3).value == read_record(path, Note).value == Note(name="a", number=1)
+    )
+    with pytest.raises(OutputError, match=r"written by a newer gcis.*version 3.*at most version 2"):
+        read_record(path, Note, newest=2)
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    assert "is ignored" in str(read_record(link, Note, newest=2).note), "a link is not followed"
 
 
 RUN = Measurement(window_seconds=1.0, blend_seconds=0.1, voxel_seconds=1e-8, run_bytes=10)
