@@ -45,6 +45,14 @@ def read_head(data: bytes) -> Head | None:
         return None
 
 
+def refuse_newer(source: str, data: bytes, newest: int, kind: type[GcisError]) -> None:
+    """Raise the error of `newer_version` for JSON data of a newer version; data without a head pass."""
+    head = read_head(data)
+    error = None if head is None else newer_version(source, head, newest, kind)
+    if error is not None:
+        raise error
+
+
 def newer_version(source: str, head: Head, newest: int, kind: type[GcisError]) -> GcisError | None:
     """Return an error for a file that a newer gCIS wrote; None for versions that this one knows.
 

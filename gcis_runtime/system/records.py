@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from gcis_runtime.errors import OutputError
-from gcis_runtime.schema_version import newer_version, read_head
+from gcis_runtime.schema_version import refuse_newer
 from gcis_runtime.system.own_files import read_small
 from gcis_runtime.text import printable
 
@@ -57,10 +57,8 @@ def read_record(
     """
     try:
         data = read_small(path, most_bytes=most_bytes)
-        if newest is not None and (head := read_head(data)) is not None:
-            newer = newer_version(str(path), head, newest, OutputError)
-            if newer is not None:
-                raise newer
+        if newest is not None:
+            refuse_newer(str(path), data, newest, OutputError)
         if _levels(data) > MOST_LEVELS:
             return _ignored(path, f"nested deeper than {MOST_LEVELS} levels")
         data.decode("utf-8")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gcis_runtime.bundles.manifest import POSITIONS
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_runtime.schema_version import newer_version, read_head
+from gcis_runtime.schema_version import refuse_newer
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
 from gcis_runtime.structures.match import nearest_prompts
 from gcis_runtime.system.atomic_files import replacing_folder
@@ -227,10 +227,7 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
     folder = find(path, prefer=prefer)
     try:
         data = (folder / CONFIG_FILE).read_bytes()
-        head = read_head(data)
-        newer = head and newer_version(str(folder), head, SCHEMA_VERSION, CheckpointError)
-        if newer:
-            raise newer
+        refuse_newer(str(folder), data, SCHEMA_VERSION, CheckpointError)
         config = decode_json(data, CheckpointConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
