@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from gcis_runtime.dicom.headers import (
     text_of,
 )
 from gcis_runtime.errors import ImageError
+from gcis_runtime.system.cpus import usable_cpus
 
 AIR = -1024
 """HU of padding voxels, outside the field of view of the scanner."""
@@ -109,7 +109,7 @@ def read_slices(frames: Sequence[Frame]) -> NDArray[Any]:
             return
         out[index] = values
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="gcis-dicom") as pool:
+    with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="gcis-dicom") as pool:
         list(pool.map(fill, range(len(frames))))
     if wide.is_set():
         out = np.stack([reader.read(f) for f in frames])

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gcis_runtime.engines.gpu.probe import probe_driver
-from gcis_runtime.system.cpus import cpu_fields, cpu_name, usable_cpus
+from gcis_runtime.system.cpus import allowed_cpus, cpu_fields, cpu_name, usable_cpus
 
 _PACKAGES = (
     "gcis",
@@ -97,8 +97,8 @@ def _scheduling() -> str | None:
 
 def _cpu_quota() -> int | None:
     """Return the number of CPUs if control groups allow fewer than the CPU affinity; None otherwise."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return None if usable_cpus() == allowed else usable_cpus()
+    usable = usable_cpus()
+    return None if usable == allowed_cpus() else usable
 
 
 def _memory_limit(

@@ -28,11 +28,6 @@ def is_frozen(name: str, part: FrozenPart) -> bool:
     return name.startswith(_PREFIX[part])
 
 
-def is_encoder(name: str) -> bool:
-    """Return whether a parameter belongs to the encoder."""
-    return name.startswith("encoder.")
-
-
 def is_router(name: str) -> bool:
     """Return whether a parameter belongs to a router."""
     return name.startswith("routers.")

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from gcis_runtime.system.cpus import usable_cpus
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Key = TypeVar("Key", bound=Hashable)
@@ -28,14 +30,13 @@ _AHEAD = 2
 
 
 def worker_count(wanted: int) -> int:
-    """Return the number of workers; for 0, the cores of this process less one, from 1 to `MOST_WORKERS`.
+    """Return the number of workers; for 0, the usable CPUs less one, from 1 to `MOST_WORKERS`.
 
     Several processes of one machine (`LOCAL_WORLD_SIZE`) share its cores.
     """
     if wanted:
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), MOST_WORKERS)
+    return min(max(usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), MOST_WORKERS)
 
 
 def in_order(

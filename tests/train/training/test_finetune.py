@@ -29,7 +29,6 @@ from gcis_train.training.freezing import (
     FROZEN_PARTS,
     FrozenPart,
     is_block,
-    is_encoder,
     is_frozen,
     is_router,
     on_pathways,
@@ -119,7 +118,7 @@ def test_a_single_task_changes_all_but_the_transformer_and_resumes_to_the_same_w
     changed = _changed(source.weights, found.weights)
     assert changed == {n for n in parameters if not n.startswith("encoder.swin.")}
     convolutions = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder5", "encoder10")
-    assert {n.split(".")[1] for n in changed if is_encoder(n)} == set(convolutions)
+    assert {n.split(".")[1] for n in changed if is_frozen(n, "encoder")} == set(convolutions)
     assert any("norm" in n for n in parameters - changed)  # norms with weights, which stayed
 
     exported = resolve(found, ["right ball"])  # by prompt, and no text weights given
@@ -185,7 +184,7 @@ def test_a_resumed_run_keeps_its_frozen_part(source: Checkpoint, tmp_path: Path)
         single_task(again, prompt="left ball", path_selection=None, frozen="swin")
     assert single_task(again, prompt="left ball", path_selection=None).finished
     weights = checkpoint.load(job.run.run_dir, prefer="latest").weights
-    assert not any(is_encoder(n) for n in _changed(source.weights, weights))
+    assert not any(is_frozen(n, "encoder") for n in _changed(source.weights, weights))
 
 
 def test_the_published_recipe_keeps_network_window_and_preprocessing_of_the_checkpoint(
@@ -269,12 +268,12 @@ def test_a_frozen_encoder_is_in_evaluation_mode_without_gradients_or_checkpointi
         assert all(m.use_checkpoint is False for m in net.encoder.modules() if hasattr(m, "use_checkpoint"))
         value(objective.loss(batch(SMALL, (("left ball",),)), done=0.0)).backward()
         assert not any(m.training for m in net.encoder.modules()) and net.decoder.training
-        assert all(p.grad is None for n, p in net.named_parameters() if is_encoder(n))
+        assert all(p.grad is None for n, p in net.named_parameters() if is_frozen(n, "encoder"))
         assert any(p.grad is not None for p in net.decoder.parameters())
         assert not any(f.requires_grad for f in objective._encode(torch.rand(1, 1, *SMALL)))
-    assert _trained(single) == {n for n, _ in single.net.named_parameters() if not is_encoder(n)}
+    assert _trained(single) == {n for n, _ in single.net.named_parameters() if not is_frozen(n, "encoder")}
     uses = {m.use_checkpoint for m in shared.net.encoder.modules() if hasattr(m, "use_checkpoint")}
-    assert uses == {True} and all(is_encoder(n) or ".up." in n for n in _trained(shared))
+    assert uses == {True} and all(is_frozen(n, "encoder") or ".up." in n for n in _trained(shared))
 
 
 def test_fixed_pathways_give_the_loss_and_gradients_of_rows_run_one_by_one(
@@ -394,7 +393,7 @@ def test_the_command_takes_network_window_and_preprocessing_from_the_checkpoint(
     assert isinstance(objectives[0].net, StaticGcisNet)
     shown = _finetune(source, tmp_path, "--stage", "shared", run="shared")
     assert shown.exit_code == 0 and isinstance(objectives[1].net, GcisNet)
-    assert all(is_encoder(n) or ".up." in n for n in _trained(objectives[1]))
+    assert all(is_frozen(n, "encoder") or ".up." in n for n in _trained(objectives[1]))
     by_hand = ("--prompt", "left ball", "--path-selection", "3,1,1,1,1,1,2")
     assert _finetune(source, tmp_path, *by_hand, run="hand").exit_code == 0
     assert isinstance(objectives[2].net, StaticGcisNet)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from gcis_train.training.loop import workers
 from gcis_train.training.loop.workers import MOST_WORKERS, Once, in_order, worker_count
 
 
@@ -88,7 +89,7 @@ def test_a_value_is_computed_once_and_an_error_is_not_kept() -> None:
 
 def test_the_default_number_follows_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, processes, expected in ((1, 1, 1), (2, 1, 1), (8, 1, 7), (64, 1, MOST_WORKERS), (16, 4, 3)):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        monkeypatch.setattr(workers, "usable_cpus", lambda n=cores: n)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert worker_count(0) == expected
     assert worker_count(3) == 3
