@@ -105,7 +105,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         text_model: open_clip model of the text tower.
         text_weights: Tag or file of CLIP weights, or `"random"`.
         text_seed: Seed of random text weights.
-        workers: Threads that read cases and draw windows, per process; 0 chooses by the number of cores.
+        workers: Threads that read cases and draw windows, per process; 0 chooses by the usable CPUs.
         cache: Folder of preprocessed cases, which several runs may share; empty keeps cases in memory only.
     """
 
