@@ -337,7 +337,9 @@ def test_prepared_weights_can_be_compressed() -> None:
     data = b"".join(weight.half().numpy().tobytes() for weight in weights)
     assert len(lzma.compress(data)) < len(data) / 6
     kernel = dict(net.named_parameters())["encoder.swin.patch_embed.proj.weight"]
-    assert 0.9 < float(kernel.detach().std()) / (1 / 8**0.5 / 3**0.5) < 1.1  # that of PyTorch's initialisation
+    assert (
+        0.9 < float(kernel.detach().std()) / (1 / 8**0.5 / 3**0.5) < 1.1
+    )  # that of PyTorch's initialisation
 
 
 def test_the_table_compares_with_the_ceiling_and_the_published_method() -> None:
