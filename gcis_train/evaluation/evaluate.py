@@ -16,6 +16,7 @@ from gcis_runtime.errors import AmbiguousPromptError, CheckpointError, DataError
 from gcis_runtime.images.files import read_grid
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_train.data.datalist import Case, Target, prompts_of
+from gcis_train.data.flips import refuse_reversed
 from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.reference import reference_labels
 from gcis_train.evaluation.scores import TOLERANCE, Score, score
@@ -151,10 +152,12 @@ def score_case(
     """Score the structures of a case that a prediction has; those in `lesions` also as lesions.
 
     Raises:
-        DataError: The prediction has a different shape from the image.
+        DataError: The prediction has a different shape from the image, or the labels lie reversed against
+            the image.
         ImageError: A file cannot be read, or a label is on a different grid from the image.
     """
     targets = [t for t in case.targets if t.prompt in prediction.values]
+    refuse_reversed(case)
     grid = read_grid(case.image)
     if prediction.labels.shape != grid.shape:
         raise DataError(
