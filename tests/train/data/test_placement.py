@@ -166,11 +166,24 @@ def test_wrong_fields_are_refused(tmp_path: Path, fields: dict[str, str], messag
         read_datalist(write(tmp_path, organ()[1], **fields))
 
 
+def test_structures_of_several_tissues_do_not_hide_a_soft_organ() -> None:
+    hu, mask = organ()
+    judge = FlipCheck(hu)
+    judge.add(reversed_along(mask, "xz"))
+    judge.add(np.indices(mask.shape)[0] > 15)
+    found = judge.result()
+    assert found is not None and found.axes == "xz"
+
+
 def test_a_cached_case_is_created_again_with_another_placement(tmp_path: Path) -> None:
     flat = np.zeros_like(organ()[1])
     flat[12:18, 11:17, 9:14] = True  # central enough to be accepted in every direction
     flat[12, 11, 9] = False
+    path = write(tmp_path, flat, label_geometry="image")
     cache = VolumeCache(tmp_path / "cache", notify=lambda _: None)
-    plain = cache.load(case_of(write(tmp_path, flat, label_geometry="image")), SPEC)
-    other = cache.load(case_of(write(tmp_path, flat, label_geometry="image", label_flip="x")), SPEC)
+    plain = cache.load(case_of(path), SPEC)
+    rows = json.loads(path.read_text())
+    rows["training"][0]["label_flip"] = "x"
+    path.write_text(json.dumps(rows))
+    other = cache.load(case_of(path), SPEC)
     assert not np.array_equal(plain.labels, other.labels) and cache.size()[0] == 2
