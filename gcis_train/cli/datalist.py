@@ -99,17 +99,23 @@ def _kind_command(kind: str) -> click.Command:
     return click.Command(
         kind,
         callback=run,
-        params=_kind_options(),
+        params=_kind_options(placed_by_image=dataset.label_geometry == "image"),
         short_help=f"{dataset.title}: {dataset.layout}",
         help=f"Create a datalist from {dataset.title}.\n\nROOT contains {dataset.layout}.\n\n"
         f"Documented at {dataset.source}",
     )
 
 
-def _kind_options() -> list[click.Parameter]:
+def _kind_options(*, placed_by_image: bool) -> list[click.Parameter]:
     def keep(_root: Path, **_flags: Any) -> None:
         """Hold the parameters that the decorators below add."""
 
+    flip = click.option(
+        "--label-flip",
+        default="",
+        metavar="AXES",
+        help="Axes of the file, such as z or yz, along which label files are reversed against images [none].",
+    )
     for option in reversed(
         [
             click.argument("root", type=FOLDER),
@@ -151,6 +157,7 @@ def _kind_options() -> list[click.Parameter]:
             click.option(
                 "--keep", is_flag=True, help="Keep cases whose published files are known to be wrong."
             ),
+            *([flip] if placed_by_image else []),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
             json_option(help="Print the complete report as JSON."),
             verbose_option,
@@ -199,6 +206,12 @@ def _summary(report: dict[str, Any], out: Path) -> str:
     for reason, count in reasons.items():
         names = [s["name"] for s in report["skipped"] if s["reason"] == reason]
         lines.append(f"skipped {count}: {reason} ({_few(names)})")
+    if report["label_geometry"]["placed_by"] == "image":
+        differ = [m["name"] for m in report["label_geometry"]["headers_differ"]]
+        lines.append(
+            f"labels are placed by the headers of the images; those of {len(differ)} label files differ"
+            + (f" ({_few(differ)})" if differ else "")
+        )
     if report["unused_files"]:
         lines.append(f"not used: {len(report['unused_files'])} files ({_few(report['unused_files'])})")
     lines.append(f"written to {out}; next: gcis-train datalist check {out}")
