@@ -176,7 +176,8 @@ def _measured(
     found = statistics.measure_structures(result.volume, result.labels, values)
     measured = [msgspec.structs.replace(s, statistics=found[s.value]) for s in structures]
     if options.statistics:
-        statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
+        rows = statistics.csv_rows(job.name, measured, uids=job.uids)
+        statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
     return measured
 
 

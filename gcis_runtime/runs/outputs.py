@@ -52,6 +52,11 @@ class Job:
     formats: tuple[tuple[str, Path], ...] = ()
     measurements: Path | None = None
 
+    @property
+    def uids(self) -> tuple[str, str]:
+        """StudyInstanceUID and SeriesInstanceUID; empty for an image file."""
+        return ("", "") if self.series is None else (self.series.study_uid, self.series.uid)
+
 
 def is_file_name(out: str | None) -> bool:
     """Return whether `-o` names a label map; a folder exists or ends in a slash."""

@@ -53,6 +53,8 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
         warnings: Warnings about the image or the run.
         steps: One line per step that was taken for lack of memory.
         error: Error message.
+        study_uid: StudyInstanceUID; unset for an image that is not DICOM, as is the next.
+        series_uid: SeriesInstanceUID.
     """
 
     case: str
@@ -65,6 +67,8 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
     steps: list[str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    study_uid: str | UnsetType = UNSET
+    series_uid: str | UnsetType = UNSET
 
 
 class SummaryDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,9 +115,7 @@ class Summary:
     ) -> None:
         self._folder, self._with_statistics = folder, with_statistics
         self._started = _now()
-        self._cases = {
-            job.name: CaseSummary(case=job.name, image=str(job.image), status="waiting") for job in jobs
-        }
+        self._cases = {job.name: _case(job, "waiting") for job in jobs}
         self._bundle = BundleReport(name=segmenter.bundle.name, sha256=segmenter.bundle.sha256)
         self._engine = segmenter.engine.text
         labels = segmenter.bundle.manifest.labels
@@ -140,10 +142,9 @@ class Summary:
             skipped: Whether an earlier run wrote the report.
             write: Whether to write the files now.
         """
-        self._cases[job.name] = CaseSummary(
-            case=job.name,
-            image=str(job.image),
-            status="skipped" if skipped else "done",
+        self._cases[job.name] = _case(
+            job,
+            "skipped" if skipped else "done",
             labels=report.labels,
             volumes_ml={str(s.value): s.volume_ml for s in report.structures},
             seconds=report.seconds,
@@ -152,13 +153,13 @@ class Summary:
             steps=report.steps,
         )
         if self._with_statistics:
-            self._rows[job.name] = statistics.csv_rows(job.name, report.structures)
+            self._rows[job.name] = statistics.csv_rows(job.name, report.structures, uids=job.uids)
         if write:
             self.write()
 
     def failed(self, job: Job, error: str) -> None:
         """Record the error of a case."""
-        self._cases[job.name] = CaseSummary(case=job.name, image=str(job.image), status="failed", error=error)
+        self._cases[job.name] = _case(job, "failed", error=error)
         self.write()
 
     def document(self) -> SummaryDocument:
@@ -193,6 +194,7 @@ class Summary:
         return [
             "case", "image", "status", "labels", "error", "warnings",
             *(f"{name} mL" for name in self._names.values()), *seconds,
+            "study_uid", "series_uid",
         ]  # fmt: skip
 
     def _row(self, case: CaseSummary) -> list[Any]:
@@ -209,6 +211,7 @@ class Summary:
             "; ".join((*(case.steps or ()), *(case.warnings or ()))),
             *(volumes.get(str(value), "") for value in self._names),
             *times,
+            case.study_uid or "", case.series_uid or "",
         ]  # fmt: skip
 
 
@@ -232,6 +235,13 @@ def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
                 f"{argument} would be replaced by the summary of this run",
                 fix="Rename the list, or choose another -o.",
             )
+
+
+def _case(job: Job, status: Status, **values: Any) -> CaseSummary:
+    """Return the summary of a case, with the UIDs of a DICOM series."""
+    if job.series is not None:
+        values["study_uid"], values["series_uid"] = job.uids
+    return CaseSummary(case=job.name, image=str(job.image), status=status, **values)
 
 
 def _now() -> str:
