@@ -69,6 +69,12 @@ Research software, not a medical device."""
     is_flag=True,
     help="Skip images that are finished in OUT. [existing results are replaced]",
 )
+@many(
+    "--shard",
+    metavar="I/N",
+    help="Segment every N-th image, from the I-th on. N runs with the same images and OUT may run at the "
+    "same time; then join their summaries with `gcis-bundle merge-summaries OUT`.",
+)
 @engine_options
 def main(
     *,
@@ -81,6 +87,7 @@ def main(
     options: RunOptions,
     engine: EngineOptions,
     resume: bool,
+    shard: str | None,
     as_json: bool,
 ) -> int:
     """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
@@ -90,8 +97,10 @@ def main(
     one was not.
     """
     if seed is not None:
-        if images or options.truth or resume or out is None or out.endswith((".nii", ".nii.gz")):
-            raise click.UsageError("--phantom takes -o FOLDER, and neither images, --truth nor --resume.")
+        if images or options.truth or resume or shard or out is None or out.endswith((".nii", ".nii.gz")):
+            raise click.UsageError(
+                "--phantom takes -o FOLDER, and neither images, --truth, --resume nor --shard."
+            )
         if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
             raise click.UsageError("--phantom writes one format, which is not DICOM.")
     elif not images:
@@ -100,6 +109,7 @@ def main(
         raise click.UsageError("--truth belongs to one image.")
     from gcis_runtime.cli.display import Display
     from gcis_runtime.runs.run_images import run_images, run_phantom
+    from gcis_runtime.runs.shard import Shard
 
     display = Display(PROGRAM, quiet=as_json)
     try:
@@ -111,7 +121,8 @@ def main(
         else:
             result = run_images(
                 images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
-                formats=formats, resume=resume, callbacks=display.callbacks,
+                formats=formats, resume=resume, shard=None if shard is None else Shard.parse(shard),
+                callbacks=display.callbacks,
             )  # fmt: skip
     except KeyboardInterrupt:
         display.interrupted()
