@@ -119,6 +119,7 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
     for wanted, name, file in (
         (options.statistics, report.statistics, job.statistics),
         (options.preview, report.preview, job.preview),
+        (options.report_html, report.report_html, job.page),
     ):
         if wanted:
             if name is UNSET:

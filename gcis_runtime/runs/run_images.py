@@ -13,6 +13,7 @@ from gcis_runtime.bundles.store import DEMO, find_bundle
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import read_volume
+from gcis_runtime.pages.renderer import check_renderer
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.regions.coarse import matching_labels
@@ -26,6 +27,7 @@ from gcis_runtime.runs.outputs import Job, clear_leftovers, is_file_name, plan_j
 from gcis_runtime.runs.phantom import IMAGE_FILE, write_phantom
 from gcis_runtime.runs.resume import finished_report
 from gcis_runtime.runs.summary import Summary, SummaryDocument, refuse_own
+from gcis_runtime.runs.summary_page import SummaryPage
 from gcis_runtime.system.folder_lock import folder_lock
 
 PathLike = str | os.PathLike[str]
@@ -201,6 +203,8 @@ def _run(
     phantom: int | None = None,
 ) -> RunResult:
     """Lock the folder, open the bundle, and run every case that an earlier run did not finish."""
+    if options.report_html:
+        check_renderer()
     with ExitStack() as stack:
         if plan.folder is not None:
             stack.enter_context(folder_lock(plan.folder))
@@ -216,6 +220,8 @@ def _run(
         summary = None
         if plan.folder is not None:
             summary = Summary(plan.folder, segmenter, plan.jobs, with_statistics=options.statistics)
+            if options.report_html:
+                stack.callback(SummaryPage(summary, plan.jobs, segmenter).write)  # also after an interrupt
         if callbacks.on_start is not None:
             callbacks.on_start(RunStart(segmenter=segmenter, jobs=plan.jobs, summary=summary))
         skipped = _finished(plan, segmenter, options, summary)

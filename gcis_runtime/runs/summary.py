@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -102,6 +102,11 @@ class Summary:
         jobs: All cases, in order.
         with_statistics: Also write `statistics.csv`, with one row per structure and case.
 
+    Attributes:
+        folder: Folder of the files.
+        reports: Reports of the finished cases, by case.
+        on_write: Called after each write.
+
     Raises:
         OutputError: A file cannot be written.
     """
@@ -109,7 +114,9 @@ class Summary:
     def __init__(
         self, folder: Path, segmenter: Segmenter, jobs: Sequence[Job], *, with_statistics: bool = False
     ) -> None:
-        self._folder, self._with_statistics = folder, with_statistics
+        self.folder, self._with_statistics = folder, with_statistics
+        self.reports: dict[str, Report] = {}
+        self.on_write: Callable[[], None] | None = None
         self._started = _now()
         self._cases = {
             job.name: CaseSummary(case=job.name, image=str(job.image), status="waiting") for job in jobs
@@ -124,7 +131,7 @@ class Summary:
     @property
     def path(self) -> Path:
         """Path of the CSV file."""
-        return self._folder / CSV
+        return self.folder / CSV
 
     @property
     def counts(self) -> Counter[Status]:
@@ -140,6 +147,7 @@ class Summary:
             skipped: Whether an earlier run wrote the report.
             write: Whether to write the files now.
         """
+        self.reports[job.name] = report
         self._cases[job.name] = CaseSummary(
             case=job.name,
             image=str(job.image),
@@ -182,11 +190,13 @@ class Summary:
         Raises:
             OutputError: A file cannot be written.
         """
-        write_json(self._folder / JSON, self.document())
+        write_json(self.folder / JSON, self.document())
         statistics.write_csv(self.path, [self._header(), *map(self._row, self._cases.values())])
         if self._with_statistics:
             rows = [row for name in self._cases for row in self._rows.get(name, ())]
-            statistics.write_csv(self._folder / STATISTICS, [statistics.COLUMNS, *rows])
+            statistics.write_csv(self.folder / STATISTICS, [statistics.COLUMNS, *rows])
+        if self.on_write is not None:
+            self.on_write()
 
     def _header(self) -> list[str]:
         seconds = [f"{stage}_s" for stage in (*_STAGES, "other", "total")]
