@@ -94,4 +94,5 @@ def test_outliers_are_far_from_the_median_on_a_logarithmic_scale() -> None:
     assert all(0 <= dot.x <= found.size[0] and 0 <= dot.y <= found.size[1] for dot in found.dots)
     assert spread_of({"a": 1.0, "b": 100.0}).outliers == (), "too few cases"
     assert spread_of({str(i): 5.0 for i in range(9)} | {"x": 6.0}).outliers == (), "no spread"
+    assert spread_of({str(i): 2.0**i for i in range(10)}).outliers == (), "evenly spread logarithms"
     assert spread_of({"a": 0.0}).median is None
