@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gcis_runtime.choices import LABEL_FORMATS
 from gcis_runtime.cli.option_groups import engine_options, inputs, many, outputs, run_options
 from gcis_runtime.system.console import USAGE_EXIT, command, json_option, out_option
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from gcis_runtime.runs.options import RunOptions
 
 PROGRAM = "gcis-run"
-_FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dicom-seg", "rtstruct")
 
 _EPILOG = """\b
 Examples:
@@ -58,7 +58,7 @@ Research software, not a medical device."""
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(_FORMATS),
+    type=click.Choice(LABEL_FORMATS),
     help="Format of the labels; repeat for more. [that of NRRD and MHA images, dicom-seg for DICOM, else "
     "nii.gz]",
 )

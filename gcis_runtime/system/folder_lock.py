@@ -104,9 +104,9 @@ def _in_use(path: Path, file: int) -> OutputError:
     holder = os.pread(file, _MOST, 0) if hasattr(os, "pread") else b""
     text = printable(holder.decode("utf-8", errors="replace").strip())
     return OutputError(
-        f"{path.parent} is in use by another gcis-run",
+        f"{path.parent} is in use by another process of gCIS",
         received=text or "a process that has just started",
-        fix="Wait for it, or choose another folder with -o.",
+        fix="Wait for it, or choose another folder.",
     )
 
 
@@ -114,10 +114,10 @@ def _remove_old(path: Path, file: int) -> None:
     """Remove the lock file of a process that ended without removing it."""
     if not _is_ours(file):
         raise OutputError(
-            f"{path} is not a lock file of gcis-run",
+            f"{path} is not a lock file of gCIS",
             received="a file with other content",
             expected="no such file",
-            fix="Move it elsewhere, or choose another folder with -o.",
+            fix="Move it elsewhere, or choose another folder.",
         )
     path.unlink()
 
