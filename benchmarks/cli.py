@@ -64,7 +64,8 @@ def latency(
     """
     from benchmarks.latency import measure
     from gcis_runtime.latency.measure import Settings
-    from gcis_runtime.latency.report import check_renderer, write_report
+    from gcis_runtime.latency.report import write_report
+    from gcis_runtime.pages.renderer import check_renderer
     from gcis_runtime.system.rehearsal import check_writable
 
     check_renderer()

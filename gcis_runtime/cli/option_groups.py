@@ -47,6 +47,9 @@ _RUN_OPTIONS = (
     outputs("--statistics", is_flag=True,
             help="Write IMAGE_seg_statistics.csv: volume, HU, box in mm, whether cut off."),
     outputs("--preview", is_flag=True, help="Write IMAGE_seg.png: three planes with the structures."),
+    outputs("--report-html", is_flag=True,
+            help="Write IMAGE_report.html: pictures, measurements and what to check; for many images also "
+            "OUT/summary.html. Needs the extra report."),
     outputs("--truth", metavar="LABELS", type=click.Path(path_type=Path),
             help="True label map: prints Dice."),
     limits("--roi", metavar="REGION",
@@ -116,6 +119,7 @@ def run_options(function: Command) -> Command:
         probability: bool,
         statistics: bool,
         preview: bool,
+        report_html: bool,
         truth: Path | None,
         roi: str | None,
         coarse: str | None,
@@ -149,7 +153,8 @@ def run_options(function: Command) -> Command:
         if series and all_series:
             raise click.UsageError("Pass --series or --all-series, not both.")
         options: RunOptions = RunOptions(
-            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview, truth=truth,
+            segment=segment, coarse_bundle=bundle, statistics=statistics, preview=preview,
+            report_html=report_html, truth=truth,
             dicom=DicomOptions(
                 series=series, every=all_series, allow_irregular=allow_irregular,
                 seg_type=seg_type, sr=sr, uid_root=uid_root,

@@ -73,7 +73,8 @@ def _region_text(region: RegionReport) -> str:
 
 def _written(report: Report) -> list[str]:
     """Return the files and folders with the results of an image."""
-    files = [file for file in (report.labels, report.statistics, report.preview) if isinstance(file, str)]
+    named = (report.labels, report.statistics, report.preview, report.report_html)
+    files = [file for file in named if isinstance(file, str)]
     maps = [found for found in (report.masks, report.probability) if isinstance(found, dict) and found]
     return [*files, *(str(Path(next(iter(found.values()))).parent) for found in maps)]
 

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from gcis_runtime.errors import GcisError
 from gcis_runtime.latency import tables
 from gcis_runtime.latency.charts import accuracy_chart, stage_chart
 from gcis_runtime.latency.engine_run import STAGES
 from gcis_runtime.latency.record import LatencyRecord, Row
 from gcis_runtime.latency.record_file import hardware_text, write_record
+from gcis_runtime.pages.renderer import check_renderer, make_renderer
 from gcis_runtime.system.atomic_files import replacing
 
-if TYPE_CHECKING:
-    import jinja2
-
+_PACKAGE = "gcis_runtime.latency"
 STAGES_SVG, ACCURACY_SVG, PAGE, TABLES = "stages.svg", "accuracy.svg", "index.html", "latency.md"
 EXACT, CLOSE = (0.9999, 0.995), (0.995, 0.99)
 """Minimum share of equal labels and minimum Dice: for rounding differences only, and for lower precision."""
-
-
-def check_renderer() -> None:
-    """Raise GcisError if jinja2, which renders the page, is not installed."""
-    if importlib.util.find_spec("jinja2") is None:
-        raise GcisError(
-            "the report cannot be rendered",
-            received="an environment without jinja2",
-            expected="the extra `report`",
-            fix='Run pip install "gcis[report]".',
-        )
 
 
 def write_report(record: LatencyRecord, folder: Path) -> Path:
@@ -45,7 +31,7 @@ def write_report(record: LatencyRecord, folder: Path) -> Path:
     """
     check_renderer()
     written = write_record(msgspec.to_builtins(record), folder)
-    renderer = _environment()
+    renderer = make_renderer(_PACKAGE)
     pictures = (("Seconds per stage", STAGES_SVG), ("Time against agreement", ACCURACY_SVG))
     texts = {
         STAGES_SVG: renderer.get_template("stages.svg.j2").render(chart=stage_chart(record)),
@@ -68,7 +54,7 @@ def page(record: LatencyRecord, *, record_name: str) -> str:
     """
     close, exact = fastest(record, CLOSE), fastest(record, EXACT)
     best = close or exact
-    return _environment().get_template("page.html.j2").render(
+    return make_renderer(_PACKAGE).get_template("page.html.j2").render(
         record=record,
         record_name=record_name,
         files={"stages": STAGES_SVG, "accuracy": ACCURACY_SVG, "tables": TABLES},
@@ -97,19 +83,6 @@ def fastest(record: LatencyRecord, limits: tuple[float, float]) -> Row | None:
     equal, dice = limits
     good = [r for r in record.rows if r.labels_equal >= equal and (r.dice is None or r.dice >= dice)]
     return min(good, key=lambda row: row.total.p50, default=None)
-
-
-def _environment() -> jinja2.Environment:
-    import jinja2  # noqa: PLC0415 (of the extra `report`)
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("gcis_runtime.latency"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def _facts(record: LatencyRecord, best: Row) -> dict[str, Any]:

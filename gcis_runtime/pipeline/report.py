@@ -17,6 +17,7 @@ from gcis_runtime.pipeline.report_parts import (
     DicomReport,
     EngineReport,
     ForecastReport,
+    Mark,
     RegionReport,
     StructureReport,
     WindowsReport,
@@ -98,6 +99,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         probability: Path of each probability map by structure name.
         statistics: Path of the CSV file with the measurements.
         preview: Path of the picture.
+        report_html: Path of the page.
+        marks: Plausibility marks on the page; unset without one.
         truth: Path of the true label map.
         dicom: The DICOM series; unset for an image file.
         key: Everything that the results depend on; unset for a segmentation that was not written by a run.
@@ -124,6 +127,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     probability: dict[str, str] | UnsetType = UNSET
     statistics: str | UnsetType = UNSET
     preview: str | UnsetType = UNSET
+    report_html: str | UnsetType = UNSET
+    marks: list[Mark] | UnsetType = UNSET
     truth: str | UnsetType = UNSET
     dicom: DicomReport | UnsetType = UNSET
     key: RunKey | UnsetType = UNSET

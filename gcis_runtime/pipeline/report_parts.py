@@ -71,6 +71,20 @@ class StructureReport(msgspec.Struct, frozen=True, kw_only=True):
     post: PostReport | UnsetType = UNSET
 
 
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to check about a structure.
+
+    Attributes:
+        value: Label value of the structure.
+        short: A few words, for tables.
+        text: The observation with its numbers, and why it is marked.
+    """
+
+    value: int
+    short: str
+    text: str
+
+
 class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle: name, and hash of its manifest, which covers all its files."""
 

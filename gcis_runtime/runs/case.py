@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.images.labels import LabelMap, read_labels
 from gcis_runtime.images.suffixes import suffix_of
 from gcis_runtime.images.volume import Volume
@@ -40,6 +41,7 @@ class Case:
     Attributes:
         job: Input and outputs.
         key: Everything that its results depend on.
+        manifest: Manifest of the bundle.
         volume: The image.
         truth: The true label map, on the image's grid.
         series: The DICOM series; None for an image file.
@@ -48,6 +50,7 @@ class Case:
 
     job: Job
     key: RunKey
+    manifest: Manifest
     volume: Volume
     truth: LabelMap | None
     series: SeriesImage | None = None
@@ -69,7 +72,10 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     truth = None
     if options.truth is not None:
         truth = read_labels(options.truth, like=volume)
-    return Case(job=job, key=key, volume=volume, truth=truth, series=series, seconds=seconds)
+    return Case(
+        job=job, key=key, manifest=segmenter.bundle.manifest, volume=volume, truth=truth, series=series,
+        seconds=seconds,
+    )  # fmt: skip
 
 
 def segment_case(segmenter: Segmenter, case: Case, options: RunOptions, callbacks: Callbacks) -> Segmentation:
@@ -104,7 +110,7 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
     base = result.report()
     structures = list(base.structures)
     extra = _write_maps(job, result, options, seconds)
-    if options.statistics or options.dicom.sr:
+    if options.statistics or options.dicom.sr or options.report_html:
         structures = _timed(seconds, "statistics", lambda: _measured(structures, job, result, options))
         if options.statistics:
             extra["statistics"] = str(job.statistics)
@@ -127,8 +133,24 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
         structures=structures,
         seconds={name: round(value, 4) for name, value in seconds.items()}, key=key, **extra,
     )  # fmt: skip
+    if options.report_html:
+        report = _write_page(case, report, result)
     write_json(job.report, report)
     return report
+
+
+def _write_page(case: Case, report: Report, result: Segmentation) -> Report:
+    """Write the page of a case; return the report with its path, marks and seconds."""
+    from gcis_runtime.pages.case import case_page  # noqa: PLC0415 (imports Pillow)
+    from gcis_runtime.pages.renderer import write_page  # noqa: PLC0415
+
+    seconds = dict(report.seconds)
+    page = _timed(seconds, "report_html", lambda: case_page(report, result, case.manifest))
+    write_page(case.job.page, page.text)
+    return msgspec.structs.replace(
+        report, report_html=str(case.job.page), marks=list(page.marks),
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+    )  # fmt: skip
 
 
 def _write_dicom(

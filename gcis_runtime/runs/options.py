@@ -19,6 +19,7 @@ class RunOptions:
             run's engine options and sets `segment.coarse`.
         statistics: Measure HU and position of each structure, and write them to a CSV file.
         preview: Write a picture.
+        report_html: Write a page with pictures, measurements and marks, and one for all images of a run.
         truth: True label map on the image's grid; adds the Dice of each structure to the report.
         dicom: How the series of DICOM studies are chosen and read.
     """
@@ -27,5 +28,6 @@ class RunOptions:
     coarse_bundle: str | None = None
     statistics: bool = False
     preview: bool = False
+    report_html: bool = False
     truth: Path | None = None
     dicom: DicomOptions = field(default_factory=DicomOptions)

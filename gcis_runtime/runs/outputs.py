@@ -32,6 +32,7 @@ class Job:
         labels: The label map.
         report: The JSON file next to it.
         preview: The picture next to it.
+        page: The HTML page next to it.
         statistics: The CSV file next to it.
         masks: The folder next to it for one mask per structure.
         probabilities: The folder next to it for one probability map per structure.
@@ -45,6 +46,7 @@ class Job:
     labels: Path
     report: Path
     preview: Path
+    page: Path
     statistics: Path
     masks: Path
     probabilities: Path
@@ -147,23 +149,24 @@ def _job(source: Source, base: Path, formats: Sequence[str]) -> Job:
         labels=files[0][1],
         report=Path(f"{base}.json"),
         preview=Path(f"{base}.png"),
+        page=_beside(base, "report.html"),
         statistics=Path(f"{base}_statistics.csv"),
         masks=Path(f"{base}_masks"),
         probabilities=Path(f"{base}_probability"),
         series=source.series,
         formats=files,
-        measurements=_dicom_file(base, "sr"),
+        measurements=_beside(base, f"sr{_DICOM_SUFFIX}"),
     )
 
 
 def _label_file(base: Path, name: str) -> Path:
     if name == SEG:
         return Path(f"{base}{_DICOM_SUFFIX}")
-    return _dicom_file(base, RTSTRUCT) if name == RTSTRUCT else Path(f"{base}.{name}")
+    return _beside(base, f"{RTSTRUCT}{_DICOM_SUFFIX}") if name == RTSTRUCT else Path(f"{base}.{name}")
 
 
-def _dicom_file(base: Path, kind: str) -> Path:
-    return base.with_name(f"{base.name.removesuffix('_seg')}_{kind}{_DICOM_SUFFIX}")
+def _beside(base: Path, ending: str) -> Path:
+    return base.with_name(f"{base.name.removesuffix('_seg')}_{ending}")
 
 
 def _refuse_names(jobs: Sequence[Job]) -> None:
@@ -201,7 +204,7 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
         if job.series is None:
             check_format(job.image)
         longest = max(
-            (job.labels, job.report, job.statistics, *(path for _, path in job.formats)),
+            (job.labels, job.report, job.statistics, job.page, *(path for _, path in job.formats)),
             key=lambda path: len(os.fsencode(path.name)),
         )
         if len(os.fsencode(longest.name)) > rehearsed.get(longest.parent, 0):

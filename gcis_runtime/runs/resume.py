@@ -122,6 +122,7 @@ def finished_report(identity: Identity, job: Job, options: RunOptions) -> Report
     for wanted, name, file in (
         (options.statistics, report.statistics, job.statistics),
         (options.preview, report.preview, job.preview),
+        (options.report_html, report.report_html, job.page),
     ):
         if wanted:
             if name is UNSET:

@@ -13,6 +13,7 @@ from gcis_runtime.bundles.store import DEMO, find_bundle
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import read_volume
+from gcis_runtime.pages.renderer import check_renderer
 from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.regions.roi import parse_roi
@@ -27,6 +28,7 @@ from gcis_runtime.runs.phantom import IMAGE_FILE, TRUTH_FILE, write_phantom
 from gcis_runtime.runs.resume import finished_report
 from gcis_runtime.runs.shard import Shard
 from gcis_runtime.runs.summary import Recorder, Summary, refuse_own, shard_summary
+from gcis_runtime.runs.summary_page import SummaryPage
 from gcis_runtime.system.folder_lock import folder_lock
 
 PathLike = str | os.PathLike[str]
@@ -198,6 +200,8 @@ def _run(
     phantom: int | None = None,
 ) -> RunResult:
     """Lock the folder, open the engine, and run every case that an earlier run did not finish."""
+    if options.report_html:
+        check_renderer()
     with ExitStack() as stack:
         if plan.folder is not None:
             stack.enter_context(folder_lock(plan.folder, part=plan.shard))
@@ -210,10 +214,12 @@ def _run(
         clear_leftovers(plan.jobs)
         if phantom is not None:
             write_phantom(phantom, plan.jobs[0].image.parent)
-        return _execute(plan, cohort, options, callbacks)
+        return _execute(plan, cohort, options, callbacks, notice=opened.bundle.manifest.notice)
 
 
-def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks) -> RunResult:
+def _execute(
+    plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks, *, notice: str
+) -> RunResult:
     """Run the cases, and record each outcome."""
     identity, summary = cohort.identity, None
     if plan.folder is not None:
@@ -224,7 +230,10 @@ def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: 
     skipped = _finished(plan, identity, options, summary)
     recorder = Recorder(summary, callbacks.on_done, several=len(plan.all_jobs or plan.jobs) > 1)
     todo = [job for job in plan.jobs if job.name not in skipped]
-    cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
+    with ExitStack() as stack:
+        if summary is not None and options.report_html:
+            stack.callback(SummaryPage(summary, plan.jobs, notice).write)  # also after an interrupt
+        cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
     return recorder.result(plan.jobs, skipped)
 
 

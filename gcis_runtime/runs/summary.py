@@ -44,6 +44,10 @@ class Summary:
         with_statistics: Also write `statistics.csv`, with one row per structure and case.
         shard: The part of the run, which is also part of the names of the files; None for the whole run.
 
+    Attributes:
+        reports: Reports of the finished cases, by case.
+        on_write: Called after each write.
+
     Raises:
         OutputError: A file cannot be written.
     """
@@ -60,6 +64,8 @@ class Summary:
         self._files = SummaryFiles.of(folder, shard)
         self._shard: ShardSummary | UnsetType = UNSET if shard is None else shard
         self._with_statistics = with_statistics
+        self.reports: dict[str, Report] = {}
+        self.on_write: Callable[[], None] | None = None
         self._started = _now()
         self._cases = {job.name: _case(job, "waiting") for job in jobs}
         self._bundle = BundleReport(name=identity.bundle.name, sha256=identity.bundle.sha256)
@@ -87,6 +93,7 @@ class Summary:
             skipped: Whether an earlier run wrote the report.
             write: Whether to write the files now.
         """
+        self.reports[job.name] = report
         self._cases[job.name] = _case(
             job,
             "skipped" if skipped else "done",
@@ -131,6 +138,8 @@ class Summary:
         """
         rows = [row for name in self._cases for row in self._rows.get(name, ())]
         self._files.write(self.document(), rows if self._with_statistics else None)
+        if self.on_write is not None:
+            self.on_write()
 
 
 def refuse_own(arguments: Sequence[Path], folder: Path) -> None:

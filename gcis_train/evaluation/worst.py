@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from gcis_runtime.images.files import read_volume
-from gcis_runtime.runs.preview import draw_planes
+from gcis_runtime.pictures.sheet import draw_planes
 from gcis_runtime.system.atomic_files import replacing
 from gcis_train.colors import distinct_colors
 from gcis_train.data.datalist import Case

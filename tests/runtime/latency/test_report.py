@@ -28,13 +28,13 @@ from gcis_runtime.cli.bundle import main
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.engines.gpu.probe import Driver, Gpu
 from gcis_runtime.latency import measure as latency
-from gcis_runtime.latency import report as reports
 from gcis_runtime.latency.charts import accuracy_chart, stage_chart
 from gcis_runtime.latency.product_graph import product_graph
 from gcis_runtime.latency.record import PYTORCH, LatencyRecord, Missing, schema_text
 from gcis_runtime.latency.report import fastest, page
 from gcis_runtime.latency.tables import markdown
 from gcis_runtime.latency.work import multiplications
+from gcis_runtime.pages import renderer
 
 REPOSITORY = Path(__file__).parents[3]
 SCHEMA = REPOSITORY / "docs" / "schema" / "latency.v1.schema.json"
@@ -185,7 +185,7 @@ def test_bundles_of_different_structures_are_refused(tmp_path: Path) -> None:
 def test_a_missing_renderer_is_reported_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(renderer.importlib.util, "find_spec", lambda _name: None)
     done = CliRunner().invoke(main, ["latency", "demo", "-o", str(tmp_path / "o")])
     assert done.exit_code == 2 and 'pip install "gcis[report]"' in done.output
     assert not (tmp_path / "o").exists()

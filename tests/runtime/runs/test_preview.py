@@ -11,8 +11,10 @@ from PIL import Image
 from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.engines.info import EngineInfo
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pictures.sheet import PANEL
+from gcis_runtime.pictures.view import centre_of
 from gcis_runtime.pipeline.result import Segmentation, measure
-from gcis_runtime.runs.preview import _PANEL, _centre, draw_preview, write_preview
+from gcis_runtime.runs.preview import draw_preview, write_preview
 
 
 def segmentation(affine, labels):
@@ -39,12 +41,12 @@ def test_the_patients_right_is_on_the_left(tmp_path, flip):
     affine = np.diag([2.0 * flip, 2.0, 3.0, 1.0])
     labels = labels if flip == 1 else labels[::-1].copy()
     picture = draw_preview(segmentation(affine, labels))
-    left = 12 + 2 * (_PANEL + 12)
-    rows, columns = red(picture, (left, 30, left + _PANEL, 30 + _PANEL))  # axial panel
-    assert columns.mean() < _PANEL * 0.35  # high X is the patient's right, drawn on the left
-    assert rows.mean() > _PANEL * 0.6  # low Y is posterior, drawn at the bottom
-    rows, _ = red(picture, (12, 30, 12 + _PANEL, 30 + _PANEL))  # sagittal panel
-    assert rows.mean() < _PANEL * 0.35  # high Z is superior, drawn on top
+    left = 12 + 2 * (PANEL + 12)
+    rows, columns = red(picture, (left, 30, left + PANEL, 30 + PANEL))  # axial panel
+    assert columns.mean() < PANEL * 0.35  # high X is the patient's right, drawn on the left
+    assert rows.mean() > PANEL * 0.6  # low Y is posterior, drawn at the bottom
+    rows, _ = red(picture, (12, 30, 12 + PANEL, 30 + PANEL))  # sagittal panel
+    assert rows.mean() < PANEL * 0.35  # high Z is superior, drawn on top
 
 
 def test_air_around_the_patient_is_cropped():
@@ -62,6 +64,6 @@ def test_an_empty_map_and_a_file(tmp_path):
     path = tmp_path / "a.png"
     write_preview(path, segmentation(np.eye(4), labels))
     with Image.open(path) as picture:
-        assert picture.size[0] > 3 * _PANEL
+        assert picture.size[0] > 3 * PANEL
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    assert _centre(labels).tolist() == [5, 5, 5]
+    assert centre_of(labels).tolist() == [5, 5, 5]

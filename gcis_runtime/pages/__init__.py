@@ -1,0 +1,1 @@
+"""Pages: render the result of a case and of many cases as self-contained HTML."""

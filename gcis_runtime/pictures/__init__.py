@@ -1,0 +1,1 @@
+"""Pictures: draw planes of a volume with the structures of its label map."""
