@@ -73,7 +73,8 @@ class Built:
 
     Attributes:
         datalist: The rows.
-        report: JSON values: counts, split, skipped cases with reasons, unused files.
+        report: JSON values: counts, split, skipped cases with reasons, unused files, published files that no
+            datalist uses.
     """
 
     datalist: Datalist
@@ -134,7 +135,9 @@ def build(
         "rows": {part: len(found) for part, found in rows.items()},
         "structures": dict(Counter(r.prompt for p in ("training", "validation") for r in rows[p])),
         "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
+        "notes": list(scan.notes),
         "unused_files": list(listing.unused(used, dataset.aside)),
+        "set_aside": listing.set_aside(used, dataset.aside),
     }
     if not rows["training"] and not rows["validation"]:
         raise DataError(
