@@ -4,8 +4,9 @@ A mask of a soft organ contains similar values. If the mask is reversed along an
 and bone, and the standard deviation grows. Structures that are not homogeneous in any direction (bones, air
 ways) do not take part.
 
-On 36 head-and-neck and thigh CTs with correct labels, no case was reported; of the same labels reversed in
-each of seven ways, 69 to 75 per cent were found. A case without a report may therefore be wrong.
+Of 164 head-and-neck CTs with organs and 40 CTs cropped to a sarcoma, none was reported with its correct
+labels. Of the same labels reversed in each of the seven ways, 81 to 87 per cent and 28 to 42 per cent were
+found. A case without a report may therefore be wrong.
 """
 
 from __future__ import annotations

@@ -113,8 +113,7 @@ def evaluate_preset(
             missing.append(case.name)
             progress(f"{number}/{len(cases)}  {case.name}  no prediction")
             continue
-        names = _names(case, prediction.values.keys())
-        values = {prompt: prediction.values[name] for prompt, name in names.items()}
+        values = _values(case, prediction.values)
         chosen = _predicted(case, complete, prediction.values.keys())
         unpredicted.update(c.name for c in complete if c not in chosen)
         counted_empty.update(dict.fromkeys(p for c in chosen for p in c.prompts if p not in values))
@@ -153,6 +152,11 @@ def _names(case: Case, predicted: Collection[str]) -> dict[str, str]:
     """Return the predicted name of each structure by its prompt in the datalist, without unpredicted ones."""
     pairs = zip(case.targets, renamed(case, predicted).targets, strict=True)
     return {target.prompt: other.prompt for target, other in pairs if other.prompt in predicted}
+
+
+def _values(case: Case, predicted: Mapping[str, int]) -> dict[str, int]:
+    """Return the label value of each predicted structure by its prompt in the datalist."""
+    return {prompt: predicted[name] for prompt, name in _names(case, predicted.keys()).items()}
 
 
 def _predicted(case: Case, classes: Sequence[ScoringClass], predicted: Collection[str]) -> list[ScoringClass]:
