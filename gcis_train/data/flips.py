@@ -67,9 +67,12 @@ class Reversal:
         """Return how to correct rows with a placement."""
         flip = "".join(letter for letter in AXES if (letter in self.axes) != (letter in placement.flip))
         fields = '"label_geometry": "image"' + (f', "label_flip": "{flip}"' if flip else "")
+        text = f"If that is right, write {fields} into the rows of the image."
+        if placement.geometry == "file":
+            return text
         return (
-            f"If that is right, write {fields} into the rows of the image. If the labels are right as they "
-            "are, give the label file the header of the image and omit label_geometry."
+            f"{text} If the labels are right as they are, give the label file the header of the image and "
+            "omit label_geometry."
         )
 
 
