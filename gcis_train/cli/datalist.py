@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,7 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
 def _summary(report: dict[str, Any], out: Path) -> str:
     """Return a readable summary of a report."""
     from gcis_runtime.text import table
+    from gcis_train.datasets.listing import grouped
 
     rows = [["structure", "cases"], *([p, str(n)] for p, n in report["structures"].items())]
     cases = ", ".join(f"{n} {part}" for part, n in report["cases"].items() if n or part != "held out")
@@ -212,10 +213,19 @@ def _summary(report: dict[str, Any], out: Path) -> str:
             f"labels are placed by the headers of the images; those of {len(differ)} label files differ"
             + (f" ({_few(differ)})" if differ else "")
         )
+    lines += [f"note: {note}" for note in report["notes"]]
     if report["unused_files"]:
-        lines.append(f"not used: {len(report['unused_files'])} files ({_few(report['unused_files'])})")
+        groups = grouped(report["unused_files"])
+        lines.append(f"not used: {len(report['unused_files'])} files ({_counts(groups)})")
+        lines.append(f"  such as {_few(report['unused_files'])}")
+    if report["set_aside"]:
+        lines.append(f"published without use for training: {_counts(report['set_aside'])}")
     lines.append(f"written to {out}; next: gcis-train datalist check {out}")
     return "\n".join(lines)
+
+
+def _counts(groups: Mapping[str, int]) -> str:
+    return _few([f"{name} {count}" for name, count in groups.items()])
 
 
 def _few(names: Sequence[str]) -> str:

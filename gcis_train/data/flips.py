@@ -4,8 +4,9 @@ A mask of a soft organ contains similar values. If the mask is reversed along an
 and bone, and the standard deviation grows. Structures that are not homogeneous in any direction (bones, air
 ways) do not take part.
 
-On 36 head-and-neck and thigh CTs with correct labels, no case was reported; of the same labels reversed in
-each of seven ways, 69 to 75 per cent were found. A case without a report may therefore be wrong.
+Of 164 head-and-neck CTs with organs and 40 CTs cropped to a sarcoma, none was reported with its correct
+labels. Of the same labels reversed in each of the seven ways, 81 to 87 per cent and 28 to 42 per cent were
+found. A case without a report may therefore be wrong.
 """
 
 from __future__ import annotations
@@ -66,9 +67,12 @@ class Reversal:
         """Return how to correct rows with a placement."""
         flip = "".join(letter for letter in AXES if (letter in self.axes) != (letter in placement.flip))
         fields = '"label_geometry": "image"' + (f', "label_flip": "{flip}"' if flip else "")
+        text = f"If that is right, write {fields} into the rows of the image."
+        if placement.geometry == "file":
+            return text
         return (
-            f"If that is right, write {fields} into the rows of the image. If the labels are right as they "
-            "are, give the label file the header of the image and omit label_geometry."
+            f"{text} If the labels are right as they are, give the label file the header of the image and "
+            "omit label_geometry."
         )
 
 

@@ -106,7 +106,7 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     except Exception as error:
         raise DataError(
             f"the case {case.name} cannot be pre-processed",
-            received=_root_cause(error),
+            received=_root_cause(error).rstrip("."),
             fix="Repair its files or remove the case from the datalist.",
         ) from error
 

@@ -20,7 +20,7 @@ from gcis_train.data.placement import Placement
 from gcis_train.datasets.geometry import placed
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
-from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
+from gcis_train.datasets.samples import Dataset, Mask, Sample, Scan, Skip
 from gcis_train.datasets.splits import fold_of, hold_out
 
 DEFAULT_SHARE = 0.2
@@ -73,7 +73,8 @@ class Built:
 
     Attributes:
         datalist: The rows.
-        report: JSON values: counts, split, skipped cases with reasons, unused files.
+        report: JSON values: counts, split, skipped cases with reasons, unused files, published files that no
+            datalist uses.
     """
 
     datalist: Datalist
@@ -102,23 +103,12 @@ def build(
             `label_flip` does not apply.
         ImageError: A label file, or with the label geometry `image` a header, cannot be read.
     """
+    placement = _placement(dataset, choices)
     listing = Listing(root)
     scan = dataset.scan(listing)
     if not scan.samples:
         raise _nothing(dataset, listing, scan.skipped)
-    broken = {} if choices.keep else dataset.broken
-    samples = [_merged(sample, choices) for sample in scan.samples if sample.name not in broken]
-    skipped = list(scan.skipped)
-    skipped += [Skip(name=s.name, reason=broken[s.name]) for s in scan.samples if s.name in broken]
-    if choices.prompts:
-        samples = _only(samples, choices.prompts)
-        skipped += [Skip(name=s.name, reason="no requested structure") for s in samples if not s.masks]
-        samples = [s for s in samples if s.masks]
-    if choices.empty == "drop" or dataset.absent_is_unknown:
-        samples = _without_empty(samples, progress)
-        skipped += [Skip(name=s.name, reason="no voxel of any structure") for s in samples if not s.masks]
-        samples = [s for s in samples if s.masks]
-    placement = _placement(dataset, choices)
+    samples, skipped = _select(dataset, scan, choices, progress)
     samples, unfit, moved = placed(samples, placement)
     skipped += unfit
     parts, how = _split(samples, choices)
@@ -134,7 +124,9 @@ def build(
         "rows": {part: len(found) for part, found in rows.items()},
         "structures": dict(Counter(r.prompt for p in ("training", "validation") for r in rows[p])),
         "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
+        "notes": list(scan.notes),
         "unused_files": list(listing.unused(used, dataset.aside)),
+        "set_aside": listing.set_aside(used, dataset.aside),
     }
     if not rows["training"] and not rows["validation"]:
         raise DataError(
@@ -143,6 +135,25 @@ def build(
             fix="Check that the labels have voxels; if all cases are in the test part, use --test.",
         )
     return Built(datalist=Datalist(training=rows["training"], validation=rows["validation"]), report=report)
+
+
+def _select(
+    dataset: Dataset, scan: Scan, choices: Choices, progress: Callable[[str], None]
+) -> tuple[list[Sample], list[Skip]]:
+    """Return the merged samples with the chosen structures, and the skipped cases."""
+    broken = {} if choices.keep else dataset.broken
+    samples = [_merged(sample, choices) for sample in scan.samples if sample.name not in broken]
+    skipped = list(scan.skipped)
+    skipped += [Skip(name=s.name, reason=broken[s.name]) for s in scan.samples if s.name in broken]
+    if choices.prompts:
+        samples = _only(samples, choices.prompts)
+        skipped += [Skip(name=s.name, reason="no requested structure") for s in samples if not s.masks]
+        samples = [s for s in samples if s.masks]
+    if choices.empty == "drop" or dataset.absent_is_unknown:
+        samples = _without_empty(samples, progress)
+        skipped += [Skip(name=s.name, reason="no voxel of any structure") for s in samples if not s.masks]
+        samples = [s for s in samples if s.masks]
+    return samples, skipped
 
 
 def write_datalist(path: Path, built: Built) -> None:

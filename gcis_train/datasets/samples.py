@@ -66,10 +66,17 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """The result of an adaptor."""
+    """The result of an adaptor.
+
+    Attributes:
+        samples: Complete cases.
+        skipped: Other cases with the reason.
+        notes: What was accepted but may be a mistake, for the report.
+    """
 
     samples: tuple[Sample, ...]
     skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

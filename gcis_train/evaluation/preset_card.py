@@ -23,8 +23,8 @@ _NOTICE = "Research software, not a medical device. The scores are not those of 
 def summarise(found: PresetEvaluation) -> dict[str, Any]:
     """Return the applied rules and the means per class and group as JSON values.
 
-    The mean of a group is None unless every class of it was scored, since it would not be that of the
-    challenge; `mean_of_scored` is the mean over the scored classes.
+    The mean of a group is None unless every class of it was scored in every case, since it would not be that
+    of the challenge; `mean_of_scored` is the mean over the scored classes.
     """
     preset = found.preset
     rows = {c.name: _class_row(c, found) for c in preset.classes}
@@ -32,7 +32,7 @@ def summarise(found: PresetEvaluation) -> dict[str, Any]:
     return {
         "preset": rules(preset),
         "classes": {name: row for name, row in rows.items() if row["cases"] or row["group"] in used},
-        "groups": {group: _group_row(group, preset, rows) for group in used},
+        "groups": {group: _group_row(group, preset, rows, missing=bool(found.missing)) for group in used},
         "not_predicted_counted_empty": list(found.counted_empty),
         "cases_without_prediction": list(found.missing),
         "cases_without_any_class": list(found.unrelated),
@@ -77,12 +77,15 @@ def _class_row(chosen: ScoringClass, found: PresetEvaluation) -> dict[str, Any]:
     return row
 
 
-def _group_row(group: str, preset: Preset, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _group_row(
+    group: str, preset: Preset, rows: dict[str, dict[str, Any]], *, missing: bool
+) -> dict[str, Any]:
     classes = [rows[c.name] for c in preset.classes if c.group == group]
     scored = [row for row in classes if row["cases"]]
     complete = len(scored) == len(classes) and not any(
         row["cases_without_rows"] or row["cases_not_predicted"] for row in classes
     )
+    complete &= not missing
     means = {metric: _mean([row[metric] for row in scored]) for metric in preset.metrics}
     return {
         "classes": len(classes),

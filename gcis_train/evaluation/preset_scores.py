@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from gcis_runtime.spec import Triple
 from gcis_train.data.datalist import Case
 from gcis_train.data.flips import refuse_reversed
 from gcis_train.data.masks import read_masks
-from gcis_train.evaluation.evaluate import Prediction, Source, check_shape, renamed
+from gcis_train.evaluation.evaluate import Source, check_shape, renamed
 from gcis_train.evaluation.presets import EmptyRule, Preset, ScoringClass
 from gcis_train.evaluation.scores import Empty, Mask, box_of, empty_mask, surface_dice
 from gcis_train.metrics import dice
@@ -104,14 +104,17 @@ def evaluate_preset(
             unrelated.append(case.name)
             continue
         without_rows.update(c.name for c in classes if c not in complete)
+        if source.prompts is not None and not _predicted(case, complete, source.prompts):
+            unpredicted.update(c.name for c in complete)
+            continue
         started = time.monotonic()
         prediction = source.predict(case)
         if prediction is None:
             missing.append(case.name)
             progress(f"{number}/{len(cases)}  {case.name}  no prediction")
             continue
-        values = _values(case, prediction)
-        chosen = [c for c in complete if any(p in values for p in c.prompts)]
+        values = _values(case, prediction.values)
+        chosen = _predicted(case, complete, prediction.values.keys())
         unpredicted.update(c.name for c in complete if c not in chosen)
         counted_empty.update(dict.fromkeys(p for c in chosen for p in c.prompts if p not in values))
         mine = list(_score_case(case, prediction.labels, values, chosen, preset))
@@ -145,14 +148,21 @@ def classes_of(case: Case, preset: Preset) -> tuple[ScoringClass, ...]:
     return max(fitting, key=len, default=())
 
 
-def _values(case: Case, prediction: Prediction) -> dict[str, int]:
+def _names(case: Case, predicted: Collection[str]) -> dict[str, str]:
+    """Return the predicted name of each structure by its prompt in the datalist, without unpredicted ones."""
+    pairs = zip(case.targets, renamed(case, predicted).targets, strict=True)
+    return {target.prompt: other.prompt for target, other in pairs if other.prompt in predicted}
+
+
+def _values(case: Case, predicted: Mapping[str, int]) -> dict[str, int]:
     """Return the label value of each predicted structure by its prompt in the datalist."""
-    named = renamed(case, prediction.values.keys())
-    return {
-        target.prompt: prediction.values[other.prompt]
-        for target, other in zip(case.targets, named.targets, strict=True)
-        if other.prompt in prediction.values
-    }
+    return {prompt: predicted[name] for prompt, name in _names(case, predicted.keys()).items()}
+
+
+def _predicted(case: Case, classes: Sequence[ScoringClass], predicted: Collection[str]) -> list[ScoringClass]:
+    """Return the classes of which at least one structure is predicted."""
+    names = _names(case, predicted)
+    return [c for c in classes if any(prompt in names for prompt in c.prompts)]
 
 
 def _score_case(

@@ -131,6 +131,7 @@ def test_reversed_labels_with_the_header_of_the_image_are_a_warning(tmp_path: Pa
     write_nifti(tmp_path / "seg.nii.gz", reversed_along(organ()[1], "z").astype(np.uint8), LPI)
     code, _, errors = check(path)
     assert code == 0 and "warning: training case ct: the labels look reversed along z" in errors
+    assert '"label_flip": "z" into the rows of the image.' in errors and "omit label_geometry" not in errors
     load_case(case_of(path), SPEC)
 
 

@@ -231,9 +231,32 @@ def test_a_case_without_a_row_of_the_class_is_not_scored(tmp_path: Path) -> None
     assert found.without_rows == {"kidney and masses": 1, "masses": 1}
 
 
+def test_a_missing_prediction_leaves_the_challenge_incomplete(tmp_path: Path) -> None:
+    write(tmp_path, KIDNEY_TRUTH, KITS_VALUES)
+    cases = cases_of(write(tmp_path, KIDNEY_TRUTH, KITS_VALUES, name="other"))
+
+    def predict(case: Case) -> Prediction | None:
+        return Prediction(labels=KIDNEY_TRUTH, values=KITS_VALUES) if case.name == "ct" else None
+
+    source = Source(predict=predict, prompts=None, notes={})
+    result = summarise(evaluate_preset(cases, source, PRESETS["kits23"], progress=lambda _: None))
+    assert result["cases_without_prediction"] == ["other"]
+    assert not result["groups"]["KiTS23"]["complete"]
+
+
+def test_a_case_of_unpredicted_classes_is_not_predicted(tmp_path: Path) -> None:
+    def predict(_: Case) -> Prediction:
+        raise AssertionError("predicted for nothing")
+
+    source = Source(predict=predict, prompts=("mandible",), notes={})
+    cases = cases_of(write(tmp_path, KIDNEY_TRUTH, KITS_VALUES))
+    with pytest.raises(DataError, match=r"no class of KiTS23 can be scored.*predicted: 'mandible'"):
+        evaluate_preset(cases, source, PRESETS["kits23"], progress=lambda _: None)
+
+
 def test_another_datalist_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, on_line(v1=range(4)), {"mandible": 1})
-    with pytest.raises(DataError, match="no class of KiTS23 can be scored"):
+    with pytest.raises(DataError, match=r"no class of KiTS23 can be scored"):
         scored(path, "kits23", on_line(v1=range(4)), {"mandible": 1})
 
 
