@@ -79,7 +79,9 @@ _WEIGHTS = ((_WINDOW, (0, 31)), (WindowSpec(patch_size=(64, 96, 64), sigma_scale
 
 def _volumes() -> dict[str, tuple[Volume, PreprocessSpec]]:
     """Return an image and its preprocessing per case."""
-    turned = np.array([[1.0, 8, -4], [4, -4, -7], [8, 1, 4]]) / 9 * (1.5, 2.5, 4.0)  # a rotation and voxel sizes
+    turned = (
+        np.array([[1.0, 8, -4], [4, -4, -7], [8, 1, 4]]) / 9 * (1.5, 2.5, 4.0)
+    )  # a rotation and voxel sizes
     tilted = np.array([[-2.0, 0, 0], [0, -2.0, 0.9], [0, 0, 3.0]])
     body = np.full((14, 12, 9), -1000, dtype=np.int16)
     body[4:9, 3:8, 2:6] = _smooth((5, 5, 4), 5)
@@ -274,7 +276,11 @@ def _nifti_case(files: Files, *, wide: bool) -> Entry:
     name = "wide" if wide else "narrow"
     files[f"{name}.image-header"] = source.header.binaryblock
     files[f"{name}.label-header"] = label.header.binaryblock
-    return {"image": f"{name}.image-header", "label": f"{name}.label-header", "type": label.get_data_dtype().name}
+    return {
+        "image": f"{name}.image-header",
+        "label": f"{name}.label-header",
+        "type": label.get_data_dtype().name,
+    }
 
 
 if __name__ == "__main__":

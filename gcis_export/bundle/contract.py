@@ -25,7 +25,8 @@ def contract(content: Content) -> dict[str, str]:
     fields = {"preprocess": settings.preprocess, "window": settings.window, "labels": content.labels}
     texts = {name: msgspec.json.encode(value).decode() for name, value in fields.items()}
     return {
-        PREFIX + name: text for name, text in {"contract": CONTRACT_VERSION, "notice": NOTICE, **texts}.items()
+        PREFIX + name: text
+        for name, text in {"contract": CONTRACT_VERSION, "notice": NOTICE, **texts}.items()
     }
 
 
