@@ -37,8 +37,8 @@ Entry = dict[str, Any]
 _WINDOW = WindowSpec(patch_size=(64, 64, 64))
 _VALUES = (3, 300)
 _STAND_IN = {"gain": (2.0, -3.0), "threshold": (0.5, 0.375), "tilt": (0.03125, -0.015625)}
-"""Network of the case `segment`: `gain * (v - threshold) + tilt * (i - 31.5)` for the voxel with value `v` and
-index `i` along X in its window, in float32."""
+"""Network of the case `segment`, in float32: `gain * (v - threshold) + tilt * (i - 31.5)` for the voxel with
+value `v` and index `i` along X in its window."""
 
 
 def vectors() -> Files:
@@ -115,7 +115,7 @@ def _smooth(shape: Shape3, seed: int) -> NDArray[np.int16]:
     """Return an image from -900 to 900 HU without noise."""
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     waves = np.sin(0.9 * x + seed) + np.sin(0.7 * y - 0.4 * x) + np.sin(1.1 * z + 0.3 * y)
-    return np.round(300 * waves).astype(np.int16)
+    return np.asarray(np.round(300 * waves), dtype=np.int16)
 
 
 def _store(files: Files, name: str, array: NDArray[Any], *, fastest: Literal["x", "z"]) -> Entry:

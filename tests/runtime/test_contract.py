@@ -1,4 +1,4 @@
-"""Test that the runtime still produces the vectors of `docs/contract/` and that the format document names them."""
+"""Test that the runtime produces the vectors of `docs/contract/`, and that the format document names them."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_other_forms_of_a_file(program, make_bundle, tmp_path, kind):
         image.header.set_slope_inter(0.5, -100)
     nib.save(image, tmp_path / "ct.nii")
     bundle = make_bundle(
-        preprocess=PreprocessSpec(orientation=None, spacing=None, intensity_window=(-500, 700))
+        preprocess=PreprocessSpec(orientation="LPI", spacing=(3.5, 3.0, 2.5), intensity_window=(-500, 700))
     )
     assert compare(program, bundle, tmp_path / "ct.nii", tmp_path) <= 1e-4
 
