@@ -7,12 +7,13 @@ namespace gcis {
 namespace {
 
 constexpr double kTolerance = 1e-3;
+constexpr double kMostVoxels = 1 << 29;  // 2 GiB per array
 
 double d(std::int64_t n) { return static_cast<double>(n); }
 
 // Normalised voxel centres of an axis, whose edges are -1 and 1; each end is computed from its own side.
 double unit_centre(std::int64_t i, std::int64_t count) {
-  if (count == 1) return -1.0 * 0 / 1;
+  if (count == 1) return 0;
   const long double step = static_cast<long double>(2.0 / d(count - 1));
   const long double line = i < count / 2 ? step * static_cast<long double>(i) - 1
                                          : 1 - step * static_cast<long double>(count - 1 - i);
@@ -115,6 +116,10 @@ void set_extent(const Shape &shape, const Matrix &affine, Matrix &target, Shape 
     for (const auto &corner : inside) least[a] = std::min(least[a], corner[a]), most[a] = std::max(most[a], corner[a]);
     shape_out[a] = static_cast<std::int64_t>(std::nearbyint(most[a] - least[a] + 1));
   }
+  if (d(shape_out[0]) * d(shape_out[1]) * d(shape_out[2]) > kMostVoxels)
+    throw Failure("the image has too many voxels of the network",
+                  std::to_string(shape_out[0]) + " x " + std::to_string(shape_out[1]) + " x " + std::to_string(shape_out[2]),
+                  "at most 536870912");
   std::array<double, 3> from{}, back{};
   bool corner_found = false;
   for (std::size_t c = 0; c < 8 && !corner_found; ++c) {

@@ -160,9 +160,11 @@ Matrix centred(const Header &h, const Shape &shape) {
   return out;
 }
 
-Matrix read_affine(const Header &h, const Shape &shape, const std::string &path) {
-  const int q = get<std::int16_t>(h, 252), s = get<std::int16_t>(h, 254), unit = h[123] & 7;
-  Matrix out = s && !(q && !usable(sform(h)) && usable(qform(h))) ? sform(h) : q ? qform(h) : centred(h, shape);
+// Return the affine; an unusable sform is switched off in the header if there is a usable qform.
+Matrix read_affine(Header &h, const Shape &shape, const std::string &path) {
+  const int q = get<std::int16_t>(h, 252), unit = h[123] & 7;
+  if (q && get<std::int16_t>(h, 254) && !usable(sform(h)) && usable(qform(h))) set<std::int16_t>(h, 254, 0);
+  Matrix out = get<std::int16_t>(h, 254) ? sform(h) : q ? qform(h) : centred(h, shape);
   const double factor = unit == 1 ? 1000 : unit == 3 ? 1e-3 : 1;
   for (std::size_t i = 0; i < 3; ++i)
     for (double &value : out[i]) value *= factor;
@@ -265,8 +267,10 @@ Header label_header(const Header &image, bool wide) {
   set<float>(out, 108, 352);                               // vox_offset
   set<float>(out, 112, 1), set<float>(out, 116, 0);        // scl_slope, scl_inter
   set<float>(out, 124, 0), set<float>(out, 128, 0);        // cal_max, cal_min
-  set<std::int16_t>(out, 40, 3);                           // dim
-  for (std::size_t i = 4; i < 8; ++i) set<std::int16_t>(out, 40 + 2 * i, 1);
+  if (get<std::int16_t>(out, 40) != 3) {                   // further axes have one voxel of size 1
+    set<std::int16_t>(out, 40, 3);
+    for (std::size_t i = 4; i < 8; ++i) set<std::int16_t>(out, 40 + 2 * i, 1), set<float>(out, 76 + 4 * i, 1);
+  }
   return out;
 }
 

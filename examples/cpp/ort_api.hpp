@@ -1,13 +1,9 @@
 // The part of ONNX Runtime's C API that this program calls, declared by position in its table of functions.
 //
 // The table is append-only: a library of any later version provides the functions of version 1 at the same
-// positions (onnxruntime_c_api.h: "End of Version 1 - DO NOT MODIFY ABOVE"). If you have that header, include
-// it in place of this file: names and signatures are the same.
+// positions. The wheels of ONNX Runtime contain the library without its header, onnxruntime_c_api.h; the names
+// and signatures here are those of the header.
 #pragma once
-
-#if defined(GCIS_OFFICIAL_HEADER)
-#include <onnxruntime_c_api.h>
-#else
 
 #include <cstddef>
 #include <cstdint>
@@ -76,5 +72,3 @@ struct OrtApiBase {
 };
 const OrtApiBase *OrtGetApiBase();
 }
-
-#endif

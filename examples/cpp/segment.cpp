@@ -47,7 +47,10 @@ bool parse(const std::vector<std::string> &arguments, Options &out) {
       return false;
     }
   }
-  if (positional.size() != 2 || out.output.empty()) return false;
+  const auto ends = [&](const std::string &suffix) {
+    return out.output.size() > suffix.size() && out.output.substr(out.output.size() - suffix.size()) == suffix;
+  };
+  if (positional.size() != 2 || !(ends(".nii") || ends(".nii.gz"))) return false;
   out.bundle = positional[0], out.image = positional[1];
   return true;
 }
