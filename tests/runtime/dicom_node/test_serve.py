@@ -1,0 +1,116 @@
+"""Test that a study which Orthanc sends to the node comes back segmented, by C-STORE and by STOW-RS."""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from gcis_runtime import Segmenter
+from gcis_runtime.dicom.options import DicomOptions
+from gcis_runtime.dicom_node.node import DicomNode
+from gcis_runtime.dicom_node.options import NodeOptions
+from gcis_runtime.dicom_node.send import send_files
+from gcis_runtime.dicom_node.serve import serve_node
+from gcis_runtime.errors import OutputError
+from gcis_runtime.images.volume import Volume
+from gcis_runtime.runs.options import RunOptions
+from tests.runtime.dicom.orthanc import Archive, free_port, running_archive, store
+from tests.support.bundles_and_images import smooth_ct
+from tests.support.dicom_series import ROOT, slices_of, write
+
+AFFINE = np.array([[-2.0, 0, 0, 40], [0, -2, 0, 40], [0, 0, 3, -10], [0, 0, 0, 1.0]])
+
+
+@contextmanager
+def serving(segmenter: Segmenter, folder: Path, lines: list[str], **more: Any) -> Iterator[DicomNode]:
+    """Run `serve_node` in a thread, as a program would in its own process."""
+    stop, started = threading.Event(), queue.Queue()
+    node = NodeOptions(folder=folder, callers=("ORTHANC",), port=0, at_release=True, reserve_bytes=0)
+    arguments = {"stop": stop, "on_start": started.put, "log": lines.append, **more}
+    thread = threading.Thread(target=serve_node, args=(segmenter, node), kwargs=arguments)
+    thread.start()
+    try:
+        yield started.get(timeout=60)
+    finally:
+        stop.set()
+        thread.join(timeout=120)
+
+
+@pytest.mark.dicom
+@pytest.mark.service
+def test_an_archive_sends_a_study_and_receives_its_segmentation(
+    make_bundle: Callable[..., Path], own_home: None, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    options = RunOptions(dicom=DicomOptions(sr=True))
+    with (
+        running_archive(tmp_path / "archive") as archive,
+        Segmenter.open(make_bundle()) as segmenter,
+        serving(
+            segmenter, tmp_path / "node", lines, options=options, formats=("dicom-seg", "rtstruct"),
+            send_to=[f"ORTHANC@127.0.0.1:{archive.dicom}", f"{archive.url}/dicom-web"],
+        ) as node,
+    ):  # fmt: skip
+        ct = Volume.from_array(smooth_ct((36, 34, 20)), affine=AFFINE)
+        scout = slices_of(ct, series=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])[:1]
+        store(archive, write([*slices_of(ct), *scout], tmp_path / "sent"))
+        push(archive, node.port)
+        wait_for(lines, "sent 3 files to ", count=2)
+        found = {entry["00080060"]["Value"][0] for entry in archive.find()}
+        assert found == {"CT", "SEG", "RTSTRUCT", "SR"} and len(archive.find()) == 5
+        (entry,) = archive.find(Modality="SEG")
+        (data,) = archive.retrieve(entry["0020000E"]["Value"][0])
+        seg = pydicom.dcmread(io.BytesIO(data))
+        assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == f"{ROOT}2"
+        wait_for(lines, f"series {ROOT}9 of ORTHANC failed: ", count=1)  # the localiser
+        push(archive, node.port)  # a repeated study replaces its results
+        wait_for(lines, "sent 3 files to ", count=4)
+        assert len(archive.find()) == 5
+    assert not any("Muster" in line or "4711" in line for line in lines), lines
+
+
+def push(archive: Archive, port: int) -> None:
+    """Let the archive send its CT series to the node."""
+    settings = json.dumps({"AET": "GCIS", "Host": "127.0.0.1", "Port": port}).encode()
+    archive.put("/modalities/gcis", settings)
+    wanted = {"Level": "Series", "Query": {"Modality": "CT"}}
+    series = json.loads(archive.post("/tools/find", json.dumps(wanted).encode(), "application/json"))
+    order = {"Resources": series, "Synchronous": True}
+    archive.post("/modalities/gcis/store", json.dumps(order).encode(), "application/json")
+
+
+def wait_for(lines: list[str], text: str, *, count: int) -> None:
+    for _ in range(1200):
+        if sum(text in line for line in lines) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(lines)
+
+
+@pytest.mark.service
+def test_what_cannot_be_sent_is_an_error(tmp_path: Path) -> None:
+    ct = Volume.from_array(smooth_ct((36, 34, 3)), affine=AFFINE)
+    files = sorted(write(slices_of(ct), tmp_path / "s").iterdir())
+    from gcis_runtime.dicom_node.destinations import parse_destination
+
+    for text in (f"PACS@127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/dicom-web"):
+        with pytest.raises(OutputError, match="did not take the results"):
+            send_files(files, parse_destination(text))
+
+
+@pytest.mark.service
+@pytest.mark.parametrize(("formats", "send_to"), [(("nii.gz",), ["A@b:1"]), ((), ["A@b:1"]), (("dicom-seg",), [])])
+def test_a_node_needs_dicom_formats_and_a_destination(tmp_path: Path, formats: Any, send_to: Any) -> None:
+    with pytest.raises(OutputError, match="sends results in DICOM formats to destinations"):
+        serve_node(None, NodeOptions(folder=tmp_path, callers=("A",)), send_to=send_to, formats=formats)
