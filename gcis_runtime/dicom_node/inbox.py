@@ -161,6 +161,10 @@ class Inbox:
         )  # fmt: skip
         return series, record.attempts
 
+    def postpone(self, key: str) -> None:
+        """Record that the last start of a series does not count."""
+        self._update(key, attempts=self._require(key).attempts - 1)
+
     def finish(self, series: ReceivedSeries, *, error: str = "") -> None:
         """Record that a series was processed or has failed, unless more of it arrived in the meantime."""
         with self._lock:

@@ -21,12 +21,16 @@ _CLEAN_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 
 
+class PostponedError(Exception):
+    """A series cannot be processed now; it is passed again later, and by the next process."""
+
+
 class DicomNode:
     """A node that answers C-ECHO and C-STORE; a context manager that listens while it is open.
 
     Complete series are passed to `on_series` one after another, in a thread of the node. A series is finished
     when the function returns. A `GcisError` ends it; after another exception, and after the end of the
-    process, it is passed again. Instances that arrive later are added to the series, which is then passed
+    process, it is passed again, a limited number of times except for `PostponedError`. Instances that arrive later are added to the series, which is then passed
     again as a whole.
 
     Args:
@@ -109,6 +113,10 @@ class DicomNode:
         self._log(f"{name} is complete: {counted(series.instances, 'instance')}")
         try:
             self._on_series(series)
+        except PostponedError as error:
+            self._inbox.postpone(key)
+            self._completion.arrived(key, time.monotonic())
+            self._log(f"{name} is postponed: {error_text(error)}")
         except GcisError as error:
             self._inbox.finish(series, error=error_text(error))
             self._log(f"{name} failed: {error_text(error)}")

@@ -83,9 +83,7 @@ def _stow(file: Path, server: WebDestination, token: str | None) -> None:
     }
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    request = urllib.request.Request(
-        f"{server.url}/studies", data=body, headers=headers
-    )
+    request = urllib.request.Request(f"{server.url}/studies", data=body, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
             found: Any = json.loads(answer.read(_MOST_ANSWER) or b"{}")
@@ -93,7 +91,8 @@ def _stow(file: Path, server: WebDestination, token: str | None) -> None:
         raise _refused(server, f"HTTP status {error.code}", "Read the log of the server.") from error
     except (OSError, ValueError) as error:
         raise _refused(server, str(error), "Check the URL, and that it speaks DICOMweb.") from error
-    if not isinstance(found, dict) or found.get(_FAILED):
+    failed = found.get(_FAILED) if isinstance(found, dict) else {"Value": ["no answer"]}
+    if isinstance(failed, dict) and failed.get("Value"):  # the sequence may be there and empty
         raise _refused(server, "it did not store the file", "Read the log of the server.")
 
 

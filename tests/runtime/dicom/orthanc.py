@@ -61,7 +61,9 @@ class Archive:
             return bytes(answer.read())
 
     def put(self, path: str, data: bytes) -> None:
-        urllib.request.urlopen(urllib.request.Request(self.url + path, data=data, method="PUT"), timeout=60).close()
+        urllib.request.urlopen(
+            urllib.request.Request(self.url + path, data=data, method="PUT"), timeout=60
+        ).close()
 
     def stow(self, files: list[Path]) -> None:
         """Store files by DICOMweb (STOW-RS)."""

@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from gcis_runtime import Segmenter
 from gcis_runtime.dicom.options import DicomOptions
+from gcis_runtime.dicom_node.destinations import parse_destination
 from gcis_runtime.dicom_node.node import DicomNode
 from gcis_runtime.dicom_node.options import NodeOptions
 from gcis_runtime.dicom_node.send import send_files
@@ -98,19 +100,59 @@ def wait_for(lines: list[str], text: str, *, count: int) -> None:
     raise AssertionError(lines)
 
 
+ANSWERS = {
+    "nothing failed": (200, {"00081198": {"vr": "SQ"}}, ""),
+    "one failed": (202, {"00081198": {"vr": "SQ", "Value": [{}]}}, "did not store the file"),
+    "no object": (200, [], "did not store the file"),
+    "conflict": (409, {}, "HTTP status 409"),
+    "not authorised": (401, {}, "HTTP status 401"),
+}
+
+
 @pytest.mark.service
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answers_of_a_web_server(tmp_path: Path, name: str) -> None:
+    status, body, message = ANSWERS[name]
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            requests.append((self.path, self.headers["Authorization"], data))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    (tmp_path / "a.dcm").write_bytes(b"content")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        where = parse_destination(f"http://127.0.0.1:{server.server_address[1]}/web")
+        raises = pytest.raises(OutputError, match=message) if message else nullcontext()
+        with raises:
+            send_files([tmp_path / "a.dcm"], where, token="secret")
+        server.shutdown()
+    ((path, authorization, data),) = requests
+    assert path == "/web/studies" and authorization == "Bearer secret" and b"\r\n\r\ncontent\r\n--" in data
+
+
+@pytest.mark.service
+# pynetdicom leaves a socket that could not be connected to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_cannot_be_sent_is_an_error(tmp_path: Path) -> None:
     ct = Volume.from_array(smooth_ct((36, 34, 3)), affine=AFFINE)
     files = sorted(write(slices_of(ct), tmp_path / "s").iterdir())
-    from gcis_runtime.dicom_node.destinations import parse_destination
-
     for text in (f"PACS@127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/dicom-web"):
         with pytest.raises(OutputError, match="did not take the results"):
             send_files(files, parse_destination(text))
 
 
 @pytest.mark.service
-@pytest.mark.parametrize(("formats", "send_to"), [(("nii.gz",), ["A@b:1"]), ((), ["A@b:1"]), (("dicom-seg",), [])])
+@pytest.mark.parametrize(
+    ("formats", "send_to"), [(("nii.gz",), ["A@b:1"]), ((), ["A@b:1"]), (("dicom-seg",), [])]
+)
 def test_a_node_needs_dicom_formats_and_a_destination(tmp_path: Path, formats: Any, send_to: Any) -> None:
     with pytest.raises(OutputError, match="sends results in DICOM formats to destinations"):
         serve_node(None, NodeOptions(folder=tmp_path, callers=("A",)), send_to=send_to, formats=formats)
