@@ -192,7 +192,6 @@ class Api:
 
     def _accepted(self, upload: Upload, found: Submission, key: str | None) -> JobRecord:
         service = self._service
-        service.check_memory(upload, found.request, found.source)
         return service.submit(
             upload, found.request, source=found.source, roi=found.roi, truth=found.truth,
             key=key, digest=found.digest,
