@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,6 +139,39 @@ def run_images(
     )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
     return _run(plan, model, options, callbacks or RunCallbacks(), executor=executor)
+
+
+def run_elsewhere(
+    images: Sequence[Path],
+    cohort: AbstractContextManager[OpenExecutor],
+    *,
+    options: RunOptions,
+    out: str | None = None,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    callbacks: RunCallbacks,
+) -> RunResult:
+    """Segment images as `run_images` does, by an executor that finds the bundle itself.
+
+    Args:
+        images: See `run_images`.
+        cohort: Opens the executor, once the outputs were checked.
+        options: See `run_images`.
+        out: See `run_images`.
+        formats: See `run_images`.
+        resume: See `run_images`.
+        callbacks: See `run_images`.
+
+    Raises:
+        GcisError: As `run_images`.
+    """
+    plan = _plan(list(images), options, out=out, formats=formats, resume=resume)
+    with ExitStack() as stack:
+        if plan.folder is not None:
+            stack.enter_context(folder_lock(plan.folder))
+        opened = stack.enter_context(cohort)
+        clear_leftovers(plan.jobs)
+        return _execute(plan, opened, options, callbacks)
 
 
 def run_phantom(

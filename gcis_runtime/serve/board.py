@@ -134,7 +134,8 @@ class Board:
             entry = self._followed(job)
             entry.forecast = ForecastView(
                 text=forecast.text, windows=forecast.windows, seconds=forecast.seconds,
-                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, steps=forecast.steps,
+                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, runs=forecast.runs,
+                allowed_bytes=forecast.allowed_bytes, file_bytes=forecast.file_bytes, steps=forecast.steps,
             )  # fmt: skip
             self._step(entry)
 
