@@ -24,6 +24,8 @@ with the weights of MONAI 0.9.1. It displaces structures; use it only to reprodu
 Merging = Literal["v0.9", "v2"]
 """Neighbours that the patch merging of the Swin transformer concatenates: `"v0.9"` as in MONAI up to 1.4,
 with two of them twice and two never (published weights of gCIS and SwinUNETR); `"v2"` all eight."""
+LabelFormat = Literal["nii.gz", "nii", "nrrd", "mha", "dicom-seg", "rtstruct"]
+"""A format of labels."""
 
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 ENGINE_CHOICES: Final[tuple[EngineChoice, ...]] = get_args(EngineChoice)
@@ -32,5 +34,6 @@ GRAPH_ENGINES: Final[tuple[EngineName, ...]] = ("onnx", "openvino")
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 PRECISION_CHOICES: Final[tuple[PrecisionChoice, ...]] = get_args(PrecisionChoice)
 RESTORE_CHOICES: Final[tuple[Restore, ...]] = get_args(Restore)
+LABEL_FORMATS: Final[tuple[LabelFormat, ...]] = get_args(LabelFormat)
 MERGINGS: Final[tuple[Merging, ...]] = get_args(Merging)
 DEFAULT_RESTORE: Final[Restore] = "smooth"

@@ -11,9 +11,8 @@ import click
 from gcis_runtime.cli.tables import counts_text, report_table
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
-from gcis_runtime.runs.outcome import Outcome
+from gcis_runtime.runs.outcome import Outcome, RunResult
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.runs.run_images import RunResult
 from gcis_runtime.runs.summary import Summary
 from gcis_runtime.system.console import echo, print_traceback
 from gcis_runtime.system.json_files import json_text
@@ -49,8 +48,8 @@ class Display:
         self.set_jobs(start.jobs)
         self._summary = start.summary
         if self._informative:
-            self._line(f"{start.segmenter.bundle.name}: {start.segmenter.engine.text}")
-        for note in start.segmenter.notes:
+            self._line(f"{start.identity.bundle.name}: {start.identity.engine.text}")
+        for note in start.notes:
             self._line(f"{self._program}: note: {note}")
 
     def set_jobs(self, jobs: Sequence[Job]) -> None:

@@ -30,8 +30,8 @@ class DicomNode:
 
     Complete series are passed to `on_series` one after another, in a thread of the node. A series is finished
     when the function returns. A `GcisError` ends it; after another exception, and after the end of the
-    process, it is passed again, a limited number of times except for `PostponedError`. Instances that arrive later are added to the series, which is then passed
-    again as a whole.
+    process, it is passed again, a limited number of times except for `PostponedError`. Instances that arrive
+    later are added to the series, which is then passed again as a whole.
 
     Args:
         options: What is accepted, and where it is stored.

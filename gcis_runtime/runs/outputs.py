@@ -107,6 +107,11 @@ def plan_jobs(
     return jobs
 
 
+def unchecked_job(source: Source, folder: Path, formats: Sequence[str]) -> Job:
+    """Return a case whose outputs are in a folder, without checking that they can be written."""
+    return _job(source, folder / f"{source.name}_seg", formats)
+
+
 def clear_leftovers(jobs: Sequence[Job]) -> None:
     """Remove temporary files of killed runs in the folders of jobs; files of running processes stay."""
     for folder in {f for job in jobs for f in (job.labels.parent, job.masks, job.probabilities)}:

@@ -4,59 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.bundles.store import DEMO, find_bundle
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import read_volume
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
-from gcis_runtime.pipeline.segmenter import Segmenter
-from gcis_runtime.regions.coarse import matching_labels
 from gcis_runtime.regions.roi import parse_roi
 from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
-from gcis_runtime.runs.cohort import run_cases
+from gcis_runtime.runs.cohort import LocalExecutor
+from gcis_runtime.runs.executor import Executor, Model, OpenExecutor
 from gcis_runtime.runs.inputs import Source, find_images, is_collection
 from gcis_runtime.runs.options import RunOptions
-from gcis_runtime.runs.outcome import Outcome
+from gcis_runtime.runs.outcome import RunResult
 from gcis_runtime.runs.outputs import Job, clear_leftovers, is_file_name, plan_jobs
-from gcis_runtime.runs.phantom import IMAGE_FILE, write_phantom
+from gcis_runtime.runs.phantom import IMAGE_FILE, TRUTH_FILE, write_phantom
 from gcis_runtime.runs.resume import finished_report
-from gcis_runtime.runs.summary import Summary, SummaryDocument, refuse_own
+from gcis_runtime.runs.shard import Shard
+from gcis_runtime.runs.summary import Recorder, Summary, refuse_own, shard_summary
 from gcis_runtime.system.folder_lock import folder_lock
 
 PathLike = str | os.PathLike[str]
 BundleLike = PathLike | Bundle
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseError:
-    """An image that failed, and its error in one line."""
-
-    image: Path
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """The result of a run over image files.
-
-    Attributes:
-        reports: Reports of the images that this run segmented, in order.
-        errors: Images that failed, in order.
-        skipped: Reports of the images that an earlier run had finished.
-        summary: Content of `summary.json`; None for a single image without a summary.
-        summary_file: Path of `summary.csv`; None as above.
-    """
-
-    reports: tuple[Report, ...]
-    errors: tuple[CaseError, ...]
-    skipped: tuple[Report, ...] = ()
-    summary: SummaryDocument | None = None
-    summary_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +40,25 @@ class _Plan:
     jobs: list[Job]
     folder: Path | None = None
     resume: bool = False
+    shard: Shard | None = None
+    all_jobs: Sequence[Job] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The bundle, its structures to segment, and the engine."""
+    """A bundle that is not open yet, its structures to segment, and the engine."""
 
     bundle: BundleLike | None
     prompts: Sequence[str]
     engine: EngineOptions
+
+    def opened(self) -> Model:
+        """Find and verify the bundle."""
+        bundle = self.bundle
+        if not isinstance(bundle, Bundle):
+            bundle = open_bundle(find_bundle(bundle, self.prompts))
+        select_labels(bundle.manifest, self.prompts)  # an error before an engine is opened
+        return Model(bundle=bundle, prompts=self.prompts, engine=self.engine)
 
 
 def run_images(
@@ -88,7 +72,9 @@ def run_images(
     suffix: str | None = None,
     formats: Sequence[str] = (),
     resume: bool = False,
+    shard: Shard | None = None,
     callbacks: RunCallbacks | None = None,
+    executor: Executor | None = None,
 ) -> RunResult:
     """Segment image files and write label maps, reports and, for several images, a summary.
 
@@ -108,7 +94,10 @@ def run_images(
             format.
         formats: Formats of the labels, instead of `suffix`; see `runs.outputs.plan_jobs`.
         resume: Skip images that an earlier run into `out` finished with the same options.
+        shard: Segment only this part of the images. The parts may run at the same time into one folder, on
+            one machine or several that share it; `merge_summaries` joins their summaries.
         callbacks: Functions that follow the run.
+        executor: What computes the cases; None for this process.
 
     Returns:
         Reports and errors.
@@ -125,10 +114,45 @@ def run_images(
     paths = [Path(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
     plan = _plan(
         paths, options, out=None if out is None else os.fspath(out),
-        formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume,
+        formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume, shard=shard,
     )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
-    return _run(plan, model, options, callbacks or RunCallbacks())
+    return _run(plan, model, options, callbacks or RunCallbacks(), executor=executor)
+
+
+def run_elsewhere(
+    images: Sequence[Path],
+    cohort: AbstractContextManager[OpenExecutor],
+    *,
+    options: RunOptions,
+    out: str | None = None,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    shard: Shard | None = None,
+    callbacks: RunCallbacks,
+) -> RunResult:
+    """Segment images as `run_images` does, by an executor that finds the bundle itself.
+
+    Args:
+        images: See `run_images`.
+        cohort: Opens the executor, once the outputs were checked.
+        options: See `run_images`.
+        out: See `run_images`.
+        formats: See `run_images`.
+        resume: See `run_images`.
+        shard: See `run_images`.
+        callbacks: See `run_images`.
+
+    Raises:
+        GcisError: As `run_images`.
+    """
+    plan = _plan(list(images), options, out=out, formats=formats, resume=resume, shard=shard)
+    with ExitStack() as stack:
+        if plan.folder is not None:
+            stack.enter_context(folder_lock(plan.folder, part=plan.shard))
+        opened = stack.enter_context(cohort)
+        clear_leftovers(plan.jobs)
+        return _execute(plan, opened, options, callbacks)
 
 
 def run_phantom(
@@ -164,14 +188,20 @@ def run_phantom(
 
 
 def _plan(
-    paths: list[Path], options: RunOptions, *, out: str | None, formats: Sequence[str], resume: bool
+    paths: list[Path],
+    options: RunOptions,
+    *,
+    out: str | None,
+    formats: Sequence[str],
+    resume: bool,
+    shard: Shard | None,
 ) -> _Plan:
     """Return the cases of a run, after checking everything that does not need the bundle."""
     sources = find_images(paths, options.dicom)
-    collection = resume or any(map(is_collection, paths))
+    collection = resume or shard is not None or any(map(is_collection, paths))
     if collection and (out is None or is_file_name(out)):
         raise OutputError(
-            "folders, patterns, lists and --resume need -o FOLDER",
+            "folders, patterns, lists, --resume and --shard need -o FOLDER",
             received=repr(out),
             expected="an output folder",
             fix="Name one with -o.",
@@ -189,7 +219,8 @@ def _plan(
     folder = Path(out) if out is not None and (collection or len(jobs) > 1) else None
     if folder is not None:
         refuse_own(paths, folder)
-    return _Plan(jobs=jobs, folder=folder, resume=resume)
+    part = jobs if shard is None else shard.of(jobs)
+    return _Plan(jobs=part, folder=folder, resume=resume, shard=shard, all_jobs=jobs)
 
 
 def _run(
@@ -198,91 +229,51 @@ def _run(
     options: RunOptions,
     callbacks: RunCallbacks,
     *,
+    executor: Executor | None = None,
     phantom: int | None = None,
 ) -> RunResult:
-    """Lock the folder, open the bundle, and run every case that an earlier run did not finish."""
+    """Lock the folder, open the engine, and run every case that an earlier run did not finish."""
     with ExitStack() as stack:
         if plan.folder is not None:
-            stack.enter_context(folder_lock(plan.folder))
-        segmenter = stack.enter_context(
-            Segmenter.open(model.bundle, options=model.engine, prompts=model.prompts)
-        )
+            stack.enter_context(folder_lock(plan.folder, part=plan.shard))
+        opened = model.opened()
+        if phantom is not None:
+            options = replace(options, truth=plan.jobs[0].image.parent / TRUTH_FILE)
+        if options.segment.roi is not None:
+            parse_roi(options.segment.roi, opened.bundle.manifest)  # an error before an engine is opened
+        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options))
         clear_leftovers(plan.jobs)
         if phantom is not None:
-            options = replace(options, truth=write_phantom(phantom, plan.jobs[0].image.parent)[1])
-        options = _with_coarse_segmenter(options, segmenter, model.engine, stack)
-        if options.segment.roi is not None:
-            parse_roi(options.segment.roi, segmenter.bundle.manifest)  # an error before an image is read
-        summary = None
-        if plan.folder is not None:
-            summary = Summary(plan.folder, segmenter, plan.jobs, with_statistics=options.statistics)
-        if callbacks.on_start is not None:
-            callbacks.on_start(RunStart(segmenter=segmenter, jobs=plan.jobs, summary=summary))
-        skipped = _finished(plan, segmenter, options, summary)
-        recorder = _Recorder(summary, callbacks, several=len(plan.jobs) > 1)
-        todo = [job for job in plan.jobs if job.name not in skipped]
-        run_cases(segmenter, todo, options, on_done=recorder.on_done, callbacks=callbacks)
-    return RunResult(
-        reports=tuple(recorder.reports),
-        errors=tuple(recorder.errors),
-        skipped=tuple(skipped.values()),
-        summary=None if summary is None else summary.document(),
-        summary_file=None if summary is None else summary.path,
-    )
+            write_phantom(phantom, plan.jobs[0].image.parent)
+        return _execute(plan, cohort, options, callbacks)
 
 
-def _with_coarse_segmenter(
-    options: RunOptions, segmenter: Segmenter, engine: EngineOptions, stack: ExitStack
-) -> RunOptions:
-    """Open the bundle of the coarse pass for the structures that are segmented; `stack` closes it."""
-    if options.coarse_bundle is None:
-        return options
-    bundle = open_bundle(find_bundle(options.coarse_bundle))
-    labels = segmenter.bundle.manifest.labels
-    others = matching_labels([labels[c] for c in segmenter.channels], bundle.manifest)
-    coarse = Segmenter.open(bundle, options=engine, prompts=[label.prompt for label in others])
-    stack.enter_context(coarse)
-    return replace(options, segment=replace(options.segment, coarse=coarse))
+def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks) -> RunResult:
+    """Run the cases, and record each outcome."""
+    identity, summary = cohort.identity, None
+    if plan.folder is not None:
+        part = None if plan.shard is None else shard_summary(plan.shard, plan.all_jobs)
+        summary = Summary(plan.folder, identity, plan.jobs, with_statistics=options.statistics, shard=part)
+    if callbacks.on_start is not None:
+        callbacks.on_start(RunStart(identity=identity, notes=cohort.notes, jobs=plan.jobs, summary=summary))
+    skipped = _finished(plan, identity, options, summary)
+    recorder = Recorder(summary, callbacks.on_done, several=len(plan.all_jobs or plan.jobs) > 1)
+    todo = [job for job in plan.jobs if job.name not in skipped]
+    cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
+    return recorder.result(plan.jobs, skipped)
 
 
 def _finished(
-    plan: _Plan, segmenter: Segmenter, options: RunOptions, summary: Summary | None
+    plan: _Plan, identity: Identity, options: RunOptions, summary: Summary | None
 ) -> dict[str, Report]:
     """Return the reports of cases that an earlier run finished, by case, and record them in the summary."""
     if not plan.resume or summary is None:
         return {}
     found = {}
     for job in plan.jobs:
-        report = finished_report(segmenter, job, options)
+        report = finished_report(identity, job, options)
         if report is not None:
             found[job.name] = report
             summary.finished(job, report, skipped=True, write=False)
     summary.write()
     return found
-
-
-class _Recorder:
-    """Collects outcomes, and passes them to the summary and the user's callback."""
-
-    def __init__(self, summary: Summary | None, callbacks: RunCallbacks, *, several: bool) -> None:
-        self._summary, self._callback, self._several = summary, callbacks.on_done, several
-        self.reports: list[Report] = []
-        self.errors: list[CaseError] = []
-
-    def on_done(self, outcome: Outcome) -> None:
-        """Record an outcome."""
-        if outcome.report is not None:
-            self.reports.append(outcome.report)
-            if self._summary is not None:
-                self._summary.finished(outcome.job, outcome.report)
-            self._call(outcome)
-            return
-        line = outcome.message(several=self._several)
-        self.errors.append(CaseError(image=outcome.job.image, error=line))
-        self._call(outcome)
-        if self._summary is not None:
-            self._summary.failed(outcome.job, line)
-
-    def _call(self, outcome: Outcome) -> None:
-        if self._callback is not None:
-            self._callback(outcome)

@@ -264,7 +264,9 @@ def test_two_runs_on_one_folder(run, cts, tmp_path):
     with folder_lock(tmp_path / "out"):
         result = run(cts)
         assert result.exit_code == 2
-        assert f"out is in use by another gcis-run; received process {os.getpid()} on " in result.stderr
+        assert (
+            f"out is in use by another process of gCIS; received process {os.getpid()} on " in result.stderr
+        )
         assert visible(tmp_path / "out") == [NAME]
     assert run(cts).exit_code == 0
     (tmp_path / "file").touch()

@@ -1,0 +1,80 @@
+"""Check the address, the token and the times of a service."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+
+from gcis_runtime.errors import OutputError
+from gcis_runtime.system.own_files import read_small
+
+_SHORTEST, _LONGEST = 16, 4096
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_token(path: Path) -> bytes:
+    """Read a token from the first line of a file.
+
+    Raises:
+        OutputError: The file cannot be read, or its token is too short or not printable ASCII.
+    """
+    try:
+        data = read_small(path, most_bytes=_LONGEST)
+    except OSError as error:
+        raise OutputError(
+            "the token file cannot be read",
+            received=f"{path}: {error.strerror or error}",
+            expected="a small file with the token",
+            fix="Create one: python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE",
+        ) from error
+    token = (data.splitlines() or [b""])[0].strip()
+    if len(token) < _SHORTEST or not re.fullmatch(rb"[!-~]+", token):
+        raise OutputError(
+            f"{path} has no usable token",
+            received=f"{len(token)} bytes in its first line",
+            expected=f"at least {_SHORTEST} printable ASCII characters without spaces",
+            fix="Create one: python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE",
+        )
+    return token
+
+
+def check_address(host: str, token: bytes | None, *, without_token: bool) -> None:
+    """Refuse to listen where other machines reach the service without a token.
+
+    Raises:
+        OutputError: There is no token, and `host` is not an address of this machine alone.
+    """
+    if token is not None or without_token or is_loopback(host):
+        return
+    raise OutputError(
+        f"{host} can be reached from other machines",
+        received="no token",
+        expected="--token-file FILE, or --host 127.0.0.1",
+        fix="Pass --token-file, or --without-token if only trusted programs can reach the port.",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether every address of a host name is one that only this machine reaches."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(a.partition("%")[0]).is_loopback for a in found)
+
+
+def duration(text: str) -> float:
+    """Parse a time such as `90s`, `30m`, `24h` or `7d`, and return seconds.
+
+    Raises:
+        OutputError: The text is not a time.
+    """
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)\s*", text)
+    if found is None:
+        raise OutputError(
+            "not a time", received=repr(text), expected="a number with or without s, m, h or d",
+            fix="Write it as 30m, 24h or 7d.",
+        )  # fmt: skip
+    return float(found[1]) * _UNITS[found[2] or "s"]

@@ -1,0 +1,1 @@
+"""Answer HTTP requests: the routes of the service, uploads, access, and the OpenAPI document."""
