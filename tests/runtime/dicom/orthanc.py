@@ -145,3 +145,13 @@ def store(archive: Archive, folder: Path) -> None:
         [program("storescu"), "-aec", "ORTHANC", "+sd", "127.0.0.1", str(archive.dicom), str(folder)],
         check=True, env=environment, capture_output=True, timeout=120,
     )  # fmt: skip
+
+
+def push(archive: Archive, port: int) -> None:
+    """Let the archive send its CT series to the node."""
+    settings = json.dumps({"AET": "GCIS", "Host": "127.0.0.1", "Port": port}).encode()
+    archive.put("/modalities/gcis", settings)
+    wanted = {"Level": "Series", "Query": {"Modality": "CT"}}
+    series = json.loads(archive.post("/tools/find", json.dumps(wanted).encode(), "application/json"))
+    order = {"Resources": series, "Synchronous": True}
+    archive.post("/modalities/gcis/store", json.dumps(order).encode(), "application/json")

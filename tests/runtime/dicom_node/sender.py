@@ -9,11 +9,26 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pynetdicom import AE
+
+_FOLDER = Path(__file__).parents[3]
+
+
+def send(
+    port: int, folder: Path | None = None, *, calling: str = "PACS", called: str = "GCIS"
+) -> dict[str, Any]:
+    arguments = [str(port), calling, called, *([] if folder is None else [str(folder)])]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.runtime.dicom_node.sender", *arguments],
+        cwd=_FOLDER, check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout))
 
 
 def main(port: int, calling: str, called: str, folder: Path | None) -> dict[str, object]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import shutil
 import socket
 import stat
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +29,10 @@ from gcis_runtime.dicom_node.node import DicomNode
 from gcis_runtime.dicom_node.options import NodeOptions
 from gcis_runtime.errors import ImageError, OutputError
 from gcis_runtime.images.volume import Volume
+from tests.runtime.dicom_node.sender import send
 from tests.support.dicom_series import PATIENT, ROOT, Coding, slices_of, write
 
 pytestmark = pytest.mark.service
-
-ROOT_FOLDER = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +80,6 @@ def node(tmp_path: Path, seen: Seen) -> Callable[..., DicomNode]:
         )
 
     return made
-
-
-def send(
-    port: int, folder: Path | None = None, *, calling: str = "PACS", called: str = "GCIS"
-) -> dict[str, Any]:
-    arguments = [str(port), calling, called, *([] if folder is None else [str(folder)])]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.dicom_node.sender", *arguments],
-        cwd=ROOT_FOLDER, check=True, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    return dict(json.loads(done.stdout))
 
 
 def test_series_in_every_transfer_syntax_arrive_unchanged_under_private_names(

@@ -27,7 +27,7 @@ from gcis_runtime.dicom_node.serve import serve_node
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.runs.options import RunOptions
-from tests.runtime.dicom.orthanc import Archive, free_port, running_archive, store
+from tests.runtime.dicom.orthanc import free_port, push, running_archive, store
 from tests.support.bundles_and_images import smooth_ct
 from tests.support.dicom_series import ROOT, slices_of, write
 
@@ -80,16 +80,6 @@ def test_an_archive_sends_a_study_and_receives_its_segmentation(
         wait_for(lines, "sent 3 files to ", count=4)
         assert len(archive.find()) == 5
     assert not any("Muster" in line or "4711" in line for line in lines), lines
-
-
-def push(archive: Archive, port: int) -> None:
-    """Let the archive send its CT series to the node."""
-    settings = json.dumps({"AET": "GCIS", "Host": "127.0.0.1", "Port": port}).encode()
-    archive.put("/modalities/gcis", settings)
-    wanted = {"Level": "Series", "Query": {"Modality": "CT"}}
-    series = json.loads(archive.post("/tools/find", json.dumps(wanted).encode(), "application/json"))
-    order = {"Resources": series, "Synchronous": True}
-    archive.post("/modalities/gcis/store", json.dumps(order).encode(), "application/json")
 
 
 def wait_for(lines: list[str], text: str, *, count: int) -> None:
