@@ -213,6 +213,14 @@ def test_a_series_that_ends_the_process_is_given_up(tmp_path: Path) -> None:
     assert [inbox.start(key)[1] for _ in range(3)] == [1, 2, 3]
     inbox.finish(inbox.start(key)[0], error="x")
     assert inbox.unfinished() == []
+    inbox.save(b"y", study_uid="1.2", series_uid="1.3", instance_uid="1.5", caller="PACS")
+    assert inbox.unfinished() == [key]  # more of it arrived
+    series, attempt = inbox.start(key)
+    assert (attempt, series.instances) == (1, 2)
+    inbox.save(b"z", study_uid="1.2", series_uid="1.3", instance_uid="1.6", caller="PACS")
+    inbox.finish(series)
+    assert inbox.unfinished() == [key]  # more of it arrived while it was processed
+    inbox.finish(inbox.start(key)[0])
     inbox.remove_finished(older_than=3600)
     assert list((tmp_path / "received").iterdir())
     inbox.remove_finished(older_than=-1)
