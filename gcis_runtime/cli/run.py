@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gcis_runtime.choices import LABEL_FORMATS
-from gcis_runtime.cli.option_groups import engine_options, inputs, many, outputs, run_options
+from gcis_runtime.cli.option_groups import engine_options, inputs, many, outputs, remote, run_options
 from gcis_runtime.system.console import USAGE_EXIT, command, json_option, out_option
 
 if TYPE_CHECKING:
@@ -76,6 +76,15 @@ Research software, not a medical device."""
     "same time; then join their summaries with `gcis-bundle merge-summaries OUT`.",
 )
 @engine_options
+@remote(
+    "--server", metavar="URL", help="Compute on the service gcis-serve at this URL; no engine is needed here."
+)
+@remote(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the token of the service.",
+)
 def main(
     *,
     images: tuple[Path, ...],
@@ -89,6 +98,8 @@ def main(
     resume: bool,
     shard: str | None,
     as_json: bool,
+    server: str | None,
+    token_file: Path | None,
 ) -> int:
     """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
 
@@ -96,6 +107,52 @@ def main(
     many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least
     one was not.
     """
+    _check_usage(images, seed, out, formats, options, resume=resume, shard=shard)
+    if server is not None and engine != type(engine)():
+        raise click.UsageError("--server computes with its own engine: omit the options of the engine.")
+    if token_file is not None and server is None:
+        raise click.UsageError("--token-file belongs to --server.")
+    from gcis_runtime.cli.display import Display
+    from gcis_runtime.cli.remote import run_on_service
+    from gcis_runtime.runs.run_images import run_images, run_phantom
+    from gcis_runtime.runs.shard import Shard
+
+    part = None if shard is None else Shard.parse(shard)
+    display = Display(PROGRAM, quiet=as_json)
+    try:
+        if server is not None:
+            result = run_on_service(
+                server, token_file, images, seed=seed, bundle=bundle, prompts=prompts, options=options,
+                out=out, formats=formats, resume=resume, shard=part, callbacks=display.callbacks,
+            )  # fmt: skip
+        elif seed is not None:
+            result = run_phantom(
+                seed, out=str(out), bundle=bundle or "demo", prompts=prompts, engine=engine,
+                options=options, suffix=f".{formats[0]}" if formats else None, callbacks=display.callbacks,
+            )  # fmt: skip
+        else:
+            result = run_images(
+                images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
+                formats=formats, resume=resume, shard=part, callbacks=display.callbacks,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        display.interrupted()
+        raise
+    display.end(result)
+    return USAGE_EXIT if result.errors else 0
+
+
+def _check_usage(
+    images: tuple[Path, ...],
+    seed: int | None,
+    out: str | None,
+    formats: tuple[str, ...],
+    options: RunOptions,
+    *,
+    resume: bool,
+    shard: str | None,
+) -> None:
+    """Raise an error for arguments that exclude each other."""
     if seed is not None:
         if images or options.truth or resume or shard or out is None or out.endswith((".nii", ".nii.gz")):
             raise click.UsageError(
@@ -107,28 +164,6 @@ def main(
         raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
     elif options.truth is not None and len(images) > 1:
         raise click.UsageError("--truth belongs to one image.")
-    from gcis_runtime.cli.display import Display
-    from gcis_runtime.runs.run_images import run_images, run_phantom
-    from gcis_runtime.runs.shard import Shard
-
-    display = Display(PROGRAM, quiet=as_json)
-    try:
-        if seed is not None:
-            result = run_phantom(
-                seed, out=str(out), bundle=bundle or "demo", prompts=prompts, engine=engine,
-                options=options, suffix=f".{formats[0]}" if formats else None, callbacks=display.callbacks,
-            )  # fmt: skip
-        else:
-            result = run_images(
-                images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
-                formats=formats, resume=resume, shard=None if shard is None else Shard.parse(shard),
-                callbacks=display.callbacks,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        display.interrupted()
-        raise
-    display.end(result)
-    return USAGE_EXIT if result.errors else 0
 
 
 if __name__ == "__main__":

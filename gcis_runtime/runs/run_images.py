@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,6 +120,41 @@ def run_images(
     )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
     return _run(plan, model, options, callbacks or RunCallbacks(), executor=executor)
+
+
+def run_elsewhere(
+    images: Sequence[Path],
+    cohort: AbstractContextManager[OpenExecutor],
+    *,
+    options: RunOptions,
+    out: str | None = None,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    shard: Shard | None = None,
+    callbacks: RunCallbacks,
+) -> RunResult:
+    """Segment images as `run_images` does, by an executor that finds the bundle itself.
+
+    Args:
+        images: See `run_images`.
+        cohort: Opens the executor, once the outputs were checked.
+        options: See `run_images`.
+        out: See `run_images`.
+        formats: See `run_images`.
+        resume: See `run_images`.
+        shard: See `run_images`.
+        callbacks: See `run_images`.
+
+    Raises:
+        GcisError: As `run_images`.
+    """
+    plan = _plan(list(images), options, out=out, formats=formats, resume=resume, shard=shard)
+    with ExitStack() as stack:
+        if plan.folder is not None:
+            stack.enter_context(folder_lock(plan.folder, part=plan.shard))
+        opened = stack.enter_context(cohort)
+        clear_leftovers(plan.jobs)
+        return _execute(plan, opened, options, callbacks)
 
 
 def run_phantom(
