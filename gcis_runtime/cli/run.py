@@ -12,6 +12,7 @@ from gcis_runtime.system.console import USAGE_EXIT, command, json_option, out_op
 
 if TYPE_CHECKING:
     from gcis_runtime.engines.options import EngineOptions
+    from gcis_runtime.runs.executor import Executor
     from gcis_runtime.runs.options import RunOptions
 
 PROGRAM = "gcis-run"
@@ -75,6 +76,12 @@ Research software, not a medical device."""
     help="Segment every N-th image, from the I-th on. N runs with the same images and OUT may run at the "
     "same time; then join their summaries with `gcis-bundle merge-summaries OUT`.",
 )
+@many(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Compute on a running Ray cluster that requires a token: HOST:PORT of its head, or auto. Images, B "
+    "and OUT must be in folders that all nodes share. Needs the ray extra.",
+)
 @engine_options
 def main(
     *,
@@ -88,6 +95,7 @@ def main(
     engine: EngineOptions,
     resume: bool,
     shard: str | None,
+    ray: str | None,
     as_json: bool,
 ) -> int:
     """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
@@ -97,9 +105,17 @@ def main(
     one was not.
     """
     if seed is not None:
-        if images or options.truth or resume or shard or out is None or out.endswith((".nii", ".nii.gz")):
+        if (
+            images
+            or options.truth
+            or resume
+            or shard
+            or ray
+            or out is None
+            or out.endswith((".nii", ".nii.gz"))
+        ):
             raise click.UsageError(
-                "--phantom takes -o FOLDER, and neither images, --truth, --resume nor --shard."
+                "--phantom takes -o FOLDER, and neither images, --truth, --resume, --shard nor --ray."
             )
         if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
             raise click.UsageError("--phantom writes one format, which is not DICOM.")
@@ -122,13 +138,22 @@ def main(
             result = run_images(
                 images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
                 formats=formats, resume=resume, shard=None if shard is None else Shard.parse(shard),
-                callbacks=display.callbacks,
+                callbacks=display.callbacks, executor=_executor(ray),
             )  # fmt: skip
     except KeyboardInterrupt:
         display.interrupted()
         raise
     display.end(result)
     return USAGE_EXIT if result.errors else 0
+
+
+def _executor(ray: str | None) -> Executor | None:
+    """Return the executor of a cluster; None for this process."""
+    if ray is None:
+        return None
+    from gcis_runtime.fleet.ray_executor import RayExecutor
+
+    return RayExecutor(address=ray)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Summary:
         self._files = SummaryFiles.of(folder, shard)
         self._shard: ShardSummary | UnsetType = UNSET if shard is None else shard
         self._with_statistics = with_statistics
-        self._started = _now()
+        self._started, self._peak = _now(), 0
         self._cases = {
             job.name: CaseSummary(case=job.name, image=str(job.image), status="waiting") for job in jobs
         }
@@ -100,6 +100,8 @@ class Summary:
             warnings=report.warnings,
             steps=report.steps,
         )
+        if not skipped:
+            self._peak = max(self._peak, report.peak_memory_bytes or 0)
         if self._with_statistics:
             self._rows[job.name] = statistics.csv_rows(job.name, report.structures)
         if write:
@@ -121,7 +123,7 @@ class Summary:
             updated=_now(),
             counts={status: counts[status] for status in statuses},
             structures=[NamedStructure(value=v, name=n) for v, n in self._names.items()],
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(peak_memory_bytes() or 0, self._peak) or None,
             cases=list(self._cases.values()),
             shard=self._shard,
         )
