@@ -6,6 +6,7 @@ Without a token, every client that reaches the ports of a Ray cluster runs progr
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 from gcis_runtime.errors import ClusterError
 from gcis_runtime.fleet.slots import Node
 
+_LOG = logging.getLogger(__name__)
 AUTO = "auto"
 _MODE = "RAY_AUTH_MODE"
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(?P<port>\d{1,5})")
@@ -64,6 +66,7 @@ def connected(address: str) -> Iterator[Any]:
     _check_head(head)
     import ray  # noqa: PLC0415 (an extra)
 
+    _silence(ray)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=head, log_to_driver=False, logging_level="ERROR", configure_logging=False)
@@ -95,6 +98,19 @@ def nodes(ray: Any) -> list[Node]:
         for found in ray.nodes()
         if found["Alive"]
     ]
+
+
+def _silence(ray: Any) -> None:
+    """Log what Ray reports about lost workers and nodes, instead of printing it to standard output.
+
+    Ray prints these reports even if `log_to_driver` is off, which would damage the output of `--json`.
+    """
+
+    def log(data: dict[str, Any], *_: object, **__: object) -> None:
+        _LOG.info("ray: %s", "\n".join(map(str, data.get("lines", ()))))
+
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = log
 
 
 def _restore(handler: Any) -> None:

@@ -142,7 +142,7 @@ def namespace() -> Iterator[RayCluster]:
         cluster.kill("")
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
         shutil.rmtree(folder, ignore_errors=True)
 
 
