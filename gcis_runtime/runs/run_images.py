@@ -245,7 +245,7 @@ def _run(
             options = replace(options, truth=plan.jobs[0].image.parent / TRUTH_FILE)
         if options.segment.roi is not None:
             parse_roi(options.segment.roi, opened.bundle.manifest)  # an error before an engine is opened
-        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options))
+        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options, plan.jobs))
         clear_leftovers(plan.jobs)
         if phantom is not None:
             write_phantom(phantom, plan.jobs[0].image.parent)

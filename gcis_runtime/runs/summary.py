@@ -66,7 +66,7 @@ class Summary:
         self._with_statistics = with_statistics
         self.reports: dict[str, Report] = {}
         self.on_write: Callable[[], None] | None = None
-        self._started = _now()
+        self._started, self._peak = _now(), 0
         self._cases = {job.name: _case(job, "waiting") for job in jobs}
         self._bundle = BundleReport(name=identity.bundle.name, sha256=identity.bundle.sha256)
         self._engine = identity.engine.text
@@ -104,6 +104,8 @@ class Summary:
             warnings=report.warnings,
             steps=report.steps,
         )
+        if not skipped:
+            self._peak = max(self._peak, report.peak_memory_bytes or 0)
         if self._with_statistics:
             self._rows[job.name] = statistics.csv_rows(job.name, report.structures, uids=job.uids)
         if write:
@@ -125,7 +127,7 @@ class Summary:
             updated=_now(),
             counts={status: counts[status] for status in statuses},
             structures=[NamedStructure(value=v, name=n) for v, n in self._names.items()],
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(peak_memory_bytes() or 0, self._peak) or None,
             cases=list(self._cases.values()),
             shard=self._shard,
         )

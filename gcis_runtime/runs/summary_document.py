@@ -92,7 +92,7 @@ class SummaryDocument(msgspec.Struct, frozen=True, kw_only=True):
         updated: Time of the last update.
         counts: Number of cases by status.
         structures: Structures that are segmented.
-        peak_memory_bytes: Peak resident memory of the process so far; None if unknown.
+        peak_memory_bytes: Peak resident memory of a process of the run so far; None if unknown.
         cases: All cases, in order.
         shard: The part of the run; unset for the whole run.
     """
