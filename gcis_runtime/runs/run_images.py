@@ -249,12 +249,10 @@ def _run(
         clear_leftovers(plan.jobs)
         if phantom is not None:
             write_phantom(phantom, plan.jobs[0].image.parent)
-        return _execute(plan, cohort, options, callbacks, notice=opened.bundle.manifest.notice)
+        return _execute(plan, cohort, options, callbacks)
 
 
-def _execute(
-    plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks, *, notice: str
-) -> RunResult:
+def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks) -> RunResult:
     """Run the cases, and record each outcome."""
     identity, summary = cohort.identity, None
     if plan.folder is not None:
@@ -267,7 +265,7 @@ def _execute(
     todo = [job for job in plan.jobs if job.name not in skipped]
     with ExitStack() as stack:
         if summary is not None and options.report_html:
-            stack.callback(SummaryPage(summary, plan.jobs, notice).write)  # also after an interrupt
+            stack.callback(SummaryPage(summary, plan.jobs).write)  # also after an interrupt
         cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
     return recorder.result(plan.jobs, skipped)
 

@@ -26,18 +26,15 @@ class SummaryPage:
     Args:
         summary: The summary; its `on_write` is set.
         jobs: All cases.
-        notice: Notice of the bundle.
         interval: Shortest time in seconds between two versions.
 
     Raises:
         OutputError: The page cannot be written.
     """
 
-    def __init__(
-        self, summary: Summary, jobs: Sequence[Job], notice: str, *, interval: float = _INTERVAL
-    ) -> None:
+    def __init__(self, summary: Summary, jobs: Sequence[Job], *, interval: float = _INTERVAL) -> None:
         self._summary, self._interval = summary, interval
-        self._notice, self._file = notice, summary.path.with_suffix(".html")
+        self._file = summary.path.with_suffix(".html")
         self._pages = {job.name: job.page for job in jobs}
         self.write()
         summary.on_write = self._update
@@ -57,7 +54,7 @@ class SummaryPage:
         cohort = Cohort(
             bundle=document.bundle.name,
             bundle_sha256=document.bundle.sha256,
-            bundle_notice=self._notice,
+            bundle_notice=next((report.notice for report in self._summary.reports.values()), ""),
             engine=document.engine,
             started=document.started,
             updated=document.updated,

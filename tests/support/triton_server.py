@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def triton(repository: Path, work: Path) -> Iterator[str]:
-    """Serve a model repository, and yield the address of its gRPC service, which only this machine reaches."""
+    """Serve a model repository, and yield the address of its gRPC service on the loopback interface."""
     folder = server_folder()
     if folder is None:
         raise RuntimeError("there is no server")
