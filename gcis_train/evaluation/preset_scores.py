@@ -267,6 +267,6 @@ def _nothing(preset: Preset, cases: Sequence[Case], source: Source) -> DataError
     return DataError(
         f"no class of {preset.title} can be scored",
         received=f"rows of {', '.join(map(repr, found))}{predicted}",
-        expected="; ".join(f"{c.name}: {', '.join(map(repr, c.needs))}" for c in preset.classes),
+        expected=f"of {', '.join(map(repr, dict.fromkeys(p for c in preset.classes for p in c.needs)))}",
         fix="Create the datalist with gcis-train datalist, without --sides joined and --prompt.",
     )
