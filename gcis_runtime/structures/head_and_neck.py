@@ -25,7 +25,8 @@ TERMS: dict[str, str] = {
     ),
     "larynx": "voice box; Kehlkopf; laringe; 4596009",
     "glottic larynx": (
-        "glottis; Larynx_Glottic; larynx glottis; Glottis; glotte; larynx glottique; glotis; laringe glótica; 1307006"
+        "glottis; Larynx_Glottic; larynx glottis; Glottis; glotte; larynx glottique; "
+        "glotis; laringe glótica; 1307006"
     ),
     "supraglottic larynx": (
         "supraglottis; Larynx_SG; Larynx_Supraglot; supraglottischer Larynx; supraglottischer Kehlkopf; "
@@ -41,7 +42,8 @@ TERMS: dict[str, str] = {
     ),
     "lips": "lip; labia oris; Lippen; Lippe; lèvres; lèvre; labios; labio; 48477009",
     "buccal mucosa": (
-        "BuccalMucosa; cheek mucosa; Wangenschleimhaut; muqueuse buccale; mucosa bucal; mucosa yugal; 16811007"
+        "BuccalMucosa; cheek mucosa; Wangenschleimhaut; muqueuse buccale; "
+        "mucosa bucal; mucosa yugal; 16811007"
     ),
     "arytenoid cartilages": (
         "arytenoid; arytenoid cartilage; Stellknorpel; Aryknorpel; cartilages aryténoïdes; cartílagos "
@@ -78,7 +80,9 @@ TERMS: dict[str, str] = {
     "right anterior segment of the eyeball": "Eye_AR; anterior segment of the right eye",
     "left posterior segment of the eyeball": "Eye_PL; posterior segment of the left eye",
     "right posterior segment of the eyeball": "Eye_PR; posterior segment of the right eye",
-    "lens of the eye": "lens; eye lens; crystalline lens; Augenlinse; Linse; cristallin; cristalino; 78076003",
+    "lens of the eye": (
+        "lens; eye lens; crystalline lens; Augenlinse; Linse; cristallin; cristalino; 78076003"
+    ),
     "lacrimal gland": (
         "lacrimal; Glnd_Lacrimal; lachrymal gland; Tränendrüse; Tränendrüsen; glande lacrymale; glándula "
         "lagrimal; 13561001"
@@ -97,7 +101,8 @@ TERMS: dict[str, str] = {
     "cochlea": "inner ear cochlea; Hörschnecke; Cochlea; cochlée; cóclea",
     "middle ear": "MiddleEar; auris media; Mittelohr; oreille moyenne; oído medio; 25342003",
     "internal auditory canal": (
-        "IAC; internal acoustic meatus; innerer Gehörgang; conduit auditif interne; conducto auditivo interno; 361078006"
+        "IAC; internal acoustic meatus; innerer Gehörgang; "
+        "conduit auditif interne; conducto auditivo interno; 361078006"
     ),
     "tympanic cavity": (
         "TympanicCavity; Paukenhöhle; cavité tympanique; caisse du tympan; cavidad timpánica"

@@ -29,7 +29,9 @@ TERMS: dict[str, str] = {
     ),
     "heart": "cor; Herz; cœur; coeur; corazón; 80891009",
     "heart myocardium": "myocardium; cardiac muscle; Myokard; Herzmuskel; myocarde; miocardio; 74281007",
-    "heart atrium": "cardiac atrium; Herzvorhof; oreillette; oreillette du cœur; aurícula del corazón; 59652004",
+    "heart atrium": (
+        "cardiac atrium; Herzvorhof; oreillette; oreillette du cœur; aurícula del corazón; 59652004"
+    ),
     "left heart atrium": "left atrium; atrium sinistrum; 82471001",
     "right heart atrium": "right atrium; atrium dextrum; 73829009",
     "heart ventricle": (
