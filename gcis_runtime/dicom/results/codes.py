@@ -28,8 +28,8 @@ def type_of(name: str, codes: dict[str, str]) -> tuple[Any, Any | None]:
     """Return the property type of a structure, and its laterality (None without a side).
 
     The SNOMED CT code is, in this order: a code of the structure that the DICOM dictionary contains, with the
-    side as modifier; the bundle's code; any code of the structure; for a lesion that of a tumour, metastasis or
-    cyst. Without one, the private scheme names the structure.
+    side as modifier; the bundle's code; any code of the structure; for a lesion that of a tumour, metastasis
+    or cyst. Without one, the private scheme names the structure.
 
     Args:
         name: Name of the structure.
