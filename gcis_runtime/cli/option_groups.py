@@ -72,7 +72,7 @@ _RUN_OPTIONS = (
                  help="Interpolate missing and unevenly spaced slices to a regular grid. [an error]"),
     dicom_inputs("--seg-type", type=click.Choice(["binary", "labelmap"]), default="binary",
                  show_default=True, help="Type of the segmentation; not all viewers read labelmap."),
-    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and extent (TID 1500)."),
+    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and box (TID 1500)."),
     dicom_inputs("--uid-root", metavar="UID", help="Root of new UIDs. [2.25]"),
 )  # fmt: skip
 
