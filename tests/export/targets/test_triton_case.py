@@ -113,6 +113,6 @@ def test_the_real_server_gives_the_labels_of_gcis_run(bundle, image, expected, t
                 ask(content)
             assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
             assert str(Path("/tmp")) not in str(caught.value)
-        with pytest.raises(grpc.InferenceServerException, match="[Dd]eadline|[Cc]ancel"):
+        with pytest.raises(grpc.InferenceServerException, match=r"[Dd]eadline|[Cc]ancel"):
             ask(image.read_bytes(), client_timeout=0.001)
         assert ask(image.read_bytes())[0] == labels  # errors leave the model usable
