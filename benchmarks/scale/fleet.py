@@ -24,7 +24,7 @@ from gcis_runtime.spec import Shape3, Triple
 
 WAYS = ("one process", "two shards", "ray")
 WORKERS = 2
-SHAPE: Shape3 = (160, 160, 120)
+SHAPE: Shape3 = (112, 112, 96)
 VOXEL: Triple = (2.5, 2.5, 2.5)
 ASSUMPTIONS = (
     "Measured are two workers with one CPU each on one machine. More workers are assumed to cost as much "

@@ -75,8 +75,8 @@ def fleet_table() -> str:
         f"{counted(record['rounds'], 'round')} in turns on {record['environment']['date'][:10]}: "
         f"{_machine(record)}. Load of the machine during the runs: {record['load'][0]:g}, so that seconds "
         "are not those of a quiet machine; CPU time depends less on other programs. The cluster was two "
-        "nodes in a network namespace of this machine. Repeat with `python -m benchmarks scale --ray ADDRESS`. "
-        "Assumptions for more workers:"
+        "nodes in a network namespace of this machine. Repeat with `python -m benchmarks scale --ray "
+        "ADDRESS`. Assumptions for more workers:"
     )
     return "\n".join([*lines, "", note, "", *(f"- {line}" for line in record["assumptions"])])
 
