@@ -137,7 +137,7 @@ class Segmenter:
             progress: Called after each window with the numbers of finished and of all windows.
             on_forecast: Called with the forecast before the volume starts, and again after each fallback.
             **keywords: Fields of `SegmentOptions`, which replace those of `options`: `restore`, `masks`,
-                `probabilities`, `roi`, `coarse`, `body_crop`, `max_memory` and `raw`.
+                `probabilities`, `roi`, `coarse`, `body_crop`, `max_memory`, `raw` and `straighten`.
 
         Returns:
             The label map on the volume's own grid, with measurements and times.
@@ -220,8 +220,9 @@ class Segmenter:
     ) -> tuple[NDArray[Any], int]:
         engine = self._engine
         labels_only = SegmentOptions(
-            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory, raw=True
-        )
+            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory, raw=True,
+            straighten=options.straighten,
+        )  # fmt: skip
         weights = blending_weights(self.bundle.manifest.window, labels_only.restore)
         found, _ = engine.until_it_fits(
             lambda: run_pass(engine, volume, labels_only, channels=channels, weights=weights, spec=spec)
@@ -252,6 +253,7 @@ class Segmenter:
             windows_skipped=found.skipped,
             region=part.report,
             crop=found.crop,
+            straightened=found.straightened,
             forecast=dict(forecast),
             steps=(*self._engine.steps, *found.forecast.steps),
             peak_memory=peak_memory_bytes(),
@@ -265,7 +267,7 @@ class Segmenter:
                 *part.warnings,
                 *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),
-                *oblique_warnings(volume.affine),
+                *(() if found.straightened else oblique_warnings(volume.affine)),
                 *context_warnings(*found.grid, manifest.window),
                 *nothing_found_warnings(labels, sink.counts()),
                 *untrained_warnings(manifest, self.channels),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.bundles.manifest import Label, Manifest
+from gcis_runtime.grids.straight import oblique_degrees
 from gcis_runtime.pipeline.post import PostChange
 from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.memory import bytes_text
@@ -75,13 +76,12 @@ def oblique_warnings(affine: NDArray[np.float64]) -> tuple[str, ...]:
     Args:
         affine: (4, 4), voxel index to RAS+ mm.
     """
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    angle = float(np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0), 0, 1))).max())
+    angle = oblique_degrees(affine)
     if angle < OBLIQUE_DEGREES:
         return ()
     return (
         f"the axes of the image are {angle:.0f} degrees off those of the patient: the network was trained "
-        "along the patient's axes, and may be less accurate",
+        "along the patient's axes, and may be less accurate; use --straighten (in Python straighten=True)",
     )
 
 

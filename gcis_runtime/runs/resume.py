@@ -34,6 +34,7 @@ def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Seri
         "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
         "body_crop": _crop_key(segmenter, segment),
         "raw": (segment.raw and any(labels[channel].post for channel in segmenter.channels)) or None,
+        "straighten": segment.straighten or None,
         "series": None if series is None else series.uid,
         "dicom_output": _dicom_key(series, options.dicom),
         "irregular": (series is not None and options.dicom.allow_irregular) or None,
