@@ -123,7 +123,7 @@ def plan_grid(
         affine = matrix_product(affine, nib.orientations.inv_ornt_aff(change, shape))
         shape = (shape[order[0]], shape[order[1]], shape[order[2]])
     degrees = oblique_degrees(affine) if straighten else 0.0
-    straightened = degrees if degrees >= STRAIGHT_DEGREES else None
+    straightened = round(degrees, 1) if degrees >= STRAIGHT_DEGREES else None
     if straightened is not None:
         to_network: GridMap | None = _straightening(shape, affine, spec)
     else:

@@ -183,7 +183,7 @@ class Segmentation:
             ),
             region=msgspec.convert(self.region, RegionReport),
             crop=msgspec.convert(self.crop, CropReport),
-            straightened=UNSET if self.straightened is None else round(self.straightened, 1),
+            straightened=UNSET if self.straightened is None else self.straightened,
             forecast=msgspec.convert(self.forecast, ForecastReport),
             steps=list(self.steps),
             peak_memory_bytes=self.peak_memory,

@@ -25,6 +25,7 @@ from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.measurements import device_peak, forecast_report, record_calibration
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentKeywords, SegmentOptions
+from gcis_runtime.pipeline.positions import measure_positions, position_warnings
 from gcis_runtime.pipeline.result import Segmentation, measure
 from gcis_runtime.pipeline.run_pass import Pass, run_pass
 from gcis_runtime.pipeline.warnings import (
@@ -42,6 +43,7 @@ from gcis_runtime.regions.roi import parse_roi
 from gcis_runtime.sliding.published import blending_weights
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.memory import peak_memory_bytes
+from gcis_runtime.system.rounding import nearest_rounding
 
 __all__ = ["Progress", "Segmenter"]
 
@@ -117,6 +119,7 @@ class Segmenter:
         """Messages from opening: the structures of aliases, or that an engine was built for this GPU."""
         return (*self._aliases, *self._engine.notes, *self._engine.steps)
 
+    @nearest_rounding()
     def segment(
         self,
         image: ImageLike,
@@ -270,6 +273,9 @@ class Segmenter:
                 *(() if found.straightened else oblique_warnings(volume.affine)),
                 *context_warnings(*found.grid, manifest.window),
                 *nothing_found_warnings(labels, sink.counts()),
+                *position_warnings(
+                    labels, measure_positions(sink.labels, volume.affine, [label.value for label in labels])
+                ),
                 *untrained_warnings(manifest, self.channels),
                 *post_warnings(labels, sink.counts(), found.changes, part=part.region is not None),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),
