@@ -28,6 +28,8 @@ MACOS: bool = sys.platform == "darwin"
 
 CUDA_DRIVER = "nvcuda.dll" if WINDOWS else "libcuda.so.1"
 """Library of the CUDA driver."""
+MATH_LIBRARY = "ucrtbase" if WINDOWS else None
+"""C library with `fesetround`, for `ctypes.CDLL`; None is the process itself, which is linked to it."""
 PEAK_MEMORY_UNIT = 1 if MACOS else 1024
 """Bytes per unit of `ru_maxrss`."""
 
