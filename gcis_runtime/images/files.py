@@ -14,9 +14,9 @@ from gcis_runtime.images import itk, itk_read, nifti
 from gcis_runtime.images.grid import Grid
 from gcis_runtime.images.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.images.volume import Decoded, Volume
+from gcis_runtime.platforms import nearest_rounding
 from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
 from gcis_runtime.system.memory import bytes_text
-from gcis_runtime.system.rounding import nearest_rounding
 
 _SUSPICIOUS_BYTES, _MOST_SHRINK = 1 << 30, 200
 """Noise limits the compression of CT to a factor of about 10; constant voxels reach 230 to 1030."""

@@ -184,7 +184,7 @@ def _native_grid(
     plan, tile, channels = schedule.plan, schedule.tile_shape, len(requested.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)
-    blocks, coordinates = _blocks(schedule, transform, shape, requested)
+    blocks, coordinates = touched_blocks(schedule, transform, shape, requested)
     if transform.to_file is None or not requested.smooth:
         return int(_count(tile) * 8 + min(_PLACE, 6 * covered) + coordinates)
     kept = _count(plan.padded) // plan.padded[plan.axis] * channels * FLOAT32_BYTES
@@ -195,7 +195,7 @@ def _native_grid(
     return int(kept + 2 * line + 2 * extended + canvas * max(covered, blocks) + place)
 
 
-def _blocks(
+def touched_blocks(
     schedule: Schedule, transform: GridTransform, shape: Shape3, requested: RequestedOutputs
 ) -> tuple[float, float]:
     """Return the voxels of the blocks that a tile touches, and the bytes of their coordinates (`samplers`).

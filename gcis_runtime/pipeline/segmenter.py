@@ -38,13 +38,13 @@ from gcis_runtime.pipeline.warnings import (
     post_warnings,
     untrained_warnings,
 )
+from gcis_runtime.platforms import nearest_rounding
 from gcis_runtime.regions.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
 from gcis_runtime.regions.resolve import Area, ResolvedArea, find_area
 from gcis_runtime.regions.roi import parse_roi
 from gcis_runtime.sliding.published import blending_weights
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.memory import peak_memory_bytes
-from gcis_runtime.system.rounding import nearest_rounding
 
 __all__ = ["Progress", "Segmenter"]
 

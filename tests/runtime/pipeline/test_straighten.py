@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 
@@ -12,12 +13,17 @@ from scipy.spatial.transform import Rotation
 
 from gcis_runtime import Volume
 from gcis_runtime.errors import OutputError
+from gcis_runtime.grids.box import box_shape
 from gcis_runtime.grids.preprocess import preprocess
-from gcis_runtime.pipeline.footprint import RequestedOutputs, host_footprint
+from gcis_runtime.grids.samplers import BlockSampler
+from gcis_runtime.pipeline import segmenter
+from gcis_runtime.pipeline.footprint import RequestedOutputs, host_footprint, touched_blocks
 from gcis_runtime.pipeline.options import SegmentOptions
+from gcis_runtime.pipeline.run_pass import run_pass
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.sliding.plan import plan_windows
+from gcis_runtime.sliding.schedule import make_schedule
 from gcis_runtime.spec import Foreground
 from tests.support.fake_session import threshold_segmenter
 
@@ -91,16 +97,16 @@ def test_a_region_has_the_labels_of_the_whole():
 def test_a_coarse_pass_is_straightened_too(monkeypatch):
     volume, inside = ball()
     ours = threshold_segmenter(orientation="RAS", spacing=(2.0, 2.0, 2.0))
-    seen = []
-    inner = ours._find
+    passes = []
 
-    def spy(volume, options, channels, spec):
-        seen.append(options.straighten)
-        return inner(volume, options, channels, spec)
+    def spy(*arguments, **keywords):
+        passes.append(run_pass(*arguments, **keywords))
+        return passes[-1]
 
-    monkeypatch.setattr(ours, "_find", spy)
+    monkeypatch.setattr(segmenter, "run_pass", spy)
     found = ours.segment(volume, straighten=True, coarse=2.0)
-    assert seen == [True] and dice(found.labels == 1, inside) > 0.93
+    assert [p.straightened for p in passes] == [found.straightened] * 2 and found.straightened
+    assert dice(found.labels == 1, inside) > 0.93
 
 
 def test_a_body_crop_combines():
@@ -149,3 +155,22 @@ def test_memory_stays_below_its_forecast(restore, straighten):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < footprint.total
+
+
+def test_the_forecast_counts_every_block_that_a_tile_touches():
+    """Also the parts of blocks beyond the tile, which a share of the volume would not count."""
+    volume, _ = ball((200, 180, 120), spacing=(1.0, 1.0, 1.5))
+    manifest = threshold_segmenter(orientation="RAS", spacing=(3.0, 3.0, 3.0)).bundle.manifest
+    transform = preprocess(volume, manifest.preprocess, straighten=True).transform
+    schedule = make_schedule(plan_windows(transform.shape, manifest.window))
+    wanted = RequestedOutputs(values=(1, 2), smooth=True)
+    voxels, coordinates = touched_blocks(schedule, transform, volume.shape, wanted)
+    sampler, tile = BlockSampler(transform.to_file, smooth=True), schedule.tile_shape
+    most = held = 0
+    for start in itertools.product(*(range(0, n, t) for n, t in zip(transform.shape, tile, strict=True))):
+        places = sampler.places(start, tile)
+        most = max(most, sum(int(np.prod(box_shape(place.box))) for place in places))
+        held = max(held, sum(place._coordinates[0].size for place in places))
+    share = np.prod([min(1, (t + 1) / n) for t, n in zip(tile, transform.shape, strict=True)])
+    assert share * volume.array.size < most <= voxels <= volume.array.size
+    assert 24 * held < coordinates
