@@ -48,6 +48,7 @@ class Connection:
             )  # fmt: skip
         self._url, self._token, self._sleep = parts, token, sleep
         self._base = parts.path.rstrip("/")
+        self._answered = False
 
     def get(self, path: str) -> Any:
         """Return the JSON of a resource."""
@@ -95,7 +96,8 @@ class Connection:
             try:
                 return attempt()
             except LostConnectionError:
-                if time.monotonic() - begun > _PATIENCE:
+                # Before the first answer, the address is probably wrong.
+                if not self._answered or time.monotonic() - begun > _PATIENCE:
                     raise
                 wait = 1.0
             except _BusyError as error:
@@ -119,6 +121,7 @@ class Connection:
                 # The service may refuse a body before its end; its answer says why.
                 connection.request(method, self._base + path, body=body, headers=known)
             answer = connection.getresponse()
+            self._answered = True
             if answer.status >= 400:
                 raise self._error(answer)
             yield answer
