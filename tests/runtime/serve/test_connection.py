@@ -101,7 +101,9 @@ def test_a_wrong_address_is_an_error_at_once_and_a_restart_is_awaited(server: An
         _Answering.do_GET = answer
 
 
-@pytest.mark.parametrize("url", ["", "host:80", "ftp://host", "http://", "http://me@host", "http://h/?x=1"])
+@pytest.mark.parametrize(
+    "url", ["", "host:80", "ftp://host", "http://", "http://me@host", "http://h/?x=1", "http://h:x"]
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(OutputError, match="not the URL of a service"):
         Connection(url, None)
