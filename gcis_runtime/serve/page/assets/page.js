@@ -265,12 +265,7 @@ function valuesOf(bitmap) {
 class NiiVueViewer {
   static async open(api, canvas, job, view) {
     await loadScript("/assets/niivue/niivue.umd.js");
-    const viewer = new NiiVueViewer();
-    const nv = new niivue.Niivue({
-      isRadiologicalConvention: true, dragAndDropEnabled: false, show3Dcrosshair: false, backColor: [0, 0, 0, 1],
-      crosshairColor: [0.94, 0.64, 0.01, 0.75], isColorbar: false, multiplanarShowRender: 0, logLevel: "silent",
-    });
-    await nv.attachToCanvas(canvas);
+    const nv = await NiiVueViewer.attached(canvas);
     const headers = api.headers;
     const [, low, high] = WINDOWS[0];
     await nv.loadVolumes([
@@ -278,9 +273,22 @@ class NiiVueViewer {
       { url: `/v1/jobs/${job}/label.nii.gz`, name: "label.nii.gz", headers },
     ]);
     nv.setSliceType(nv.sliceTypeMultiplanar);
-    Object.assign(viewer, { nv, view });
+    const viewer = Object.assign(new NiiVueViewer(), { nv, view });
     viewer.setVisible(new Set());
     return viewer;
+  }
+
+  // One instance serves all cases: a canvas has one WebGL context.
+  static async attached(canvas) {
+    if (!NiiVueViewer.instance) {
+      const nv = new niivue.Niivue({
+        isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, crosshairWidth: 1,
+        crosshairColor: [0.94, 0.64, 0.01, 0.75], backColor: [0, 0, 0, 1], multiplanarShowRender: 0, logLevel: "silent",
+      });
+      await nv.attachToCanvas(canvas);
+      NiiVueViewer.instance = nv;
+    }
+    return NiiVueViewer.instance;
   }
 
   setWindow(low, high) {
