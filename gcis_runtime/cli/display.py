@@ -49,8 +49,8 @@ class Display:
         self.set_jobs(start.jobs)
         self._summary = start.summary
         if self._informative:
-            self._line(f"{start.segmenter.bundle.name}: {start.segmenter.engine.text}")
-        for note in start.segmenter.notes:
+            self._line(f"{start.identity.bundle.name}: {start.identity.engine.text}")
+        for note in start.notes:
             self._line(f"{self._program}: note: {note}")
 
     def set_jobs(self, jobs: Sequence[Job]) -> None:

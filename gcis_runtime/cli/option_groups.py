@@ -29,6 +29,7 @@ inputs = options_under("What to segment")
 outputs = options_under("Results")
 limits = options_under("Limits")
 many = options_under("Many images")
+remote = options_under("Service")
 dicom_inputs = options_under("DICOM studies")
 _engine = options_under("Engine")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gcis_runtime.choices import LABEL_FORMATS
-from gcis_runtime.cli.option_groups import engine_options, inputs, many, outputs, run_options
+from gcis_runtime.cli.option_groups import engine_options, inputs, many, outputs, remote, run_options
 from gcis_runtime.system.console import USAGE_EXIT, command, json_option, out_option
 
 if TYPE_CHECKING:
@@ -70,6 +70,15 @@ Research software, not a medical device."""
     help="Skip images that are finished in OUT. [existing results are replaced]",
 )
 @engine_options
+@remote(
+    "--server", metavar="URL", help="Compute on the service gcis-serve at this URL; no engine is needed here."
+)
+@remote(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the token of the service.",
+)
 def main(
     *,
     images: tuple[Path, ...],
@@ -82,6 +91,8 @@ def main(
     engine: EngineOptions,
     resume: bool,
     as_json: bool,
+    server: str | None,
+    token_file: Path | None,
 ) -> int:
     """Segment CT images in HU (NIfTI; NRRD, MHA and DICOM with an extra) with an exported bundle.
 
@@ -98,12 +109,22 @@ def main(
         raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
     elif options.truth is not None and len(images) > 1:
         raise click.UsageError("--truth belongs to one image.")
+    if server is not None and engine != type(engine)():
+        raise click.UsageError("--server computes with its own engine: omit the options of the engine.")
+    if token_file is not None and server is None:
+        raise click.UsageError("--token-file belongs to --server.")
     from gcis_runtime.cli.display import Display
+    from gcis_runtime.cli.remote import run_on_service
     from gcis_runtime.runs.run_images import run_images, run_phantom
 
     display = Display(PROGRAM, quiet=as_json)
     try:
-        if seed is not None:
+        if server is not None:
+            result = run_on_service(
+                server, token_file, images, seed=seed, bundle=bundle, prompts=prompts, options=options,
+                out=out, formats=formats, resume=resume, callbacks=display.callbacks,
+            )  # fmt: skip
+        elif seed is not None:
             result = run_phantom(
                 seed, out=str(out), bundle=bundle or "demo", prompts=prompts, engine=engine,
                 options=options, suffix=f".{formats[0]}" if formats else None, callbacks=display.callbacks,

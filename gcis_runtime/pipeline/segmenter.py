@@ -22,6 +22,7 @@ from gcis_runtime.errors import OutputError
 from gcis_runtime.images.convert import ImageLike, as_volume
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.forecast import Forecast
+from gcis_runtime.pipeline.identity import BundleIdentity, Identity
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.measurements import device_peak, forecast_report, record_calibration
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentKeywords, SegmentOptions
@@ -111,6 +112,17 @@ class Segmenter:
     def tf32(self) -> bool:
         """Whether products of float32 may round their factors."""
         return self._engine.tf32
+
+    @property
+    def identity(self) -> Identity:
+        """The bundle, structures and engine that results depend on."""
+        labels = self.bundle.manifest.labels
+        return Identity(
+            bundle=BundleIdentity.of(self.bundle),
+            labels=tuple(labels[channel] for channel in self.channels),
+            engine=self.engine,
+            tf32=self.tf32,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from gcis_runtime.pipeline.forecast import Forecast
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.options import Callbacks, Progress
-from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.outcome import Outcome
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.summary import Summary
@@ -19,12 +19,14 @@ class RunStart:
     """The state of a run before its first image.
 
     Attributes:
-        segmenter: The open segmenter.
+        identity: The bundle and the engine that is open.
+        notes: Messages from opening it.
         jobs: All cases, in order, with those that an earlier run finished.
         summary: The summary, whose counts follow the run; None for a single image without one.
     """
 
-    segmenter: Segmenter
+    identity: Identity
+    notes: tuple[str, ...]
     jobs: Sequence[Job]
     summary: Summary | None
 
@@ -35,7 +37,7 @@ class RunCallbacks:
 
     Attributes:
         on_start: Called once, after the engine was opened.
-        on_done: Called with the outcome of each case, in order.
+        on_done: Called with the outcome of each case: in order in one process, as they end on many machines.
         on_progress: Returns a case's progress callback, or None.
         on_forecast: Called with a case's forecast, before it starts.
     """

@@ -24,7 +24,7 @@ from gcis_runtime.runs.label_files import write_dicom_files, write_label_files
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.reading import check_input, read_input
-from gcis_runtime.runs.resume import run_key
+from gcis_runtime.runs.resume import identity_of, run_key
 from gcis_runtime.runs.scores import dice_by_value
 from gcis_runtime.system.json_files import write_json
 
@@ -67,7 +67,7 @@ def read_case(segmenter: Segmenter, job: Job, options: RunOptions) -> Case:
     check_input(job, options)
     seconds: dict[str, float] = {}
     # Before the file is read: a file that changes while it is read must not be recorded as segmented.
-    key = run_key(segmenter, job.image, options, job.series)
+    key = run_key(identity_of(segmenter, options.segment), job.image, options, job.series)
     volume, series = _timed(seconds, "read", lambda: read_input(job, options))
     truth = None
     if options.truth is not None:

@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
+from gcis_runtime.bundles.bundle import open_bundle
+from gcis_runtime.bundles.store import find_bundle
+from gcis_runtime.engines.options import EngineOptions
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.options import Callbacks, Progress
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.pipeline.result import Segmentation
 from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.regions.coarse import matching_labels
 from gcis_runtime.runs.callbacks import RunCallbacks
 from gcis_runtime.runs.case import Case, read_case, segment_case, write_case
+from gcis_runtime.runs.executor import Model
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outcome import EXPECTED, Outcome
 from gcis_runtime.runs.outputs import Job
+from gcis_runtime.runs.resume import identity_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalCohort:
+    """Runs cases in this process through one open engine; see `executor.OpenExecutor`.
+
+    Attributes:
+        segmenter: The open segmenter.
+        options: What to compute and write for each case, with the segmenter of the coarse pass.
+    """
+
+    segmenter: Segmenter
+    options: RunOptions
+
+    @property
+    def identity(self) -> Identity:
+        """The bundle and the engine that compute."""
+        return identity_of(self.segmenter, self.options.segment)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages from opening the engine."""
+        return self.segmenter.notes
+
+    def run(
+        self, jobs: Sequence[Job], *, on_done: Callable[[Outcome], None], callbacks: RunCallbacks
+    ) -> None:
+        """Run cases one after another; see `run_cases`."""
+        run_cases(self.segmenter, jobs, self.options, on_done=on_done, callbacks=callbacks)
+
+
+class LocalExecutor:
+    """Computes in this process; see `executor.Executor`."""
+
+    @contextmanager
+    def open(self, model: Model, options: RunOptions) -> Iterator[LocalCohort]:
+        """Open the engine, and that of the coarse pass."""
+        with ExitStack() as stack:
+            opened = Segmenter.open(model.bundle, options=model.engine, prompts=model.prompts)
+            segmenter = stack.enter_context(opened)
+            options = _with_coarse_segmenter(options, segmenter, model.engine, stack)
+            yield LocalCohort(segmenter=segmenter, options=options)
+
+
+def _with_coarse_segmenter(
+    options: RunOptions, segmenter: Segmenter, engine: EngineOptions, stack: ExitStack
+) -> RunOptions:
+    """Open the bundle of the coarse pass for the structures that are segmented; `stack` closes it."""
+    if options.coarse_bundle is None:
+        return options
+    bundle = open_bundle(find_bundle(options.coarse_bundle))
+    labels = segmenter.bundle.manifest.labels
+    others = matching_labels([labels[c] for c in segmenter.channels], bundle.manifest)
+    coarse = Segmenter.open(bundle, options=engine, prompts=[label.prompt for label in others])
+    stack.enter_context(coarse)
+    return replace(options, segment=replace(options.segment, coarse=coarse))
 
 
 def run_cases(

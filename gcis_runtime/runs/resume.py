@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from msgspec import UNSET
 
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
+from gcis_runtime.pipeline.identity import BundleIdentity, Identity
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import REPORT_VERSION, FileStamp, Report, RunKey
 from gcis_runtime.pipeline.segmenter import Segmenter
@@ -18,31 +20,35 @@ from gcis_runtime.runs.outputs import Job
 from gcis_runtime.system.records import read_record
 
 
-def run_key(segmenter: Segmenter, image: Path, options: RunOptions, series: Series | None = None) -> RunKey:
+def identity_of(segmenter: Segmenter, options: SegmentOptions) -> Identity:
+    """Return the identity of a segmenter together with that of its coarse pass."""
+    other = options.coarse_segmenter
+    return replace(segmenter.identity, coarse=None if other is None else BundleIdentity.of(other.bundle))
+
+
+def run_key(identity: Identity, image: Path, options: RunOptions, series: Series | None = None) -> RunKey:
     """Return everything that the results of an image depend on.
 
     The file is identified by size and modification time; a missing one has neither. A DICOM series is
     identified by its UID, the total size of its files and the latest modification.
     """
-    labels = segmenter.bundle.manifest.labels
-    segment = options.segment
-    other = segment.coarse_segmenter
+    segment, coarse = options.segment, identity.coarse
     limits: dict[str, Any] = {
         "max_memory": segment.max_memory,
-        "tf32": segmenter.tf32 or None,
+        "tf32": identity.tf32 or None,
         "roi": _roi_key(segment.roi),
-        "coarse": segment.coarse_factor if other is None else other.bundle.sha256,
-        "body_crop": _crop_key(segmenter, segment),
-        "raw": (segment.raw and any(labels[channel].post for channel in segmenter.channels)) or None,
+        "coarse": segment.coarse_factor if coarse is None else coarse.sha256,
+        "body_crop": _crop_key(identity, segment),
+        "raw": (segment.raw and any(label.post for label in identity.labels)) or None,
         "series": None if series is None else series.uid,
         "dicom_output": _dicom_key(series, options.dicom),
         "irregular": (series is not None and options.dicom.allow_irregular) or None,
     }
     return RunKey(
-        bundle=segmenter.bundle.sha256,
-        structures=[labels[channel].value for channel in segmenter.channels],
-        engine=segmenter.engine.name,
-        precision=segmenter.engine.precision,
+        bundle=identity.bundle.sha256,
+        structures=[label.value for label in identity.labels],
+        engine=identity.engine.name,
+        precision=identity.engine.precision,
         restore=segment.restore,
         image=_stamp(image, series),
         **{name: value for name, value in limits.items() if value is not None},
@@ -65,15 +71,12 @@ def _stamp(image: Path, series: Series | None) -> FileStamp:
         return FileStamp()
 
 
-def _crop_key(segmenter: Segmenter, options: SegmentOptions) -> bool | None:
+def _crop_key(identity: Identity, options: SegmentOptions) -> bool | None:
     """Return the crop option if it differs from the default, which follows the foreground rules."""
-    bundles = [segmenter.bundle]
-    if options.coarse_segmenter is not None:
-        bundles.append(options.coarse_segmenter.bundle)
-    rules = [bundle.manifest.preprocess.crop is not None for bundle in bundles]
-    if options.body_crop is True and not rules[0]:
+    if options.body_crop is True and not identity.bundle.crop:
         return True
-    return False if options.body_crop is False and any(rules) else None
+    coarse = identity.coarse is not None and identity.coarse.crop
+    return False if options.body_crop is False and (identity.bundle.crop or coarse) else None
 
 
 def _roi_key(roi: str | os.PathLike[str] | None) -> str | tuple[str, int, int] | None:
@@ -88,7 +91,7 @@ def _roi_key(roi: str | os.PathLike[str] | None) -> str | tuple[str, int, int] |
     return text, found.st_size, found.st_mtime_ns
 
 
-def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Report | None:
+def finished_report(identity: Identity, job: Job, options: RunOptions) -> Report | None:
     """Return the report of an earlier run with the same results, or None.
 
     All outputs that `options` request must exist. An image that changed or vanished counts as another image.
@@ -99,7 +102,7 @@ def finished_report(segmenter: Segmenter, job: Job, options: RunOptions) -> Repo
     report = read_record(job.report, Report, newest=REPORT_VERSION).value
     if report is None:
         return None
-    key = run_key(segmenter, job.image, options, job.series)
+    key = run_key(identity, job.image, options, job.series)
     if key.image == FileStamp() or report.key != key:
         return None
     if options.truth is not None and report.truth != str(options.truth):

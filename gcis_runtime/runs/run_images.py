@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcis_runtime.bundles.bundle import Bundle, open_bundle
+from gcis_runtime.bundles.bundle import Bundle, open_bundle, select_labels
 from gcis_runtime.bundles.store import DEMO, find_bundle
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import OutputError
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.pages.renderer import check_renderer
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
-from gcis_runtime.pipeline.segmenter import Segmenter
-from gcis_runtime.regions.coarse import matching_labels
 from gcis_runtime.regions.roi import parse_roi
 from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
-from gcis_runtime.runs.cohort import run_cases
+from gcis_runtime.runs.cohort import LocalExecutor
+from gcis_runtime.runs.executor import Executor, Model, OpenExecutor
 from gcis_runtime.runs.inputs import Source, find_images, is_collection
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outcome import Outcome
 from gcis_runtime.runs.outputs import Job, clear_leftovers, is_file_name, plan_jobs
-from gcis_runtime.runs.phantom import IMAGE_FILE, write_phantom
+from gcis_runtime.runs.phantom import IMAGE_FILE, TRUTH_FILE, write_phantom
 from gcis_runtime.runs.resume import finished_report
 from gcis_runtime.runs.summary import Summary, SummaryDocument, refuse_own
 from gcis_runtime.runs.summary_page import SummaryPage
@@ -72,11 +72,19 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The bundle, its structures to segment, and the engine."""
+    """A bundle that is not open yet, its structures to segment, and the engine."""
 
     bundle: BundleLike | None
     prompts: Sequence[str]
     engine: EngineOptions
+
+    def opened(self) -> Model:
+        """Find and verify the bundle."""
+        bundle = self.bundle
+        if not isinstance(bundle, Bundle):
+            bundle = open_bundle(find_bundle(bundle, self.prompts))
+        select_labels(bundle.manifest, self.prompts)  # an error before an engine is opened
+        return Model(bundle=bundle, prompts=self.prompts, engine=self.engine)
 
 
 def run_images(
@@ -91,6 +99,7 @@ def run_images(
     formats: Sequence[str] = (),
     resume: bool = False,
     callbacks: RunCallbacks | None = None,
+    executor: Executor | None = None,
 ) -> RunResult:
     """Segment image files and write label maps, reports and, for several images, a summary.
 
@@ -111,6 +120,7 @@ def run_images(
         formats: Formats of the labels, instead of `suffix`; see `runs.outputs.plan_jobs`.
         resume: Skip images that an earlier run into `out` finished with the same options.
         callbacks: Functions that follow the run.
+        executor: What computes the cases; None for this process.
 
     Returns:
         Reports and errors.
@@ -130,7 +140,40 @@ def run_images(
         formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume,
     )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
-    return _run(plan, model, options, callbacks or RunCallbacks())
+    return _run(plan, model, options, callbacks or RunCallbacks(), executor=executor)
+
+
+def run_elsewhere(
+    images: Sequence[Path],
+    cohort: AbstractContextManager[OpenExecutor],
+    *,
+    options: RunOptions,
+    out: str | None = None,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    callbacks: RunCallbacks,
+) -> RunResult:
+    """Segment images as `run_images` does, by an executor that finds the bundle itself.
+
+    Args:
+        images: See `run_images`.
+        cohort: Opens the executor, once the outputs were checked.
+        options: See `run_images`.
+        out: See `run_images`.
+        formats: See `run_images`.
+        resume: See `run_images`.
+        callbacks: See `run_images`.
+
+    Raises:
+        GcisError: As `run_images`.
+    """
+    plan = _plan(list(images), options, out=out, formats=formats, resume=resume)
+    with ExitStack() as stack:
+        if plan.folder is not None:
+            stack.enter_context(folder_lock(plan.folder))
+        opened = stack.enter_context(cohort)
+        clear_leftovers(plan.jobs)
+        return _execute(plan, opened, options, callbacks)
 
 
 def run_phantom(
@@ -200,66 +243,53 @@ def _run(
     options: RunOptions,
     callbacks: RunCallbacks,
     *,
+    executor: Executor | None = None,
     phantom: int | None = None,
 ) -> RunResult:
-    """Lock the folder, open the bundle, and run every case that an earlier run did not finish."""
+    """Lock the folder, open the engine, and run every case that an earlier run did not finish."""
     if options.report_html:
         check_renderer()
     with ExitStack() as stack:
         if plan.folder is not None:
             stack.enter_context(folder_lock(plan.folder))
-        segmenter = stack.enter_context(
-            Segmenter.open(model.bundle, options=model.engine, prompts=model.prompts)
-        )
+        opened = model.opened()
+        if phantom is not None:
+            options = replace(options, truth=plan.jobs[0].image.parent / TRUTH_FILE)
+        if options.segment.roi is not None:
+            parse_roi(options.segment.roi, opened.bundle.manifest)  # an error before an engine is opened
+        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options))
         clear_leftovers(plan.jobs)
         if phantom is not None:
-            options = replace(options, truth=write_phantom(phantom, plan.jobs[0].image.parent)[1])
-        options = _with_coarse_segmenter(options, segmenter, model.engine, stack)
-        if options.segment.roi is not None:
-            parse_roi(options.segment.roi, segmenter.bundle.manifest)  # an error before an image is read
-        summary = None
-        if plan.folder is not None:
-            summary = Summary(plan.folder, segmenter, plan.jobs, with_statistics=options.statistics)
-            if options.report_html:
-                stack.callback(SummaryPage(summary, plan.jobs, segmenter).write)  # also after an interrupt
-        if callbacks.on_start is not None:
-            callbacks.on_start(RunStart(segmenter=segmenter, jobs=plan.jobs, summary=summary))
-        skipped = _finished(plan, segmenter, options, summary)
-        recorder = _Recorder(summary, callbacks, several=len(plan.jobs) > 1)
+            write_phantom(phantom, plan.jobs[0].image.parent)
+        return _execute(plan, cohort, options, callbacks)
+
+
+def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: RunCallbacks) -> RunResult:
+    """Run the cases, and record each outcome."""
+    identity, summary = cohort.identity, None
+    if plan.folder is not None:
+        summary = Summary(plan.folder, identity, plan.jobs, with_statistics=options.statistics)
+    if callbacks.on_start is not None:
+        callbacks.on_start(RunStart(identity=identity, notes=cohort.notes, jobs=plan.jobs, summary=summary))
+    recorder = _Recorder(summary, callbacks, several=len(plan.jobs) > 1)
+    with ExitStack() as stack:
+        if summary is not None and options.report_html:
+            stack.callback(SummaryPage(summary, plan.jobs).write)  # also after an interrupt
+        skipped = _finished(plan, identity, options, summary)
         todo = [job for job in plan.jobs if job.name not in skipped]
-        run_cases(segmenter, todo, options, on_done=recorder.on_done, callbacks=callbacks)
-    return RunResult(
-        reports=tuple(recorder.reports),
-        errors=tuple(recorder.errors),
-        skipped=tuple(skipped.values()),
-        summary=None if summary is None else summary.document(),
-        summary_file=None if summary is None else summary.path,
-    )
-
-
-def _with_coarse_segmenter(
-    options: RunOptions, segmenter: Segmenter, engine: EngineOptions, stack: ExitStack
-) -> RunOptions:
-    """Open the bundle of the coarse pass for the structures that are segmented; `stack` closes it."""
-    if options.coarse_bundle is None:
-        return options
-    bundle = open_bundle(find_bundle(options.coarse_bundle))
-    labels = segmenter.bundle.manifest.labels
-    others = matching_labels([labels[c] for c in segmenter.channels], bundle.manifest)
-    coarse = Segmenter.open(bundle, options=engine, prompts=[label.prompt for label in others])
-    stack.enter_context(coarse)
-    return replace(options, segment=replace(options.segment, coarse=coarse))
+        cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
+    return recorder.result(plan.jobs, skipped)
 
 
 def _finished(
-    plan: _Plan, segmenter: Segmenter, options: RunOptions, summary: Summary | None
+    plan: _Plan, identity: Identity, options: RunOptions, summary: Summary | None
 ) -> dict[str, Report]:
     """Return the reports of cases that an earlier run finished, by case, and record them in the summary."""
     if not plan.resume or summary is None:
         return {}
     found = {}
     for job in plan.jobs:
-        report = finished_report(segmenter, job, options)
+        report = finished_report(identity, job, options)
         if report is not None:
             found[job.name] = report
             summary.finished(job, report, skipped=True, write=False)
@@ -272,22 +302,34 @@ class _Recorder:
 
     def __init__(self, summary: Summary | None, callbacks: RunCallbacks, *, several: bool) -> None:
         self._summary, self._callback, self._several = summary, callbacks.on_done, several
-        self.reports: list[Report] = []
-        self.errors: list[CaseError] = []
+        self._reports: dict[str, Report] = {}
+        self._errors: dict[str, CaseError] = {}
 
     def on_done(self, outcome: Outcome) -> None:
         """Record an outcome."""
         if outcome.report is not None:
-            self.reports.append(outcome.report)
+            self._reports[outcome.job.name] = outcome.report
             if self._summary is not None:
                 self._summary.finished(outcome.job, outcome.report)
             self._call(outcome)
             return
         line = outcome.message(several=self._several)
-        self.errors.append(CaseError(image=outcome.job.image, error=line))
+        self._errors[outcome.job.name] = CaseError(image=outcome.job.image, error=line)
         self._call(outcome)
         if self._summary is not None:
             self._summary.failed(outcome.job, line)
+
+    def result(self, jobs: Sequence[Job], skipped: Mapping[str, Report]) -> RunResult:
+        """Return the result, in the order of the jobs."""
+        summary = self._summary
+        names = [job.name for job in jobs]
+        return RunResult(
+            reports=tuple(self._reports[name] for name in names if name in self._reports),
+            errors=tuple(self._errors[name] for name in names if name in self._errors),
+            skipped=tuple(skipped.values()),
+            summary=None if summary is None else summary.document(),
+            summary_file=None if summary is None else summary.path,
+        )
 
     def _call(self, outcome: Outcome) -> None:
         if self._callback is not None:

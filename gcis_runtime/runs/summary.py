@@ -16,9 +16,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.pipeline.report_parts import BundleReport, WindowsReport
-from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs import statistics
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.system.json_files import write_json
@@ -98,7 +98,7 @@ class Summary:
 
     Args:
         folder: Folder of the files.
-        segmenter: The segmenter.
+        identity: What computes.
         jobs: All cases, in order.
         with_statistics: Also write `statistics.csv`, with one row per structure and case.
 
@@ -112,7 +112,7 @@ class Summary:
     """
 
     def __init__(
-        self, folder: Path, segmenter: Segmenter, jobs: Sequence[Job], *, with_statistics: bool = False
+        self, folder: Path, identity: Identity, jobs: Sequence[Job], *, with_statistics: bool = False
     ) -> None:
         self.folder, self._with_statistics = folder, with_statistics
         self.reports: dict[str, Report] = {}
@@ -121,10 +121,9 @@ class Summary:
         self._cases = {
             job.name: CaseSummary(case=job.name, image=str(job.image), status="waiting") for job in jobs
         }
-        self._bundle = BundleReport(name=segmenter.bundle.name, sha256=segmenter.bundle.sha256)
-        self._engine = segmenter.engine.text
-        labels = segmenter.bundle.manifest.labels
-        self._names = {labels[c].value: labels[c].name for c in segmenter.channels}
+        self._bundle = BundleReport(name=identity.bundle.name, sha256=identity.bundle.sha256)
+        self._engine = identity.engine.text
+        self._names = {label.value: label.name for label in identity.labels}
         self._rows: dict[str, list[list[Any]]] = {}
         self.write()
 

@@ -12,7 +12,6 @@ from msgspec import UNSET
 from gcis_runtime.pages.cohort import Cohort, CohortCase, cohort_page
 from gcis_runtime.pages.renderer import write_page
 from gcis_runtime.pages.thumbnail import read_thumbnail
-from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.summary import CaseSummary, Summary
 
@@ -27,18 +26,14 @@ class SummaryPage:
     Args:
         summary: The summary; its `on_write` is set.
         jobs: All cases.
-        segmenter: The segmenter.
         interval: Shortest time in seconds between two versions.
 
     Raises:
         OutputError: The page cannot be written.
     """
 
-    def __init__(
-        self, summary: Summary, jobs: Sequence[Job], segmenter: Segmenter, *, interval: float = _INTERVAL
-    ) -> None:
+    def __init__(self, summary: Summary, jobs: Sequence[Job], *, interval: float = _INTERVAL) -> None:
         self._summary, self._interval = summary, interval
-        self._notice = segmenter.bundle.manifest.notice
         self._pages = {job.name: job.page for job in jobs}
         self.write()
         summary.on_write = self._update
@@ -58,7 +53,7 @@ class SummaryPage:
         cohort = Cohort(
             bundle=document.bundle.name,
             bundle_sha256=document.bundle.sha256,
-            bundle_notice=self._notice,
+            bundle_notice=next((r.notice for r in self._summary.reports.values()), ""),
             engine=document.engine,
             started=document.started,
             updated=document.updated,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
+
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.report import Report
-from gcis_runtime.serve.job import ForecastView, JobProgress, JobRecord, JobView
-from gcis_runtime.serve.problems import ServeError
+from gcis_runtime.serve.job import ForecastView, JobProgress, JobRecord, JobView, State
+from gcis_runtime.serve.metrics import Metrics
+from gcis_runtime.serve.problems import Problem, ServeError, problem_of
 from gcis_runtime.serve.results import public_report, result_files
 from gcis_runtime.serve.store import JobStore
 from gcis_runtime.serve.work import CancelledJobError, outputs_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -42,13 +49,17 @@ class Board:
 
     Args:
         store: Where records are saved.
+        metrics: Counters.
 
     Attributes:
+        metrics: Counters.
+        listeners: Functions that are called with the record of each job that ends.
         accepting: Lock that a caller holds from the check of an idempotency key to `add`.
     """
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, store: JobStore, metrics: Metrics) -> None:
+        self._store, self.metrics = store, metrics
+        self.listeners: list[Callable[[JobRecord], None]] = []
         self._entries: dict[str, _Entry] = {}
         self._changed = threading.Condition()
         self.accepting = threading.Lock()
@@ -123,9 +134,24 @@ class Board:
             entry = self._followed(job)
             entry.forecast = ForecastView(
                 text=forecast.text, windows=forecast.windows, seconds=forecast.seconds,
-                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, steps=forecast.steps,
+                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, runs=forecast.runs,
+                allowed_bytes=forecast.allowed_bytes, file_bytes=forecast.file_bytes, steps=forecast.steps,
             )  # fmt: skip
             self._step(entry)
+
+    def end(self, record: JobRecord, state: State, error: Problem | None = None) -> JobRecord:
+        """Record the end of a job, and call the listeners."""
+        if state == "cancelled":
+            self._store.clear_data(record.id)
+        ended = self.update(msgspec.structs.replace(record, state=state, error=error, updated=time.time()))
+        self.metrics.ended(state)
+        _LOG.info("job %s: %s", record.id, state)
+        for listener in self.listeners:
+            try:
+                listener(ended)
+            except Exception as problem:  # the next job must run
+                _LOG.error("job %s: a listener failed", record.id, exc_info=problem)
+        return ended
 
     def cancel(self, job: str) -> None:
         """Let a running job notice that it was cancelled."""
@@ -193,3 +219,15 @@ class Board:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def killed_problem(record: JobRecord) -> Problem:
+    """Return the problem of a job that ended the process too often."""
+    return problem_of(
+        ServeError(
+            "the process ended while it ran the job",
+            status=500,
+            received=f"{record.attempts} attempts",
+            fix="Look for the reason in the log of the system: often it is memory. Submit the job again.",
+        )
+    )

@@ -82,6 +82,9 @@ class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
     host_bytes: int
     device_bytes: int | None
+    runs: int
+    allowed_bytes: int | None = None
+    file_bytes: int | None = None
     steps: tuple[str, ...] = ()
 
 

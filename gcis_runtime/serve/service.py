@@ -13,41 +13,29 @@ service.on_end(lambda record: ...)                    # called once per job that
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from gcis_runtime.errors import EngineError, GcisError, MemoryLimitError
-from gcis_runtime.images.files import check_plausible
-from gcis_runtime.images.suffixes import suffix_of
-from gcis_runtime.pipeline.memory_limit import check_image
-from gcis_runtime.pipeline.report import Report
-from gcis_runtime.runs.outcome import EXPECTED
-from gcis_runtime.serve.board import Board
+from gcis_runtime.serve.admission import check_header
+from gcis_runtime.serve.board import Board, killed_problem
 from gcis_runtime.serve.engines import Engines
-from gcis_runtime.serve.job import JobRecord, JobView, State
+from gcis_runtime.serve.job import JobRecord, JobView
 from gcis_runtime.serve.metrics import Metrics
-from gcis_runtime.serve.problems import Problem, ServeError, problem_of, refusal_of
+from gcis_runtime.serve.problems import ServeError
 from gcis_runtime.serve.queue import JobQueue
 from gcis_runtime.serve.request import JobRequest
 from gcis_runtime.serve.results import result_files
+from gcis_runtime.serve.runner import Runner
 from gcis_runtime.serve.settings import Limits
 from gcis_runtime.serve.store import INPUT, JobStore
-from gcis_runtime.serve.work import CancelledJobError, Follower, Room, outputs_of, run_job
-from gcis_runtime.system.records import read_record
+from gcis_runtime.serve.work import outputs_of
 
 _LOG = logging.getLogger(__name__)
-_WORKERS = 2
-"""One job computes while another one is read or written."""
-_PAUSE = 5.0
-"""Seconds between two checks of retention and engines."""
-_OVERTIME = 5.0
-"""Seconds after the grace time within which running jobs notice that they shall stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +70,10 @@ class JobService:
         self.engines, self.limits = engines, limits
         self.metrics = metrics or Metrics()
         self.queue = JobQueue(limits.queue)
-        self._store = store
-        self._board = Board(store)
-        self._room = Room()
-        self._listeners: list[Callable[[JobRecord], None]] = []
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._store, self._board = store, Board(store, self.metrics)
+        keep = limits.keep_seconds, limits.keep_bytes
+        self._runner = Runner(store, self._board, self.queue, engines, keep=keep)
         self.metrics.observe(queued=lambda: len(self.queue), running=self._board.running)
-
-    # -- life ----------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Read the jobs of earlier processes, and queue those that did not end.
@@ -104,27 +87,22 @@ class JobService:
             self._board.add(record)
             if record.ended:
                 continue
-            if record.state == "running" and self._report(record.id) is not None:
-                self._end(record, "done")
+            if record.state == "running" and self._runner.report(record.id) is not None:
+                self._board.end(record, "done")
             elif record.attempts >= self.limits.attempts:
-                self._end(record, "failed", _killed(record))
+                self._board.end(record, "failed", killed_problem(record))
             else:
                 self._board.update(msgspec.structs.replace(record, state="queued"), save=False)
                 self.queue.put(record.id)
 
     def start(self) -> None:
         """Start to run jobs; they wait until the engines are open."""
-        for target, name in [(self._work, f"gcis-job-{i}") for i in range(_WORKERS)] + [
-            (self._keep_house, "gcis-house")
-        ]:
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._runner.start()
 
     @property
     def stopping(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopping.is_set()
+        return self._runner.stopping.is_set()
 
     @property
     def ready(self) -> bool:
@@ -138,21 +116,11 @@ class JobService:
             Whether every thread has ended; otherwise a library has not returned, and the process must end
             without waiting for it.
         """
-        self._stopping.set()
-        self.queue.close()
-        limit = time.monotonic() + self.limits.grace_seconds
-        while self._board.running() and time.monotonic() < limit:
-            time.sleep(0.05)
-        self._board.interrupt_all()
-        for thread in self._threads:
-            thread.join(max(0.1, limit + _OVERTIME - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return self._runner.stop(self.limits.grace_seconds)
 
     def on_end(self, listener: Callable[[JobRecord], None]) -> None:
         """Call a function with the record of each job that ends from now on, in the thread of the job."""
-        self._listeners.append(listener)
-
-    # -- submission ----------------------------------------------------------------------------------------
+        self._board.listeners.append(listener)
 
     @contextmanager
     def incoming(self) -> Iterator[Upload]:
@@ -175,31 +143,6 @@ class JobService:
             self.engines.choose(request.coarse, ())
         return bundle.name
 
-    def check_memory(self, upload: Upload, request: JobRequest, source: str) -> None:
-        """Check that the header of an image is valid and its voxels fit into memory, before its job exists.
-
-        DICOM is checked when the job starts.
-
-        Raises:
-            ServeError: The header is invalid (status 422), the image is too large (413), or it is too large
-                beside the jobs that run now (503).
-        """
-        path = upload.folder / source
-        if path.is_dir() or not suffix_of(path):
-            return
-        limit = request.run_options().segment.max_memory
-        try:
-            check_plausible(path)
-            check_image(path, limit)
-        except MemoryLimitError as error:
-            later = limit is None and self._board.running() > 0
-            raise refusal_of(
-                error, private=_private(upload.folder, source), status=503 if later else 413,
-                retry_after=self.queue.retry_after(len(self.queue) + 1) if later else None,
-            ) from error  # fmt: skip
-        except GcisError as error:
-            raise refusal_of(error, private=_private(upload.folder, source)) from error
-
     def submit(
         self,
         upload: Upload,
@@ -213,6 +156,8 @@ class JobService:
         origin: dict[str, str] | None = None,
     ) -> JobRecord:
         """Make an upload a job, which survives a crash from then on.
+
+        The header of an image file is checked; see `check_header`.
 
         Args:
             upload: The files.
@@ -235,6 +180,10 @@ class JobService:
         record = JobRecord(
             id=upload.folder.name, created=now, updated=now, bundle=self.check(request), request=request,
             source=source, roi=roi, truth=truth, key=key, digest=digest, origin=origin or {},
+        )  # fmt: skip
+        check_header(
+            upload.folder, source, limit=request.run_options().segment.max_memory,
+            later=self.queue.retry_after(len(self.queue) + 1) if self._board.running() else None,
         )  # fmt: skip
         with self._board.accepting:
             if self.stopping:
@@ -270,8 +219,6 @@ class JobService:
                 upload, request, source=str(path.resolve()), key=key, digest=digest, origin=origin
             )
 
-    # -- observation ---------------------------------------------------------------------------------------
-
     def view(self, job: str) -> JobView:
         """Return a job as clients see it.
 
@@ -280,7 +227,7 @@ class JobService:
         """
         record = self._board.record(job)
         names = sorted(self.files(job)) if record.state == "done" else []
-        report = self._report(job) if record.state == "done" else None
+        report = self._runner.report(job) if record.state == "done" else None
         return self._board.view(record, names, report, position=self.queue.position(job))
 
     def version(self, job: str) -> int:
@@ -328,8 +275,6 @@ class JobService:
         record = self.record(job)
         return result_files(outputs_of(self._store.results(job))) if record.state == "done" else {}
 
-    # -- end -----------------------------------------------------------------------------------------------
-
     def cancel(self, job: str) -> JobRecord:
         """Cancel a job: at once if it is queued, at the next window if it runs. Its data are removed.
 
@@ -338,7 +283,7 @@ class JobService:
         """
         record = self._board.record(job)
         if self.queue.withdraw(job):
-            return self._end(record, "cancelled")
+            return self._board.end(record, "cancelled")
         self._board.cancel(job)
         return self._board.record(job)
 
@@ -352,133 +297,3 @@ class JobService:
         self._board.drop(job)
         self._store.remove(job)
         _LOG.info("job %s: removed", job)
-
-    # -- threads -------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while (job := self.queue.take()) is not None:
-            while not self.engines.ready and not self._stopping.wait(0.05):
-                pass
-            if self.stopping:
-                self.queue.put(job, first=True)
-                return
-            with suppress(Exception):  # a full disk must not end the thread; the job stays as it is on disk
-                self._run(job)
-
-    def _run(self, job: str) -> None:
-        """Run a job that was taken from the queue."""
-        record = self._board.record(job)
-        started = time.monotonic()
-        record = self._board.update(
-            msgspec.structs.replace(
-                record, state="running", attempts=record.attempts + 1, updated=time.time()
-            )
-        )
-        _LOG.info("job %s: started, attempt %d", job, record.attempts)
-        alone = record.request.max_memory is not None
-        outcome = self._attempt(record, alone=alone)
-        if outcome is None:  # it may fit once no other job is in memory
-            outcome = self._attempt(record, alone=True)
-        state, error = outcome or ("failed", None)
-        if state == "queued":
-            self._board.update(msgspec.structs.replace(record, state="queued", attempts=record.attempts - 1))
-            _LOG.info("job %s: queued again", job)
-            return
-        seconds = time.monotonic() - started
-        if state == "done":
-            self.queue.measured(seconds)
-            self.metrics.finished(self._report(job), seconds)
-        self._end(record, state, error)
-
-    def _attempt(self, record: JobRecord, *, alone: bool) -> tuple[State, Problem | None] | None:
-        """Run a job once; None if it needs more memory than is left beside another job."""
-        job, folder = record.id, self._store.job_folder(record.id)
-        follower = Follower(
-            on_progress=lambda progress: self._board.progress(job, progress),
-            on_forecast=lambda forecast: self._board.forecast(job, forecast),
-        )
-        first = True
-        try:
-            with self._room.entered(alone=alone) as first:
-                run_job(record, folder, self._store.results(job), self.engines, follower)
-        except CancelledJobError:
-            return ("cancelled" if self._board.cancelled(job) else "queued"), None
-        except Exception as error:
-            if isinstance(error, MemoryLimitError) and not alone and (not first or self._board.running() > 1):
-                return None
-            if isinstance(error, EngineError | MemoryError) or not isinstance(error, EXPECTED):
-                self._renew(record)
-            problem = problem_of(error, private=_private(folder, record.source))
-            _LOG.log(
-                logging.INFO if isinstance(error, EXPECTED) else logging.ERROR,
-                "job %s: %s", job, type(error).__name__,
-                exc_info=None if isinstance(error, EXPECTED) else error,
-            )  # fmt: skip
-            return "failed", problem
-        return ("cancelled" if self._board.cancelled(job) else "done"), None
-
-    def _renew(self, record: JobRecord) -> None:
-        """Replace the engines of a job that failed in them."""
-        with self.engines.turn:
-            self.engines.discard(record.request, record.bundle)
-        self._open_engines()
-
-    def _open_engines(self) -> None:
-        try:
-            self.engines.open_all()
-        except (GcisError, OSError, MemoryError) as error:
-            _LOG.error("an engine cannot be opened: %s", type(error).__name__)
-
-    def _end(self, record: JobRecord, state: State, error: Problem | None = None) -> JobRecord:
-        """Record the end of a job, and call the listeners."""
-        if state == "cancelled":
-            self._store.clear_data(record.id)
-        ended = self._board.update(
-            msgspec.structs.replace(record, state=state, error=error, updated=time.time())
-        )
-        self.metrics.ended(state)
-        _LOG.info("job %s: %s", record.id, state)
-        for listener in self._listeners:
-            with suppress(Exception):
-                listener(ended)
-        return ended
-
-    def _report(self, job: str) -> Report | None:
-        return read_record(outputs_of(self._store.results(job)).report, Report).value
-
-    def _keep_house(self) -> None:
-        """Remove old jobs, and open engines that could not be opened before."""
-        opened = False
-        while not self._stopping.wait(_PAUSE):
-            opened = opened or self.engines.ready
-            if opened and not self.engines.ready:
-                self._open_engines()
-            with suppress(OSError, GcisError):
-                self.expire(time.time())
-
-    def expire(self, now: float) -> None:
-        """Remove ended jobs that are too old, and the oldest ones beyond the size limit."""
-        ended = [record for record in self._board.records() if record.ended]
-        total = 0
-        for record in sorted(ended, key=lambda r: r.updated, reverse=True):
-            total += self._store.size(record.id)
-            if now - record.updated > self.limits.keep_seconds or total > self.limits.keep_bytes:
-                with suppress(ServeError):
-                    self.remove(record.id)
-
-
-def _private(folder: Path, source: str) -> tuple[tuple[str, str], ...]:
-    """Return the texts that clients must not see, and their replacements."""
-    image = (source, "the image") if Path(source).is_absolute() else (source, Path(source).name)
-    return ((f"{folder / INPUT}/", ""), (f"{folder}/", ""), (str(folder), "the job"), image)
-
-
-def _killed(record: JobRecord) -> Problem:
-    return problem_of(
-        ServeError(
-            "the process ended while it ran the job",
-            status=500,
-            received=f"{record.attempts} attempts",
-            fix="Look for the reason in the log of the system: often it is memory. Submit the job again.",
-        )
-    )

@@ -151,3 +151,14 @@ def _flush_folder(folder: Path) -> None:
     """Flush the names in a folder to disk; Windows does not need it."""
     if not platforms.WINDOWS:
         flush(folder)
+
+
+def private_texts(folder: Path, source: str) -> tuple[tuple[str, str], ...]:
+    """Return the texts in messages about a job that clients must not see, and their replacements.
+
+    Args:
+        folder: Folder of the job or its upload.
+        source: Path of the image, relative to it or absolute.
+    """
+    image = (source, "the image") if Path(source).is_absolute() else (source, Path(source).name)
+    return (f"{folder / INPUT}/", ""), (f"{folder}/", ""), (str(folder), "the job"), image

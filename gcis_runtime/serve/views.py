@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from gcis_runtime.bundles.bundle import Bundle, alias_notes, select_labels
 from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.engines.info import EngineInfo
 from gcis_runtime.serve.engines import Engines
@@ -20,6 +23,7 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
         engine: The engine that computes; None while it is opened.
         tf32: Whether products of float32 may round their factors.
         notice: The notice about its use.
+        notes: Structures that were selected by an alias.
     """
 
     name: str
@@ -29,19 +33,28 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineInfo | None
     tf32: bool
     notice: str
+    notes: list[str] = []
 
 
 def bundle_views(engines: Engines) -> list[BundleView]:
     """Return all bundles of a service."""
-    return [
-        BundleView(
-            name=bundle.name,
-            sha256=bundle.sha256,
-            crop=bundle.manifest.preprocess.crop is not None,
-            labels=list(bundle.manifest.labels),
-            engine=engines.info(bundle.name),
-            tf32=engines.tf32(),
-            notice=bundle.manifest.notice,
-        )
-        for bundle in engines.bundles.values()
-    ]
+    return [bundle_view(engines, bundle) for bundle in engines.bundles.values()]
+
+
+def bundle_view(engines: Engines, bundle: Bundle, prompts: Sequence[str] = ()) -> BundleView:
+    """Return a bundle of a service with the structures that prompts select.
+
+    Raises:
+        PromptError: The bundle does not have a prompt.
+    """
+    manifest = bundle.manifest
+    return BundleView(
+        name=bundle.name,
+        sha256=bundle.sha256,
+        crop=manifest.preprocess.crop is not None,
+        labels=[manifest.labels[channel] for channel in select_labels(manifest, prompts)],
+        engine=engines.info(bundle.name),
+        tf32=engines.tf32(),
+        notice=manifest.notice,
+        notes=list(alias_notes(manifest, prompts)),
+    )

@@ -48,7 +48,13 @@ def _paths() -> dict[str, Any]:
         "/metrics": {"get": _operation("Counters for Prometheus", {200: {"text/plain": {}}}, (401,))},
         "/openapi.json": {"get": _operation("This document", {200: _json(_object())}, (), free=True)},
         "/v1/bundles": {
-            "get": _operation("The bundles", {200: _json(_object(bundles=bundles))}, (401,)),
+            "get": _operation(
+                "The bundles; with only=true the one that a job with these options would take",
+                {200: _json(_object(bundles=bundles))}, (401, 404, 422),
+            ) | {"parameters": [
+                {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
+                for name, kind in (("only", "boolean"), ("bundle", "string"), ("prompt", "string"))
+            ]},
         },
         "/v1/segment": {
             "post": _operation(

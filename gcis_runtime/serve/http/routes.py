@@ -24,7 +24,7 @@ from gcis_runtime.serve.job import ENDED, JobRecord
 from gcis_runtime.serve.problems import ServeError
 from gcis_runtime.serve.results import REPORT, media_type
 from gcis_runtime.serve.service import JobService, Upload
-from gcis_runtime.serve.views import bundle_views
+from gcis_runtime.serve.views import bundle_view, bundle_views
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.1
@@ -101,9 +101,14 @@ class Api:
         """Return the OpenAPI document."""
         return json_response(document())
 
-    async def bundles(self, _request: Request) -> Response:
-        """Return the bundles with their structures and engines."""
-        return json_response({"bundles": bundle_views(self._service.engines)})
+    async def bundles(self, request: Request) -> Response:
+        """Return the bundles with their engines; with `only`, the one that a job would take."""
+        engines, query = self._service.engines, request.query_params
+        if query.get("only") != "true":
+            return json_response({"bundles": bundle_views(engines)})
+        prompts = query.getlist("prompt")
+        bundle = engines.choose(query.get("bundle"), prompts)
+        return json_response({"bundles": [bundle_view(engines, bundle, prompts)]})
 
     async def submit(self, request: Request) -> Response:
         """Accept a job."""
@@ -192,7 +197,6 @@ class Api:
 
     def _accepted(self, upload: Upload, found: Submission, key: str | None) -> JobRecord:
         service = self._service
-        service.check_memory(upload, found.request, found.source)
         return service.submit(
             upload, found.request, source=found.source, roi=found.roi, truth=found.truth,
             key=key, digest=found.digest,

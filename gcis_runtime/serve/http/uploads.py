@@ -10,31 +10,27 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 from anyio import to_thread
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from gcis_runtime.images.dicom_content import is_dicom
+from gcis_runtime.serve.http.files import ReceivedFile, placed
 from gcis_runtime.serve.http.multipart import FormReader, Part
 from gcis_runtime.serve.problems import ServeError
 from gcis_runtime.serve.request import JobRequest, request_of, request_of_fields
 from gcis_runtime.serve.roots import below_roots
 from gcis_runtime.serve.service import JobService, Upload
-from gcis_runtime.serve.store import INPUT
 from gcis_runtime.system.memory import bytes_text
 
-_HEAD = 400
 _MOST_JSON = 1 << 20
 _MOST_FIELDS = 1 << 16
 _DRAIN_BYTES, _DRAIN_SECONDS = 16 << 20, 2.0
 """Bytes and seconds of a refused body that are read, so that the client receives the answer."""
-_CHUNK = 1 << 20
 
 
 @dataclass(kw_only=True)
@@ -91,28 +87,6 @@ class UploadSlots:
         finally:
             self._used -= 1
             service.metrics.uploads.set(self._used)
-
-
-@dataclass(kw_only=True)
-class _File:
-    """A file that is being received."""
-
-    path: Path
-    handle: BinaryIO
-    buffer: bytearray = field(default_factory=bytearray)
-    head: bytes = b""
-
-    async def write(self, data: bytes) -> None:
-        if len(self.head) < _HEAD:
-            self.head = (self.head + data)[:_HEAD]
-        self.buffer += data
-        if len(self.buffer) >= _CHUNK:
-            await self.flush()
-
-    async def flush(self) -> None:
-        data, self.buffer = bytes(self.buffer), bytearray()
-        if data:
-            await to_thread.run_sync(self.handle.write, data)
 
 
 async def receive(http: Request, service: JobService, upload: Upload, roots: Sequence[Path]) -> Submission:
@@ -208,12 +182,12 @@ async def _raw(http: Request, body: AsyncIterator[bytes], upload: Upload) -> Sub
     digest = hashlib.sha256(msgspec.json.encode(request))
     path = upload.input / "upload"
     with path.open("wb") as handle:
-        file = _File(path=path, handle=handle)
+        file = ReceivedFile(path=path, handle=handle)
         async for chunk in body:
             digest.update(chunk)
             await file.write(chunk)
         await file.flush()
-    source = await to_thread.run_sync(partial(_placed, upload, [file]))
+    source = await to_thread.run_sync(partial(placed, upload, [file]))
     return Submission(request=request, source=source, digest=digest.hexdigest())
 
 
@@ -221,9 +195,9 @@ async def _form(body: AsyncIterator[bytes], boundary: bytes, upload: Upload) -> 
     """Receive a form: files named image (several for DICOM), roi and truth, and options as fields."""
     digest = hashlib.sha256()
     fields: list[tuple[str, str]] = []
-    files: dict[str, list[_File]] = {"image": [], "roi": [], "truth": []}
+    files: dict[str, list[ReceivedFile]] = {"image": [], "roi": [], "truth": []}
     size = 0
-    current: _File | None = None
+    current: ReceivedFile | None = None
     text = bytearray()
 
     async def finish(part: Part) -> None:
@@ -260,15 +234,15 @@ async def _form(body: AsyncIterator[bytes], boundary: bytes, upload: Upload) -> 
             "the form has no image", status=422, expected="a file with the name 'image'",
             fix="curl -F image=@ct.nii.gz",
         )  # fmt: skip
-    source = await to_thread.run_sync(partial(_placed, upload, files["image"]))
+    source = await to_thread.run_sync(partial(placed, upload, files["image"]))
     extra = {}
     for name in ("roi", "truth"):
         if files[name]:
-            extra[name] = await to_thread.run_sync(partial(_placed, upload, files[name], name))
+            extra[name] = await to_thread.run_sync(partial(placed, upload, files[name], name))
     return Submission(request=request, source=source, digest=digest.hexdigest(), **extra)
 
 
-def _new_part(part: Part, files: dict[str, list[_File]], upload: Upload) -> _File | None:
+def _new_part(part: Part, files: dict[str, list[ReceivedFile]], upload: Upload) -> ReceivedFile | None:
     """Open the file of a part; None for an option."""
     if not part.is_file:
         return None
@@ -280,47 +254,6 @@ def _new_part(part: Part, files: dict[str, list[_File]], upload: Upload) -> _Fil
             expected="files named image, at most one roi and at most one truth",
         )
     path = upload.input / f"upload-{part.name}-{len(files[part.name]):06d}"
-    file = _File(path=path, handle=path.open("wb"))
+    file = ReceivedFile(path=path, handle=path.open("wb"))
     files[part.name].append(file)
     return file
-
-
-def _placed(upload: Upload, files: Sequence[_File], name: str = "image") -> str:
-    """Rename received files by their content, and return the path relative to the folder of the upload."""
-    suffixes = [_suffix(file.head) for file in files]
-    if all(suffix == ".dcm" for suffix in suffixes) and name == "image":
-        folder = upload.input / name
-        folder.mkdir()
-        for number, file in enumerate(files, start=1):
-            file.path.replace(folder / f"{number:06d}.dcm")
-        return f"{INPUT}/{name}"
-    if len(files) == 1 and suffixes[0] not in ("", ".dcm"):
-        final = upload.input / f"{name}{suffixes[0]}"
-        files[0].path.replace(final)
-        return f"{INPUT}/{final.name}"
-    odd = next((i for i, suffix in enumerate(suffixes) if suffix in ("", ".dcm")), 0)
-    raise ServeError(
-        f"the upload is not {'an image' if name == 'image' else 'a label map'}",
-        status=415,
-        received=f"{len(files)} files"
-        if all(suffixes)
-        else f"a file that begins with {files[odd].head[:8]!r}",
-        expected="one file: NIfTI, NRRD, MetaImage, or a zip archive of a DICOM series; or DICOM files",
-        fix="Send one image per job.",
-    )
-
-
-_MAGIC = ((b"\x1f\x8b", ".nii.gz"), (b"BZh", ".nii.bz2"), (b"NRRD", ".nrrd"), (b"PK\x03\x04", ".zip"))
-_NIFTI = (b"n+1\0", b"n+2\0")
-
-
-def _suffix(head: bytes) -> str:
-    """Return the suffix of a format by the first bytes of a file; empty if they are not known."""
-    if found := next((suffix for magic, suffix in _MAGIC if head.startswith(magic)), ""):
-        return found
-    if is_dicom(head[:132]):
-        return ".dcm"
-    if head[344:348] in _NIFTI or head[4:8] in _NIFTI:
-        return ".nii"
-    key, equals, _ = head[:40].partition(b"=")
-    return ".mha" if equals and key.strip().isalnum() else ""

@@ -31,8 +31,9 @@ from gcis_runtime.pipeline import run_pass as passes
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.regions.coarse import coarse_spec
+from gcis_runtime.runs import run_images
 from gcis_runtime.runs.options import RunOptions
-from gcis_runtime.runs.resume import run_key
+from gcis_runtime.runs.resume import identity_of, run_key
 from gcis_runtime.sliding import foreground_crop as foreground
 from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
@@ -487,7 +488,8 @@ def test_resume_knows_what_was_cropped(tmp_path):
     image = write_ct(tmp_path / "ct.nii.gz")
 
     def key(segmenter, **options):
-        key = run_key(segmenter, image, RunOptions(segment=SegmentOptions(**options)))
+        segment = SegmentOptions(**options)
+        key = run_key(identity_of(segmenter, segment), image, RunOptions(segment=segment))
         return msgspec.to_builtins(key).get("body_crop")
 
     assert [key(ours, body_crop=given) for given in (None, True, False)] == [None, None, False]
@@ -497,7 +499,9 @@ def test_resume_knows_what_was_cropped(tmp_path):
 
 
 def test_the_command_has_three_ways(tmp_path, monkeypatch):
-    monkeypatch.setattr(Segmenter, "open", classmethod(lambda cls, bundle, **_: segmenter_of(int(bundle))))
+    monkeypatch.setattr(run_images, "find_bundle", lambda name, _prompts: name)
+    monkeypatch.setattr(run_images, "open_bundle", lambda name: segmenter_of(int(name)).bundle)
+    monkeypatch.setattr(Segmenter, "open", classmethod(lambda cls, _bundle, **_: segmenter_of(0)))
     write_volume(tmp_path / "ct.nii.gz", AIRY)
     text = CliRunner().invoke(cli.main, [str(tmp_path / "ct.nii.gz"), "--bundle", "0", "-o", str(tmp_path)])
     found = {}

@@ -1,0 +1,1 @@
+"""Run cases of `gcis-run` on a service, with the standard library and without an engine."""
