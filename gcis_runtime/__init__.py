@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from gcis_runtime.pipeline.segmenter import Segmenter
     from gcis_runtime.runs.callbacks import RunCallbacks
     from gcis_runtime.runs.options import RunOptions
-    from gcis_runtime.runs.run_images import RunResult, run_images
+    from gcis_runtime.runs.outcome import RunResult
+    from gcis_runtime.runs.run_images import run_images
 
 set_defaults()
 
@@ -65,7 +66,7 @@ _MODULE = {
     "Report": "pipeline.report",
     "RunCallbacks": "runs.callbacks",
     "RunOptions": "runs.options",
-    "RunResult": "runs.run_images",
+    "RunResult": "runs.outcome",
     "SegmentOptions": "pipeline.options",
     "Segmentation": "pipeline.result",
     "Segmenter": "pipeline.segmenter",

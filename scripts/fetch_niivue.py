@@ -1,4 +1,4 @@
-"""Fetch NiiVue, the viewer in the page of `gcis-serve`, into the package data; run it before building a wheel.
+"""Fetch NiiVue, the viewer in the page of `gcis-serve`, into the package data, as before building a wheel.
 
 python -m scripts.fetch_niivue               with npm, from its registry
 python -m scripts.fetch_niivue FILE.tgz      from a package file that was fetched before

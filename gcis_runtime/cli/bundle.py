@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -147,8 +148,32 @@ def schema(document: str) -> None:
     elif document == "report":
         from gcis_runtime.pipeline.report import json_schema
     else:
-        from gcis_runtime.runs.summary import json_schema
+        from gcis_runtime.runs.summary_document import json_schema
     _print_json(json_schema())
+
+
+@main.command("merge-summaries")
+@click.argument(
+    "summaries", nargs=-1, required=True, metavar="FOLDER|FILE...", type=click.Path(path_type=Path)
+)
+@_JSON
+@verbose_option
+def merge_summaries_(summaries: tuple[Path, ...], as_json: bool) -> int:
+    """Join the summaries of gcis-run --shard in FOLDER to summary.csv and summary.json, and print the counts.
+
+    Instead of the folder, the files summary.shard-I-of-N.json of all shards may be passed; the summary is
+    written next to the first. Exit code 0: every image was segmented; 2: at least one was not, or nothing was
+    written.
+    """
+    from gcis_runtime.cli.tables import counts_text
+    from gcis_runtime.fleet.merge import merge_summaries
+
+    document, file = merge_summaries(summaries)
+    if as_json:
+        _print_json({"counts": document.counts, "summary": str(file)})
+    else:
+        echo(f"{counts_text(document.counts)}\nwrote {file}")
+    return USAGE_EXIT if document.counts["failed"] or document.counts["waiting"] else 0
 
 
 @main.command()

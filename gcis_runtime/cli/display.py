@@ -11,9 +11,8 @@ import click
 from gcis_runtime.cli.tables import counts_text, report_table
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.runs.callbacks import RunCallbacks, RunStart
-from gcis_runtime.runs.outcome import Outcome
+from gcis_runtime.runs.outcome import Outcome, RunResult
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.runs.run_images import RunResult
 from gcis_runtime.runs.summary import Summary
 from gcis_runtime.system.console import echo, print_traceback
 from gcis_runtime.system.json_files import json_text

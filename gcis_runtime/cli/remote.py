@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gcis_runtime.runs.callbacks import RunCallbacks
     from gcis_runtime.runs.options import RunOptions
-    from gcis_runtime.runs.run_images import RunResult
+    from gcis_runtime.runs.outcome import RunResult
+    from gcis_runtime.runs.shard import Shard
 
 
 def run_on_service(
@@ -25,6 +26,7 @@ def run_on_service(
     out: str | None,
     formats: Sequence[str],
     resume: bool,
+    shard: Shard | None,
     callbacks: RunCallbacks,
 ) -> RunResult:
     """Segment images, or a generated phantom, on a service; see `run_images` and `run_phantom`.
@@ -43,5 +45,6 @@ def run_on_service(
         images, out, options = [image], f"{out}/", replace(options, truth=truth)
     cohort = open_service(server, token, bundle=bundle, prompts=prompts, options=options)
     return run_elsewhere(
-        images, cohort, options=options, out=out, formats=formats, resume=resume, callbacks=callbacks
-    )
+        images, cohort, options=options, out=out, formats=formats, resume=resume, shard=shard,
+        callbacks=callbacks,
+    )  # fmt: skip

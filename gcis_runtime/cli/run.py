@@ -69,6 +69,12 @@ Research software, not a medical device."""
     is_flag=True,
     help="Skip images that are finished in OUT. [existing results are replaced]",
 )
+@many(
+    "--shard",
+    metavar="I/N",
+    help="Segment every N-th image, from the I-th on. N runs with the same images and OUT may run at the "
+    "same time; then join their summaries with `gcis-bundle merge-summaries OUT`.",
+)
 @engine_options
 @remote(
     "--server", metavar="URL", help="Compute on the service gcis-serve at this URL; no engine is needed here."
@@ -90,6 +96,7 @@ def main(
     options: RunOptions,
     engine: EngineOptions,
     resume: bool,
+    shard: str | None,
     as_json: bool,
     server: str | None,
     token_file: Path | None,
@@ -100,15 +107,7 @@ def main(
     many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least
     one was not.
     """
-    if seed is not None:
-        if images or options.truth or resume or out is None or out.endswith((".nii", ".nii.gz")):
-            raise click.UsageError("--phantom takes -o FOLDER, and neither images, --truth nor --resume.")
-        if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
-            raise click.UsageError("--phantom writes one format, which is not DICOM.")
-    elif not images:
-        raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
-    elif options.truth is not None and len(images) > 1:
-        raise click.UsageError("--truth belongs to one image.")
+    _check_usage(images, seed, out, formats, options, resume=resume, shard=shard)
     if server is not None and engine != type(engine)():
         raise click.UsageError("--server computes with its own engine: omit the options of the engine.")
     if token_file is not None and server is None:
@@ -116,13 +115,15 @@ def main(
     from gcis_runtime.cli.display import Display
     from gcis_runtime.cli.remote import run_on_service
     from gcis_runtime.runs.run_images import run_images, run_phantom
+    from gcis_runtime.runs.shard import Shard
 
+    part = None if shard is None else Shard.parse(shard)
     display = Display(PROGRAM, quiet=as_json)
     try:
         if server is not None:
             result = run_on_service(
                 server, token_file, images, seed=seed, bundle=bundle, prompts=prompts, options=options,
-                out=out, formats=formats, resume=resume, callbacks=display.callbacks,
+                out=out, formats=formats, resume=resume, shard=part, callbacks=display.callbacks,
             )  # fmt: skip
         elif seed is not None:
             result = run_phantom(
@@ -132,13 +133,37 @@ def main(
         else:
             result = run_images(
                 images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
-                formats=formats, resume=resume, callbacks=display.callbacks,
+                formats=formats, resume=resume, shard=part, callbacks=display.callbacks,
             )  # fmt: skip
     except KeyboardInterrupt:
         display.interrupted()
         raise
     display.end(result)
     return USAGE_EXIT if result.errors else 0
+
+
+def _check_usage(
+    images: tuple[Path, ...],
+    seed: int | None,
+    out: str | None,
+    formats: tuple[str, ...],
+    options: RunOptions,
+    *,
+    resume: bool,
+    shard: str | None,
+) -> None:
+    """Raise an error for arguments that exclude each other."""
+    if seed is not None:
+        if images or options.truth or resume or shard or out is None or out.endswith((".nii", ".nii.gz")):
+            raise click.UsageError(
+                "--phantom takes -o FOLDER, and neither images, --truth, --resume nor --shard."
+            )
+        if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
+            raise click.UsageError("--phantom writes one format, which is not DICOM.")
+    elif not images:
+        raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
+    elif options.truth is not None and len(images) > 1:
+        raise click.UsageError("--truth belongs to one image.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.pipeline.report_parts import PostReport, RegionReport
-from gcis_runtime.runs.summary import Status
+from gcis_runtime.runs.summary_document import Status
 from gcis_runtime.text import counted, printable, table
 
 

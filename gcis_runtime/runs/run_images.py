@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,43 +22,17 @@ from gcis_runtime.runs.cohort import LocalExecutor
 from gcis_runtime.runs.executor import Executor, Model, OpenExecutor
 from gcis_runtime.runs.inputs import Source, find_images, is_collection
 from gcis_runtime.runs.options import RunOptions
-from gcis_runtime.runs.outcome import Outcome
+from gcis_runtime.runs.outcome import RunResult
 from gcis_runtime.runs.outputs import Job, clear_leftovers, is_file_name, plan_jobs
 from gcis_runtime.runs.phantom import IMAGE_FILE, TRUTH_FILE, write_phantom
 from gcis_runtime.runs.resume import finished_report
-from gcis_runtime.runs.summary import Summary, SummaryDocument, refuse_own
+from gcis_runtime.runs.shard import Shard
+from gcis_runtime.runs.summary import Recorder, Summary, refuse_own, shard_summary
 from gcis_runtime.runs.summary_page import SummaryPage
 from gcis_runtime.system.folder_lock import folder_lock
 
 PathLike = str | os.PathLike[str]
 BundleLike = PathLike | Bundle
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseError:
-    """An image that failed, and its error in one line."""
-
-    image: Path
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunResult:
-    """The result of a run over image files.
-
-    Attributes:
-        reports: Reports of the images that this run segmented, in order.
-        errors: Images that failed, in order.
-        skipped: Reports of the images that an earlier run had finished.
-        summary: Content of `summary.json`; None for a single image without a summary.
-        summary_file: Path of `summary.csv`; None as above.
-    """
-
-    reports: tuple[Report, ...]
-    errors: tuple[CaseError, ...]
-    skipped: tuple[Report, ...] = ()
-    summary: SummaryDocument | None = None
-    summary_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +42,8 @@ class _Plan:
     jobs: list[Job]
     folder: Path | None = None
     resume: bool = False
+    shard: Shard | None = None
+    all_jobs: Sequence[Job] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +74,7 @@ def run_images(
     suffix: str | None = None,
     formats: Sequence[str] = (),
     resume: bool = False,
+    shard: Shard | None = None,
     callbacks: RunCallbacks | None = None,
     executor: Executor | None = None,
 ) -> RunResult:
@@ -119,6 +96,8 @@ def run_images(
             format.
         formats: Formats of the labels, instead of `suffix`; see `runs.outputs.plan_jobs`.
         resume: Skip images that an earlier run into `out` finished with the same options.
+        shard: Segment only this part of the images. The parts may run at the same time into one folder, on
+            one machine or several that share it; `merge_summaries` joins their summaries.
         callbacks: Functions that follow the run.
         executor: What computes the cases; None for this process.
 
@@ -137,7 +116,7 @@ def run_images(
     paths = [Path(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
     plan = _plan(
         paths, options, out=None if out is None else os.fspath(out),
-        formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume,
+        formats=tuple(formats) or ((suffix.lstrip("."),) if suffix else ()), resume=resume, shard=shard,
     )  # fmt: skip
     model = _Model(bundle=bundle, prompts=prompts, engine=engine or EngineOptions())
     return _run(plan, model, options, callbacks or RunCallbacks(), executor=executor)
@@ -151,6 +130,7 @@ def run_elsewhere(
     out: str | None = None,
     formats: Sequence[str] = (),
     resume: bool = False,
+    shard: Shard | None = None,
     callbacks: RunCallbacks,
 ) -> RunResult:
     """Segment images as `run_images` does, by an executor that finds the bundle itself.
@@ -162,15 +142,16 @@ def run_elsewhere(
         out: See `run_images`.
         formats: See `run_images`.
         resume: See `run_images`.
+        shard: See `run_images`.
         callbacks: See `run_images`.
 
     Raises:
         GcisError: As `run_images`.
     """
-    plan = _plan(list(images), options, out=out, formats=formats, resume=resume)
+    plan = _plan(list(images), options, out=out, formats=formats, resume=resume, shard=shard)
     with ExitStack() as stack:
         if plan.folder is not None:
-            stack.enter_context(folder_lock(plan.folder))
+            stack.enter_context(folder_lock(plan.folder, part=plan.shard))
         opened = stack.enter_context(cohort)
         clear_leftovers(plan.jobs)
         return _execute(plan, opened, options, callbacks)
@@ -209,14 +190,20 @@ def run_phantom(
 
 
 def _plan(
-    paths: list[Path], options: RunOptions, *, out: str | None, formats: Sequence[str], resume: bool
+    paths: list[Path],
+    options: RunOptions,
+    *,
+    out: str | None,
+    formats: Sequence[str],
+    resume: bool,
+    shard: Shard | None,
 ) -> _Plan:
     """Return the cases of a run, after checking everything that does not need the bundle."""
     sources = find_images(paths, options.dicom)
-    collection = resume or any(map(is_collection, paths))
+    collection = resume or shard is not None or any(map(is_collection, paths))
     if collection and (out is None or is_file_name(out)):
         raise OutputError(
-            "folders, patterns, lists and --resume need -o FOLDER",
+            "folders, patterns, lists, --resume and --shard need -o FOLDER",
             received=repr(out),
             expected="an output folder",
             fix="Name one with -o.",
@@ -234,7 +221,8 @@ def _plan(
     folder = Path(out) if out is not None and (collection or len(jobs) > 1) else None
     if folder is not None:
         refuse_own(paths, folder)
-    return _Plan(jobs=jobs, folder=folder, resume=resume)
+    part = jobs if shard is None else shard.of(jobs)
+    return _Plan(jobs=part, folder=folder, resume=resume, shard=shard, all_jobs=jobs)
 
 
 def _run(
@@ -251,7 +239,7 @@ def _run(
         check_renderer()
     with ExitStack() as stack:
         if plan.folder is not None:
-            stack.enter_context(folder_lock(plan.folder))
+            stack.enter_context(folder_lock(plan.folder, part=plan.shard))
         opened = model.opened()
         if phantom is not None:
             options = replace(options, truth=plan.jobs[0].image.parent / TRUTH_FILE)
@@ -268,10 +256,11 @@ def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: 
     """Run the cases, and record each outcome."""
     identity, summary = cohort.identity, None
     if plan.folder is not None:
-        summary = Summary(plan.folder, identity, plan.jobs, with_statistics=options.statistics)
+        part = None if plan.shard is None else shard_summary(plan.shard, plan.all_jobs)
+        summary = Summary(plan.folder, identity, plan.jobs, with_statistics=options.statistics, shard=part)
     if callbacks.on_start is not None:
         callbacks.on_start(RunStart(identity=identity, notes=cohort.notes, jobs=plan.jobs, summary=summary))
-    recorder = _Recorder(summary, callbacks, several=len(plan.jobs) > 1)
+    recorder = Recorder(summary, callbacks.on_done, several=len(plan.all_jobs or plan.jobs) > 1)
     with ExitStack() as stack:
         if summary is not None and options.report_html:
             stack.callback(SummaryPage(summary, plan.jobs).write)  # also after an interrupt
@@ -295,42 +284,3 @@ def _finished(
             summary.finished(job, report, skipped=True, write=False)
     summary.write()
     return found
-
-
-class _Recorder:
-    """Collects outcomes, and passes them to the summary and the user's callback."""
-
-    def __init__(self, summary: Summary | None, callbacks: RunCallbacks, *, several: bool) -> None:
-        self._summary, self._callback, self._several = summary, callbacks.on_done, several
-        self._reports: dict[str, Report] = {}
-        self._errors: dict[str, CaseError] = {}
-
-    def on_done(self, outcome: Outcome) -> None:
-        """Record an outcome."""
-        if outcome.report is not None:
-            self._reports[outcome.job.name] = outcome.report
-            if self._summary is not None:
-                self._summary.finished(outcome.job, outcome.report)
-            self._call(outcome)
-            return
-        line = outcome.message(several=self._several)
-        self._errors[outcome.job.name] = CaseError(image=outcome.job.image, error=line)
-        self._call(outcome)
-        if self._summary is not None:
-            self._summary.failed(outcome.job, line)
-
-    def result(self, jobs: Sequence[Job], skipped: Mapping[str, Report]) -> RunResult:
-        """Return the result, in the order of the jobs."""
-        summary = self._summary
-        names = [job.name for job in jobs]
-        return RunResult(
-            reports=tuple(self._reports[name] for name in names if name in self._reports),
-            errors=tuple(self._errors[name] for name in names if name in self._errors),
-            skipped=tuple(skipped.values()),
-            summary=None if summary is None else summary.document(),
-            summary_file=None if summary is None else summary.path,
-        )
-
-    def _call(self, outcome: Outcome) -> None:
-        if self._callback is not None:
-            self._callback(outcome)

@@ -134,19 +134,25 @@ def csv_rows(case: str, structures: Iterable[StructureReport]) -> list[list[Any]
     return rows
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Sequence[Any]], *, escaped: bool = False) -> None:
     """Write rows as CSV (RFC 4180, UTF-8), atomically; the first row is the header.
 
     Text that a spreadsheet would read as a formula is prefixed with an apostrophe, which marks it as text.
+
+    Args:
+        path: The file.
+        rows: The rows.
+        escaped: The rows were read from a file that this function wrote; their text is not prefixed again.
 
     Raises:
         OutputError: The file cannot be written.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in rows)
+    csv.writer(text).writerows(row if escaped else [no_formula(cell) for cell in row] for row in rows)
     with replacing(path) as temporary:
         temporary.write_bytes(text.getvalue().encode())
 
 
-def _no_formula(cell: Any) -> Any:
+def no_formula(cell: Any) -> Any:
+    """Return a cell as `write_csv` writes it."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

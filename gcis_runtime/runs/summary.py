@@ -1,96 +1,37 @@
-"""Write `summary.json` and `summary.csv` of a run over many images; each write replaces complete files.
-
-`docs/schema/summary.v1.schema.json` is the JSON Schema of the former.
-"""
+"""Record the outcomes of a run, and write its summary after each; each write replaces complete files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from gcis_runtime.errors import OutputError
 from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
-from gcis_runtime.pipeline.report_parts import BundleReport, WindowsReport
+from gcis_runtime.pipeline.report_parts import BundleReport
 from gcis_runtime.runs import statistics
+from gcis_runtime.runs.outcome import CaseError, Outcome, RunResult
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.system.json_files import write_json
+from gcis_runtime.runs.shard import Shard
+from gcis_runtime.runs.summary_document import (
+    CaseSummary,
+    NamedStructure,
+    ShardSummary,
+    Status,
+    SummaryDocument,
+    SummaryFiles,
+)
 from gcis_runtime.system.memory import peak_memory_bytes
 
-JSON, CSV, STATISTICS = "summary.json", "summary.csv", "statistics.csv"
-SUMMARY_VERSION: Final = 1
-_STAGES = ("read", "preprocess", "network", "blend", "restore", "write")
-
-Status = Literal["done", "skipped", "failed", "waiting"]
-"""`"skipped"`: finished by an earlier run. `"waiting"`: not finished yet."""
-
-
-class NamedStructure(msgspec.Struct, frozen=True, kw_only=True):
-    """Label value and name of a structure."""
-
-    value: int
-    name: str
-
-
-class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One case. Fields after `status` are unset until it is finished or has failed.
-
-    Attributes:
-        case: Name of the case.
-        image: Path of the image.
-        status: Status.
-        labels: Path of the label map.
-        volumes_ml: Volume of each structure in mL, by label value.
-        seconds: Seconds per stage.
-        windows: Numbers of windows.
-        warnings: Warnings about the image or the run.
-        steps: One line per step that was taken for lack of memory.
-        error: Error message.
-    """
-
-    case: str
-    image: str
-    status: Status
-    labels: str | UnsetType = UNSET
-    volumes_ml: dict[str, float] | UnsetType = UNSET
-    seconds: dict[str, float] | UnsetType = UNSET
-    windows: WindowsReport | UnsetType = UNSET
-    warnings: list[str] | UnsetType = UNSET
-    steps: list[str] | UnsetType = UNSET
-    error: str | UnsetType = UNSET
-
-
-class SummaryDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `summary.json`.
-
-    Attributes:
-        schema: Version of this format.
-        bundle: The bundle.
-        engine: Description of the engine.
-        started: Start of the run, ISO 8601 with time zone.
-        updated: Time of the last update.
-        counts: Number of cases by status.
-        structures: Structures that are segmented.
-        peak_memory_bytes: Peak resident memory of the process so far; None if unknown.
-        cases: All cases, in order.
-    """
-
-    schema: Literal[1] = SUMMARY_VERSION
-    bundle: BundleReport
-    engine: str
-    started: str
-    updated: str
-    counts: dict[Status, int]
-    structures: list[NamedStructure]
-    peak_memory_bytes: int | None
-    cases: list[CaseSummary]
+_OWN_TABLE = re.compile(r"(summary|statistics)(\.shard-\d+-of-\d+)?\.csv")
 
 
 class Summary:
@@ -101,9 +42,9 @@ class Summary:
         identity: What computes.
         jobs: All cases, in order.
         with_statistics: Also write `statistics.csv`, with one row per structure and case.
+        shard: The part of the run, which is also part of the names of the files; None for the whole run.
 
     Attributes:
-        folder: Folder of the files.
         reports: Reports of the finished cases, by case.
         on_write: Called after each write.
 
@@ -112,9 +53,17 @@ class Summary:
     """
 
     def __init__(
-        self, folder: Path, identity: Identity, jobs: Sequence[Job], *, with_statistics: bool = False
+        self,
+        folder: Path,
+        identity: Identity,
+        jobs: Sequence[Job],
+        *,
+        with_statistics: bool = False,
+        shard: ShardSummary | None = None,
     ) -> None:
-        self.folder, self._with_statistics = folder, with_statistics
+        self._files = SummaryFiles.of(folder, shard)
+        self._shard: ShardSummary | UnsetType = UNSET if shard is None else shard
+        self._with_statistics = with_statistics
         self.reports: dict[str, Report] = {}
         self.on_write: Callable[[], None] | None = None
         self._started = _now()
@@ -130,7 +79,7 @@ class Summary:
     @property
     def path(self) -> Path:
         """Path of the CSV file."""
-        return self.folder / CSV
+        return self._files.csv
 
     @property
     def counts(self) -> Counter[Status]:
@@ -181,6 +130,7 @@ class Summary:
             structures=[NamedStructure(value=v, name=n) for v, n in self._names.items()],
             peak_memory_bytes=peak_memory_bytes(),
             cases=list(self._cases.values()),
+            shard=self._shard,
         )
 
     def write(self) -> None:
@@ -189,43 +139,10 @@ class Summary:
         Raises:
             OutputError: A file cannot be written.
         """
-        write_json(self.folder / JSON, self.document())
-        statistics.write_csv(self.path, [self._header(), *map(self._row, self._cases.values())])
-        if self._with_statistics:
-            rows = [row for name in self._cases for row in self._rows.get(name, ())]
-            statistics.write_csv(self.folder / STATISTICS, [statistics.COLUMNS, *rows])
+        rows = [row for name in self._cases for row in self._rows.get(name, ())]
+        self._files.write(self.document(), rows if self._with_statistics else None)
         if self.on_write is not None:
             self.on_write()
-
-    def _header(self) -> list[str]:
-        seconds = [f"{stage}_s" for stage in (*_STAGES, "other", "total")]
-        return [
-            "case", "image", "status", "labels", "error", "warnings",
-            *(f"{name} mL" for name in self._names.values()), *seconds,
-        ]  # fmt: skip
-
-    def _row(self, case: CaseSummary) -> list[Any]:
-        volumes: Mapping[str, float] = case.volumes_ml or {}
-        seconds: Mapping[str, float] = case.seconds or {}
-        times: list[Any] = [seconds.get(stage, "") for stage in _STAGES]
-        if seconds:
-            total = sum(seconds.values())
-            times += [round(total - sum(seconds.get(s, 0) for s in _STAGES), 4), round(total, 4)]
-        else:
-            times += ["", ""]
-        return [
-            case.case, case.image, case.status, case.labels or "", case.error or "",
-            "; ".join((*(case.steps or ()), *(case.warnings or ()))),
-            *(volumes.get(str(value), "") for value in self._names),
-            *times,
-        ]  # fmt: skip
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `summary.json`, generated from the types that write it."""
-    title = f"summary.json of gcis-run over many images, version {SUMMARY_VERSION}"
-    made = msgspec.json.schema(SummaryDocument)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | made
 
 
 def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
@@ -234,9 +151,9 @@ def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
     Raises:
         OutputError: One of the arguments is a summary file in `folder`.
     """
-    ours = {os.path.realpath(folder / name) for name in (CSV, STATISTICS)}
     for argument in arguments:
-        if os.path.realpath(argument) in ours:
+        parent, name = os.path.split(os.path.realpath(argument))
+        if parent == os.path.realpath(folder) and _OWN_TABLE.fullmatch(name):
             raise OutputError(
                 f"{argument} would be replaced by the summary of this run",
                 fix="Rename the list, or choose another -o.",
@@ -245,3 +162,62 @@ def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def shard_summary(shard: Shard, jobs: Sequence[Job]) -> ShardSummary:
+    """Return what the summary of a shard records about the whole run.
+
+    Args:
+        shard: The shard.
+        jobs: The cases of all shards, in order.
+    """
+    listed = "\n".join(f"{job.name}\t{job.image}" for job in jobs)
+    digest = hashlib.sha256(listed.encode()).hexdigest()
+    return ShardSummary(number=shard.number, count=shard.count, images=len(jobs), list_sha256=digest)
+
+
+class Recorder:
+    """Collects outcomes, and passes them to the summary and to a callback.
+
+    Args:
+        summary: The summary; None for a single image without one.
+        on_done: Called with each outcome; None if nothing else follows the run.
+        several: Whether the run has several images, so that errors name theirs.
+    """
+
+    def __init__(
+        self, summary: Summary | None, on_done: Callable[[Outcome], None] | None, *, several: bool
+    ) -> None:
+        self._summary, self._callback, self._several = summary, on_done, several
+        self._reports: dict[str, Report] = {}
+        self._errors: dict[str, CaseError] = {}
+
+    def on_done(self, outcome: Outcome) -> None:
+        """Record an outcome."""
+        if outcome.report is not None:
+            self._reports[outcome.job.name] = outcome.report
+            if self._summary is not None:
+                self._summary.finished(outcome.job, outcome.report)
+            self._call(outcome)
+            return
+        line = outcome.message(several=self._several)
+        self._errors[outcome.job.name] = CaseError(image=outcome.job.image, error=line)
+        self._call(outcome)
+        if self._summary is not None:
+            self._summary.failed(outcome.job, line)
+
+    def result(self, jobs: Sequence[Job], skipped: Mapping[str, Report]) -> RunResult:
+        """Return the result, in the order of the jobs."""
+        summary = self._summary
+        names = [job.name for job in jobs]
+        return RunResult(
+            reports=tuple(self._reports[name] for name in names if name in self._reports),
+            errors=tuple(self._errors[name] for name in names if name in self._errors),
+            skipped=tuple(skipped.values()),
+            summary=None if summary is None else summary.document(),
+            summary_file=None if summary is None else summary.path,
+        )
+
+    def _call(self, outcome: Outcome) -> None:
+        if self._callback is not None:
+            self._callback(outcome)

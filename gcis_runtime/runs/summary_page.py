@@ -13,9 +13,9 @@ from gcis_runtime.pages.cohort import Cohort, CohortCase, cohort_page
 from gcis_runtime.pages.renderer import write_page
 from gcis_runtime.pages.thumbnail import read_thumbnail
 from gcis_runtime.runs.outputs import Job
-from gcis_runtime.runs.summary import CaseSummary, Summary
+from gcis_runtime.runs.summary import Summary
+from gcis_runtime.runs.summary_document import CaseSummary
 
-PAGE = "summary.html"
 _INTERVAL = 10.0
 """Shortest time in seconds between two versions: the page of 1000 cases has several megabytes."""
 
@@ -34,6 +34,7 @@ class SummaryPage:
 
     def __init__(self, summary: Summary, jobs: Sequence[Job], *, interval: float = _INTERVAL) -> None:
         self._summary, self._interval = summary, interval
+        self._file = summary.path.with_suffix(".html")  # the names of shards differ
         self._pages = {job.name: job.page for job in jobs}
         self.write()
         summary.on_write = self._update
@@ -60,7 +61,7 @@ class SummaryPage:
             structures={s.value: s.name for s in document.structures},
             cases=tuple(map(self._case, document.cases)),
         )
-        write_page(self._summary.folder / PAGE, cohort_page(cohort))
+        write_page(self._file, cohort_page(cohort))
         self._written = time.monotonic()
 
     def _case(self, case: CaseSummary) -> CohortCase:
@@ -72,6 +73,6 @@ class SummaryPage:
             status=case.status,
             error=case.error or "",
             report=report,
-            page=Path(os.path.relpath(page, self._summary.folder)).as_posix() if shown else "",
+            page=Path(os.path.relpath(page, self._file.parent)).as_posix() if shown else "",
             thumbnail=read_thumbnail(page) if shown else "",
         )

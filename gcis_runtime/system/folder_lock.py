@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
@@ -21,25 +22,45 @@ from gcis_runtime.system.weak_file_systems import locks_are_missing
 from gcis_runtime.text import printable
 
 NAME = ".gcis-run.lock"
+_ANY_LOCK = ".gcis-run*.lock"
+_PART_LOCK = re.compile(r"\.gcis-run\.shard-\d+-of-(\d+)\.lock")
 _MOST = 1024
 """Bytes of a lock file that are read; it has one line."""
 
 
+class PartOfRun(Protocol):
+    """A part of a run; `runs.shard.Shard` is the implementation."""
+
+    @property
+    def count(self) -> int:
+        """Number of parts."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Part of the names of its files."""
+        ...
+
+
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> Iterator[None]:
+def folder_lock(
+    folder: Path, *, part: PartOfRun | None = None, try_lock: Callable[[int], bool] = try_lock
+) -> Iterator[None]:
     """Hold the lock of a folder, which is created if it does not exist.
 
     The file `.gcis-run.lock` is locked. It contains the process that holds the lock and is removed
-    afterwards.
+    afterwards. The parts of one run lock a file each, so that they run at the same time. A part and a whole
+    run, or parts of runs that are divided differently, exclude each other: they would write the same files.
 
     Args:
         folder: The folder.
+        part: Part of a run; None for the whole run.
         try_lock: Locks a file descriptor, and returns False if another process holds the lock.
 
     Raises:
         OutputError: Another run holds the lock, or the folder cannot be written.
     """
-    path = folder / NAME
+    path = folder / (NAME if part is None else f".gcis-run.{part.suffix}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path, try_lock)
@@ -50,6 +71,7 @@ def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> 
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        _refuse_others(path, part, try_lock)  # after locking: of two that start together, one sees the other
         yield
     finally:
         # Removed while locked: a process that has just opened the file notices that its path is gone, and
@@ -59,6 +81,25 @@ def folder_lock(folder: Path, *, try_lock: Callable[[int], bool] = try_lock) -> 
         with contextlib.suppress(OSError):
             path.unlink()
         if not platforms.WINDOWS:
+            os.close(file)
+
+
+def _refuse_others(own: Path, part: PartOfRun | None, try_lock: Callable[[int], bool]) -> None:
+    """Raise an error if a run holds a lock of the folder that excludes this one."""
+    for path in own.parent.glob(_ANY_LOCK):
+        divided = _PART_LOCK.fullmatch(path.name)
+        if path == own or (part is not None and divided is not None and int(divided[1]) == part.count):
+            continue
+        try:
+            file = open_plain(path, writable=True)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unwritable(path, error) from error
+        try:
+            if not _lock(file, path.parent, try_lock):
+                raise _in_use(path, file)
+        finally:
             os.close(file)
 
 
