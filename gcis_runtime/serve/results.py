@@ -12,7 +12,7 @@ from gcis_runtime.runs.outputs import RTSTRUCT, SEG, Job
 
 CASE = "image"
 """Name of every case of the service; file names of clients may contain names of patients."""
-REPORT = "report.json"
+REPORT, STATISTICS = "report.json", "statistics.csv"
 _TYPES = {
     ".gz": "application/gzip",
     ".nii": "application/octet-stream",
@@ -33,7 +33,7 @@ def media_type(name: str) -> str:
 
 def single_files(job: Job) -> dict[str, Path]:
     """Return the path of each result that is one file, by name; it exists if it was requested."""
-    found = {REPORT: job.report, "preview.png": job.preview, "statistics.csv": job.statistics}
+    found = {REPORT: job.report, "preview.png": job.preview, STATISTICS: job.statistics}
     found["report.html"] = job.page
     for kind, path in job.formats:
         found[{SEG: "seg.dcm", RTSTRUCT: "rtstruct.dcm"}.get(kind, f"label.{kind}")] = path

@@ -23,6 +23,7 @@ PROGRAMS = {
     "gcis-train": "gcis_train.cli.main",
     "gcis-export": "gcis_export.cli",
     "gcis-run": "gcis_runtime.cli.run",
+    "gcis-serve": "gcis_runtime.cli.serve",
     "gcis-bundle": "gcis_runtime.cli.bundle",
 }
 """Module of every program, by its name."""

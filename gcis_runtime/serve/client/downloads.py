@@ -9,11 +9,12 @@ import msgspec
 
 from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.report import Report
+from gcis_runtime.runs import statistics
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.resume import run_key
 from gcis_runtime.serve.client.connection import Connection
-from gcis_runtime.serve.results import REPORT, single_files
+from gcis_runtime.serve.results import REPORT, STATISTICS, single_files
 from gcis_runtime.system.atomic_files import replacing, replacing_folder, unwritable
 from gcis_runtime.system.json_files import write_json
 
@@ -37,7 +38,7 @@ def write_results(
     path = str(view["links"]["self"])
     local = single_files(job)
     for name, file in local.items():
-        if name in view["links"] and name != REPORT:
+        if name in view["links"] and name not in (REPORT, STATISTICS):
             with replacing(file) as temporary:
                 connection.download(f"{path}/{name}", temporary)
     for kind, folder in (("masks", job.masks), ("probability", job.probabilities)):
@@ -45,6 +46,9 @@ def write_results(
         if names:
             _write_folder(connection, path, names, folder)
     report = _local_report(view["report"], job, options, identity)
+    if STATISTICS in view["links"]:  # its rows contain the name of the case, which the service does not know
+        rows = statistics.csv_rows(job.name, report.structures)
+        statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
     write_json(job.report, report)
     return report
 

@@ -37,7 +37,7 @@ class Case:
         )
 
     def inside(self, value: int, plane: str, index: int, *, away: tuple[int, ...] = ()) -> tuple[int, int]:
-        """Return a voxel (across, up) of a plane whose neighbours have its label, off the lines of the cross."""
+        """Return a voxel (across, up) of a plane within a structure, off the lines of the cross."""
         axis, across, up = PLANES[plane]
         mask = np.moveaxis(self.labels, axis, 0)[index] == value
         core = mask.copy()
@@ -117,8 +117,9 @@ def pixel(page: Any, case: Case, plane: str, voxel: tuple[int, int]) -> list[int
     return color
 
 
-def grey_of(case: Case, plane: str, index: int, voxel: tuple[int, int], low: float, high: float) -> float:
-    hu = np.moveaxis(case.image, PLANES[plane][0], 0)[index][voxel]
+def grey_of(case: Case, slice_: int, voxel: tuple[int, int], low: float, high: float) -> float:
+    """Return the grey value of a voxel of an axial slice."""
+    hu = case.image[:, :, slice_][voxel]
     return float(np.clip((hu - low) / (high - low), 0, 1) * 255)
 
 
@@ -151,14 +152,14 @@ def test_windows_opacity_and_slices(browser: Any, server: Server, case: Case) ->
         for number, low, high in ((0, -160, 240), (1, -500, 1300), (2, -1350, 150)):
             page.select_option("#window", str(number))
             until_drawn(page, window=f"{low} {high}", hidden="1,2")
-            expected = grey_of(case, "axial", place[2], voxel, low, high)
+            expected = grey_of(case, place[2], voxel, low, high)
             # Pictures are smoothed, so that neighbours contribute.
             assert np.abs(np.subtract(pixel(page, case, "axial", voxel), expected)).max() <= 25, number
         page.select_option("#window", "1")
         page.click("#all")
         page.locator("#opacity").fill("50")
         until_drawn(page, window="-500 1300")
-        grey = grey_of(case, "axial", place[2], voxel, -500, 1300)
+        grey = grey_of(case, place[2], voxel, -500, 1300)
         half = [(c + grey) / 2 for c in COLORS[2]]
         assert np.abs(np.subtract(pixel(page, case, "axial", voxel), half)).max() <= 15
         page.locator(".screen[data-plane=axial]").hover()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles_and_images import write_bundle, write_ct
-from tests.support.service_process import Server, form, serving
+from tests.support.service_process import ROOT, Server, form, serving
 
 pytestmark = pytest.mark.service
 
@@ -206,3 +206,25 @@ def until_computing(server: Server, job: str) -> None:
     """Wait until a window of a job was computed."""
     while server.get(f"/v1/jobs/{job}").json.get("progress", {}).get("windows", 0) < 1:
         time.sleep(0.05)
+
+
+def test_a_job_that_kills_the_process_fails_and_takes_no_other_with_it(tmp_path: Path, data: Path) -> None:
+    good = (data / "0.nii.gz").read_bytes()
+    deadly = write_ct(tmp_path / "deadly.nii.gz", shape=(7, 7, 7)).read_bytes()
+    script = ROOT / "tests" / "support" / "serve_script.py"
+    arguments = ("--bundle", data / "b.gcis")
+    server = Server(tmp_path / "jobs", *arguments, script=script).until_listening()
+    killer, *others = [server.post("/v1/jobs", body).json["id"] for body in (deadly, good, good)]
+    starts = 1
+    while server.process.wait(120) == -signal.SIGKILL:
+        server.kill()
+        starts += 1
+        server = Server(tmp_path / "jobs", *arguments, script=script)
+        if starts == 4:
+            break
+    server.until_ready()
+    try:
+        assert server.until_ended(killer)["error"]["received"] == "3 attempts"
+        assert [server.until_ended(job)["state"] for job in others] == ["done", "done"]
+    finally:
+        server.kill()

@@ -1,0 +1,74 @@
+"""Test addresses, tokens and times of the service's command, and the recommended wait of its queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gcis_runtime.cli.serve import main
+from gcis_runtime.errors import OutputError
+from gcis_runtime.serve.access import check_address, duration, is_loopback, read_token
+from gcis_runtime.serve.problems import ServeError
+from gcis_runtime.serve.queue import JobQueue
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_address_that_others_reach_needs_a_token(host: str) -> None:
+    with pytest.raises(OutputError, match="Pass --token-file"):
+        check_address(host, None, without_token=False)
+    check_address(host, b"0123456789abcdef", without_token=False)
+    check_address(host, None, without_token=True)
+
+
+def test_addresses_of_this_machine_need_none() -> None:
+    for host in ("127.0.0.1", "::1", "localhost", "127.3.2.1"):
+        check_address(host, None, without_token=False)
+    assert not is_loopback("no such name.invalid")
+
+
+def test_the_command_refuses_such_an_address_in_one_line() -> None:
+    done = CliRunner().invoke(main, ["--bundle", "demo", "--host", "0.0.0.0"])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    assert "0.0.0.0 can be reached from other machines; received no token" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "short\n", "with a space in between\n", "ümlaut-0123456789\n"])
+def test_unusable_tokens_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(OutputError, match="no usable token") as caught:
+        read_token(tmp_path / "token")
+    assert "short" not in str(caught.value), "a token is not printed"
+
+
+def test_a_token_is_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef\nnext\n")
+    assert read_token(tmp_path / "token") == b"0123456789abcdef"
+    with pytest.raises(OutputError, match="cannot be read"):
+        read_token(tmp_path / "none")
+
+
+def test_times_have_units() -> None:
+    assert [duration(text) for text in ("90", "90s", "1.5m", "24h", "7d")] == [90, 90, 90, 86400, 604800]
+    with pytest.raises(OutputError, match="not a time"):
+        duration("soon")
+
+
+def test_the_recommended_wait_grows_up_to_a_limit_and_starts_again() -> None:
+    queue = JobQueue(1)
+    queue.put("a")
+    waits = []
+    for _ in range(200):
+        with pytest.raises(ServeError) as caught:
+            queue.refuse_if_full()
+        waits.append(caught.value.retry_after)
+    assert waits == sorted(waits) and waits[-1] == 600
+    assert queue.take() == "a"
+    queue.refuse_if_full()
+    queue.put("b")
+    with pytest.raises(ServeError) as caught:
+        queue.refuse_if_full()
+    assert caught.value.retry_after == waits[0]
+    queue.measured(100.0)
+    assert queue.retry_after(1) > waits[0]
