@@ -53,7 +53,15 @@ class LoadedCase:
     def _structure(self, s: dict[str, Any]) -> dict[str, Any]:
         extent = self.extents.get(s["value"])
         found = {name: s[name] for name in ("value", "name", "color", "volume_ml")}
-        return {**found, "largest": None if extent is None else list(extent.largest)}
+        return {**found, "place": None if extent is None else self._place(s["value"], extent)}
+
+    def _place(self, value: int, extent: Extent) -> list[int]:
+        """Return the voxel of a structure that is nearest to the middle of its largest axial cross-section."""
+        z = extent.largest[2]
+        voxels = np.argwhere(self.view.labels[:, :, z] == value)
+        distance = (((voxels - voxels.mean(axis=0)) * self.view.spacing[:2]) ** 2).sum(axis=1)
+        x, y = voxels[distance.argmin()]
+        return [int(x), int(y), z]
 
 
 class LoadedCases:

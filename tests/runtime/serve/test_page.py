@@ -235,7 +235,7 @@ def test_niivue_draws_the_colour_of_a_structure(browser: Any, server: Server, ca
         page.wait_for_timeout(500)
         affine = server.get(f"/v1/jobs/{case.job}/view").json["affine"]
         structures = server.get(f"/v1/jobs/{case.job}/view").json["structures"]
-        place = next(s["largest"] for s in structures if s["value"] == value)
+        place = next(s["place"] for s in structures if s["value"] == value)
         across, up = case.inside(value, "axial", place[2])
         mm = [row[0] * across + row[1] * up + row[2] * place[2] + row[3] for row in affine]
         x, y = page.evaluate(

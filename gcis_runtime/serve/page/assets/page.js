@@ -162,7 +162,7 @@ class SliceViewer {
   }
 
   goTo(structure) {
-    this.move(Object.fromEntries(structure.largest.map((index, axis) => [axis, index])));
+    this.move(Object.fromEntries(structure.place.map((index, axis) => [axis, index])));
   }
 
   setWindow(low, high) {
@@ -311,7 +311,7 @@ class NiiVueViewer {
   }
 
   goTo(structure) {
-    const place = this.view.affine.map((row) => structure.largest.reduce((sum, k, i) => sum + row[i] * k, row[3]));
+    const place = this.view.affine.map((row) => structure.place.reduce((sum, k, i) => sum + row[i] * k, row[3]));
     this.nv.scene.crosshairPos = this.nv.mm2frac(place);
     this.nv.drawScene();
   }
@@ -548,7 +548,7 @@ class Page {
     this.applyWindow();
     this.applyOpacity();
     this.viewer.setVisible(new Set(this.hidden));
-    const first = this.view.structures.find((s) => s.largest);
+    const first = this.view.structures.find((s) => s.place);
     if (first) this.viewer.goTo(first);
     $("result").dataset.viewer = wanted;
   }
@@ -557,13 +557,13 @@ class Page {
     const rows = this.view.structures.map((s) => {
       const box = make("input", { type: "checkbox", checked: true, id: `structure-${s.value}` });
       box.addEventListener("change", () => this.show((value) => (value === s.value ? box.checked : !this.hidden.has(value))));
-      const go = make("button", { type: "button", className: "quiet", textContent: "Go", disabled: !s.largest });
+      const go = make("button", { type: "button", className: "quiet", textContent: "Go", disabled: !s.place });
       go.setAttribute("aria-label", `Go to ${s.name}`);
       go.addEventListener("click", () => this.viewer.goTo(s));
       const label = make("label", { htmlFor: box.id, textContent: s.name });
       const swatch = make("span", { className: "swatch" });
       swatch.style.background = `rgb(${s.color.join(",")})`;
-      return make("li", {}, box, swatch, label, make("span", { className: "ml", textContent: s.largest ? `${s.volume_ml.toFixed(1)} mL` : "not found" }), go);
+      return make("li", {}, box, swatch, label, make("span", { className: "ml", textContent: s.place ? `${s.volume_ml.toFixed(1)} mL` : "not found" }), go);
     });
     $("structures").replaceChildren(...rows);
   }
