@@ -71,6 +71,12 @@ def _paths() -> dict[str, Any]:
             ) | _submission(),
             "get": _operation("List the jobs", {200: _json(_object(jobs={"type": "array"}))}, (401,)),
         },
+    } | _job_paths(job)  # fmt: skip
+
+
+def _job_paths(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the paths of one job, whose content is `job`."""
+    return {
         "/v1/jobs/{job}": {
             "parameters": [_path_parameter("job", "Identifier of the job")],
             "get": _operation("State, progress, forecast, report", {200: job}, (401, 404)),
