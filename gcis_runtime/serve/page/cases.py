@@ -56,7 +56,7 @@ class LoadedCase:
         return {**found, "place": None if extent is None else self._place(s["value"], extent)}
 
     def _place(self, value: int, extent: Extent) -> list[int]:
-        """Return the voxel of a structure that is nearest to the middle of its largest axial cross-section."""
+        """Return the voxel of a structure nearest to the middle of its largest axial cross-section."""
         z = extent.largest[2]
         voxels = np.argwhere(self.view.labels[:, :, z] == value)
         distance = (((voxels - voxels.mean(axis=0)) * self.view.spacing[:2]) ** 2).sum(axis=1)
