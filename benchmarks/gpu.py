@@ -5,10 +5,11 @@
     python benchmarks/gpu.py --wheelhouse wheels  import packages from a folder of wheels
     python benchmarks/gpu.py --prepare graphs/    on another machine: write graphs for --graphs
 
-Sections: parity, ladder (latency per window), whole (end to end), training. Missing packages are listed with
-the command that downloads their wheels. Each row is written to the state folder and to the record as soon as
-it is measured, and a second run continues after the last row. When the time budget is used up, the script
-ends, also within a row, and lists the remaining rows.
+Sections: parity, ladder (latency per window), whole (end to end), training. The most useful rows of all
+sections are measured first. Missing packages are listed with the command that downloads their wheels. Each
+row is written to the state folder and to the record as soon as it is measured, and a second run continues
+after the last row. When the time budget is used up, the script ends, also within a row, and lists the
+remaining rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ from benchmarks.gpu_parts.state import Budget, HardEnd, NotHereError, Result, Ro
 if TYPE_CHECKING:
     from benchmarks.gpu_parts.context import Context
 
-SHARES = {"parity": 0.15, "ladder": 0.45, "whole": 0.2, "training": 0.2}
-"""Sections in order of priority, and their share of the time budget."""
+SECTIONS = ("parity", "ladder", "whole", "training")
+"""Sections; of rows with the same worth, those of the first section are measured first."""
 
 AGAIN = 75
 """Exit code of a process that ended within a row while other rows still have time."""
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 if parity fails; 2 if nothing can run; 75 if the process ended within a row because
-        the time of its section was over, in which case `supervise` starts another process.
+        the time of that row was over, in which case `supervise` starts another process.
     """
     options = _options(arguments)
     started = time.monotonic() if options.began is None else options.began
@@ -74,19 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
 
         prepare(context, options.prepare, on_file=_log)
         return 0
-    sections = _sections(context, options.only)
+    rows = by_worth(_rows(context, options.only))
     folder = options.out or (state.folder if options.tiny else RESULTS)
-    names = [name for rows in sections.values() for name, _ in rows()]
-    report = Report(folder, state, names, _facts(options, missing))
-    budget = Budget(options.budget, {name: SHARES[name] for name in sections}, started=started)
+    report = Report(folder, state, [row.name for row in rows], _facts(options, missing))
+    budget = Budget(options.budget, started=started)
 
     def cut() -> int:
-        if budget.left_in_all() > 0:
+        if budget.left() > 0:
             report.write()
             return AGAIN
         return _finish(report)
 
-    run_sections(sections, state, budget, on_row=_log, after=report.write, cut=cut)
+    run_rows(rows, state, budget, on_row=_log, after=report.write, cut=cut)
     return _finish(report)
 
 
@@ -126,8 +126,13 @@ def _finish(report: Report) -> int:
     return 1 if report.wrong else 0
 
 
-def run_sections(
-    sections: dict[str, Callable[[], Iterator[Row]]],
+def by_worth(rows: Iterable[Row]) -> list[Row]:
+    """Return rows in the order of measurement: by worth, then as given."""
+    return sorted(rows, key=lambda row: row.worth)
+
+
+def run_rows(
+    rows: Sequence[Row],
     state: State,
     budget: Budget,
     *,
@@ -138,30 +143,29 @@ def run_sections(
     """Measure every row without a result in the state while there is time.
 
     Args:
-        sections: Rows of each section.
+        rows: Rows in the order of measurement.
         state: Stores the results.
-        budget: End of the time in which each section may start a row.
+        budget: End of the run, and of each row.
         on_row: Called with a line of text per row.
         after: Called after each row.
-        cut: Called before the process ends because a row exceeded the time of its section; returns the code.
+        cut: Called before the process ends because a row exceeded its share of the time; returns the code.
 
     Returns:
         Names of the rows that were not started.
     """
     dropped = []
-    for section, rows in sections.items():
-        for name, measure in rows():
-            if name in state.results:
-                continue
-            if budget.left(section) <= 0:
-                dropped.append(name)
-                continue
-            state.begin(name)
-            with HardEnd(budget.left_to_end(section), cut):
-                result = _measured(measure)
-            state.put(name, result)
-            on_row(f"{name}: {short(result)}")
-            after()
+    for row in rows:
+        if row.name in state.results:
+            continue
+        if budget.left() <= 0:
+            dropped.append(row.name)
+            continue
+        state.begin(row.name)
+        with HardEnd(budget.left_for(row), cut):
+            result = _measured(row.measure)
+        state.put(row.name, result)
+        on_row(f"{row.name}: {short(result)}")
+        after()
     return dropped
 
 
@@ -191,13 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to test the script")
     parser.add_argument("--budget", type=float, default=600, help="seconds for the whole run [600]")
     parser.add_argument(
-        "--only", action="append", choices=tuple(SHARES), help="only this section; repeat for more"
+        "--only", action="append", choices=SECTIONS, help="only this section; repeat for more"
     )
     parser.add_argument(
         "--state", type=Path, default=Path("runs/gpu"), help="folder of the results so far [runs/gpu]"
     )
-    parser.add_argument("--graphs", type=Path, help="folder of graphs that --prepare wrote")
-    parser.add_argument("--prepare", type=Path, help="only write the graphs of parity and batch 1")
+    parser.add_argument("--graphs", type=Path, help="folder that --prepare wrote")
+    parser.add_argument("--prepare", type=Path, help="only write graphs and a bundle for --graphs")
     parser.add_argument(
         "--bundle", action="append", default=[], help="also measure this bundle end to end; repeat"
     )
@@ -237,27 +241,26 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _context(options: argparse.Namespace, folder: Path) -> Context:
     from benchmarks.gpu_parts.context import FULL, TINY, Context  # noqa: PLC0415 (needs torch)
     from benchmarks.gpu_parts.networks import Graphs  # noqa: PLC0415
+    from benchmarks.gpu_parts.processes import WIDE  # noqa: PLC0415
     from benchmarks.gpu_parts.rig import Rig  # noqa: PLC0415
 
     device = "cpu" if options.prepare is not None else options.device
+    wide = "demo" if options.tiny else None if options.graphs is None else options.graphs / WIDE
     return Context(
         rig=Rig(device, tiny=options.tiny),
         sizes=TINY if options.tiny else FULL,
         graphs=Graphs(options.graphs, options.prepare or folder / "graphs"),
+        wide=wide,
         bundles=tuple(options.bundle),
         folder=folder,
     )
 
 
-def _sections(context: Context, only: list[str] | None) -> dict[str, Callable[[], Iterator[Row]]]:
+def _rows(context: Context, only: list[str] | None) -> list[Row]:
     from benchmarks.gpu_parts import ladder, parity, training, whole  # noqa: PLC0415 (need torch)
 
-    every = {"parity": parity, "ladder": ladder, "whole": whole, "training": training}
-    return {
-        name: lambda module=module: module.rows(context)  # type: ignore[misc]
-        for name, module in every.items()
-        if only is None or name in only
-    }
+    modules = {"parity": parity, "ladder": ladder, "whole": whole, "training": training}
+    return [row for name in SECTIONS if only is None or name in only for row in modules[name].rows(context)]
 
 
 def _facts(options: argparse.Namespace, missing: dict[str, str]) -> dict[str, Any]:

@@ -253,6 +253,12 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     help="Also add the bundle to this Triton model repository.",
 )
 @click.option(
+    "--triton-case",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also add a model for Triton's Python backend that takes CT files and returns label files.",
+)
+@click.option(
     "--monai-bundle",
     type=click.Path(path_type=Path),
     metavar="DIR",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from gcis_export.bundle.contract import described
 from gcis_export.bundle.draft import Content, draft_manifest
 from gcis_export.bundle.labels import make_labels, with_rules
 from gcis_export.bundle.settings import choose_settings
@@ -153,7 +154,7 @@ def _write_model(
     model = to_onnx(export_model)
     graph, entry = write_graph(
         folder,
-        stored_as(model, request.weights),
+        described(stored_as(model, request.weights), content),
         weights_dtype="float16" if request.weights == "fp16" else "float32",
     )
     names = [choice.prompt for choice in content.resolution.choices]
@@ -193,7 +194,7 @@ def _add_graphs(
         converted = convert(source, precision, calibration=calibration)
         graph, entry = add_graph(
             bundle.folder,
-            stored_as(converted, request.weights) if float32 else converted,
+            described(stored_as(converted, request.weights) if float32 else converted, content),
             precision,
             gate=bundle.gate,
             reference=references.exact if float32 else references.network,

@@ -127,6 +127,7 @@ class ExportRequest:
         name: Name of the bundle; None derives it from the output folder or the prompts.
         output: Bundle folder; None installs the bundle into the bundle store.
         triton: Triton model repository to add the bundle to.
+        triton_case: Triton model repository to add the bundle to as a whole-case model.
         monai_bundle: Folder to write a MONAI bundle to.
     """
 
@@ -150,6 +151,7 @@ class ExportRequest:
     name: str | None = None
     output: Path | None = None
     triton: Path | None = None
+    triton_case: Path | None = None
     monai_bundle: Path | None = None
 
 

@@ -90,3 +90,7 @@ class ParityError(GcisError):
 
 class ProcessError(GcisError):
     """A process of a distributed training has ended or does not respond."""
+
+
+class ClusterError(GcisError):
+    """A cluster cannot be reached or used, or has lost all its workers."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.gpu_parts.networks import Graphs
 from benchmarks.gpu_parts.rig import Rig
@@ -21,7 +23,7 @@ class Sizes:
         batches: Windows per batch.
         volume: Shape of the CT file of the end-to-end section.
         voxel: Voxel size of that file in mm.
-        grid: Shape of the network's grid for that file.
+        grids: Shape of the network's grid for that file by voxel size of the network in mm.
         training: Windows of training steps, voxels.
     """
 
@@ -31,7 +33,7 @@ class Sizes:
     batches: tuple[int, ...]
     volume: Shape3
     voxel: tuple[float, float, float]
-    grid: Shape3
+    grids: Mapping[float, Shape3]
     training: tuple[Shape3, ...]
 
 
@@ -42,7 +44,7 @@ FULL = Sizes(
     batches=(1, 4, 8, 2),  # by priority
     volume=(512, 512, 425),
     voxel=(0.8, 0.8, 1.0),
-    grid=(273, 273, 283),  # at 1.5 mm
+    grids=MappingProxyType({1.5: (273, 273, 283), 1.0: (410, 410, 425)}),
     training=((96, 96, 96), (128, 128, 128)),
 )
 TINY = Sizes(
@@ -52,7 +54,7 @@ TINY = Sizes(
     batches=(1,),
     volume=(64, 64, 64),
     voxel=(4.0, 4.0, 4.0),
-    grid=(64, 32, 40),
+    grids=MappingProxyType({4.0: (64, 32, 40)}),
     training=((64, 32, 32),),
 )
 
@@ -65,13 +67,15 @@ class Context:
         rig: Device.
         sizes: Sizes of networks, windows and volumes.
         graphs: ONNX graphs.
-        bundles: Bundles of the end-to-end section, in addition to the demo bundle.
+        wide: Bundle of the end-to-end section, written by `--prepare`; the demo bundle with toy sizes.
+        bundles: Further bundles of the end-to-end section, in addition to the demo bundle.
         folder: Folder for files of this run.
     """
 
     rig: Rig
     sizes: Sizes
     graphs: Graphs
+    wide: str | Path | None
     bundles: tuple[str, ...]
     folder: Path
 

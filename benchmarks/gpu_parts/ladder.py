@@ -14,10 +14,12 @@ from benchmarks.conformance import Conformance
 from benchmarks.gpu_parts.context import Context, text
 from benchmarks.gpu_parts.engines import onnx_runtime, tensorrt
 from benchmarks.gpu_parts.networks import Published, gflop, routed, static
-from benchmarks.gpu_parts.state import NotHereError, Result, Row
+from benchmarks.gpu_parts.state import LONGEST, NotHereError, Result, Row
 from gcis_runtime.spec import Shape3
 
 CEILINGS = ("fp32", "tf32", "fp16", "bf16")
+COMPILATION = 0.1
+"""Largest share of the time budget of a row that compiles a network."""
 
 
 class Ladder:
@@ -32,19 +34,31 @@ class Ladder:
         self._half = "fp16" if self.rig.cuda else "bf16"
 
     def rows(self) -> Iterator[Row]:
-        """Return the rows by priority: ceilings, single windows, then larger batches."""
+        """Return the rows: measured ceilings, then every window, batch and way to compute it."""
         for precision in CEILINGS if self.rig.cuda else ("fp32",):
-            yield (
-                f"ladder/matrix product/{precision}",
-                functools.partial(self.rig.ceiling, precision),
+            yield Row(
+                name=f"ladder/matrix product/{precision}",
+                measure=functools.partial(self.rig.ceiling, precision),
+                worth=1 if precision in ("fp32", "fp16") else 2,
             )
         sizes = self.context.sizes
-        for batch in sizes.batches:
-            compiled = self._compiled_ways() if batch in (1, 4) else {}  # half a minute of compiling each
-            for ways in (self._ways(), compiled):
-                for roi, (way, measure) in itertools.product(sizes.windows, ways.items()):
-                    name = f"ladder/window {text(roi)}, batch {batch}/{way}"
-                    yield name, functools.partial(self._row, measure, roi, batch)
+        for batch, roi in itertools.product(sizes.batches, sizes.windows):
+            compiled = self._compiled_ways() if batch in (1, 4) else {}
+            for way, measure in (self._ways() | compiled).items():
+                yield Row(
+                    name=f"ladder/window {text(roi)}, batch {batch}/{way}",
+                    measure=functools.partial(self._row, measure, roi, batch),
+                    worth=self._worth(way, roi, batch),
+                    share=COMPILATION if way in compiled else LONGEST,
+                )
+
+    def _worth(self, way: str, roi: Shape3, batch: int) -> int:
+        """Return 1 for deployed and published ways, 2 for batches and steps in between, otherwise 3."""
+        if roi != self.context.sizes.windows[0] or way.startswith("torch.compile"):
+            return 3
+        if batch == 1:
+            return 2 if "eager fp32" in way else 1
+        return 2 if batch == 4 and "16" in way else 3
 
     def _ways(self) -> dict[str, Callable[[Shape3, int], Result]]:
         half, cut = self._half, functools.partial

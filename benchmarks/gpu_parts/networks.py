@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.coarse_weights import round_weights
 from benchmarks.gpu_parts.state import NotHereError
 from benchmarks.published import published_sum
 from gcis_runtime.spec import Shape3
@@ -40,9 +41,10 @@ class Published(nn.Module):
 
 
 def routed(feature_size: int, *, pathways: int = 6) -> tuple[GcisNet, Tensor]:
-    """Return a routed network with seeded weights in evaluation mode, and a text embedding (text_dim,)."""
+    """Return a routed network in evaluation mode with seeded, rounded weights, and a text embedding."""
     torch.manual_seed(SEED)
     net = GcisNet(NetworkConfig(feature_size=feature_size, pathways=pathways)).eval()
+    round_weights(net)
     return net, torch.randn(net.config.text_dim, generator=torch.Generator().manual_seed(SEED))
 
 

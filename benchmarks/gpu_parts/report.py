@@ -1,4 +1,4 @@
-"""Write the record of the GPU script after every row, and print a short table."""
+"""Write the record of the GPU script after every row, and print the results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.state import Result, State
+from benchmarks.gpu_parts.summary import summary
 from gcis_runtime.system.memory import peak_memory_bytes
 
 _NOTE = (
     "CUDA events after a warm-up, medians, a different random input per call; clocks unchanged. Weights are "
-    "random: the rows give times, not accuracy; parity is measured on the conformance cases"
+    "random, with four values per tensor: the rows give times, not accuracy; parity is measured on the "
+    "conformance cases"
 )
 OUT_OF_TIME = "the time of the run ended during this row"
 
@@ -65,10 +67,12 @@ class Report:
         return self._folder / name
 
     def lines(self) -> list[str]:
-        """Return the table: one line per row, then the rows without time."""
+        """Return one line per row, the rows without time, and the table of what was measured."""
         lines = ["", "results"]
         lines += [f"  {short(result):40}  {name}" for name, result in self.results.items()]
-        return lines + [f"  {'no time left':40}  {name}" for name in self.left]
+        lines += [f"  {'no time left':40}  {name}" for name in self.left]
+        shown = summary(self.results)
+        return [*lines, "", *shown.splitlines()] if shown else lines
 
 
 def short(result: Result) -> str:
@@ -85,6 +89,7 @@ def short(result: Result) -> str:
         ("seconds", "{:.2f} s"),
         ("steps_per_second", "{:.2f} steps/s"),
         ("gpu_peak_mb", "{} MB"),
+        ("exit_codes", "exit codes {}"),
     ):
         if key in result:
             parts.append(form.format(result[key]))

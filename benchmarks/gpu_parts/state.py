@@ -7,18 +7,39 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
-Row = tuple[str, Callable[[], Result]]
-"""Name of a row, `SECTION/...`, and the function that measures it."""
 
 CUT_OFF = (
     "the process ended during this row (killed, crashed or out of time); remove its line to measure it again"
 )
-GRACE = 0.1
-"""Share of the time budget by which a running row may exceed the time of its section."""
+LONGEST = 0.2
+"""Largest share of the time budget that a row may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A measurement.
+
+    Attributes:
+        name: `SECTION/...`.
+        measure: Measures the row.
+        worth: Rows of 1 are measured first, then those of 2 and 3.
+        share: Largest share of the time budget that the row may take.
+    """
+
+    name: str
+    measure: Callable[[], Result]
+    worth: int = 3
+    share: float = LONGEST
+
+    @property
+    def section(self) -> str:
+        """Section of the row."""
+        return self.name.partition("/")[0]
 
 
 class NotHereError(Exception):
@@ -89,42 +110,27 @@ class State:
 
 
 class Budget:
-    """Time budget of a run and of its sections.
+    """Time budget of a run.
 
     Args:
         seconds: Seconds of the whole run.
-        shares: Share of each section; time that a section does not use goes to the following ones.
         clock: Returns the current time in seconds.
         started: Start of the run by that clock; None is now.
     """
 
     def __init__(
-        self,
-        seconds: float,
-        shares: dict[str, float],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        started: float | None = None,
+        self, seconds: float, *, clock: Callable[[], float] = time.monotonic, started: float | None = None
     ) -> None:
         self._clock, start = clock, clock() if started is None else started
         self._seconds, self._end = seconds, start + seconds
-        self._until: dict[str, float] = {}
-        done = 0.0
-        for section, share in shares.items():
-            done += share
-            self._until[section] = start + seconds * done / sum(shares.values())
 
-    def left_in_all(self) -> float:
-        """Return the remaining seconds of the whole run, at least 0."""
+    def left(self) -> float:
+        """Return the remaining seconds of the run, at least 0."""
         return max(0.0, self._end - self._clock())
 
-    def left(self, section: str) -> float:
-        """Return the seconds in which a section may still start rows; negative when the time is over."""
-        return self._until[section] - self._clock()
-
-    def left_to_end(self, section: str) -> float:
-        """Return the seconds after which a row is cut off: `GRACE` beyond the time of its section."""
-        return max(0.0, min(self.left(section) + GRACE * self._seconds, self.left_in_all()))
+    def left_for(self, row: Row) -> float:
+        """Return the seconds after which a row that starts now is cut off."""
+        return min(row.share * self._seconds, self.left())
 
 
 class HardEnd:

@@ -23,7 +23,11 @@ def rows(context: Context) -> Iterator[Row]:
     """Return the rows of the section."""
     for roi in context.sizes.training:
         for way in ("ours", "published"):
-            yield f"training/window {text(roi)}/{way}", functools.partial(_steps, context, roi, way)
+            yield Row(
+                name=f"training/window {text(roi)}/{way}",
+                measure=functools.partial(_steps, context, roi, way),
+                worth=1 if roi == context.sizes.training[0] else 3,
+            )
 
 
 def _steps(context: Context, roi: Shape3, way: str) -> Result:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.networks import Published, routed, static
-from benchmarks.gpu_parts.packages import found
+from benchmarks.gpu_parts.processes import (
+    PROCESSES,
+    ct_file,
+    exit_codes,
+    require_packages,
+    whole_process,
+    wide_bundle,
+)
 from benchmarks.gpu_parts.rig import Rig
 from benchmarks.gpu_parts.state import NotHereError, Result, Row
 from benchmarks.tiling import tiled
@@ -29,18 +36,29 @@ _ENGINES = ("onnx", "trt", "trt-rtx")
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Return the rows of the section."""
-    half = "fp16" if context.rig.cuda else "bf16"
-    cut = functools.partial
-    yield f"whole/one pathway, PyTorch autocast {half}", cut(_on_grid, context, "static", half, 4)
-    if not context.rig.tiny:
-        yield "whole/one pathway, PyTorch fp32", cut(_on_grid, context, "static", "fp32", 4)
-    yield "whole/published, all pathways, PyTorch fp32", cut(_on_grid, context, "published", "fp32", 1)
-    defaults = cut(_on_grid, context, "published", "default", 1)
-    yield "whole/published, all pathways, PyTorch's defaults", defaults
+    """Return the rows: both pipelines per voxel size of the network, repeated processes, and every bundle."""
+    half, cut = "fp16" if context.rig.cuda else "bf16", functools.partial
+    for number, spacing in enumerate(context.sizes.grids):
+        at, worth = f"whole/{spacing:g} mm", 1 if number == 0 else 2
+        yield Row(name=f"{at}/gcis-run, process", measure=cut(whole_process, context, spacing), worth=worth)
+        published = cut(_on_grid, context, spacing, "published", "default", 1)
+        yield Row(name=f"{at}/published, all pathways, PyTorch's defaults", measure=published, worth=worth)
+        yield Row(
+            name=f"{at}/gcis-run, stages",
+            measure=cut(_runtime, context, (context.wide, spacing), "onnx"),
+            worth=2,
+        )
+        for way, precision, batch in (("static", half, 4), ("static", "fp32", 4), ("published", "fp32", 1)):
+            text = "one pathway" if way == "static" else "published, all pathways"
+            name = f"{at}/{text}, PyTorch {'autocast ' if precision == half else ''}{precision}"
+            yield Row(name=name, measure=cut(_on_grid, context, spacing, way, precision, batch))
+    for precision in ("fp32", "fp16") if context.rig.cuda else ("fp32",):
+        name = f"whole/{2 if context.rig.tiny else PROCESSES} processes, {precision}"
+        yield Row(name=name, measure=cut(exit_codes, context, precision), worth=2)
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):
-            yield f"whole/gcis-run, {Path(bundle).name}, {engine}", cut(_runtime, context, bundle, engine)
+            name = f"whole/gcis-run, {Path(bundle).name}, {engine}"
+            yield Row(name=name, measure=cut(_runtime, context, (bundle, None), engine))
 
 
 class _Stages:
@@ -63,13 +81,14 @@ def _network(context: Context, way: str) -> nn.Module:
     return made.to(context.rig.device)
 
 
-def _on_grid(context: Context, way: str, precision: str, batch: int) -> Result:
+def _on_grid(context: Context, spacing: float, way: str, precision: str, batch: int) -> Result:
     """Measure MONAI's sliding window on the device, from HU to labels on the host, on the network's grid."""
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 (after the wheelhouse)
 
     rig, roi = context.rig, context.sizes.windows[0]
     batch = 1 if rig.tiny else batch
-    hu = np.ascontiguousarray(tiled(context.sizes.grid, (1.5, 1.5, 1.5) if not rig.tiny else (4.0, 4.0, 4.0)))
+    grid = context.sizes.grids[spacing]
+    hu = np.ascontiguousarray(tiled(grid, (spacing,) * 3))
     net = _network(context, way)
     try:
         with torch.no_grad(), rig.computing(precision):
@@ -94,9 +113,7 @@ def _on_grid(context: Context, way: str, precision: str, batch: int) -> Result:
     return {
         "seconds": round(seconds, 4),
         "stages": stages.seconds,
-        "windows": math.prod(
-            len(axis_starts(n, r, _OVERLAP)) for n, r in zip(context.sizes.grid, roi, strict=True)
-        ),
+        "windows": math.prod(len(axis_starts(n, r, _OVERLAP)) for n, r in zip(grid, roi, strict=True)),
         "labelled_share": float(np.mean(host > 0)),
         **rig.memory(),
         "note": "on the network's grid in memory, without files and resampling; weights are random",
@@ -113,14 +130,9 @@ def _labels(outputs: Tensor) -> Tensor:
     return outputs[0] > 0 if len(outputs) == 1 else outputs[1] > outputs[0]
 
 
-def _runtime(context: Context, name: str, engine: str) -> Result:
-    """Run gcis-run from file to file twice; the second run is reported, the first as `first_seconds`."""
-    lacking = [] if found("nibabel") else ["nibabel"]
-    if context.rig.cuda and not found("cuda"):
-        lacking.append("cuda-python")
-    if lacking:
-        raise NotHereError(f"needs {', '.join(lacking)}")
-    from benchmarks.tiling import write_tiled  # noqa: PLC0415 (needs nibabel)
+def _runtime(context: Context, wanted: tuple[str | Path | None, float | None], engine: str) -> Result:
+    """Segment a file twice in this process; the second run is reported, the first as `first_seconds`."""
+    require_packages(context)
     from gcis_runtime.errors import GcisError  # noqa: PLC0415
     from gcis_runtime.images.nifti import read_volume, write_labels  # noqa: PLC0415
     from gcis_runtime.pipeline.segmenter import Segmenter  # noqa: PLC0415
@@ -129,12 +141,11 @@ def _runtime(context: Context, name: str, engine: str) -> Result:
         import onnxruntime  # noqa: PLC0415 (only where it is)
 
         onnxruntime.preload_dlls()  # CUDA and cuDNN of PyTorch's packages
-    file, out = context.folder / "ct.nii.gz", context.folder / "labels.nii.gz"
-    if not file.exists():
-        write_tiled(file, context.sizes.volume, context.sizes.voxel)
+    bundle = wanted[0] if wanted[1] is None else wide_bundle(context, wanted[1])
+    file, out = ct_file(context, context.sizes.volume), context.folder / "labels.nii.gz"
     started = time.perf_counter()
     try:
-        segmenter = Segmenter.open(name, engine=engine, device=context.rig.device.type)
+        segmenter = Segmenter.open(bundle, engine=engine, device=context.rig.device.type)
     except GcisError as error:
         raise NotHereError(str(error)) from error
     runs: list[dict[str, Any]] = []

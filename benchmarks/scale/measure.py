@@ -20,11 +20,12 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.bundle_copy import copy_bundle
 from benchmarks.scale.fits import fit
 from benchmarks.scale.plan import Axis, Plan, copies
 from benchmarks.scale.run import Work
 from benchmarks.tiling import write_tiled
-from benchmarks.wide_bundle import copy_bundle, write_wide_bundle
+from benchmarks.wide_bundle import write_wide_bundle
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.errors import EngineError

@@ -96,20 +96,20 @@ def config(bundle: Bundle, engine: Engine, *, name: str) -> str:
         "gcis_notice": m.notice,
     }
     parts = [
-        f"name: {_quoted(name)}",
-        f"backend: {_quoted(backend)}",
-        f"default_model_filename: {_quoted(file)}",
+        f"name: {quoted(name)}",
+        f"backend: {quoted(backend)}",
+        f"default_model_filename: {quoted(file)}",
         "max_batch_size: 0",
         _tensors(bundle, engine),
         "version_policy { latest { num_versions: 1 } }",
         f"instance_group [ {{ kind: {kind} count: 1 }} ]",
         "model_warmup [\n  {\n"
         '    name: "an empty window"\n    batch_size: 1\n'
-        f"    inputs {{ key: {_quoted(m.input.name)} "
+        f"    inputs {{ key: {quoted(m.input.name)} "
         f"value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }}\n"
         "  }\n]",
         *(
-            f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+            f"parameters {{ key: {quoted(key)} value {{ string_value: {quoted(value)} }} }}"
             for key, value in parameters.items()
         ),
     ]
@@ -134,7 +134,7 @@ def _tensors(bundle: Bundle, engine: Engine) -> str:
 
 def _tensor(kind: str, tensor: Tensor, batch: int) -> str:
     dims = ", ".join(map(str, (batch, *tensor.shape[1:])))
-    return f"{kind} [ {{ name: {_quoted(tensor.name)} data_type: TYPE_FP32 dims: [ {dims} ] }} ]"
+    return f"{kind} [ {{ name: {quoted(tensor.name)} data_type: TYPE_FP32 dims: [ {dims} ] }} ]"
 
 
 def _check_same_tensors(model: Path, tensors: str) -> None:
@@ -155,7 +155,7 @@ def _add(bundle: Bundle, model: Path, engine: Engine) -> TritonModel:
     """Add a version to a model; a new model is written with its configuration in one step."""
     text = config(bundle, engine, name=model.name)
     content, file = _content(bundle, engine), _BACKENDS[engine.backend][1]
-    version = max(_versions(model), default=0) + 1
+    version = max(versions(model), default=0) + 1
     if version == 1 and not model.exists():
         with replacing_folder(model) as folder:
             (folder / "1").mkdir()
@@ -174,7 +174,7 @@ def _content(bundle: Bundle, engine: Engine) -> bytes:
     return bundle.graph(engine.file) if engine.file == engine.graph else bundle.read(engine.file)
 
 
-def _versions(model: Path) -> Sequence[int]:
+def versions(model: Path) -> Sequence[int]:
     """Return the version numbers of a model; Triton ignores folders with other names."""
     if not model.is_dir():
         return ()
@@ -185,7 +185,7 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a string literal in protobuf text format, with bytes outside printable ASCII in octal."""
     escaped = "".join(
         chr(b) if 32 <= b < 127 and chr(b) not in '"\\' else f"\\{b:03o}" for b in text.encode()

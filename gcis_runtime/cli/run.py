@@ -13,6 +13,7 @@ from gcis_runtime.system.console import USAGE_EXIT, command, json_option, out_op
 
 if TYPE_CHECKING:
     from gcis_runtime.engines.options import EngineOptions
+    from gcis_runtime.runs.executor import Executor
     from gcis_runtime.runs.options import RunOptions
 
 PROGRAM = "gcis-run"
@@ -75,6 +76,12 @@ Research software, not a medical device."""
     help="Segment every N-th image, from the I-th on. N runs with the same images and OUT may run at the "
     "same time; then join their summaries with `gcis-bundle merge-summaries OUT`.",
 )
+@many(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Compute on a running Ray cluster that requires a token: HOST:PORT of its head, or auto. Images, B "
+    "and OUT must be in folders that all nodes share. Needs the ray extra.",
+)
 @engine_options
 @remote(
     "--server", metavar="URL", help="Compute on the service gcis-serve at this URL; no engine is needed here."
@@ -97,6 +104,7 @@ def main(
     engine: EngineOptions,
     resume: bool,
     shard: str | None,
+    ray: str | None,
     as_json: bool,
     server: str | None,
     token_file: Path | None,
@@ -107,9 +115,11 @@ def main(
     many images also OUT/summary.csv and OUT/summary.json. Exit code 0: every image was segmented; 2: at least
     one was not.
     """
-    _check_usage(images, seed, out, formats, options, resume=resume, shard=shard)
+    _check_usage(images, seed, out, formats, options, resume=resume, shard=shard, ray=ray)
     if server is not None and engine != type(engine)():
         raise click.UsageError("--server computes with its own engine: omit the options of the engine.")
+    if server is not None and ray is not None:
+        raise click.UsageError("--server and --ray exclude each other.")
     if token_file is not None and server is None:
         raise click.UsageError("--token-file belongs to --server.")
     from gcis_runtime.cli.display import Display
@@ -134,6 +144,7 @@ def main(
             result = run_images(
                 images, bundle=bundle, prompts=prompts, engine=engine, options=options, out=out,
                 formats=formats, resume=resume, shard=part, callbacks=display.callbacks,
+                executor=_executor(ray),
             )  # fmt: skip
     except KeyboardInterrupt:
         display.interrupted()
@@ -151,12 +162,21 @@ def _check_usage(
     *,
     resume: bool,
     shard: str | None,
+    ray: str | None,
 ) -> None:
     """Raise an error for arguments that exclude each other."""
     if seed is not None:
-        if images or options.truth or resume or shard or out is None or out.endswith((".nii", ".nii.gz")):
+        if (
+            images
+            or options.truth
+            or resume
+            or shard
+            or ray
+            or out is None
+            or out.endswith((".nii", ".nii.gz"))
+        ):
             raise click.UsageError(
-                "--phantom takes -o FOLDER, and neither images, --truth, --resume nor --shard."
+                "--phantom takes -o FOLDER, and neither images, --truth, --resume, --shard nor --ray."
             )
         if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
             raise click.UsageError("--phantom writes one format, which is not DICOM.")
@@ -164,6 +184,15 @@ def _check_usage(
         raise click.UsageError("Missing argument 'IMAGE...'. Try --phantom 7 -o demo/ without an image.")
     elif options.truth is not None and len(images) > 1:
         raise click.UsageError("--truth belongs to one image.")
+
+
+def _executor(ray: str | None) -> Executor | None:
+    """Return the executor of a cluster; None for this process."""
+    if ray is None:
+        return None
+    from gcis_runtime.fleet.ray_executor import RayExecutor
+
+    return RayExecutor(address=ray)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gcis_runtime.cli.dicom_node import MakeNode, dicom_node_options
 from gcis_runtime.cli.option_groups import engine_options
 from gcis_runtime.system.console import command, options_under
 
@@ -20,6 +21,7 @@ Examples:
   gcis-serve --bundle demo                           on http://127.0.0.1:8470
   gcis-serve --bundle B --root /data/studies         requests may name paths below a folder
   gcis-serve --bundle B --host 0.0.0.0 --token-file token.txt
+  gcis-serve --bundle B --dicom-port 11112 --allow PACS --send-to PACS@10.1.2.3:104
   gcis-run ct.nii.gz --server http://127.0.0.1:8470  the client, which needs no engine
 
 Research software, not a medical device."""
@@ -141,6 +143,7 @@ limits = options_under("Limits")
     metavar="N",
     help="Starts of a job that ends the process; then it has failed.",
 )
+@dicom_node_options
 @engine_options
 def main(
     *,
@@ -160,6 +163,7 @@ def main(
     max_upload: str,
     upload_timeout: float,
     attempts: int,
+    make_node: MakeNode,
     engine: EngineOptions,
 ) -> int:
     """Serve bundles over HTTP: segment uploaded CT images with engines that stay loaded.
@@ -180,17 +184,20 @@ def main(
 
     token = None if token_file is None else read_token(token_file)
     check_address(host, token, without_token=without_token)
+    folder = folder or home_folder() / "serve"
+    log = log_to_stderr(PROGRAM)
+    node = make_node(folder, log)
     options = ServeOptions(
         bundles=[open_bundle(find_bundle(bundle)) for bundle in bundles],
-        engine=engine, folder=folder or home_folder() / "serve", host=host, port=port, token=token,
+        engine=engine, folder=folder, host=host, port=port, token=token,
         routes=page_routes(), roots=roots, hosts=None if without_token else names,
         limits=Limits(
             queue=queue, uploads=uploads, upload_bytes=parse_bytes(max_upload),
             upload_seconds=upload_timeout, attempts=attempts, keep_seconds=duration(keep),
             keep_bytes=parse_bytes(keep_size), grace_seconds=grace,
         ),
+        on_start=() if node is None else (node,),
     )  # fmt: skip
-    log = log_to_stderr(PROGRAM)
     serve(
         options,
         on_listen=lambda url: log(f"listening on {url}"),

@@ -6,10 +6,11 @@ import io
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from gcis_runtime.dicom.archive import read_member
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.dicom_content import files_below
 from gcis_runtime.system.memory import bytes_text
@@ -33,6 +34,7 @@ class DicomFile:
         size: Size in bytes, uncompressed.
         modified_ns: Modification time of `path`.
         number: Position in the list of files, from 1.
+        entry: Directory entry in the archive; None for a file.
     """
 
     path: Path
@@ -40,21 +42,13 @@ class DicomFile:
     size: int
     modified_ns: int
     number: int
+    entry: zipfile.ZipInfo | None = field(default=None, compare=False, repr=False)
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading; members of archives are decompressed while they are read."""
-        if not self.member:
+        """Open the file for reading; members of archives are decompressed at once."""
+        if self.entry is None:
             return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:
-            return io.BytesIO(_bounded(archive, self.member, self.size))
-
-    def head(self, count: int) -> bytes:
-        """Return the first bytes of the file."""
-        if not self.member:
-            with self.path.open("rb") as file:
-                return file.read(count)
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as member:
-            return member.read(count)
+        return io.BytesIO(read_member(self.path, self.entry))
 
 
 def list_files(paths: Sequence[Path]) -> tuple[DicomFile, ...]:
@@ -68,35 +62,37 @@ def list_files(paths: Sequence[Path]) -> tuple[DicomFile, ...]:
             too many files.
     """
     found: list[DicomFile] = []
-    for path, member, size, modified in _all(paths):
+    for path, size, modified, entry in _all(paths):
         if len(found) == MAX_FILES:
             raise ImageError(
                 "the study has too many files",
                 received=f"more than {MAX_FILES}",
                 fix="Pass the folder of one study or series.",
             )
+        member = "" if entry is None else entry.filename
+        number = len(found) + 1
         found.append(
-            DicomFile(path=path, member=member, size=size, modified_ns=modified, number=len(found) + 1)
+            DicomFile(path=path, member=member, size=size, modified_ns=modified, number=number, entry=entry)
         )
     return tuple(found)
 
 
-def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, str, int, int]]:
+def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
     for path in paths:
         if path.is_dir():
             for file in files_below(path):
                 status = file.stat()
-                yield file, "", status.st_size, status.st_mtime_ns
+                yield file, status.st_size, status.st_mtime_ns, None
         elif not path.is_file():
             raise ImageError(f"{path} does not exist", expected="a DICOM file, folder or zip archive")
         elif zipfile.is_zipfile(path):
             yield from _members(path)
         else:
             status = path.stat()
-            yield path, "", status.st_size, status.st_mtime_ns
+            yield path, status.st_size, status.st_mtime_ns, None
 
 
-def _members(path: Path) -> Iterator[tuple[Path, str, int, int]]:
+def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
     """Yield the members of an archive after checking the sizes that its directory states."""
     modified = path.stat().st_mtime_ns
     try:
@@ -121,16 +117,7 @@ def _members(path: Path) -> Iterator[tuple[Path, str, int, int]]:
             fix="Unpack it, and pass the folder.",
         )
     for member in sorted(members, key=lambda m: m.filename):
-        yield path, member.filename, member.file_size, modified
-
-
-def _bounded(archive: zipfile.ZipFile, member: str, size: int) -> bytes:
-    """Return a member; one that is larger than its directory entry states is an error."""
-    with archive.open(member) as file:
-        data = file.read(size + 1)
-    if len(data) != size:
-        raise zipfile.BadZipFile("a member has another size than its directory entry")
-    return data
+        yield path, member.file_size, modified, member
 
 
 def study_stamp(files: Sequence[DicomFile]) -> tuple[int, int]:

@@ -147,12 +147,14 @@ def _positions(ordered: Sequence[Frame]) -> tuple[list[Frame], list[tuple[int, F
     acquisitions: dict[str, int] = defaultdict(int)
     for frame in ordered:
         acquisitions[text_of(frame.header, "AcquisitionNumber")] += 1
-    differ = [1 for i, f in duplicates if _acquisition(f) != _acquisition(kept[i])]
+    differ = [(kept[i], f) for i, f in duplicates if _acquisition(f) != _acquisition(kept[i])]
     if differ:
+        one, other = differ[0]
         counts = ", ".join(f"{number or 'none'} ({count} slices)" for number, count in acquisitions.items())
         raise ImageError(
             "the series has several acquisitions at the same positions",
-            received=f"AcquisitionNumber {counts}",
+            received=f"AcquisitionNumber {counts}; at {counted(len(differ), 'position')} both, such as "
+            f"{one.name} and {other.name}",
             expected="one acquisition",
             fix="Pass the files of one acquisition.",
         )

@@ -22,6 +22,7 @@ from gcis_runtime.dicom.headers import (
     read_native,
     text_of,
 )
+from gcis_runtime.dicom.jpeg12 import JPEG_EXTENDED, decode_jpeg12
 from gcis_runtime.errors import ImageError
 from gcis_runtime.system.cpus import usable_cpus
 
@@ -33,6 +34,10 @@ _NATIVE = {
     "1.2.840.10008.1.2.2": ">",
     DEFLATED: "<",
 }
+_DECOMPRESS = (
+    "Export the series again, or decompress its files: `gdcmconv --raw IN OUT`, or dcmdjpeg, dcmdjpls and "
+    "dcmdrle of dcmtk."
+)
 
 
 class PixelReader:
@@ -157,6 +162,7 @@ def _compressed(dataset: Any, frame: Frame, syntax: str) -> NDArray[Any]:
     """Decode one compressed frame after comparing the size in its code stream with the header."""
     from pydicom.encaps import get_frame  # noqa: PLC0415 (optional)
     from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
+    from pydicom.uid import UID  # noqa: PLC0415
 
     index = frame.index or 0
     frames = int(number_of(dataset, "NumberOfFrames") or 1)
@@ -164,16 +170,24 @@ def _compressed(dataset: Any, frame: Frame, syntax: str) -> NDArray[Any]:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise ImageError(
-            f"{frame.name} has an unsupported transfer syntax", received=syntax, expected="a lossless one"
+            f"{frame.name} has an unsupported transfer syntax",
+            received=UID(syntax).name,
+            expected="uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000",
+            fix=_DECOMPRESS,
         ) from error
+    bits = int(number_of(dataset, "BitsStored") or 8)
     try:
-        size = codestream_size(get_frame(dataset.PixelData, index, number_of_frames=frames))
+        code = get_frame(dataset.PixelData, index, number_of_frames=frames)
+        size = codestream_size(code)
         if size is not None and size != (frame.columns, frame.rows):
             raise ImageError(
                 f"{frame.name} has compressed data of another size",
                 received=f"{size[0]} x {size[1]}",
                 expected=f"{frame.columns} x {frame.rows}",
             )
+        if syntax == JPEG_EXTENDED and bits > 8:
+            signed = bool(number_of(dataset, "PixelRepresentation"))
+            return decode_jpeg12(code, rows=frame.rows, columns=frame.columns, bits=bits, signed=signed)
         array, _ = decoder.as_array(dataset, index=index, raw=True)
     except ImageError:
         raise
@@ -181,9 +195,9 @@ def _compressed(dataset: Any, frame: Frame, syntax: str) -> NDArray[Any]:
         available = ", ".join(decoder.available_plugins) or "none"
         raise ImageError(
             f"{frame.name} cannot be decoded",
-            received=f"{decoder.UID.name}, {type(error).__name__}",
+            received=f"{decoder.UID.name} of {bits} bits, {type(error).__name__}",
             expected="complete data and a decoder",
-            fix=f"Decoders installed for it: {available}. Install 'gcis[dicom]', or export the series again.",
+            fix=f"Decoders installed for it: {available}. Install 'gcis[dicom]'. {_DECOMPRESS}",
         ) from error
     if array.shape != (frame.rows, frame.columns):
         raise ImageError(

@@ -93,10 +93,17 @@ def segment_case(segmenter: Segmenter, case: Case, options: RunOptions, callback
     )
 
 
-def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
+def write_case(case: Case, result: Segmentation, options: RunOptions, *, keep_report: bool = False) -> Report:
     """Write the results of an image.
 
     The report is written last: if it exists, all other files are complete.
+
+    Args:
+        case: The image.
+        result: Its segmentation.
+        options: What to write.
+        keep_report: Do not remove an existing report first: it describes the same results, because the caller
+            removed those of earlier runs. Another process may have just written it.
 
     Returns:
         The report, as written to the JSON file next to the label map.
@@ -105,7 +112,8 @@ def write_case(case: Case, result: Segmentation, options: RunOptions) -> Report:
         GcisError: An output failed; files written before stay complete.
     """
     job, seconds = case.job, case.seconds | result.seconds
-    job.report.unlink(missing_ok=True)  # an older report must not describe the new label map
+    if not keep_report:
+        job.report.unlink(missing_ok=True)  # an older report must not describe the new label map
     _timed(seconds, "write", lambda: write_label_files(job, result))
     base = result.report()
     structures = list(base.structures)
@@ -198,7 +206,8 @@ def _measured(
     found = statistics.measure_structures(result.volume, result.labels, values)
     measured = [msgspec.structs.replace(s, statistics=found[s.value]) for s in structures]
     if options.statistics:
-        statistics.write_csv(job.statistics, [statistics.COLUMNS, *statistics.csv_rows(job.name, measured)])
+        rows = statistics.csv_rows(job.name, measured, uids=job.uids)
+        statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
     return measured
 
 

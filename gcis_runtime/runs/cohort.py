@@ -59,7 +59,7 @@ class LocalExecutor:
     """Computes in this process; see `executor.Executor`."""
 
     @contextmanager
-    def open(self, model: Model, options: RunOptions) -> Iterator[LocalCohort]:
+    def open(self, model: Model, options: RunOptions, jobs: Sequence[Job] = ()) -> Iterator[LocalCohort]:
         """Open the engine, and that of the coarse pass."""
         with ExitStack() as stack:
             opened = Segmenter.open(model.bundle, options=model.engine, prompts=model.prompts)

@@ -64,12 +64,15 @@ class OpenExecutor(Protocol):
 class Executor(Protocol):
     """Opens the engine of a run, in this process or elsewhere."""
 
-    def open(self, model: Model, options: RunOptions) -> AbstractContextManager[OpenExecutor]:
+    def open(
+        self, model: Model, options: RunOptions, jobs: Sequence[Job]
+    ) -> AbstractContextManager[OpenExecutor]:
         """Return a context manager that opens the engine, and closes it.
 
         Args:
             model: What to open.
             options: What to compute and write for each case.
+            jobs: Cases, of which `run` receives those that no earlier run finished.
 
         Raises:
             EngineError: The engine cannot be opened.

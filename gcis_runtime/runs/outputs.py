@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from gcis_runtime.dicom.results.files import check_installed
 from gcis_runtime.dicom.series import Series
@@ -17,8 +18,9 @@ from gcis_runtime.runs.inputs import Source
 from gcis_runtime.system.atomic_files import remove_leftovers, unwritable
 from gcis_runtime.system.rehearsal import check_name, check_writable
 
-SEG, RTSTRUCT = "dicom-seg", "rtstruct"
-DICOM_FORMATS = (SEG, RTSTRUCT)
+SEG: Final = "dicom-seg"
+RTSTRUCT: Final = "rtstruct"
+DICOM_FORMATS: Final = (SEG, RTSTRUCT)
 _DICOM_SUFFIX = ".dcm"
 
 
@@ -53,6 +55,11 @@ class Job:
     series: Series | None = None
     formats: tuple[tuple[str, Path], ...] = ()
     measurements: Path | None = None
+
+    @property
+    def uids(self) -> tuple[str, str]:
+        """StudyInstanceUID and SeriesInstanceUID; empty for an image file."""
+        return ("", "") if self.series is None else (self.series.study_uid, self.series.uid)
 
 
 def is_file_name(out: str | None) -> bool:

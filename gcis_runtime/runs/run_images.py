@@ -245,7 +245,7 @@ def _run(
             options = replace(options, truth=plan.jobs[0].image.parent / TRUTH_FILE)
         if options.segment.roi is not None:
             parse_roi(options.segment.roi, opened.bundle.manifest)  # an error before an engine is opened
-        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options))
+        cohort = stack.enter_context((executor or LocalExecutor()).open(opened, options, plan.jobs))
         clear_leftovers(plan.jobs)
         if phantom is not None:
             write_phantom(phantom, plan.jobs[0].image.parent)
@@ -260,12 +260,12 @@ def _execute(plan: _Plan, cohort: OpenExecutor, options: RunOptions, callbacks: 
         summary = Summary(plan.folder, identity, plan.jobs, with_statistics=options.statistics, shard=part)
     if callbacks.on_start is not None:
         callbacks.on_start(RunStart(identity=identity, notes=cohort.notes, jobs=plan.jobs, summary=summary))
+    skipped = _finished(plan, identity, options, summary)
     recorder = Recorder(summary, callbacks.on_done, several=len(plan.all_jobs or plan.jobs) > 1)
+    todo = [job for job in plan.jobs if job.name not in skipped]
     with ExitStack() as stack:
         if summary is not None and options.report_html:
             stack.callback(SummaryPage(summary, plan.jobs).write)  # also after an interrupt
-        skipped = _finished(plan, identity, options, summary)
-        todo = [job for job in plan.jobs if job.name not in skipped]
         cohort.run(todo, on_done=recorder.on_done, callbacks=callbacks)
     return recorder.result(plan.jobs, skipped)
 

@@ -18,8 +18,12 @@ from gcis_runtime.system.atomic_files import replacing
 COLUMNS = (
     "case", "structure", "value", "voxels", "volume_ml", "mean_hu", "sd_hu",
     "x_min_mm", "x_max_mm", "y_min_mm", "y_max_mm", "z_min_mm", "z_max_mm", "touches_edge",
+    "study_uid", "series_uid",
 )  # fmt: skip
-"""Columns of the CSV file. Positions increase to the patient's right (x), front (y) and head (z), as RAS+."""
+"""Columns of the CSV file. Positions increase to the patient's right (x), front (y) and head (z), as RAS+.
+
+The UIDs are StudyInstanceUID and SeriesInstanceUID; empty for an image that is not DICOM.
+"""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of a formula in a spreadsheet. File names, and so names of cases, may begin with them."""
@@ -114,12 +118,15 @@ def _corner(place: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def csv_rows(case: str, structures: Iterable[StructureReport]) -> list[list[Any]]:
+def csv_rows(
+    case: str, structures: Iterable[StructureReport], *, uids: tuple[str, str] = ("", "")
+) -> list[list[Any]]:
     """Return the rows of one case for the CSV file.
 
     Args:
         case: Name of the case.
         structures: Structures of its report; those without measurements are left out.
+        uids: UIDs of the DICOM study and series.
     """
     rows = []
     for s in structures:
@@ -130,7 +137,7 @@ def csv_rows(case: str, structures: Iterable[StructureReport]) -> list[list[Any]
         corners = [bound for pair in zip(low, high, strict=True) for bound in pair]
         numbers = ["" if value is None else value for value in (found.mean_hu, found.sd_hu)]
         edge = str(found.touches_edge).lower()
-        rows.append([case, s.name, s.value, found.voxels, found.volume_ml, *numbers, *corners, edge])
+        rows.append([case, s.name, s.value, found.voxels, found.volume_ml, *numbers, *corners, edge, *uids])
     return rows
 
 

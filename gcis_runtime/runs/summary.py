@@ -66,10 +66,8 @@ class Summary:
         self._with_statistics = with_statistics
         self.reports: dict[str, Report] = {}
         self.on_write: Callable[[], None] | None = None
-        self._started = _now()
-        self._cases = {
-            job.name: CaseSummary(case=job.name, image=str(job.image), status="waiting") for job in jobs
-        }
+        self._started, self._peak = _now(), 0
+        self._cases = {job.name: _case(job, "waiting") for job in jobs}
         self._bundle = BundleReport(name=identity.bundle.name, sha256=identity.bundle.sha256)
         self._engine = identity.engine.text
         self._names = {label.value: label.name for label in identity.labels}
@@ -96,10 +94,9 @@ class Summary:
             write: Whether to write the files now.
         """
         self.reports[job.name] = report
-        self._cases[job.name] = CaseSummary(
-            case=job.name,
-            image=str(job.image),
-            status="skipped" if skipped else "done",
+        self._cases[job.name] = _case(
+            job,
+            "skipped" if skipped else "done",
             labels=report.labels,
             volumes_ml={str(s.value): s.volume_ml for s in report.structures},
             seconds=report.seconds,
@@ -107,14 +104,16 @@ class Summary:
             warnings=report.warnings,
             steps=report.steps,
         )
+        if not skipped:
+            self._peak = max(self._peak, report.peak_memory_bytes or 0)
         if self._with_statistics:
-            self._rows[job.name] = statistics.csv_rows(job.name, report.structures)
+            self._rows[job.name] = statistics.csv_rows(job.name, report.structures, uids=job.uids)
         if write:
             self.write()
 
     def failed(self, job: Job, error: str) -> None:
         """Record the error of a case."""
-        self._cases[job.name] = CaseSummary(case=job.name, image=str(job.image), status="failed", error=error)
+        self._cases[job.name] = _case(job, "failed", error=error)
         self.write()
 
     def document(self) -> SummaryDocument:
@@ -128,7 +127,7 @@ class Summary:
             updated=_now(),
             counts={status: counts[status] for status in statuses},
             structures=[NamedStructure(value=v, name=n) for v, n in self._names.items()],
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(peak_memory_bytes() or 0, self._peak) or None,
             cases=list(self._cases.values()),
             shard=self._shard,
         )
@@ -158,6 +157,13 @@ def refuse_own(arguments: Sequence[Path], folder: Path) -> None:
                 f"{argument} would be replaced by the summary of this run",
                 fix="Rename the list, or choose another -o.",
             )
+
+
+def _case(job: Job, status: Status, **values: Any) -> CaseSummary:
+    """Return the summary of a case, with the UIDs of a DICOM series."""
+    if job.series is not None:
+        values["study_uid"], values["series_uid"] = job.uids
+    return CaseSummary(case=job.name, image=str(job.image), status=status, **values)
 
 
 def _now() -> str:

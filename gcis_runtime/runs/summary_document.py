@@ -47,6 +47,8 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
         warnings: Warnings about the image or the run.
         steps: One line per step that was taken for lack of memory.
         error: Error message.
+        study_uid: StudyInstanceUID; unset for an image that is not DICOM, as is the next.
+        series_uid: SeriesInstanceUID.
     """
 
     case: str
@@ -59,6 +61,8 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
     steps: list[str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    study_uid: str | UnsetType = UNSET
+    series_uid: str | UnsetType = UNSET
 
 
 class ShardSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +92,7 @@ class SummaryDocument(msgspec.Struct, frozen=True, kw_only=True):
         updated: Time of the last update.
         counts: Number of cases by status.
         structures: Structures that are segmented.
-        peak_memory_bytes: Peak resident memory of the process so far; None if unknown.
+        peak_memory_bytes: Peak resident memory of a process of the run so far; None if unknown.
         cases: All cases, in order.
         shard: The part of the run; unset for the whole run.
     """
@@ -155,6 +159,7 @@ def _header(document: SummaryDocument) -> list[str]:
     return [
         "case", "image", "status", "labels", "error", "warnings",
         *(f"{structure.name} mL" for structure in document.structures), *seconds,
+        "study_uid", "series_uid",
     ]  # fmt: skip
 
 
@@ -172,6 +177,7 @@ def _row(document: SummaryDocument, case: CaseSummary) -> list[Any]:
         "; ".join((*(case.steps or ()), *(case.warnings or ()))),
         *(volumes.get(str(structure.value), "") for structure in document.structures),
         *times,
+        case.study_uid or "", case.series_uid or "",
     ]  # fmt: skip
 
 

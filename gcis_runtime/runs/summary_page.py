@@ -1,4 +1,4 @@
-"""Write `summary.html`, the page of a run over many images, while the run continues."""
+"""Write `summary.html` next to `summary.csv`, the page of a run over many images, while the run continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SummaryPage:
 
     def __init__(self, summary: Summary, jobs: Sequence[Job], *, interval: float = _INTERVAL) -> None:
         self._summary, self._interval = summary, interval
-        self._file = summary.path.with_suffix(".html")  # the names of shards differ
+        self._file = summary.path.with_suffix(".html")
         self._pages = {job.name: job.page for job in jobs}
         self.write()
         summary.on_write = self._update
@@ -54,7 +54,7 @@ class SummaryPage:
         cohort = Cohort(
             bundle=document.bundle.name,
             bundle_sha256=document.bundle.sha256,
-            bundle_notice=next((r.notice for r in self._summary.reports.values()), ""),
+            bundle_notice=next((report.notice for report in self._summary.reports.values()), ""),
             engine=document.engine,
             started=document.started,
             updated=document.updated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +99,23 @@ def _kind_command(kind: str) -> click.Command:
     return click.Command(
         kind,
         callback=run,
-        params=_kind_options(),
+        params=_kind_options(placed_by_image=dataset.label_geometry == "image"),
         short_help=f"{dataset.title}: {dataset.layout}",
         help=f"Create a datalist from {dataset.title}.\n\nROOT contains {dataset.layout}.\n\n"
         f"Documented at {dataset.source}",
     )
 
 
-def _kind_options() -> list[click.Parameter]:
+def _kind_options(*, placed_by_image: bool) -> list[click.Parameter]:
     def keep(_root: Path, **_flags: Any) -> None:
         """Hold the parameters that the decorators below add."""
 
+    flip = click.option(
+        "--label-flip",
+        default="",
+        metavar="AXES",
+        help="Axes of the file, such as z or yz, along which label files are reversed against images [none].",
+    )
     for option in reversed(
         [
             click.argument("root", type=FOLDER),
@@ -151,6 +157,7 @@ def _kind_options() -> list[click.Parameter]:
             click.option(
                 "--keep", is_flag=True, help="Keep cases whose published files are known to be wrong."
             ),
+            *([flip] if placed_by_image else []),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split."),
             json_option(help="Print the complete report as JSON."),
             verbose_option,
@@ -191,6 +198,7 @@ def _make(kind: str, root: Path, out: Path, as_json: bool, flags: dict[str, Any]
 def _summary(report: dict[str, Any], out: Path) -> str:
     """Return a readable summary of a report."""
     from gcis_runtime.text import table
+    from gcis_train.datasets.listing import grouped
 
     rows = [["structure", "cases"], *([p, str(n)] for p, n in report["structures"].items())]
     cases = ", ".join(f"{n} {part}" for part, n in report["cases"].items() if n or part != "held out")
@@ -199,10 +207,25 @@ def _summary(report: dict[str, Any], out: Path) -> str:
     for reason, count in reasons.items():
         names = [s["name"] for s in report["skipped"] if s["reason"] == reason]
         lines.append(f"skipped {count}: {reason} ({_few(names)})")
+    if report["label_geometry"]["placed_by"] == "image":
+        differ = [m["name"] for m in report["label_geometry"]["headers_differ"]]
+        lines.append(
+            f"labels are placed by the headers of the images; those of {len(differ)} label files differ"
+            + (f" ({_few(differ)})" if differ else "")
+        )
+    lines += [f"note: {note}" for note in report["notes"]]
     if report["unused_files"]:
-        lines.append(f"not used: {len(report['unused_files'])} files ({_few(report['unused_files'])})")
+        groups = grouped(report["unused_files"])
+        lines.append(f"not used: {len(report['unused_files'])} files ({_counts(groups)})")
+        lines.append(f"  such as {_few(report['unused_files'])}")
+    if report["set_aside"]:
+        lines.append(f"published without use for training: {_counts(report['set_aside'])}")
     lines.append(f"written to {out}; next: gcis-train datalist check {out}")
     return "\n".join(lines)
+
+
+def _counts(groups: Mapping[str, int]) -> str:
+    return _few([f"{name} {count}" for name, count in groups.items()])
 
 
 def _few(names: Sequence[str]) -> str:

@@ -32,6 +32,8 @@ _CASES = click.option(
     default=0,
     help="Number of cases, in the order of the datalist; 0 for all [0].",
 )
+PRESET_CHOICES = ("kits23", "msd", "segrap", "flare22", "word")
+"""Names of `evaluation.presets.PRESETS`, which is not imported for the help of other commands."""
 _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
 
 
@@ -82,18 +84,13 @@ class _SourceOptions:
 @_SPLIT
 @_CASES
 @click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=2.0,
-    show_default=True,
-    help="Tolerance of the surface Dice in mm.",
+    "--preset",
+    type=click.Choice(PRESET_CHOICES),
+    help="Score by the rules of this challenge: its classes, tolerances, empty masks and means.",
 )
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Tolerance of the surface Dice in mm [2].")
 @click.option(
-    "--worst",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Number of worst cases to draw as overlay images.",
+    "--worst", type=click.IntRange(min=0), help="Number of worst cases to draw as overlay images [3]."
 )
 @click.option(
     "--lesion",
@@ -133,8 +130,9 @@ def evaluate(
     datalist: Path,
     split: str,
     cases: int,
-    tolerance: float,
-    worst: int,
+    preset: str | None,
+    tolerance: float | None,
+    worst: int | None,
     lesions: tuple[str, ...],
     out: Path,
     **source: Any,
@@ -142,22 +140,29 @@ def evaluate(
     """Score every labelled structure of a datalist on the native grid of each image.
 
     Computes Dice, normalised surface Dice and HD95 for a checkpoint, a bundle or label maps on disk.
-    summary.md defines every metric, including its value for empty masks.
+    summary.md defines every metric, including its value for empty masks. --preset scores by the rules of a
+    challenge instead.
     """
     options = _SourceOptions(**source)
+    if preset is not None:
+        if tolerance is not None or worst is not None or lesions:
+            raise click.UsageError("--preset defines the scores: omit --tolerance, --worst and --lesion.")
+        _evaluate_preset(preset, datalist, split, cases, out, options)
+        return
     from gcis_train.evaluation.evaluate import evaluate as run
     from gcis_train.evaluation.scorecard import table, write_results
+    from gcis_train.evaluation.scores import TOLERANCE
     from gcis_train.evaluation.worst import WorstCases
     from gcis_train.training.progress import Progress
 
     chosen = _cases(datalist, split, cases)
-    pictures = WorstCases(worst)
+    pictures = WorstCases(3 if worst is None else worst)
     with _open_source(options, chosen) as opened:
         found = run(
             chosen,
             opened,
             progress=Progress(sys.stderr).log,
-            tolerance=tolerance,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
             watcher=pictures,
             lesions=lesions,
         )
@@ -166,6 +171,21 @@ def evaluate(
     echo(table(result))
     for prompt, rows in found.unscored.items():
         echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
+
+
+def _evaluate_preset(
+    name: str, datalist: Path, split: str, count: int, out: Path, options: _SourceOptions
+) -> None:
+    from gcis_train.evaluation.preset_card import table, write_preset
+    from gcis_train.evaluation.preset_scores import evaluate_preset
+    from gcis_train.evaluation.presets import PRESETS
+    from gcis_train.training.progress import Progress
+
+    chosen = _cases(datalist, split, count)
+    with _open_source(options, chosen) as opened:
+        found = evaluate_preset(chosen, opened, PRESETS[name], progress=Progress(sys.stderr).log)
+    notes = {"datalist": datalist.name, "split": split, **opened.notes}
+    echo(table(write_preset(out, found, notes)))
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from gcis_runtime.system.atomic_files import replacing_folder
 from gcis_runtime.system.json_files import decode_json
 from gcis_runtime.system.rehearsal import check_writable
 from gcis_train.data.datalist import Case
+from gcis_train.data.placement import BY_FILE
 from gcis_train.data.volumes import CaseVolume, load_case
 
 _FORMAT = 2
@@ -139,12 +140,14 @@ def _key(case: Case, spec: PreprocessSpec) -> str:
     """Return a hash of everything that determines the arrays; prompts and names do not."""
     paths = [case.image, *dict.fromkeys(path for t in case.targets for path in t.labels)]
     order = {path: number for number, path in enumerate(paths)}
+    placements = [t.placement for t in case.targets]
     parts: dict[str, Any] = {
         "format": _FORMAT,
         "versions": _versions(),
         "spec": spec,
         "files": [_identity(path) for path in paths],
         "targets": [([order[path] for path in t.labels], t.values) for t in case.targets],
+        **({"placements": placements} if any(p != BY_FILE for p in placements) else {}),
     }
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 

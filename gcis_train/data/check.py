@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 from gcis_runtime.errors import DataError, ImageError
 from gcis_runtime.images.files import read_grid, read_volume
-from gcis_runtime.images.grid import Grid, check_same_grid
-from gcis_runtime.images.labels import read_labels
+from gcis_runtime.images.grid import TOLERANCE, Grid
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.warnings import intensity_warnings
 from gcis_train.data.datalist import Case, group_cases, read_datalist
+from gcis_train.data.flips import FlipCheck
 from gcis_train.data.masks import masks_of
+from gcis_train.data.orientations import describe_mixture
+from gcis_train.data.placement import Placement
 from gcis_train.data.sides import other_side
 
 Level = Literal["error", "warning"]
@@ -58,6 +60,8 @@ class CaseFacts:
         fingerprint: Hash of the rounded voxels in RAS order, equal for a copy in another format.
         volumes: Volume in mL per structure; 0 for a structure without voxels.
         unnamed: Label values that no row uses.
+        moved_mm: Largest distance in mm between voxels by the header of a label file and by that of the image
+            where the image places the labels (`label_geometry`); None where the label files do.
         problems: Errors and warnings.
     """
 
@@ -69,11 +73,19 @@ class CaseFacts:
     fingerprint: str = ""
     volumes: dict[str, float] = dataclasses.field(default_factory=dict)
     unnamed: frozenset[int] = frozenset()
+    moved_mm: float | None = None
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     def add(self, level: Level, message: str) -> None:
         """Add a problem of this case."""
         self.problems.append(Problem(level=level, where=f"{self.split} case {self.name}", message=message))
+
+    @property
+    def moved(self) -> bool:
+        """Whether the header of a label file differs from that of the image, which places the labels."""
+        if self.grid is None or self.moved_mm is None:
+            return False
+        return self.moved_mm > TOLERANCE * min(self.grid.spacing)
 
     @property
     def broken(self) -> bool:
@@ -120,21 +132,18 @@ def check_case(case: Case, *, split: str, headers_only: bool = False) -> CaseFac
     facts = CaseFacts(name=case.name, split=split, image=case.image)
     try:
         grid = facts.grid = read_grid(case.image)
-        if not headers_only:
-            _check_image(facts, read_volume(case.image))
+        volume = None if headers_only else read_volume(case.image)
+        if volume is not None:
+            _check_image(facts, volume)
     except ImageError as error:
         facts.add("error", str(error))
         return facts
-    named: dict[Path, set[int] | None] = {}
-    for target in case.targets:
-        for file in target.labels:
-            known = named.setdefault(file, set())
-            named[file] = None if known is None or target.values is None else known | set(target.values)
-    broken = [file for file in named if not _check_label_grid(facts, grid, file)]
-    if broken or headers_only:
+    places = dict.fromkeys((file, target.placement) for target in case.targets for file in target.labels)
+    broken = [file for file, placement in places if not _check_label_grid(facts, grid, file, placement)]
+    if broken or volume is None:
         return facts
     try:
-        _check_masks(facts, case, grid, named)
+        _check_masks(facts, case, grid, volume)
     except (DataError, ImageError) as error:
         facts.volumes.clear()
         facts.add("error", str(error))
@@ -151,35 +160,49 @@ def _check_image(facts: CaseFacts, volume: Volume) -> None:
     facts.fingerprint = hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
 
 
-def _check_label_grid(facts: CaseFacts, image: Grid, file: Path) -> bool:
-    """Compare the grid of a label file with that of the image; return whether the file can be used."""
+def _check_label_grid(facts: CaseFacts, image: Grid, file: Path, placement: Placement) -> bool:
+    """Compare the header of a label file with that of the image; return whether the file can be used."""
     try:
-        check_same_grid(image, read_grid(file), name=f"label {file.name}")
+        shift = placement.check(file, image)
     except ImageError as error:
         facts.add("error", str(error))
         return False
+    if placement.geometry == "image":
+        facts.moved_mm = max(shift, facts.moved_mm or 0.0)
     return True
 
 
-def _check_masks(facts: CaseFacts, case: Case, grid: Grid, named: dict[Path, set[int] | None]) -> None:
-    """Measure every structure; find unused label values and sides that look exchanged."""
+def _check_masks(facts: CaseFacts, case: Case, grid: Grid, volume: Volume) -> None:
+    """Measure every structure; find unused label values, exchanged sides and reversed labels."""
+    named: dict[Path, set[int] | None] = {}
+    for target in case.targets:
+        for file in target.labels:
+            known = named.setdefault(file, set())
+            named[file] = None if known is None or target.values is None else known | set(target.values)
 
-    def read(file: Path) -> npt.NDArray[Any]:
-        values = read_labels(file, like=grid).array
+    def read(file: Path, placement: Placement) -> npt.NDArray[Any]:
+        values = placement.read(file, grid)
         known = named[file]
         if known is not None:
             facts.unnamed |= {int(v) for v in np.unique(values) if v > 0 and int(v) not in known}
         return values
 
     rightward: dict[str, float] = {}
+    checks: dict[Placement, FlipCheck] = {}
     for target, mask in zip(case.targets, masks_of(case.targets, read), strict=True):
         facts.volumes[target.prompt] = float(mask.sum()) * grid.voxel_ml
+        checks.setdefault(target.placement, FlipCheck(volume.array)).add(mask)
         if mask.any() and other_side(target.prompt) is not None:
             rightward[target.prompt] = _rightward(grid, mask)
     for prompt, place in rightward.items():
         other = other_side(prompt) or ""
         if "left" in prompt.lower() and other in rightward and place > rightward[other]:
             facts.add("warning", f"{prompt!r} is to the right of {other!r}: are left and right exchanged?")
+    for placement, check in checks.items():
+        if found := check.result():
+            # Training refuses them only where no header of the label file confirms its order of voxels.
+            level: Level = "error" if placement.geometry == "image" else "warning"
+            facts.add(level, f"{found.text}. {found.remedy(placement)}")
 
 
 def _rightward(grid: Grid, mask: npt.NDArray[np.bool_]) -> float:
@@ -243,10 +266,9 @@ def _prompts(
 
 
 def _mixture(facts: Iterable[CaseFacts]) -> list[Problem]:
-    """Warn of mixed orientations, since the published recipe keeps the orientation of each file."""
-    counts = Counter(f.grid.orientation for f in facts if f.grid is not None)
-    if len(counts) < 2:
+    """Warn of mixed orientations, which a training without --orientation refuses."""
+    mixture = describe_mixture((f.grid.orientation, str(f.image)) for f in facts if f.grid is not None)
+    if mixture is None:
         return []
-    mix = ", ".join(f"{code} {n}" for code, n in counts.most_common())
-    message = f"mixed ({mix}): train with --orientation RAS"
+    message = f"mixed, {mixture}: train with --orientation RAS"
     return [Problem(level="warning", where="orientation", message=message)]

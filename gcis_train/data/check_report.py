@@ -36,9 +36,20 @@ def summary(facts: Sequence[CaseFacts], problems: Sequence[Problem]) -> dict[str
         "orientation": dict(Counter(g.orientation for g in grids)),
         "spacing_mm": _range([g.spacing for g in grids]),
         "shape": _range([g.shape for g in grids]),
+        "label_geometry": _label_geometry(facts),
         "hu": [min(low for low, _ in hu), max(high for _, high in hu)] if hu else None,
         "structures": {prompt: _structure(prompt, facts) for prompt in prompts},
         "problems": [dataclasses.asdict(p) for p in problems],
+    }
+
+
+def _label_geometry(facts: Sequence[CaseFacts]) -> dict[str, Any]:
+    """Return the number of cases by the header that places their labels, and where both headers differ."""
+    moved = [f for f in facts if f.moved]
+    return {
+        "image": sum(f.moved_mm is not None for f in facts),
+        "headers_differ": [f"{f.split} {f.name}" for f in moved],
+        "largest_mm": round(max((f.moved_mm or 0.0 for f in moved), default=0.0), 3),
     }
 
 
@@ -76,6 +87,14 @@ def text_table(result: dict[str, Any]) -> str:
         if result[key]:
             low, high = (" x ".join(form.format(n) for n in side) for side in result[key])
             lines.append(f"{name:<13}{low}" + (f" to {high}" if low != high else ""))
+    placed = result["label_geometry"]
+    if placed["image"]:
+        differ = len(placed["headers_differ"])
+        most = f", by up to {placed['largest_mm']:g} mm" if differ else ""
+        lines.append(
+            f"labels       placed by the header of the image in {placed['image']} cases; "
+            f"their own headers differ in {differ}{most}"
+        )
     if result["hu"]:
         lines.append(f"HU           {result['hu'][0]:g} to {result['hu'][1]:g}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.suffixes import stem
 from gcis_runtime.system.json_files import decode_json
+from gcis_train.data.placement import BY_FILE, LabelGeometry, Placement
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +37,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             zero. A value that does not occur in a label file states that the structure is absent.
         repeat: Number of times that the image counts per training epoch, for rare structures; of several rows
             of an image the largest.
+        label_geometry: `file` requires each label file to have the grid of the image in its header; `image`
+            requires the same shape only, and places its voxels on the grid of the image.
+        label_flip: Axes of the file (such as `z` or `yz`) along which the voxels of the label files are
+            reversed; only with the label geometry `image`.
     """
 
     image: str
@@ -43,6 +48,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt: str = ""
     label_value: int | tuple[int, ...] | None = None
     repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
+    label_geometry: LabelGeometry = "file"
+    label_flip: str = ""
+
+    def __post_init__(self) -> None:
+        _ = self.placement
+
+    @property
+    def placement(self) -> Placement:
+        """How the label files lie on the grid of the image."""
+        return Placement(geometry=self.label_geometry, flip=self.label_flip)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -74,11 +89,13 @@ class Target:
         prompt: Text prompt of the structure.
         labels: Its label files; the mask is their union.
         values: Its values in each of them; None selects all values above zero.
+        placement: How the label files lie on the grid of the image.
     """
 
     prompt: str
     labels: tuple[Path, ...]
     values: tuple[int, ...] | None
+    placement: Placement = BY_FILE
 
     def select(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Return the mask of the structure in an array of label values."""
@@ -234,7 +251,7 @@ def group_cases(rows: tuple[Row, ...], *, folder: Path) -> tuple[Case, ...]:
         number = seen[row.image, row.prompt]
         seen[row.image, row.prompt] += 1
         files = tuple(folder / name for name in row.labels)
-        target = Target(prompt=row.prompt, labels=files, values=row.values)
+        target = Target(prompt=row.prompt, labels=files, values=row.values, placement=row.placement)
         targets.setdefault((row.image, number), []).append(target)
     images = list(dict.fromkeys(image for image, _ in targets))
     names = dict(zip(images, titles([folder / image for image in images]), strict=True))

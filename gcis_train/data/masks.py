@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.grid import GridLike
-from gcis_runtime.images.labels import read_labels
 from gcis_train.data.datalist import Target
+from gcis_train.data.placement import Placement
 
 
 def read_masks(targets: Sequence[Target], *, like: GridLike) -> Iterator[npt.NDArray[np.bool_]]:
@@ -27,27 +27,28 @@ def read_masks(targets: Sequence[Target], *, like: GridLike) -> Iterator[npt.NDA
         The mask, (X, Y, Z) of `like`: the union over the structure's label files.
 
     Raises:
-        ImageError: A label file cannot be read, is not a label map, or is on a different grid.
+        ImageError: A label file cannot be read, is not a label map, or is on a different grid (with the
+            label geometry `image`: has a different shape).
         DataError: A structure has no label file.
     """
-    return masks_of(targets, lambda path: read_labels(path, like=like).array)
+    return masks_of(targets, lambda path, placement: placement.read(path, like))
 
 
 def masks_of(
-    targets: Sequence[Target], read: Callable[[Path], npt.NDArray[Any]]
+    targets: Sequence[Target], read: Callable[[Path, Placement], npt.NDArray[Any]]
 ) -> Iterator[npt.NDArray[np.bool_]]:
     """Yield the mask of each structure, in order: the union over its label files.
 
     Args:
         targets: Structures of one case.
-        read: Function from a label file to its label values, arrays of one shape. It is called once per
-            file; the values are kept until the last structure that needs them.
+        read: Function from a label file and its placement to its label values, arrays of one shape. It is
+            called once per file and placement; the values are kept until the last structure that needs them.
 
     Raises:
         DataError: A structure has no label file.
     """
-    uses = Counter(path for target in targets for path in target.labels)
-    values: dict[Path, npt.NDArray[Any]] = {}
+    uses = Counter((path, target.placement) for target in targets for path in target.labels)
+    values: dict[tuple[Path, Placement], npt.NDArray[Any]] = {}
     for target in targets:
         if not target.labels:
             raise DataError(
@@ -57,10 +58,11 @@ def masks_of(
             )
         parts = []
         for path in target.labels:
-            if path not in values:
-                values[path] = read(path)
-            parts.append(target.select(values[path]))
-            uses[path] -= 1
-            if not uses[path]:
-                del values[path]
+            place = path, target.placement
+            if place not in values:
+                values[place] = read(*place)
+            parts.append(target.select(values[place]))
+            uses[place] -= 1
+            if not uses[place]:
+                del values[place]
         yield np.logical_or.reduce(parts)

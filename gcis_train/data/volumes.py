@@ -25,11 +25,12 @@ from torch import Tensor
 from gcis_runtime.demo.phantom import STRUCTURES, make_phantom
 from gcis_runtime.errors import DataError, GcisError
 from gcis_runtime.images.files import read_grid, read_volume
-from gcis_runtime.images.grid import Grid, check_same_grid
-from gcis_runtime.images.labels import read_labels
+from gcis_runtime.images.grid import Grid
 from gcis_runtime.spec import Foreground, PreprocessSpec
 from gcis_train.data.datalist import Case
+from gcis_train.data.flips import refuse_reversed
 from gcis_train.data.masks import masks_of
+from gcis_train.data.placement import Placement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,17 +87,18 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     thirty of 1024 x 1024 x 180 voxels (HaN-Seg), do not fit into memory together.
 
     Raises:
-        DataError: A file cannot be read, a label is on a different grid or not a label map, or the image has
-            non-finite intensities.
+        DataError: A file cannot be read, a label is on a different grid, lies reversed against the image or
+            is not a label map, or the image has non-finite intensities.
     """
     try:
         grid = read_grid(case.image)
         # All headers are compared before any voxel is read.
-        for path in dict.fromkeys(path for t in case.targets for path in t.labels):
-            check_same_grid(grid, read_grid(path), name=str(path))
+        for path, placement in dict.fromkeys((p, t.placement) for t in case.targets for p in t.labels):
+            placement.check(path, grid)
+        refuse_reversed(case)
         moved = preprocessing(spec, keys=["image"])({"image": case.image})["image"]
         box = content_box(moved, spec)
-        whole = masks_of(case.targets, lambda path: _label_values(path, grid, spec))
+        whole = masks_of(case.targets, lambda path, placement: _label_values(path, placement, grid, spec))
         masks = (mask[box] for mask in whole)
         image = np.asarray(moved[0], dtype=np.float32)[box]
         prompts = tuple(t.prompt for t in case.targets)
@@ -104,7 +106,7 @@ def load_case(case: Case, spec: PreprocessSpec) -> CaseVolume:
     except Exception as error:
         raise DataError(
             f"the case {case.name} cannot be pre-processed",
-            received=_root_cause(error),
+            received=_root_cause(error).rstrip("."),
             fix="Repair its files or remove the case from the datalist.",
         ) from error
 
@@ -135,13 +137,13 @@ def content_box(image: Tensor, spec: PreprocessSpec) -> tuple[slice, slice, slic
     return x, y, z
 
 
-def _label_values(path: Path, grid: Grid, spec: PreprocessSpec) -> npt.NDArray[Any]:
+def _label_values(path: Path, placement: Placement, grid: Grid, spec: PreprocessSpec) -> npt.NDArray[Any]:
     """Read a label file and resample its values to the network's grid.
 
     The affine of the image is used: rounding in the header of the label file could result in a different
         shape.
     """
-    label = _tensor(read_labels(path, like=grid).array, grid.affine)
+    label = _tensor(placement.read(path, grid), grid.affine)
     moved = preprocessing(spec, keys=["label"])({"label": label}, start=1)["label"]
     values: npt.NDArray[Any] = np.rint(np.asarray(moved[0]))
     return values

@@ -16,9 +16,11 @@ from gcis_runtime.errors import DataError
 from gcis_runtime.images.labels import read_labels
 from gcis_runtime.system.json_files import write_json
 from gcis_train.data.datalist import Datalist, Row
+from gcis_train.data.placement import Placement
+from gcis_train.datasets.geometry import placed
 from gcis_train.datasets.listing import Listing
 from gcis_train.datasets.merges import lesions_in_organs, sides_joined
-from gcis_train.datasets.samples import Dataset, Mask, Sample, Skip
+from gcis_train.datasets.samples import Dataset, Mask, Sample, Scan, Skip
 from gcis_train.datasets.splits import fold_of, hold_out
 
 DEFAULT_SHARE = 0.2
@@ -38,6 +40,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
         validation_share: Share of patients for validation; None uses the published split, or 0.2 without one.
         test: Validate on the published test part, which is excluded otherwise.
         keep: Keep cases whose published files are known to be wrong (`Dataset.broken`).
+        label_flip: Axes along which the label files are reversed, for a dataset whose labels are placed by
+            the header of the image.
     """
 
     lesions: Literal["organ", "apart"] = "organ"
@@ -50,6 +54,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     validation_share: float | None = None
     test: bool = False
     keep: bool = False
+    label_flip: str = ""
 
     def __post_init__(self) -> None:
         if self.folds and not (self.folds > 1 and 0 <= self.fold < self.folds):
@@ -68,7 +73,8 @@ class Built:
 
     Attributes:
         datalist: The rows.
-        report: JSON values: counts, split, skipped cases with reasons, unused files.
+        report: JSON values: counts, split, skipped cases with reasons, unused files, published files that no
+            datalist uses.
     """
 
     datalist: Datalist
@@ -93,13 +99,48 @@ def build(
         progress: Called with one line per case while label files are read.
 
     Raises:
-        DataError: The folder is not that of the dataset or has no complete case, or a prompt is unknown.
-        ImageError: A label file cannot be read.
+        DataError: The folder is not that of the dataset or has no complete case, a prompt is unknown, or
+            `label_flip` does not apply.
+        ImageError: A label file, or with the label geometry `image` a header, cannot be read.
     """
+    placement = _placement(dataset, choices)
     listing = Listing(root)
     scan = dataset.scan(listing)
     if not scan.samples:
         raise _nothing(dataset, listing, scan.skipped)
+    samples, skipped = _select(dataset, scan, choices, progress)
+    samples, unfit, moved = placed(samples, placement)
+    skipped += unfit
+    parts, how = _split(samples, choices)
+    rows = {part: tuple(r for s in parts[part] for r in _rows(s, folder, placement)) for part in parts}
+    used = {f for s in scan.samples for f in (s.image, *(f for m in s.masks for f in m.files))}
+    report = {
+        "dataset": dataset.title,
+        "source": dataset.source,
+        "choices": msgspec.to_builtins(choices),
+        "split": how,
+        "label_geometry": {"placed_by": placement.geometry, "headers_differ": moved},
+        "cases": {part: len(found) for part, found in parts.items()},
+        "rows": {part: len(found) for part, found in rows.items()},
+        "structures": dict(Counter(r.prompt for p in ("training", "validation") for r in rows[p])),
+        "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
+        "notes": list(scan.notes),
+        "unused_files": list(listing.unused(used, dataset.aside)),
+        "set_aside": listing.set_aside(used, dataset.aside),
+    }
+    if not rows["training"] and not rows["validation"]:
+        raise DataError(
+            f"the datalist of {dataset.title} would be empty",
+            received=", ".join(f"{part} {len(found)}" for part, found in parts.items()),
+            fix="Check that the labels have voxels; if all cases are in the test part, use --test.",
+        )
+    return Built(datalist=Datalist(training=rows["training"], validation=rows["validation"]), report=report)
+
+
+def _select(
+    dataset: Dataset, scan: Scan, choices: Choices, progress: Callable[[str], None]
+) -> tuple[list[Sample], list[Skip]]:
+    """Return the merged samples with the chosen structures, and the skipped cases."""
     broken = {} if choices.keep else dataset.broken
     samples = [_merged(sample, choices) for sample in scan.samples if sample.name not in broken]
     skipped = list(scan.skipped)
@@ -112,27 +153,7 @@ def build(
         samples = _without_empty(samples, progress)
         skipped += [Skip(name=s.name, reason="no voxel of any structure") for s in samples if not s.masks]
         samples = [s for s in samples if s.masks]
-    parts, how = _split(samples, choices)
-    rows = {part: tuple(r for s in parts[part] for r in _rows(s, folder)) for part in parts}
-    used = {f for s in scan.samples for f in (s.image, *(f for m in s.masks for f in m.files))}
-    report = {
-        "dataset": dataset.title,
-        "source": dataset.source,
-        "choices": msgspec.to_builtins(choices),
-        "split": how,
-        "cases": {part: len(found) for part, found in parts.items()},
-        "rows": {part: len(found) for part, found in rows.items()},
-        "structures": dict(Counter(r.prompt for p in ("training", "validation") for r in rows[p])),
-        "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
-        "unused_files": list(listing.unused(used, dataset.aside)),
-    }
-    if not rows["training"] and not rows["validation"]:
-        raise DataError(
-            f"the datalist of {dataset.title} would be empty",
-            received=", ".join(f"{part} {len(found)}" for part, found in parts.items()),
-            fix="Check that the labels have voxels; if all cases are in the test part, use --test.",
-        )
-    return Built(datalist=Datalist(training=rows["training"], validation=rows["validation"]), report=report)
+    return samples, skipped
 
 
 def write_datalist(path: Path, built: Built) -> None:
@@ -148,6 +169,18 @@ def write_datalist(path: Path, built: Built) -> None:
         "validation": built.datalist.validation,
     }
     write_json(path, tree, indent=1)
+
+
+def _placement(dataset: Dataset, choices: Choices) -> Placement:
+    try:
+        return Placement(geometry=dataset.label_geometry, flip=choices.label_flip)
+    except ValueError as error:
+        raise DataError(
+            f"the labels of {dataset.title} cannot be reversed",
+            received=str(error),
+            expected="axes such as 'z', for a dataset whose labels are placed by the header of the image",
+            fix="Correct or omit --label-flip.",
+        ) from error
 
 
 def _nothing(dataset: Dataset, listing: Listing, skipped: Sequence[Skip]) -> DataError:
@@ -236,7 +269,7 @@ def _split(samples: Sequence[Sample], choices: Choices) -> tuple[dict[str, list[
     }, how
 
 
-def _rows(sample: Sample, folder: Path) -> list[Row]:
+def _rows(sample: Sample, folder: Path, placement: Placement) -> list[Row]:
     def name(file: Path) -> str:
         whole = file.resolve()
         base = folder.resolve()
@@ -249,6 +282,8 @@ def _rows(sample: Sample, folder: Path) -> list[Row]:
             label=name(m.files[0]) if len(m.files) == 1 else tuple(name(f) for f in m.files),
             prompt=m.prompt,
             label_value=m.values[0] if m.values is not None and len(m.values) == 1 else m.values,
+            label_geometry=placement.geometry,
+            label_flip=placement.flip,
         )
         for m in sample.masks
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from gcis_runtime.errors import DataError
@@ -81,6 +83,12 @@ class Listing:
             if self.root / name not in used and not any(re.search(rf"(?:^|/){a}", name) for a in aside)
         )
 
+    def set_aside(self, used: set[Path], aside: tuple[str, ...]) -> dict[str, int]:
+        """Return the number of unused images per folder that match a pattern of `aside`."""
+        known = set(self.unused(used, aside))
+        names = [name for name in self.names if self.root / name not in used and name not in known]
+        return grouped(names)
+
     def contents(self) -> str:
         """Return a short description of the folder's contents, for an error."""
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in self.root.iterdir())
@@ -89,3 +97,13 @@ class Listing:
     def has_dicom(self) -> bool:
         """Return whether the folder contains a DICOM file."""
         return next(self.root.rglob("*.dcm"), None) is not None
+
+
+def grouped(names: Sequence[str]) -> dict[str, int]:
+    """Return the number of files per folder, or per file name where that gives fewer groups.
+
+    A hundred files of a folder `imagesTs` are one group, as is the same file in each of a hundred folders.
+    """
+    folders = Counter(f"{folder}/" if (folder := name.rpartition("/")[0]) else "./" for name in names)
+    files = Counter(name.rpartition("/")[2] for name in names)
+    return dict(files if len(files) < len(folders) else folders)

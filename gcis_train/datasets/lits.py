@@ -2,6 +2,8 @@
 
 Layout and labels: https://competitions.codalab.org/competitions/17094 and Bilic et al., Medical Image
 Analysis 2023 (`Training Batch 1/volume-0.nii` and `segmentation-0.nii`); the test volumes have no labels.
+The headers of some label files differ from those of their images (segmentation 53 has an identity-like
+affine, https://github.com/MIC-DKFZ/nnUNet/issues/2751): labels are placed by the header of the image.
 CT-ORG and the liver task of the Decathlon contain the same patients: do not train on one and validate on
 another.
 """
@@ -33,4 +35,5 @@ DATASET = Dataset(
     scan=scan,
     aside=(r"test-volume-\d+",),
     broken=BROKEN,
+    label_geometry="image",
 )

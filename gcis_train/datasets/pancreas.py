@@ -3,8 +3,10 @@
 Layout: https://www.cancerimagingarchive.net/collection/pancreas-ct/ (Roth et al., MICCAI 2015). The
 collection publishes DICOM series in folders `PANCREAS_0001` … and labels as `label0001.nii.gz` (the archive
 `TCIA_pancreas_labels-02-05-2017`). Images must be converted to files named after their series, such as
-`PANCREAS_0001.nii.gz`. Series 25 and 70 are copies of another patient; their folders are empty in the current
-version, and older copies of them are skipped.
+`PANCREAS_0001.nii.gz`. The headers of the label files differ from those of the converted images, and the
+order of their slices or rows may differ too, depending on the converter: labels are placed by the header of
+the image, and labels that lie reversed against it are refused when they are read. Series 25 and 70 are copies
+of another patient; their folders are empty in the current version, and older copies of them are skipped.
 """
 
 from __future__ import annotations
@@ -37,4 +39,5 @@ DATASET = Dataset(
     layout="PANCREAS_0001.nii.gz (converted from DICOM) and label0001.nii.gz, in any folders",
     scan=scan,
     aside=(r"PANCREAS_00(?:25|70)", r"label00(?:25|70)"),
+    label_geometry="image",
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from gcis_train.data.placement import LabelGeometry
 from gcis_train.datasets.listing import Listing
 
 Part = Literal["", "training", "validation", "test"]
@@ -65,10 +66,17 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """The result of an adaptor."""
+    """The result of an adaptor.
+
+    Attributes:
+        samples: Complete cases.
+        skipped: Other cases with the reason.
+        notes: What was accepted but may be a mistake, for the report.
+    """
 
     samples: tuple[Sample, ...]
     skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ class Dataset:
         absent_is_unknown: Whether a structure without voxels was not contoured, rather than absent.
         broken: Reason by name of cases whose published files are known to be wrong; they are skipped unless
             they are kept explicitly.
+        label_geometry: `image` if the headers of the published label files differ from those of the images.
     """
 
     kind: str
@@ -95,6 +104,7 @@ class Dataset:
     aside: tuple[str, ...] = ()
     absent_is_unknown: bool = False
     broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    label_geometry: LabelGeometry = "file"
 
 
 def label_map(

@@ -3,13 +3,16 @@
 Layout and names: https://doi.org/10.5281/zenodo.6802613 (v1), https://doi.org/10.5281/zenodo.10047292 (v2),
 https://github.com/wasserth/TotalSegmentator and Wasserthal et al., Radiology: AI 2023. A case is a folder
 `s0011` with `ct.nii.gz` and `segmentations/<structure>.nii.gz`; `meta.csv` (separated by `;`) lists the part
-of each case. Structures outside the image have an empty mask. Kidney cysts (v2) have separate files.
+of each case. The `meta.csv` of v3 (the latest version of the first record) was not available: parts with
+other names than `train`, `val` and `test` are reported. Structures outside the image have an empty mask.
+Kidney cysts (v2) have separate files.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
 
 from gcis_runtime.errors import DataError
@@ -85,7 +88,13 @@ def scan(listing: Listing) -> Scan:
                 prompt=prompt_of(match[2]), files=(listing.root / name,), values=(1,), lesion_of=organ
             )
             masks.setdefault(match[1], []).append(mask)
-    parts = _parts(listing.root)
+    published = _parts(listing.root)
+    parts = {name: _PARTS[part] for name, part in published.items() if part in _PARTS}
+    unknown = Counter(part for name, part in published.items() if part not in _PARTS and name in images)
+    notes = [
+        f"meta.csv has the unknown part {part!r} for {count} cases: they are not held out as a test part"
+        for part, count in sorted(unknown.items())
+    ]
     samples = [
         Sample(name=key, image=file, masks=tuple(masks[key]), part=parts.get(key, ""))
         for key, file in images.items()
@@ -93,19 +102,17 @@ def scan(listing: Listing) -> Scan:
     ]
     skipped = [Skip(name=key, reason="no mask") for key in images if key not in masks]
     skipped += [Skip(name=key, reason="no image file") for key in sorted(masks) if key not in images]
-    return Scan(samples=tuple(samples), skipped=tuple(skipped))
+    return Scan(samples=tuple(samples), skipped=tuple(skipped), notes=tuple(notes))
 
 
-def _parts(root: Path) -> dict[str, Part]:
+def _parts(root: Path) -> dict[str, str]:
     """Read the part of each case from `meta.csv`, if the file exists."""
     file = root / "meta.csv"
     if not file.is_file():
         return {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
-            rows = [(row["image_id"], row["split"]) for row in csv.DictReader(handle, delimiter=";")]
-        # Other names of parts, in releases after v2, are neither training nor test: a split divides them.
-        return {name: _PARTS.get(part, "") for name, part in rows}
+            return {row["image_id"]: row["split"] or "" for row in csv.DictReader(handle, delimiter=";")}
     except (KeyError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file} does not list the part of each case",

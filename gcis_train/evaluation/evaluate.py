@@ -14,8 +14,10 @@ import torch
 
 from gcis_runtime.errors import AmbiguousPromptError, CheckpointError, DataError
 from gcis_runtime.images.files import read_grid
+from gcis_runtime.images.grid import Grid
 from gcis_runtime.sliding.labeller import DEFAULT_RESTORE, Restore
 from gcis_train.data.datalist import Case, Target, prompts_of
+from gcis_train.data.flips import refuse_reversed
 from gcis_train.data.masks import read_masks
 from gcis_train.evaluation.reference import reference_labels
 from gcis_train.evaluation.scores import TOLERANCE, Score, score
@@ -103,7 +105,7 @@ def evaluate(
     scores: list[Score] = []
     unscored: dict[str, int] = {}
     missing: list[str] = []
-    cases = [_renamed(case, source.prompts) for case in cases]
+    cases = [renamed(case, source.prompts) for case in cases]
     _check_lesions(lesions, prompts_of(tuple(cases)))
     for number, case in enumerate(cases, start=1):
         if source.prompts is not None and not any(t.prompt in source.prompts for t in case.targets):
@@ -115,7 +117,7 @@ def evaluate(
             missing.append(case.name)
             progress(f"{number}/{len(cases)}  {case.name}  no prediction")
             continue
-        named = _renamed(case, prediction.values.keys())
+        named = renamed(case, prediction.values.keys())
         _count(unscored, [t for t in named.targets if t.prompt not in prediction.values])
         mine = score_case(named, prediction, tolerance=tolerance, lesions=lesions)
         if not mine:
@@ -151,17 +153,14 @@ def score_case(
     """Score the structures of a case that a prediction has; those in `lesions` also as lesions.
 
     Raises:
-        DataError: The prediction has a different shape from the image.
+        DataError: The prediction has a different shape from the image, or the labels lie reversed against
+            the image.
         ImageError: A file cannot be read, or a label is on a different grid from the image.
     """
     targets = [t for t in case.targets if t.prompt in prediction.values]
+    refuse_reversed(case)
     grid = read_grid(case.image)
-    if prediction.labels.shape != grid.shape:
-        raise DataError(
-            f"the prediction for {case.name} has a different shape from its image",
-            received=f"{prediction.labels.shape}",
-            expected=f"{grid.shape}",
-        )
+    check_shape(prediction.labels, grid, name=case.name)
     return [
         score(
             prediction.labels == prediction.values[target.prompt],
@@ -176,7 +175,17 @@ def score_case(
     ]
 
 
-def _renamed(case: Case, prompts: Collection[str] | None) -> Case:
+def check_shape(labels: npt.NDArray[Any], grid: Grid, *, name: str) -> None:
+    """Raise an error if a predicted label map has a different shape from the image of the case `name`."""
+    if labels.shape != grid.shape:
+        raise DataError(
+            f"the prediction for {name} has a different shape from its image",
+            received=f"{labels.shape}",
+            expected=f"{grid.shape}",
+        )
+
+
+def renamed(case: Case, prompts: Collection[str] | None) -> Case:
     """Return a case whose prompts are replaced by the predicted prompts that they are aliases of.
 
     A prompt stays unchanged if it is ambiguous, or if the case already has a target of the predicted prompt.

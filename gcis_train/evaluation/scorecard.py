@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,19 @@ def write_results(folder: Path, found: Evaluation, notes: dict[str, Any]) -> dic
         SUMMARY_FILE: json_bytes(result),
         TABLE_FILE: report(result).encode(),
     }
+    write_files(folder, contents)
+    return result
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a folder, each atomically.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     for name, data in contents.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(data)
-    return result
 
 
 def _csv(scores: Sequence[Score]) -> str:

@@ -94,7 +94,7 @@ def score(
         dice=dice(predicted, truth),
         surface_dice=surface,
         hd95_mm=distance,
-        empty=_empty(predicted, truth),
+        empty=empty_mask(predicted, truth),
         voxels_true=int(truth.sum()),
         voxels_predicted=int(predicted.sum()),
         detection=detect(predicted, truth) if lesions else None,
@@ -105,22 +105,40 @@ def surface_scores(
     predicted: Mask, truth: Mask, *, spacing: Triple, tolerance: float
 ) -> tuple[float, float | None]:
     """Return surface Dice and HD95 in mm of two masks (X, Y, Z); see `DEFINITIONS` for empty ones."""
-    empty = _empty(predicted, truth)
+    empty = empty_mask(predicted, truth)
     if empty:
         return (1.0, 0.0) if empty == "both" else (0.0, None)
-    box = _box(predicted | truth)
-    # MONAI's layout: batch, class, X, Y, Z. It adds a margin of one voxel itself.
-    a, b = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
+    a, b = _cropped(predicted, truth)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 uses a deprecated argument
-        surface = compute_surface_dice(
-            a, b, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
-        )
         distance = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
-    return float(surface), float(distance)
+    return surface_dice(predicted, truth, spacing=spacing, tolerance=tolerance), float(distance)
 
 
-def _empty(predicted: Mask, truth: Mask) -> Empty:
+def surface_dice(predicted: Mask, truth: Mask, *, spacing: Triple, tolerance: float) -> float:
+    """Return the surface Dice of two non-empty masks (X, Y, Z)."""
+    a, b = _cropped(predicted, truth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return float(
+            compute_surface_dice(
+                a, b, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
+            )
+        )
+
+
+def _cropped(predicted: Mask, truth: Mask) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crop two masks to their common bounding box, in MONAI's layout: batch, class, X, Y, Z.
+
+    MONAI adds a margin of one voxel itself.
+    """
+    box = box_of(predicted | truth)
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
+    return a, b
+
+
+def empty_mask(predicted: Mask, truth: Mask) -> Empty:
+    """Return which of two masks has no voxel: `both`, `truth`, `prediction`, or an empty string."""
     found, wanted = bool(predicted.any()), bool(truth.any())
     if found and wanted:
         return ""
@@ -129,7 +147,7 @@ def _empty(predicted: Mask, truth: Mask) -> Empty:
     return "truth" if found else "prediction"
 
 
-def _box(mask: Mask) -> tuple[slice, ...]:
+def box_of(mask: Mask) -> tuple[slice, ...]:
     """Return the bounding box of a non-empty mask."""
     box = []
     for axis in range(3):

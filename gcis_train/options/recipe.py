@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from gcis_runtime.errors import DataError
+from gcis_train.options.training import TrainOptions
 
 PUBLISHED: dict[str, Any] = {
     "network": {"feature_size": 48, "pathways": 6, "merging": "v0.9"},
@@ -102,6 +105,12 @@ def check_published(tree: dict[str, Any], *, inherited: dict[str, Any] | None = 
             expected="'fp16' or 'none'",
             fix="Omit the option, or train without --published.",
         )
+
+
+def is_published(options: TrainOptions) -> bool:
+    """Return whether options have the published value wherever the published recipe fixes one."""
+    tree = msgspec.to_builtins(options)
+    return all(_at(tree, place) == _at(PUBLISHED, place) for place in FIXED)
 
 
 def _at(tree: dict[str, Any], place: str) -> Any:

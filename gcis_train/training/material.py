@@ -12,7 +12,9 @@ from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.data.datalist import Case, Row, group_cases, prompts_of, read_datalist
+from gcis_train.data.orientations import check_orientations
 from gcis_train.nets.pathway import Pathway
+from gcis_train.options.recipe import is_published
 from gcis_train.options.training import TrainOptions
 from gcis_train.text.prompts import PromptTable, embed_prompts, read_table, write_table
 from gcis_train.training.distributed import current
@@ -66,7 +68,8 @@ def read_cases(
         notify: Called with every note on the datalist.
 
     Raises:
-        DataError: The datalist is invalid or has no training rows.
+        DataError: The datalist is invalid or has no training rows, or its images have different orientations
+            and the options do not set one.
     """
     rows = read_datalist(datalist, prompt=prompts[0] if len(prompts) == 1 else "")
     for note in rows.notes:
@@ -77,6 +80,8 @@ def read_cases(
         return group_cases(kept, folder=datalist.parent)
 
     training, validation = cases(rows.training), cases(rows.validation)
+    if options.preprocess.orientation is None:
+        check_orientations(training + validation, published=is_published(options), notify=notify)
     if not training:
         found = [repr(prompt) for prompt in dict.fromkeys(row.prompt for row in rows.training)]
         of_prompts = f" of {' or '.join(map(repr, prompts))}" if prompts else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks import gpu
 from benchmarks.gpu_parts import packages, parity
 from benchmarks.gpu_parts.report import OUT_OF_TIME, Report
 from benchmarks.gpu_parts.state import CUT_OFF, Budget, NotHereError, Row, State
+from benchmarks.gpu_parts.summary import summary
 from gcis_runtime.engines.gpu.probe import probe_driver
 
 ROOT = Path(__file__).parents[2]
@@ -78,11 +80,12 @@ def test_it_runs_on_a_cpu_without_optional_packages(tmp_path: Path) -> None:
     assert published["gflop_per_window"] > 1.2 * one["gflop_per_window"]  # two pathways in place of one
     assert ladder["ONNX Runtime fp32"]["labels_equal"] > 0.99
     assert ladder["ONNX Runtime fp32"]["provider"] == "CPUExecutionProvider"
-    assert rows["whole/one pathway, PyTorch autocast bf16"]["windows"] == 2
+    assert rows["whole/4 mm/one pathway, PyTorch autocast bf16"]["windows"] == 2
     ours, theirs = (rows[f"training/window 64x32x32/{way}"] for way in ("ours", "published"))
     assert ours["first_loss"] == pytest.approx(theirs["first_loss"], rel=1e-5)
     assert not [name for name, row in rows.items() if "failed" in row]
-    assert rows["whole/gcis-run, demo, onnx"] == {"not_run": "needs nibabel"}
+    for name in ("gcis-run, demo, onnx", "4 mm/gcis-run, process", "2 processes, fp32"):
+        assert rows[f"whole/{name}"] == {"not_run": "needs nibabel, click"}
     assert "GPU" in rows["parity/blend/GPU against numpy"]["not_run"]
     assert "GPU" in rows["parity/restore/GPU against numpy"]["not_run"]
     assert "results" in done.stdout and "steps/s" in done.stdout
@@ -96,7 +99,9 @@ def test_it_runs_on_a_cpu_with_everything(tmp_path: Path) -> None:
     rows = record["rows"]
     assert not [name for name, row in rows.items() if "failed" in row]
     assert rows["whole/gcis-run, demo, onnx"]["windows"] == 1  # 64 voxels of 4 mm fill one of the bundle
-    assert rows["whole/published, all pathways, PyTorch's defaults"]["windows"] == 2
+    assert "seconds" in rows["whole/4 mm/gcis-run, process"]
+    assert rows["whole/2 processes, fp32"]["exit_codes"] == [0, 0]
+    assert rows["whole/4 mm/published, all pathways, PyTorch's defaults"]["windows"] == 2
     first = (tmp_path / "rows.jsonl").read_text()
     assert gpu.main(words) == 0
     assert (tmp_path / "rows.jsonl").read_text() == first  # nothing was measured twice
@@ -143,7 +148,7 @@ def test_a_wheelhouse_without_wheels_is_an_error(tmp_path: Path, capsys: pytest.
 
 def _rows(section: str, done: list[str], **measures: Any) -> Iterator[Row]:
     for name, measure in measures.items():
-        yield f"{section}/{name}", lambda m=measure, n=name: (done.append(n), m())[1]  # type: ignore[misc,func-returns-value]
+        yield Row(name=f"{section}/{name}", measure=lambda m=measure, n=name: (done.append(n), m())[1])  # type: ignore[misc,func-returns-value]
 
 
 def test_time_that_is_over_drops_rows_and_a_second_run_goes_on(tmp_path: Path) -> None:
@@ -160,19 +165,20 @@ def test_time_that_is_over_drops_rows_and_a_second_run_goes_on(tmp_path: Path) -
     def wrong() -> dict[str, Any]:
         raise RuntimeError("CUDA out of memory\nand more")
 
-    sections = {
-        "a": lambda: _rows("a", done, one=slow, two=slow, three=slow),
-        "b": lambda: _rows("b", done, four=missing, five=wrong),
-    }
+    rows = [
+        *_rows("a", done, one=slow, two=slow),
+        *_rows("b", done, four=missing, five=wrong),
+        *_rows("a", done, three=slow, last=slow),
+    ]
 
     def run() -> list[str]:
-        budget = Budget(100, {"a": 0.6, "b": 0.4}, clock=lambda: now[0])
-        return gpu.run_sections(sections, State(tmp_path, {"s": 1}), budget, on_row=lambda line: None)
+        budget = Budget(100, clock=lambda: now[0])
+        return gpu.run_rows(rows, State(tmp_path, {"s": 1}), budget, on_row=lambda line: None)
 
-    assert run() == ["a/three"]  # its section's 60 s are over after two rows; b has its own
-    assert done == ["one", "two", "four", "five"]
+    assert run() == ["a/last"]  # 120 s are over after three slow rows
+    assert done == ["one", "two", "four", "five", "three"]
     now[0] = 0
-    assert run() == [] and done[4:] == ["three"]
+    assert run() == [] and done[5:] == ["last"]
     results = State(tmp_path, {"s": 1}).results
     assert results["b/four"] == {"not_run": "needs a thing"}
     assert results["b/five"] == {"not_run": "out of memory: CUDA out of memory"}
@@ -191,8 +197,8 @@ def test_what_was_measured_stands_in_the_record_while_the_next_row_runs(
         seen.append(_record(tmp_path))
         return {}
 
-    rows = {"training": lambda: _rows("training", [], one=lambda: {"seconds": 1.0}, two=second)}
-    monkeypatch.setattr(gpu, "_sections", lambda *_: rows)
+    rows = list(_rows("training", [], one=lambda: {"seconds": 1.0}, two=second))
+    monkeypatch.setattr(gpu, "_rows", lambda *_: rows)
     assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 0
     assert seen[0]["rows"] == {"training/one": {"seconds": 1.0}}
     assert seen[0]["no_time_left"] == ["training/two"] and _record(tmp_path)["no_time_left"] == []
@@ -235,8 +241,9 @@ def test_parity_that_does_not_hold_is_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(parity, "LIMIT", 0.0)
-    rows = [("parity/x", lambda: parity._judged({"max_difference": 1e-6, "labels_equal": 1.0}, "fp32"))]
-    monkeypatch.setattr(gpu, "_sections", lambda *_: {"parity": lambda: iter(rows)})
+    numbers = {"max_difference": 1e-6, "labels_equal": 1.0}
+    rows = [Row(name="parity/x", measure=lambda: parity._judged(numbers, "fp32"))]
+    monkeypatch.setattr(gpu, "_rows", lambda *_: rows)
     assert gpu.main(["--device", "cpu", "--tiny", "--state", str(tmp_path)]) == 1
     assert "parity fails: parity/x" in capsys.readouterr().err
 
@@ -277,13 +284,83 @@ def test_only_the_first_process_begins_another(monkeypatch: pytest.MonkeyPatch) 
     assert gpu.run(["--tiny", "--began", "1.5"]) == gpu.run(["--prepare", "graphs"]) == 11
 
 
-def test_sections_have_their_own_end() -> None:
+def test_a_row_ends_after_its_share_of_the_budget() -> None:
     now = [0.0]
-    budget = Budget(100, {"a": 0.6, "b": 0.4}, clock=lambda: now[0])
-    assert (budget.left("a"), budget.left_to_end("a")) == (60, 70)
-    assert (budget.left("b"), budget.left_to_end("b")) == (100, 100)
+    budget = Budget(100, clock=lambda: now[0])
+    row, compiled = Row(name="a/x", measure=dict), Row(name="a/y", measure=dict, share=0.1)
+    assert (budget.left_for(row), budget.left_for(compiled)) == (20, 10)
     now[0] = 99
-    assert (budget.left_to_end("a"), budget.left_in_all()) == (0, 1)
+    assert (budget.left_for(row), budget.left()) == (1, 1)
+    now[0] = 101
+    assert (budget.left_for(row), budget.left()) == (0, 0)
+
+
+def test_rows_are_measured_by_worth(tmp_path: Path) -> None:
+    """Deployed and published ways come before everything else in each section, compilation last."""
+    from benchmarks.gpu_parts.context import FULL, Context
+
+    class Cuda:
+        """A GPU that is only asked what it is."""
+
+        tiny, cuda = False, True
+
+        def ceiling(self, precision: str) -> None:
+            raise AssertionError(precision)
+
+    context = Context(rig=Cuda(), sizes=FULL, graphs=None, wide=None, bundles=(), folder=tmp_path)  # type: ignore[arg-type]
+    rows = gpu.by_worth(gpu._rows(context, None))
+    names = [row.name for row in rows]
+    first = [row.name for row in rows if row.worth == 1]
+    assert len(set(names)) == len(names) and names[: len(first)] == first
+    assert {row.section for row in rows[: len(first)]} == set(gpu.SECTIONS)
+    for name in (
+        "parity/small/ONNX Runtime fp16",
+        "ladder/window 96, batch 1/ONNX Runtime fp16",
+        "ladder/window 96, batch 1/published, all pathways, eager, PyTorch's defaults",
+        "whole/1.5 mm/gcis-run, process",
+        "whole/1.5 mm/published, all pathways, PyTorch's defaults",
+        "training/window 96/published",
+    ):
+        assert name in first
+    assert "whole/1 mm/gcis-run, process" in names[: names.index("parity/two_pathways/PyTorch bf16")]
+    compiled = [row for row in rows if "torch.compile" in row.name]
+    assert compiled and all(row.worth == 3 and row.share == 0.1 for row in compiled)
+
+
+def test_prepared_weights_can_be_compressed() -> None:
+    """Four values per tensor take two bits per weight: a sixth of float16 is enough."""
+    from benchmarks.gpu_parts.networks import routed
+
+    net, _ = routed(12, pathways=2)
+    weights = [p.detach() for p in net.parameters() if p.dim() > 1]
+    assert all(len(weight.unique()) <= 4 for weight in weights)
+    data = b"".join(weight.half().numpy().tobytes() for weight in weights)
+    assert len(lzma.compress(data)) < len(data) / 6
+    kernel = dict(net.named_parameters())["encoder.swin.patch_embed.proj.weight"]
+    assert (
+        0.9 < float(kernel.detach().std()) / (1 / 8**0.5 / 3**0.5) < 1.1
+    )  # that of PyTorch's initialisation
+
+
+def test_the_table_compares_with_the_ceiling_and_the_published_method() -> None:
+    window = "ladder/window 96, batch 1"
+    results: dict[str, Any] = {
+        "ladder/matrix product/fp16": {"gflops": 800.0},
+        f"{window}/ONNX Runtime fp16": {"ms_per_window": 8.0, "gflops": 400.0},
+        f"{window}/published, all pathways, eager, PyTorch's defaults": {"ms_per_window": 40.0},
+        f"{window}/trt fp16": {"not_run": "not installed"},
+        "whole/1 mm/gcis-run, process": {"seconds": 5.0},
+        "whole/1 mm/published, all pathways, PyTorch's defaults": {"seconds": 60.0},
+        "training/window 96/ours": {"median_ms": 100.0},
+        "training/window 96/published": {"median_ms": 250.0},
+    }
+    shown = [re.split(r"  +", line.strip()) for line in summary(results).splitlines()]
+    assert shown[0][-3:] == ["GFLOP/s", "of ceiling", "to published"]
+    assert ["window 96, batch 1", "ONNX Runtime fp16", "8.00 ms", "400", "50%", "5.0 x"] in shown
+    assert ["end to end, 1 mm", "gcis-run, process", "5.00 s", "12.0 x"] in shown
+    assert ["training step, window 96", "ours", "100 ms", "2.5 x"] in shown
+    assert not [line for line in shown if "trt fp16" in line]
+    assert summary({"parity/x": {"ok": True}}) == ""
 
 
 @pytest.mark.parametrize("order", ["late", "mixed"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.bundle_copy import copy_bundle
 from benchmarks.cli import main
 from benchmarks.scale import plan as scale_plan
 from benchmarks.scale import throughput
@@ -18,7 +19,6 @@ from benchmarks.scale.fits import fit
 from benchmarks.scale.measure import AXES_OF_A_PLAN, FITS, fits
 from benchmarks.scale.plan import AXES, copies, default_plan, quick_plan
 from benchmarks.tiling import write_tiled
-from benchmarks.wide_bundle import copy_bundle
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.store import find_bundle
 from gcis_runtime.images.nifti import read_volume

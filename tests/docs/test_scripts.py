@@ -16,6 +16,7 @@ SCRIPTS = [
     "scripts/test",
     ".ci/run",
     "scripts/environment.sh",
+    "scripts/cpp_programs",
     "examples/headneck/run.sh",
     "examples/headneck/feature12/run.sh",
     "examples/routed/run.sh",

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -77,6 +78,21 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     # 16-bit weights; their number depends on the blocks that the random pathways of both prompts share.
     assert sizes["model.onnx"] < 5_300_000
     assert sizes["model.fp16.onnx"] < sizes["model.onnx"] + 3_200_000  # row numbers and regions
+
+
+def test_the_graphs_describe_themselves(exported):
+    """A graph without its manifest has the settings that determine the labels."""
+    _, folder = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    fields = ("preprocess", "window", "labels")
+    for file in ("model.onnx", "model.fp16.onnx"):
+        model = onnx.load(folder / file)
+        found = {entry.key: entry.value for entry in model.metadata_props}
+        assert list(found) == ["gcis.contract", "gcis.notice", *(f"gcis.{name}" for name in fields)]
+        assert {name: json.loads(found[f"gcis.{name}"]) for name in fields} == {
+            name: manifest[name] for name in fields
+        }
+        assert (found["gcis.contract"], found["gcis.notice"]) == ("1", manifest["notice"])
 
 
 def test_the_runtime_segments_with_it(exported):

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import email
 import io
-import json
-import os
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,131 +15,17 @@ from click.testing import CliRunner
 from gcis_runtime.cli.run import main
 from gcis_runtime.dicom.study import read_dicom
 from gcis_runtime.images.volume import Volume
-from tests.runtime.dicom.tools import program
+from tests.runtime.dicom.orthanc import Archive, running_archive, store
 from tests.support.bundles_and_images import smooth_ct, write_bundle
 from tests.support.dicom_series import ROOT, slices_of, write
 
 pytestmark = pytest.mark.dicom
 
-PLUGINS = Path("/usr/share/orthanc/plugins")
-LOOPBACK = """
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <dlfcn.h>
-int bind(int fd, const struct sockaddr *address, socklen_t size) {
-  int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "bind");
-  struct sockaddr_in own;
-  if (address->sa_family == AF_INET) {
-    own = *(const struct sockaddr_in *)address;
-    own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address = (const struct sockaddr *)&own;
-  }
-  return real(fd, address, size);
-}
-"""
-"""Orthanc listens on all addresses; this library, loaded before it, restricts it to this machine."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-class Archive:
-    """A running Orthanc."""
-
-    def __init__(self, http: int, dicom: int) -> None:
-        self.url, self.dicom = f"http://127.0.0.1:{http}", dicom
-
-    def get(self, path: str, **headers: str) -> bytes:
-        asked = urllib.request.Request(self.url + path, headers=headers)
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return bytes(answer.read())
-
-    def post(self, path: str, data: bytes, content_type: str) -> bytes:
-        asked = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": content_type})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return bytes(answer.read())
-
-    def stow(self, files: list[Path]) -> None:
-        """Store files by DICOMweb (STOW-RS)."""
-        parts = b"".join(
-            b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n" for file in files
-        )
-        kind = 'multipart/related; type="application/dicom"; boundary=x'
-        self.post("/dicom-web/studies", parts + b"--x--\r\n", kind)
-
-    def find(self, **query: str) -> list[dict[str, Any]]:
-        """Return the series of the study that match (QIDO-RS)."""
-        text = "&".join(f"{k}={v}" for k, v in query.items())
-        found = self.get(f"/dicom-web/studies/{ROOT}1/series?{text}", Accept="application/dicom+json")
-        return list(json.loads(found))
-
-    def retrieve(self, series_uid: str, *, instance_uid: str = "") -> list[bytes]:
-        """Return the files of a series, or one of them (WADO-RS)."""
-        path = f"/dicom-web/studies/{ROOT}1/series/{series_uid}"
-        path += f"/instances/{instance_uid}" if instance_uid else ""
-        accepted = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-        asked = urllib.request.Request(self.url + path, headers={"Accept": accepted})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
-            parts = email.message_from_bytes(head + answer.read()).get_payload()
-        return [part.get_payload(decode=True) for part in parts]
-
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    folder = tmp_path_factory.mktemp("orthanc")
-    http, dicom = free_port(), free_port()
-    settings = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so")],
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "DicomAet": "ORTHANC",
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "UnknownSopClassAccepted": True,
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    environment = {**os.environ, "TCP_NODELAY": "1"}
-    if compiler := shutil.which("gcc") or shutil.which("cc"):
-        (folder / "loopback.c").write_text(LOOPBACK)
-        library = folder / "loopback.so"
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", "-o", library, folder / "loopback.c", "-ldl"], check=True
-        )
-        environment["LD_PRELOAD"] = str(library)
-    found = Archive(http, dicom)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program("Orthanc"), str(folder / "orthanc.json")], env=environment, stdout=log, stderr=log
-        )
-    try:
-        for _ in range(300):
-            try:
-                found.get("/system")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
+    with running_archive(tmp_path_factory.mktemp("orthanc")) as found:
         yield found
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def store(archive: Archive, folder: Path) -> None:
-    """Send the files of a folder by C-STORE."""
-    environment = {**os.environ, "TCP_NODELAY": "1"}
-    subprocess.run(
-        [program("storescu"), "-aec", "ORTHANC", "+sd", "127.0.0.1", str(archive.dicom), str(folder)],
-        check=True, env=environment, capture_output=True, timeout=120,
-    )  # fmt: skip
 
 
 def test_a_study_goes_through_an_archive_and_its_results_come_back(archive: Archive, tmp_path: Path) -> None:

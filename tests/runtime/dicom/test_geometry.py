@@ -85,7 +85,10 @@ def repeated(index: int, **attributes: object) -> Change:
             repeated(4, RescaleIntercept="-1000"),
             r"two different slices have the same position; .* at 2\.00 mm",
         ),
-        (repeated(4, AcquisitionNumber=2), r"several acquisitions .*AcquisitionNumber 1 \(9 slices\), 2 \(1"),
+        (
+            repeated(4, AcquisitionNumber=2),
+            r"several acquisitions .*; at 1 position both, .* at 2\.00 mm",
+        ),
         (lambda s: s[:1], r"has one slice; received the slice at -10\.00 mm"),
     ],
 )

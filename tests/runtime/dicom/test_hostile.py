@@ -87,6 +87,29 @@ def test_a_zip_bomb_and_an_encrypted_archive(tmp_path: Path) -> None:
         read_dicom(tmp_path / "locked.zip")
 
 
+@pytest.mark.parametrize(
+    "method",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2],
+    ids=["stored", "deflated", "bzip2"],
+)
+def test_damaged_members_of_an_archive(volume: Volume, tmp_path: Path, method: int) -> None:
+    folder = write(slices_of(volume), tmp_path / "s")
+    with zipfile.ZipFile(tmp_path / "good.zip", "w", method) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, file.name)
+    assert np.array_equal(read_dicom(tmp_path / "good.zip").array, volume.array)
+    good = (tmp_path / "good.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "good.zip") as archive:
+        second, third = archive.infolist()[1:3]
+    for name, at in (("data", third.header_offset - 40), ("header", second.header_offset)):
+        data = bytearray(good)
+        data[at] ^= 0xFF
+        (tmp_path / f"{name}.zip").write_bytes(bytes(data))
+        # The member is left out as damaged, and its slice is missing.
+        with pytest.raises(ImageError, match=r"lacks 1 slice|one slice|cannot be read"):
+            read_dicom(tmp_path / f"{name}.zip")
+
+
 def test_a_size_that_no_scanner_writes(volume: Volume, tmp_path: Path) -> None:
     slices = slices_of(volume, Rows=65000, Columns=65000)
     for ds in slices:

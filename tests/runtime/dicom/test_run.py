@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from gcis_runtime.errors import OutputError
 from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.images.volume import Volume
 from tests.support.bundles_and_images import smooth_ct
-from tests.support.dicom_series import PATIENT, sheared, slices_of, write
+from tests.support.dicom_series import PATIENT, ROOT, sheared, slices_of, write
 
 AFFINE = np.array([[-2.0, 0, 0, 40], [0, -2, 0, 40], [0, 0, 3, -10], [0, 0, 0, 1.0]])
 
@@ -51,21 +53,34 @@ def test_a_study_gives_a_segmentation_beside_it(run, ct: Volume, tmp_path: Path)
         assert "Muster" not in text and PATIENT not in text and "4711" not in text
 
 
-@pytest.mark.parametrize("made", ["plain", "tilted", "oblique"])
+def flipped(volume: Volume, axis: int) -> Volume:
+    """Return the same anatomy with the voxels stored in the opposite order along an axis."""
+    flip = np.eye(4)
+    flip[axis, axis], flip[axis, 3] = -1, volume.shape[axis] - 1
+    return Volume(array=np.flip(volume.array, axis).copy(), affine=volume.affine @ flip)
+
+
+@pytest.mark.parametrize("made", ["plain", "flipped rows", "feet first", "tilted", "oblique"])
 def test_dicom_and_nifti_give_the_same_labels_at_the_same_places(
     run, ct: Volume, tmp_path: Path, made: str
 ) -> None:
+    saved = ct
     if made == "tilted":
-        ct = sheared(ct, 12)
+        saved = ct = sheared(ct, 12)
+    elif made == "flipped rows":
+        saved = flipped(ct, 1)
+    elif made == "feet first":
+        saved = flipped(ct, 2)
     elif made == "oblique":
         turn = np.eye(4)
         turn[:3, :3] = [[1, 0, 0], [0, 0.96, -0.28], [0, 0.28, 0.96]]
-        ct = Volume(array=ct.array, affine=turn @ ct.affine)
-    study = write(slices_of(ct), tmp_path / "study")
+        saved = ct = Volume(array=ct.array, affine=turn @ ct.affine)
+    study = write(slices_of(saved), tmp_path / "study")
     write_volume(tmp_path / "ct.nii.gz", ct)
     assert run(study, "--format", "nii.gz", "-o", f"{tmp_path}/a/").exit_code == 0
     assert run(tmp_path / "ct.nii.gz", "-o", f"{tmp_path}/b/").exit_code == 0
     one, two = nib.load(tmp_path / "a" / "study_seg.nii.gz"), nib.load(tmp_path / "b" / "ct_seg.nii.gz")
+    one, two = nib.as_closest_canonical(one), nib.as_closest_canonical(two)
     assert np.allclose(one.affine, two.affine, atol=1e-4)
     labels = np.asarray(one.dataobj)
     assert labels.any() and np.mean(labels != np.asarray(two.dataobj)) < 1e-3  # ties on rounded positions
@@ -120,6 +135,25 @@ def test_a_cohort_of_studies_resumes(run, ct: Volume, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "p1_seg.dcm").stat().st_mtime_ns == stamp
     shown = json.loads(again.stdout)
     assert shown["counts"] == {"done": 1, "skipped": 1} and shown["results"][0]["case"] == "p2", shown
+
+
+def test_tables_have_uids_and_no_names(run, ct: Volume, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(slices_of(ct, series=number), tmp_path / "studies" / f"p{number}")
+    write(slices_of(ct, series=3)[:1], tmp_path / "studies" / "p3")  # fails: it has one slice
+    shown = run(tmp_path / "studies" / "*", "-o", tmp_path / "out", "--statistics")
+    assert shown.exit_code == 2, shown.output
+    series = {f"p{n}": f"{ROOT}{n}" for n in (1, 2, 3)}
+    for name in ("statistics.csv", "summary.csv", "p1_seg_statistics.csv"):
+        rows = list(csv.DictReader((tmp_path / "out" / name).read_text().splitlines()))
+        assert rows and {row["study_uid"] for row in rows} == {f"{ROOT}1"}
+        assert all(row["series_uid"] == series[row["case"]] for row in rows)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [case["series_uid"] for case in summary["cases"]] == list(series.values())
+    for file in (tmp_path / "out").iterdir():
+        if file.suffix != ".dcm":
+            assert not re.search(rb"Muster|Erika|4711|19700101", file.read_bytes()), file
+    assert not re.search(r"Muster|Erika|4711|19700101", shown.output)
 
 
 def test_single_files_are_one_study(run, ct: Volume, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from click.testing import CliRunner
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -24,7 +26,9 @@ from pydicom.uid import (
 
 from gcis_runtime.cli.run import main
 from gcis_runtime.demo.phantom import make_phantom
+from gcis_runtime.dicom.jpeg12 import decode_jpeg12
 from gcis_runtime.dicom.study import read_dicom
+from gcis_runtime.errors import ImageError
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.images.volume import Volume
 from tests.runtime.dicom.tools import findings, program, run
@@ -165,6 +169,36 @@ def test_files_encoded_by_other_programs(ct: Volume, tmp_path: Path, name: str) 
         tool, *args = CONVERTERS[name](file, tmp_path / "t" / file.name)
         subprocess.run([program(tool), *args], check=True, capture_output=True, timeout=60)
     assert np.array_equal(read_dicom(tmp_path / "t").array, read_dicom(folder).array)
+
+
+def test_lossy_jpeg_of_12_and_of_8_bits_is_decoded_as_by_dcmtk(ct: Volume, tmp_path: Path) -> None:
+    volume = Volume(array=ct.array[:, :, 50:54], affine=ct.affine)
+    folder = write(slices_of(volume), tmp_path / "s")
+    for option, bits in (("+ee", 12), ("+eb", 8)):
+        coded, plain = tmp_path / f"coded{bits}", tmp_path / f"plain{bits}"
+        coded.mkdir()
+        plain.mkdir()
+        for file in folder.iterdir():
+            run("dcmcjpeg", option, file, coded / file.name)
+            run("dcmdjpeg", coded / file.name, plain / file.name)
+        assert pydicom.dcmread(next(coded.iterdir())).BitsStored == bits
+        found = read_dicom(coded)
+        assert np.array_equal(found.array, read_dicom(plain).array)
+        assert np.abs(found.array.astype(float) - volume.array).max() <= (60 if bits == 12 else 200)
+    file = sorted((tmp_path / "coded12").iterdir())[0]
+    ds = pydicom.dcmread(file)
+    code = get_frame(ds.PixelData, 0, number_of_frames=1)
+    unsigned, signed = (
+        decode_jpeg12(code, rows=ds.Rows, columns=ds.Columns, bits=12, signed=kind).astype(int)
+        for kind in (False, True)
+    )
+    assert unsigned.max() > 2047 and np.array_equal(
+        signed, np.where(unsigned > 2047, unsigned - 4096, unsigned)
+    )
+    ds.PixelData = encapsulate([code[: len(code) // 3]])
+    ds.save_as(file)
+    with pytest.raises(ImageError, match=r"cannot be decoded; .* of 12 bits.*dcmdjpeg"):
+        read_dicom(tmp_path / "coded12")
 
 
 def test_simpleitk_reads_our_nifti_where_the_series_is(results: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+_SYSTEM = os.pathsep.join(("/usr/bin", "/usr/sbin"))
+_DCMTK = ("storescu", "echoscu")
+"""Programs whose namesakes in this environment belong to pynetdicom."""
+
 
 def program(name: str) -> str:
     """Return the path of a program in this environment or on the system; fail if it is missing."""
     beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if beside.exists() and name not in _DCMTK:
+        return str(beside)
+    found = shutil.which(name, path=_SYSTEM) or shutil.which(name)
     if found is None:
         pytest.fail(f"{name} is not installed; .ci/run installs the programs of the tests marked dicom")
     return found

@@ -185,7 +185,7 @@ def _mixed_axes(folder: Path, _: dict[str, Any]) -> None:
         (_wrong_value, "error", "'left ball'", "no row has a voxel"),
         (_wrong_value, "warning", "label value 2", "not used by any row; 4 cases contain it"),
         (_one_empty, "warning", "'right ball'", "1 of 4 rows have no voxel"),
-        (_mixed_axes, "warning", "orientation", "mixed (RAS 3, LAS 1): train with --orientation RAS"),
+        (_mixed_axes, "warning", "orientation", "ct1.nii.gz): train with --orientation RAS"),
     ],
 )  # fmt: skip
 def test_each_check_fires(path: Path, change: Change, level: str, where: str, message: str) -> None:

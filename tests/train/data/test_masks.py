@@ -13,6 +13,7 @@ from gcis_runtime.images.files import read_grid
 from gcis_runtime.spec import PreprocessSpec
 from gcis_train.data.datalist import Case, Target
 from gcis_train.data.masks import masks_of, read_masks
+from gcis_train.data.placement import Placement
 from gcis_train.data.volumes import load_case
 from tests.support.training_values import ball_case, write_nifti
 
@@ -60,7 +61,7 @@ def test_a_mask_is_the_union_of_files_and_values(tmp_path: Path) -> None:
 def test_a_file_of_several_values_is_read_once() -> None:
     values, reads = np.arange(4).reshape(1, 2, 2), []
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, placement: Placement) -> np.ndarray:
         reads.append(path)
         return values
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -213,3 +215,47 @@ def test_cases_that_are_known_to_be_wrong_are_skipped_with_a_reason_unless_kept(
     assert sum(report["cases"].values()) == 2 and report["unused_files"] == []
     kept = _build("lits", root, keep=True).report
     assert kept["skipped"] == [] and sum(kept["cases"].values()) == 4
+
+
+def _placed(tmp_path: Path, **choices: Any) -> Built:
+    """Build LiTS with a label file of another header and one of another shape."""
+    root = write_tree(tmp_path, dict.fromkeys(("volume-0.nii", "volume-1.nii", "volume-2.nii"), IMAGE))
+    for number, (size, shift) in enumerate(((8, 0.0), (8, 40.0), (7, 0.0))):
+        affine = np.eye(4)
+        affine[2, 3] = shift
+        nib.save(
+            nib.Nifti1Image(np.ones((8, 8, size), np.uint8), affine), root / f"segmentation-{number}.nii"
+        )
+    return _build("lits", root, validation_share=0.0, **choices)
+
+
+def test_labels_with_other_headers_are_placed_by_the_image(tmp_path: Path) -> None:
+    built = _placed(tmp_path)
+    assert {r.label_geometry for r in built.datalist.training} == {"image"}
+    assert {r.image for r in built.datalist.training} == {"volume-0.nii", "volume-1.nii"}
+    assert built.report["label_geometry"] == {
+        "placed_by": "image",
+        "headers_differ": [{"name": "volume-1", "mm": 40.0}],
+    }
+    assert built.report["skipped"] == [
+        {"name": "volume-2", "reason": "segmentation-2.nii has the shape (8, 8, 7), its image (8, 8, 8)"}
+    ]
+
+
+def test_label_files_may_be_reversed_where_the_image_places_them(tmp_path: Path) -> None:
+    assert {r.label_flip for r in _placed(tmp_path, label_flip="z").datalist.training} == {"z"}
+    with pytest.raises(DataError, match="cannot be reversed"):
+        _placed(tmp_path / "wrong", label_flip="q")
+    tree = write_tree(tmp_path / "btcv", TREES["btcv"].files)
+    with pytest.raises(DataError, match="without label_geometry 'image'"):
+        _build("btcv", tree, label_flip="z")
+    assert "--label-flip" in _run("pancreas-ct", "--help").stdout
+    assert "--label-flip" not in _run("btcv", "--help").stdout
+
+
+def test_the_summary_names_labels_with_other_headers(tmp_path: Path) -> None:
+    _placed(tmp_path)
+    done = _run("lits", tmp_path, "-o", tmp_path / "d.json")
+    assert done.exit_code == 0, done.output
+    assert "placed by the headers of the images; those of 1 label files differ (volume-1)" in done.stdout
+    assert all(r.label_geometry == "image" for r in read_datalist(tmp_path / "d.json").training)

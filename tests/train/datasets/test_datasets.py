@@ -16,7 +16,7 @@ from gcis_train.data.datalist import group_cases, read_datalist
 from gcis_train.data.masks import read_masks
 from gcis_train.datasets import DATASETS, find_kind
 from gcis_train.datasets.build import Built, Choices, build
-from gcis_train.datasets.listing import Listing
+from gcis_train.datasets.listing import Listing, grouped
 from gcis_train.datasets.samples import Sample
 from gcis_train.datasets.totalsegmentator import STRUCTURES, prompt_of
 from tests.support.dataset_trees import IMAGE, MASK, TREES, write_tree
@@ -225,6 +225,33 @@ def test_a_broken_meta_file_is_named(tmp_path: Path) -> None:
     root = write_tree(tmp_path, TREES["totalsegmentator"].files | {"meta.csv": "a,b\n1,2\n"})
     with pytest.raises(DataError, match=r"meta.csv does not list the part of each case.*image_id and split"):
         _build("totalsegmentator", root)
+
+
+def test_unknown_parts_of_a_release_are_reported(tmp_path: Path) -> None:
+    meta = "image_id;age;split\ns0000;1;train\ns0001;2;external\ns0002;3;val\ns0003;4\ns9999;4;other\n"
+    root = write_tree(tmp_path, TREES["totalsegmentator"].files | {"meta.csv": meta})
+    built = _build("totalsegmentator", root)
+    assert built.report["cases"] == {"training": 3, "validation": 1, "held out": 0}
+    assert [note.partition(" for ")[0] for note in built.report["notes"]] == [
+        "meta.csv has the unknown part ''", "meta.csv has the unknown part 'external'"
+    ]  # fmt: skip
+    done = CliRunner().invoke(main, ["datalist", "totalsegmentator", str(root), "-o", str(root / "d.json")])
+    assert "note: meta.csv has the unknown part 'external' for 1 cases" in done.stdout
+
+
+def test_unused_files_are_named_by_folder_or_by_name(tmp_path: Path) -> None:
+    assert grouped(["a/x.nii", "a/y.nii", "b/x.nii", "z.nii"]) == {"a/": 2, "b/": 1, "./": 1}
+    assert grouped([f"s{n}/lobe.nii.gz" for n in range(9)]) == {"lobe.nii.gz": 9}
+    files = TREES["btcv"].files | {f"labels_extra/label{n}.nii.gz": MASK for n in (1, 2)}
+    root = write_tree(tmp_path, files)
+    built = _build("btcv", root)
+    assert built.report["set_aside"] and not set(built.report["set_aside"]) & set(
+        built.report["unused_files"]
+    )
+    done = CliRunner().invoke(main, ["datalist", "btcv", str(root), "-o", str(root / "d.json")])
+    assert "not used: 2 files (labels_extra/ 2)" in done.stdout
+    aside = next(iter(built.report["set_aside"]))
+    assert f"published without use for training: {aside} " in done.stdout
 
 
 def test_the_guide_names_every_kind_and_its_commands_run(

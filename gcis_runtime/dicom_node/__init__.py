@@ -1,0 +1,1 @@
+"""Receive DICOM series over the network, and send results to other nodes. Needs the extra `dicom`."""

@@ -1,0 +1,151 @@
+"""Send results, and try again later if a destination does not take them. Entries survive the process.
+
+FOLDER/ID/entry.json     destination, and when it is tried again
+FOLDER/ID/1.dcm ...      links or copies of the results
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from gcis_runtime.dicom_node.destinations import Destination, parse_destination
+from gcis_runtime.dicom_node.inbox import hashed
+from gcis_runtime.dicom_node.send import send_files
+from gcis_runtime.errors import GcisError, OutputError
+from gcis_runtime.system.atomic_files import replacing_folder, unwritable
+from gcis_runtime.system.json_files import write_json
+from gcis_runtime.system.records import read_record
+from gcis_runtime.text import counted, error_text
+
+_ENTRY = "entry.json"
+_VERSION = 1
+
+Send = Callable[[Sequence[Path], Destination], None]
+
+
+class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Files for a destination.
+
+    Attributes:
+        destination: Text of the destination.
+        attempts: Number of times that it was tried.
+        due: Time of the next attempt, seconds since 1970.
+        error: Error of the last attempt.
+    """
+
+    schema: int = _VERSION
+    destination: str
+    attempts: int = 0
+    due: float = 0.0
+    error: str = ""
+
+
+class Outbox:
+    """A folder of results that are to be sent.
+
+    Args:
+        folder: The folder, which is created, readable for this user only.
+        send: Sends files.
+        delays: Seconds between attempts; after the last one, the entry stays in the folder and is not sent.
+        log: Receives lines without anything of the patient.
+
+    Raises:
+        OutputError: The folder cannot be created.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        send: Send = send_files,
+        delays: Sequence[float] = (5, 30, 120, 600, 3600, 3600, 3600),
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._folder, self._send, self._delays, self._log = folder, send, tuple(delays), log
+        self._changed = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+
+    def add(self, files: Sequence[Path], destination: Destination, *, key: str) -> None:
+        """Add files, which replace those of the same key for the same destination.
+
+        Raises:
+            OutputError: They cannot be copied.
+        """
+        with self._lock, replacing_folder(self._folder / hashed(key, str(destination))) as made:
+            for number, file in enumerate(files, start=1):
+                shutil.copyfile(file, made / f"{number}.dcm")
+            write_json(made / _ENTRY, OutboxEntry(destination=str(destination)))
+        self._changed.set()
+
+    def start(self) -> None:
+        """Start a thread that sends what is due."""
+        self._thread = threading.Thread(target=self._run, name="gcis-send", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread after the attempt that is running; entries stay."""
+        self._stopped = True
+        self._changed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def send_due(self, now: float) -> float | None:
+        """Send everything that is due; return when the next attempt is due, None if there is none."""
+        times = []
+        for folder in sorted(self._folder.iterdir()):
+            entry = read_record(folder / _ENTRY, OutboxEntry, newest=_VERSION).value
+            if entry is None or entry.attempts > len(self._delays):
+                continue
+            if entry.due > now:
+                times.append(entry.due)
+            elif self._stopped:
+                return None
+            elif (later := self._attempt(folder, entry, now)) is not None:
+                times.append(later)
+        return min(times, default=None)
+
+    def _attempt(self, folder: Path, entry: OutboxEntry, now: float) -> float | None:
+        """Send an entry and remove it; return when it is tried again, None if it is not."""
+        files = sorted(folder.glob("*.dcm"))
+        stamp = (folder / _ENTRY).stat()
+        try:
+            self._send(files, parse_destination(entry.destination))
+        except (GcisError, OSError) as error:
+            text = error_text(error)
+        else:
+            with self._lock:
+                if (folder / _ENTRY).stat().st_ino == stamp.st_ino:  # else replaced while it was sent
+                    shutil.rmtree(folder, ignore_errors=True)
+            self._log(f"sent {counted(len(files), 'file')} to {entry.destination}")
+            return None
+        attempts = entry.attempts + 1
+        last = attempts > len(self._delays)
+        due = now if last else now + self._delays[attempts - 1]
+        with self._lock:
+            write_json(
+                folder / _ENTRY, msgspec.structs.replace(entry, attempts=attempts, due=due, error=text)
+            )
+        self._log(f"{text} ({'given up' if last else f'next attempt in {due - now:.0f} s'})")
+        return None if last else due
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._changed.clear()
+            try:
+                due = self.send_due(time.time())
+            except (OutputError, OSError) as error:
+                self._log(f"the outbox cannot be read: {error_text(error)}")
+                due = time.time() + 60
+            self._changed.wait(None if due is None else max(0.0, due - time.time()))

@@ -1,0 +1,85 @@
+"""Test that results are sent until a destination takes them, also by a later process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gcis_runtime.dicom_node.destinations import Destination, parse_destination
+from gcis_runtime.dicom_node.outbox import Outbox
+from gcis_runtime.errors import OutputError
+
+PACS, WEB = parse_destination("PACS@pacs:104"), parse_destination("https://pacs/dicom-web")
+
+
+class Sent:
+    """Records what was sent, and fails a number of times before."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures, self.calls = failures, []
+
+    def __call__(self, files: Sequence[Path], destination: Destination) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OutputError(f"{destination} did not take the results")
+        self.calls.append((str(destination), [file.read_bytes() for file in files]))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / "seg.dcm", tmp_path / "sr.dcm"]
+    for file in made:
+        file.write_bytes(file.name.encode())
+    return made
+
+
+def test_an_entry_is_sent_once_to_each_destination(tmp_path: Path, files: list[Path]) -> None:
+    sent, lines = Sent(), []
+    outbox = Outbox(tmp_path / "out", send=sent, log=lines.append)
+    for destination in (PACS, WEB):
+        outbox.add(files, destination, key="a")
+    for file in files:
+        file.unlink()  # the outbox has its own copies
+    assert outbox.send_due(0.0) is None and outbox.send_due(1e9) is None
+    assert sorted(sent.calls) == [(str(d), [b"seg.dcm", b"sr.dcm"]) for d in (PACS, WEB)]
+    assert not list((tmp_path / "out").iterdir()) and lines[0].startswith("sent 2 files to ")
+
+
+def test_failures_are_tried_again_later_and_by_a_later_process(tmp_path: Path, files: list[Path]) -> None:
+    sent, lines = Sent(failures=2), []
+    outbox = Outbox(tmp_path / "out", send=sent, delays=(5, 30), log=lines.append)
+    outbox.add(files, PACS, key="a")
+    assert outbox.send_due(100.0) == 105 and outbox.send_due(104.0) == 105 and not sent.calls
+    assert outbox.send_due(105.0) == 135 and "next attempt in 30 s" in lines[-1]
+    later = Outbox(tmp_path / "out", send=sent, delays=(5, 30))
+    assert later.send_due(134.0) == 135 and not sent.calls
+    assert later.send_due(135.0) is None and len(sent.calls) == 1
+
+
+def test_a_destination_that_never_answers_is_given_up_with_the_files_kept(
+    tmp_path: Path, files: list[Path]
+) -> None:
+    sent, lines = Sent(failures=99), []
+    outbox = Outbox(tmp_path / "out", send=sent, delays=(5,), log=lines.append)
+    outbox.add(files, PACS, key="a")
+    assert outbox.send_due(0.0) == 5 and outbox.send_due(5.0) is None and outbox.send_due(1e9) is None
+    assert sent.failures == 97 and lines[-1].endswith("(given up)")
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+    sent.failures = 0
+    outbox.add(files[:1], PACS, key="a")  # new results of the series replace them
+    assert outbox.send_due(0.0) is None and sent.calls == [("PACS@pacs:104", [b"seg.dcm"])]
+
+
+def test_the_thread_sends_what_is_added(tmp_path: Path, files: list[Path]) -> None:
+    sent = Sent()
+    outbox = Outbox(tmp_path / "out", send=sent)
+    outbox.start()
+    outbox.add(files, PACS, key="a")
+    for _ in range(1000):
+        if sent.calls:
+            break
+        outbox._thread.join(0.01)
+    outbox.stop()
+    assert len(sent.calls) == 1 and not outbox._thread.is_alive()
