@@ -284,3 +284,22 @@ def test_slices_are_refused_outside_the_image_and_for_unknown_jobs(server: Serve
     assert (
         server.get("/").headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
     )
+
+
+def test_a_dicom_series_can_be_looked_at(server: Server, data: Path) -> None:
+    pytest.importorskip("pydicom")
+    from gcis_runtime.images.files import read_volume
+    from tests.support.dicom_series import slices_of, write
+
+    folder = write(slices_of(read_volume(data / "ct.nii.gz")), data / "series")
+    files = [("image", path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    body, kind = form(files, [("format", "nii.gz"), ("format", "dicom-seg")])
+    job = server.post("/v1/jobs", body, Content_Type=kind).json["id"]
+    assert server.until_ended(job)["state"] == "done", server.log
+    assert server.get(f"/v1/jobs/{job}/view").json["shape"] == [40, 36, 30]
+    (data / "shown.nii.gz").write_bytes(server.get(f"/v1/jobs/{job}/image.nii.gz").body)
+    shown, original = (
+        np.asarray(nib.as_closest_canonical(nib.load(data / name)).dataobj)
+        for name in ("shown.nii.gz", "ct.nii.gz")
+    )
+    np.testing.assert_array_equal(shown, original)
