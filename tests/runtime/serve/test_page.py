@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from gcis_runtime.cli import run as cli
 from gcis_runtime.serve.page.routes import ASSETS, NIIVUE
 from tests.support.browser import browsing, launched, screen
 from tests.support.bundles_and_images import write_bundle, write_ct
+from tests.support.html_document import Document
 from tests.support.service_process import Server, form, serving
 
 pytestmark = pytest.mark.service
@@ -303,3 +307,18 @@ def test_a_dicom_series_can_be_looked_at(server: Server, data: Path) -> None:
         for name in ("shown.nii.gz", "ct.nii.gz")
     )
     np.testing.assert_array_equal(shown, original)
+
+
+def test_the_client_fetches_the_pages(server: Server, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cts").mkdir()
+    for seed, name in enumerate("ab"):
+        write_ct(tmp_path / "cts" / f"{name}.nii.gz", shape=(20, 18, 16), seed=seed)
+    words = [tmp_path / "cts", "--server", server.url, "-o", tmp_path / "out", "--report-html", "--json"]
+    done = CliRunner().invoke(cli.main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    for report in json.loads(done.stdout)["results"]:
+        page = Path(report["report_html"])
+        assert page == tmp_path / "out" / f"{report['case']}_report.html"
+        assert Document(page.read_text()).problems == []
+    cohort = Document((tmp_path / "out" / "summary.html").read_text())
+    assert cohort.problems == [] and len(cohort.all("img")) == 2
