@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import nibabel as nib
 from msgspec import UNSET
@@ -25,7 +26,7 @@ def image_facts(report: Report, volume: Volume) -> Facts:
     shape, spacing = volume.shape, volume.spacing
     extent = (n * mm / 10 for n, mm in zip(shape, spacing, strict=True))
     facts = [
-        ("File", report.image),
+        ("File", Path(report.image).name),
         ("Grid", f"{_by(shape)} voxels of {_by(round(s, 3) for s in spacing)} mm"),
         ("Extent", f"{_by(round(e, 1) for e in extent)} cm"),
         ("Axes", f"{''.join(nib.aff2axcodes(volume.affine))} (direction of increasing index)"),

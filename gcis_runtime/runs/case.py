@@ -123,7 +123,7 @@ def write_case(case: Case, result: Segmentation, options: RunOptions, *, keep_re
         if options.statistics:
             extra["statistics"] = str(job.statistics)
     if options.preview:
-        from gcis_runtime.runs.preview import write_preview  # noqa: PLC0415 (imports Pillow)
+        from gcis_runtime.pages.preview import write_preview  # noqa: PLC0415 (imports Pillow)
 
         _timed(seconds, "preview", lambda: write_preview(job.preview, result))
         extra["preview"] = str(job.preview)

@@ -12,6 +12,7 @@ import msgspec
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.choices import DEFAULT_RESTORE, LabelFormat, Restore
 from gcis_runtime.dicom.options import DicomOptions
+from gcis_runtime.pages.renderer import check_renderer
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.regions.roi import MaskRoi, parse_roi
 from gcis_runtime.runs.options import RunOptions
@@ -32,6 +33,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         probability: Write one probability map per structure.
         statistics: Write a CSV file with measurements.
         preview: Write a picture.
+        report_html: Write a page with pictures and measurements.
         roi: Voxel ranges or the name of a structure. A mask is sent as the part `roi` of a multipart request.
         coarse: Factor of the coarse pass, or the name of another bundle of the service.
         body_crop: Crop to everything above air; None follows the bundle.
@@ -52,6 +54,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     probability: bool = False
     statistics: bool = False
     preview: bool = False
+    report_html: bool = False
     roi: str | None = None
     coarse: float | str | None = None
     body_crop: bool | None = None
@@ -89,6 +92,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             coarse_bundle=self.coarse if isinstance(self.coarse, str) else None,
             statistics=self.statistics,
             preview=self.preview,
+            report_html=self.report_html,
             truth=truth,
             dicom=DicomOptions(
                 series=() if self.series is None else (self.series,),
@@ -106,6 +110,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             GcisError: An option is invalid.
         """
         self.run_options()
+        if self.report_html:
+            check_renderer()
         if self.roi is not None and isinstance(parse_roi(self.roi, manifest), MaskRoi):
             raise ServeError(
                 "the region of interest is a path",

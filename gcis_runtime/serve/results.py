@@ -34,6 +34,7 @@ def media_type(name: str) -> str:
 def single_files(job: Job) -> dict[str, Path]:
     """Return the path of each result that is one file, by name; it exists if it was requested."""
     found = {REPORT: job.report, "preview.png": job.preview, STATISTICS: job.statistics}
+    found["report.html"] = job.page
     for kind, path in job.formats:
         found[{SEG: "seg.dcm", RTSTRUCT: "rtstruct.dcm"}.get(kind, f"label.{kind}")] = path
     if job.measurements is not None:
@@ -62,7 +63,7 @@ def public_report(report: Report, files: dict[str, Path]) -> dict[str, Any]:
         return value
 
     document: dict[str, Any] = msgspec.to_builtins(report)
-    for field in ("labels", "masks", "probability", "statistics", "preview"):
+    for field in ("labels", "masks", "probability", "statistics", "preview", "report_html"):
         if field in document:
             document[field] = renamed(document[field])
     if "dicom" in document:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gcis_runtime.images.files import read_volume
+from gcis_runtime.pages.preview import draw_overlay
 from gcis_runtime.pipeline.result import Structure
-from gcis_runtime.runs.preview import draw_overlay
 from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.text import table
 from gcis_train.colors import distinct_colors

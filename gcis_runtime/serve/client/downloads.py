@@ -68,7 +68,7 @@ def _local_report(document: dict[str, Any], job: Job, options: RunOptions, ident
     for field, folder in (("masks", job.masks), ("probability", job.probabilities)):
         if field in document:
             document[field] = {n: str(folder / Path(file).name) for n, file in document[field].items()}
-    for field in ("labels", "statistics", "preview"):
+    for field in ("labels", "statistics", "preview", "report_html"):
         if field in document:
             document[field] = names.get(document[field], document[field])
     if "dicom" in document:

@@ -80,8 +80,9 @@ def request_for(
     return JobRequest(
         bundle=bundle, prompt=prompts, format=formats, restore=segment.restore, raw=segment.raw,
         masks=segment.masks, probability=segment.probabilities, statistics=options.statistics,
-        preview=options.preview, roi=roi, coarse=options.coarse_bundle or segment.coarse_factor,
-        body_crop=segment.body_crop, max_memory=None if max_memory is None else str(max_memory),
+        preview=options.preview, report_html=options.report_html, roi=roi,
+        coarse=options.coarse_bundle or segment.coarse_factor, body_crop=segment.body_crop,
+        max_memory=None if max_memory is None else str(max_memory),
         allow_irregular=dicom.allow_irregular, seg_type=dicom.seg_type, sr=dicom.sr, uid_root=dicom.uid_root,
     )  # fmt: skip
 

@@ -97,7 +97,7 @@ def _job_paths(job: dict[str, Any]) -> dict[str, Any]:
                 _path_parameter("job", "Identifier of the job"),
                 _path_parameter(
                     "name", "label.nii.gz, label.nrrd, seg.dcm, rtstruct.dcm, sr.dcm, preview.png, "
-                    "statistics.csv, report.json, masks/FILE or probability/FILE",
+                    "report.html, statistics.csv, report.json, masks/FILE or probability/FILE",
                 ),
             ],
             "get": _operation(

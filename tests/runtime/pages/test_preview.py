@@ -11,10 +11,10 @@ from PIL import Image
 from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.engines.info import EngineInfo
 from gcis_runtime.images.volume import Volume
+from gcis_runtime.pages.preview import draw_preview, write_preview
 from gcis_runtime.pictures.sheet import PANEL
 from gcis_runtime.pictures.view import centre_of
 from gcis_runtime.pipeline.result import Segmentation, measure
-from gcis_runtime.runs.preview import draw_preview, write_preview
 
 
 def segmentation(affine, labels):
