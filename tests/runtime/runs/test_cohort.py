@@ -240,7 +240,7 @@ def test_what_a_killed_run_left_of_one_image_goes_with_the_next_run(run, cts, tm
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_summary(run, cts, tmp_path, monkeypatch):
-    from gcis_runtime.runs import summary as module
+    from gcis_runtime.runs import summary_document as module
 
     real, calls = module.write_json, []
 
