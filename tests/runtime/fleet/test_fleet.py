@@ -24,7 +24,7 @@ class Written:
     def image(self):
         return self.folder / f"{self.name}.nii.gz"
 
-    labels = image
+    labels = masks = probabilities = image
 
     @property
     def report(self):
