@@ -22,7 +22,7 @@ from gcis_runtime.runs.callbacks import RunCallbacks
 from gcis_runtime.runs.executor import Model
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outcome import Outcome
-from gcis_runtime.runs.outputs import Job
+from gcis_runtime.runs.outputs import Job, clear_leftovers
 from gcis_runtime.system.memory import bytes_text
 
 _VISIBLE_SECONDS = 90.0
@@ -123,6 +123,7 @@ class Fleet:
         while arriving.waiting:
             time.sleep(0.2)
             arriving.look()
+        clear_leftovers(jobs)  # workers that were killed while they wrote leave temporary files
 
 
 class _Arriving:
