@@ -6,8 +6,6 @@ import bz2
 import gzip
 import locale
 import re
-import shutil
-import subprocess
 import zlib
 
 import nibabel as nib
@@ -17,6 +15,7 @@ import SimpleITK
 
 from gcis_runtime import read_volume, write_labels
 from gcis_runtime.errors import ImageError
+from tests.support.process_state import comma_locale
 
 SHAPE, SPACING = (9, 8, 7), (0.75, 0.875, 2.5)
 
@@ -64,17 +63,6 @@ def single(path, voxels, affine, **fields):
 
 
 AFFINE = np.diag([*SPACING, 1.0])
-
-
-def comma_locale(folder):
-    """Compile a locale with a decimal comma; return its name."""
-    if not shutil.which("localedef"):
-        pytest.skip("localedef is not installed")
-    command = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")]
-    subprocess.run(command, capture_output=True, check=False)
-    if not (folder / "de_DE.UTF-8").exists():
-        pytest.skip("no locale sources")
-    return "de_DE.UTF-8"
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd", "a.nii.gz"])
