@@ -14,12 +14,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 WINDOWS: bool = sys.platform == "win32"
@@ -28,6 +30,10 @@ MACOS: bool = sys.platform == "darwin"
 
 CUDA_DRIVER = "nvcuda.dll" if WINDOWS else "libcuda.so.1"
 """Library of the CUDA driver."""
+_MATH_LIBRARY = "ucrtbase" if WINDOWS else None
+"""C library with `fesetround`, for `ctypes.CDLL`; None is the process itself, which is linked to it."""
+_TO_NEAREST = 0
+"""`FE_TONEAREST` of glibc, musl, Apple's and Microsoft's C libraries on x86-64 and ARM64."""
 PEAK_MEMORY_UNIT = 1 if MACOS else 1024
 """Bytes per unit of `ru_maxrss`."""
 
@@ -119,3 +125,26 @@ def user_is_known() -> bool:
     except (ImportError, KeyError, OSError):
         return False
     return True
+
+
+@contextlib.contextmanager
+def nearest_rounding() -> Iterator[None]:
+    """Round to nearest in this thread, and restore the direction at the end; usable as a decorator.
+
+    Threads that start meanwhile take over this direction.
+    """
+    if _rounds_to_nearest(1.0, 2.0**-55):
+        yield
+        return
+    library = ctypes.CDLL(_MATH_LIBRARY)
+    before = library.fegetround()
+    library.fesetround(_TO_NEAREST)
+    try:
+        yield
+    finally:
+        library.fesetround(before)
+
+
+def _rounds_to_nearest(one: float, tiny: float) -> bool:
+    """Return whether sums of `one` and a number far below its last bit are `one`."""
+    return one + tiny == one == one - tiny

@@ -25,20 +25,11 @@ from gcis_runtime.latency.record_file import write_record
 @click.option("--precision", default="auto", show_default=True, help="Precision.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs of each row.")
 @click.option(
-    "--scan", type=(int, int, int), default=(512, 512, 400), show_default=True, help="Shape to plan for."
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Only compare one process, two shards, and this Ray cluster with two CPUs on this machine.",
 )
-@click.option("--scans", type=click.IntRange(1), default=1000, show_default=True, help="Scans to plan for.")
-@click.option(
-    "--nodes",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1, 4, 16),
-    show_default=True,
-    help="Number of nodes; repeat for more.",
-)
-@click.option(
-    "--price", type=click.FloatRange(0), help="Price of a node for one hour; without it, no cost is given."
-)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds of --ray.")
 @click.option("--quick", is_flag=True, help="Two small values per axis, to test the command.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps volumes and bundles.")
 @record_folder
@@ -49,29 +40,35 @@ def scale(
     engine: str,
     precision: str,
     repeats: int,
-    scan: tuple[int, int, int],
-    scans: int,
-    nodes: tuple[int, ...],
-    price: float | None,
+    ray: str | None,
+    rounds: int,
     quick: bool,
     work: Path | None,
     out: Path,
 ) -> None:
-    """Measure cost against volume, overlap, prompts, threads, images and processes, and plan a cohort.
+    """Measure cost against volume, overlap, prompts, threads, images and processes.
 
-    Writes a JSON record and a picture, in about eight minutes on two cores. The plan needs the axes volume
-    and workers.
+    Writes a JSON record and a picture, in about eight minutes on two cores. With --ray, the record compares a
+    Ray cluster and shards with one process instead.
     """
-    from benchmarks.scale.measure import AXES_OF_A_PLAN, Setting, measure
+    from benchmarks.scale.fleet import measure_fleet
+    from benchmarks.scale.measure import Setting, measure
     from benchmarks.scale.plan import default_plan, quick_plan
     from benchmarks.scale.plots import draw, slope_text
-    from benchmarks.scale.throughput import model
     from gcis_runtime.system.cpus import usable_cpus
 
     chosen = quick_plan() if quick else default_plan(usable_cpus())
     with tempfile.TemporaryDirectory() as temporary:
         folder = (work or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        if ray is not None:
+            images = (1, 2) if quick else (2, 8)
+            found = measure_fleet(
+                bundle, ray, folder, images=images, rounds=rounds, engine=engine, on_step=show_step
+            )
+            _print_fleet(found)
+            click.echo(f"record: {write_record(found, out)}")
+            return
         setting = Setting(
             bundle=bundle, spacing=spacing, engine=engine, precision=precision, repeats=repeats, folder=folder
         )
@@ -79,26 +76,19 @@ def scale(
     for axis, lines in record["fits"].items():
         for line in lines:
             click.echo(f"{axis:8} {line['y']} = {slope_text(line)}, x {line['x']}, R2 {line['r2']:.3f}")
-    if record["rows"].keys() >= AXES_OF_A_PLAN:
-        record["plan"] = model(record, scan=scan, scans=scans, nodes=nodes, price=price)
-        _print_plan(record["plan"])
     path = write_record(record, out)
     draw(record, path.with_suffix(".png"))
     click.echo(f"record: {path}, picture: {path.with_suffix('.png').name}")
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    """Print the model with its assumptions."""
-    click.echo(f"\n{plan['scans']} scans of {' x '.join(map(str, plan['scan']))} voxels, modelled from")
-    for name, value in plan["constants"].items():
-        click.echo(f"  {name.replace('_', ' ')}: {value if isinstance(value, str) else format(value, '.4g')}")
-    for row in plan["rows"]:
-        cost = row.get("cost_per_1000_scans")
-        price = "no --price given" if cost is None else f"{cost:.2f} per 1000 scans"
+def _print_fleet(record: dict[str, Any]) -> None:
+    """Print seconds and CPU seconds per image, and of the start."""
+    for row in record["per_image"]:
         click.echo(
-            f"  {row['nodes']:4d} nodes: {row['hours']:.2f} h, {row['scans_per_hour']:.0f} scans per hour, "
-            f"{row['node_hours']:.2f} node hours, {price}"
+            f"{row['way']:12} {row['seconds_per_image']:.2f} s per image, {row['seconds_of_start']:.2f} s to "
+            f"start; CPU {row['cpu_seconds_per_image']:.2f} s per image, "
+            f"{row['cpu_seconds_of_start']:.2f} s to start"
         )
-    click.echo("assumptions:")
-    for line in plan["assumptions"]:
+    click.echo("assumptions for other numbers of workers and scans:")
+    for line in record["assumptions"]:
         click.echo(f"  - {line}")

@@ -51,10 +51,6 @@ FITS: dict[Axis, tuple[tuple[str, str], ...]] = {
 """Lines fitted along each axis; x and y are columns of the rows."""
 
 
-AXES_OF_A_PLAN: frozenset[Axis] = frozenset({"volume", "workers"})
-"""Axes from which `throughput` takes its constants."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """Settings of all runs.

@@ -6,12 +6,18 @@ from typing import Any
 
 from benchmarks.records import newest
 from gcis_runtime.latency.record_file import hardware_text
+from gcis_runtime.text import counted
 
 _UNITS = {
     "seconds": "s, whole process",
     "cases_seconds": "s, engine open",
     "peak_memory_mb": "MB, peak",
     "cases_per_hour": "images per hour",
+}
+_WAYS = {
+    "one process": "one process",
+    "two shards": "two processes, `--shard`",
+    "ray": "two workers, `--ray`",
 }
 _PER = {
     "megavoxels": "million voxels",
@@ -45,25 +51,34 @@ def scale_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-def plan_table() -> str:
-    """Return the model of a cohort with its assumptions."""
-    record = newest("scale")
-    plan, known = record["plan"], record["plan"]["constants"]
-    lines = ["| nodes | hours | scans per hour | node hours |", "|---|---|---|---|"]
-    for row in plan["rows"]:
-        lines.append(
-            f"| {row['nodes']} | {row['hours']:.2f} | {row['scans_per_hour']:.0f} | {row['node_hours']:.2f} |"
-        )
-    shape = " x ".join(map(str, plan["scan"]))
-    side = f"{known['workers']} processes side by side reach {known['gain']:.2f} times the rate of one"
-    if known["workers"] == 1:
-        side = "several processes side by side are not faster than one"
+def fleet_table() -> str:
+    """Return what shards and Ray cost in comparison with one process, and assumptions for more workers."""
+    record = newest("fleet")
+    few, many = sorted({row["images"] for row in record["rows"]})
+    rows = {(row["way"], row["images"]): row for row in record["rows"]}
+    one = rows["one process", many]
+    lines = [
+        f"| way, one CPU per worker | s, {few} images | s, {many} images | CPU s, {many} images | CPU, ratio "
+        "| CPU s per further image | CPU s to start |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in record["per_image"]:
+        row = rows[found["way"], many]
+        cells = (
+            f"{rows[found['way'], few]['seconds']:.1f}", f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}",
+            f"{row['cpu_seconds'] / one['cpu_seconds']:.2f}", f"{found['cpu_seconds_per_image']:.2f}",
+            f"{found['cpu_seconds_of_start']:.1f}",
+        )  # fmt: skip
+        lines.append(f"| {_WAYS[found['way']]} | {' | '.join(cells)} |")
     note = (
-        f"{plan['scans']} scans of {shape} voxels on machines like {_machine(record)}: "
-        f"{known['seconds_per_scan']:.1f} s per scan ({known['source']}), {side}, "
-        f"{known['peak_memory_mb']:.0f} MB each. This is a model with these assumptions:"
+        f"Bundle `{record['bundle']}`, {record['engine']}, {_shape(record)} voxels, medians of "
+        f"{counted(record['rounds'], 'round')} in turns on {record['environment']['date'][:10]}: "
+        f"{_machine(record)}. Load of the machine during the runs: {record['load'][0]:g}, so that seconds "
+        "are not those of a quiet machine; CPU time depends less on other programs. The cluster was two "
+        "nodes in a network namespace of this machine. Repeat with `python -m benchmarks scale --ray "
+        "ADDRESS`. Assumptions for more workers:"
     )
-    return "\n".join([*lines, "", note, "", *(f"- {line}" for line in plan["assumptions"])])
+    return "\n".join([*lines, "", note, "", *(f"- {line}" for line in record["assumptions"])])
 
 
 def peers_table() -> str:
@@ -148,7 +163,7 @@ def _when(record: dict[str, Any]) -> str:
 
 BLOCKS = {
     "scale-table": scale_table,
-    "plan-table": plan_table,
+    "fleet-table": fleet_table,
     "peers-table": peers_table,
     "counted-table": counted_table,
     "rewrites-table": rewrites_table,

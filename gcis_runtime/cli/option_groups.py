@@ -41,6 +41,9 @@ _RUN_OPTIONS = (
             "evaluation, which displaces structures: only to reproduce published numbers (published)."),
     outputs("--raw", is_flag=True,
             help="Do not apply the bundle's post-processing rules (largest component, holes, small parts)."),
+    inputs("--straighten", is_flag=True,
+           help="If the axes of an image are oblique, segment along the axes of the patient. Labels stay on "
+           "the image's grid. [a warning from 15 degrees on]"),
     outputs("--masks", is_flag=True,
             help="Write IMAGE_seg_masks/: one file per structure, overlaps kept."),
     outputs("--probability", is_flag=True,
@@ -72,7 +75,7 @@ _RUN_OPTIONS = (
                  help="Interpolate missing and unevenly spaced slices to a regular grid. [an error]"),
     dicom_inputs("--seg-type", type=click.Choice(["binary", "labelmap"]), default="binary",
                  show_default=True, help="Type of the segmentation; not all viewers read labelmap."),
-    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and extent (TID 1500)."),
+    dicom_inputs("--sr", is_flag=True, help="Write NAME_sr.dcm: volume, mean HU and box (TID 1500)."),
     dicom_inputs("--uid-root", metavar="UID", help="Root of new UIDs. [2.25]"),
 )  # fmt: skip
 
@@ -127,6 +130,7 @@ def run_options(function: Command) -> Command:
         body_crop: bool | None,
         max_memory: str | None,
         raw: bool,
+        straighten: bool,
         series: tuple[str, ...],
         all_series: bool,
         allow_irregular: bool,
@@ -150,6 +154,7 @@ def run_options(function: Command) -> Command:
             body_crop=body_crop,
             max_memory=None if max_memory is None else parse_bytes(max_memory),
             raw=raw,
+            straighten=straighten,
         )
         if series and all_series:
             raise click.UsageError("Pass --series or --all-series, not both.")

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 PROGRAM = "gcis-run"
 
+_PHANTOM = "--phantom takes -o FOLDER, and neither images, --truth, --resume, --shard nor --ray."
 _EPILOG = """\b
 Examples:
   gcis-run ct.nii.gz                                 the only installed bundle
   gcis-run ct.nii.gz --prompt liver                  the installed bundle that has this prompt
   gcis-run cts/ --bundle B -o out/ --statistics      every image of a folder, with a summary
   gcis-run cts/ --bundle B -o out/ --resume          continue after an interruption
+  gcis-run cts/ --bundle B -o out/ --ray auto        on a Ray cluster that requires a token
   gcis-run study/ --series 3                         a CT series of a folder or zip archive with DICOM
   gcis-run --phantom 7 -o demo/                      a generated head and neck, scored
 
@@ -166,18 +168,9 @@ def _check_usage(
 ) -> None:
     """Raise an error for arguments that exclude each other."""
     if seed is not None:
-        if (
-            images
-            or options.truth
-            or resume
-            or shard
-            or ray
-            or out is None
-            or out.endswith((".nii", ".nii.gz"))
-        ):
-            raise click.UsageError(
-                "--phantom takes -o FOLDER, and neither images, --truth, --resume, --shard nor --ray."
-            )
+        others = images or options.truth or resume or shard or ray
+        if others or out is None or out.endswith((".nii", ".nii.gz")):
+            raise click.UsageError(_PHANTOM)
         if len(formats) > 1 or set(formats) & {"dicom-seg", "rtstruct"}:
             raise click.UsageError("--phantom writes one format, which is not DICOM.")
     elif not images:

@@ -29,6 +29,7 @@ def report_table(report: Report) -> str:
         table(rows, right=(0, 2, 3)),
         _post_text(report),
         _region_text(report.region),
+        _straightened_text(report),
         _cost_text(report),
         "wrote " + printable(", ".join(_written(report))),
         report.notice,
@@ -69,6 +70,15 @@ def _region_text(region: RegionReport) -> str:
     ranges = region.box if isinstance(region.box, list) else None
     place = "nothing" if ranges is None else ",".join(f"{first}:{end}" for first, end in ranges)
     return f"region {place} ({region.within}): every label outside is background"
+
+
+def _straightened_text(report: Report) -> str:
+    """Return by which angle the image was straightened in one line; empty if it was not."""
+    if not isinstance(report.straightened, float):
+        return ""
+    return (
+        f"straightened: the axes of the image are {report.straightened:.0f} degrees off those of the patient"
+    )
 
 
 def _written(report: Report) -> list[str]:

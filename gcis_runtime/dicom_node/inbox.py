@@ -175,8 +175,8 @@ class Inbox:
         """Remove finished series and results whose record is older than a number of seconds."""
         limit = time.time() - older_than
         for folder in self._received.iterdir():
-            record = self._record(folder.name)
-            with contextlib.suppress(OSError):
+            with self._lock, contextlib.suppress(OSError):  # an instance may arrive now
+                record = self._record(folder.name)
                 if record is not None and record.finished and (folder / _RECORD).stat().st_mtime < limit:
                     self._known.pop(folder.name, None)
                     shutil.rmtree(self._results / folder.name, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 from gcis_runtime.dicom.files import load_pydicom
 from gcis_runtime.errors import OutputError
 
-# Deflated data could inflate to any size; all other syntaxes are stored as they arrive.
+# Deflated data could inflate to any size; the other syntaxes that can be read are stored as they arrive.
 _SYNTAXES = (
     "1.2.840.10008.1.2.1",  # explicit little endian
     "1.2.840.10008.1.2",  # implicit little endian
@@ -22,9 +22,6 @@ _SYNTAXES = (
     "1.2.840.10008.1.2.4.81",
     "1.2.840.10008.1.2.4.90",  # JPEG 2000
     "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.201",  # HTJ2K
-    "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203",
 )
 VERIFICATION = "1.2.840.10008.1.1"
 

@@ -94,12 +94,12 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name="gcis-send", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread after the attempt that is running; entries stay."""
+    def stop(self, seconds: float = 5.0) -> None:
+        """Stop the thread. Entries stay; an attempt that takes longer is repeated by the next process."""
         self._stopped = True
         self._changed.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def send_due(self, now: float) -> float | None:
         """Send everything that is due; return when the next attempt is due, None if there is none."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from gcis_runtime.engines.gpu.probe import Driver, probe_driver
 from gcis_runtime.engines.tensorrt.family import FAMILIES, Family, installed_version
-from gcis_runtime.engines.usable import import_problem, limits, overlap, version_of
+from gcis_runtime.engines.usable import NO_BF16_ON_CUDA, import_problem, limits, overlap, version_of
 from gcis_runtime.system import gzip_stream as gzipped
 from gcis_runtime.system.cpus import usable_cpus
 from gcis_runtime.system.private_cache import open_cache
@@ -21,7 +21,7 @@ PACKAGES = (
     "openvino", "tensorrt", "tensorrt-lean", "tensorrt-rtx", "cuda-python", "nvidia-cuda-nvrtc",
     "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
 )  # fmt: skip
-ONNX_ON_CUDA = "fp32 and fp16; bf16 is not offered because the CUDA provider has no bf16 kernel for Pad"
+ONNX_ON_CUDA = f"fp32 and fp16; bf16 is not offered: {NO_BF16_ON_CUDA}"
 _CPU_FLAGS = (
     "avx2",
     "avx512f",

@@ -82,18 +82,18 @@ class MemoryFallback:
 
     @property
     def has_other_engine(self) -> bool:
-        """Whether `"auto"` may select another engine on the same device."""
-        return next(self._engines(self.current.device), None) is not None
+        """Whether `"auto"` may select another engine, on the same device or then on the CPU."""
+        return next(self._others(), None) is not None
 
     def replace_engine(self, reason: str) -> None:
-        """Move to the next engine on the same device because the current one does not work here.
+        """Move to the next engine because the current one does not work here.
 
         Args:
             reason: The engine's error in one line.
         """
         self._unusable = True
         self.steps.append(f"{self._name} does not work here: {reason}")
-        self.current = next(self._engines(self.current.device))
+        self.current = next(self._others())
 
     def exhausted(self, reason: str) -> EngineError:
         """Return the error for a volume that no options fit, and start again from the requested options."""
@@ -123,9 +123,12 @@ class MemoryFallback:
         if batch > 1:
             yield replace(now, batch=batch // 2)
             return
-        if requested.engine != "auto":
-            return
-        for device in dict.fromkeys((now.device, "cpu")):
+        if requested.engine == "auto":
+            yield from self._others()
+
+    def _others(self) -> Iterator[EngineOptions]:
+        """Yield options with the engines after the current one: on its device, then on the CPU."""
+        for device in dict.fromkeys((self.current.device, "cpu")):
             yield from self._engines(device)
 
     def _engines(self, device: str) -> Iterator[EngineOptions]:

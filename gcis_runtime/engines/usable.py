@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 
 from gcis_runtime.choices import EngineName
-from gcis_runtime.errors import GcisError
+from gcis_runtime.errors import EngineError, GcisError, UnusableEngineError
 from gcis_runtime.text import printable
 
 _INSTALL = {
@@ -17,6 +17,9 @@ _INSTALL = {
     "trt-rtx": ("tensorrt-rtx", "gcis[trt-rtx]"),
 }
 """Distribution of each engine, and what installs it."""
+NO_BF16_ON_CUDA = "in bf16 graphs it would run instance norms and transposed convolutions on the CPU"
+"""Why ONNX Runtime does not offer bf16 on CUDA: bf16 convolutions need opset 22, for which the CUDA provider
+lists neither of these operators (docs/decisions/0023-precision.md)."""
 _ONE_FOLDER = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that install different files under the same names."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
@@ -28,6 +31,11 @@ def reason_of(error: BaseException) -> str:
     received = error.received if isinstance(error, GcisError) else None
     text = received or str(error) or type(error).__name__
     return printable(" ".join(text.split()))[:200]
+
+
+def as_unusable(error: EngineError) -> UnusableEngineError:
+    """Return the error of an engine that failed on its first window, so that another engine may be tried."""
+    return UnusableEngineError(error.message, received=error.received, expected=error.expected, fix=error.fix)
 
 
 def import_problem(module: str) -> str | None:

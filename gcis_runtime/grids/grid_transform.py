@@ -1,7 +1,8 @@
 """Transform between the grid of a file and the grid of the network, and its exact inverse for labels.
 
 The steps are those of MONAI's `Orientationd` and `Spacingd(diagonal=False)`, which training uses: flip and
-permute the axes to axis codes, then resample to a voxel size without rotation.
+permute the axes to axis codes, then resample to a voxel size without rotation. Straightening is not part of
+them: it also turns the grid to the axes of the patient.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.grids.box import Box
 from gcis_runtime.grids.resample import GridMap, matrix_product
+from gcis_runtime.grids.straight import STRAIGHT_DEGREES, oblique_degrees, straight_grid
 from gcis_runtime.spec import PreprocessSpec, Shape3, Triple
 
 _TOLERANCE = 1e-3
@@ -32,6 +34,8 @@ class GridTransform:
         to_file: Resampling back to the reoriented file grid; None if the grids are the same.
         shape: Shape of the network grid (X, Y, Z).
         affine: (4, 4), from network voxel index to RAS+ mm.
+        straightened: Angle in degrees by which the axes of the file are off those of the network grid, which
+            are the patient's; None if both have the same axes.
     """
 
     flips: tuple[int, ...]
@@ -40,6 +44,7 @@ class GridTransform:
     to_file: GridMap | None
     shape: Shape3
     affine: NDArray[np.float64]
+    straightened: float | None = None
 
     def forward(self, array: NDArray[Any], box: Box | None = None) -> NDArray[Any]:
         """Resample an image to the network grid.
@@ -96,13 +101,17 @@ class GridTransform:
         return np.asfortranarray(labels)  # the memory order of NIfTI: writing needs no copy
 
 
-def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) -> GridTransform:
+def plan_grid(
+    shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec, *, straighten: bool = False
+) -> GridTransform:
     """Return the transform from the grid of a file to the orientation and spacing of the network input.
 
     Args:
         shape: Shape of the file grid (X, Y, Z).
         affine: (4, 4), from file voxel index to RAS+ mm, invertible.
         spec: Orientation and spacing of the network input.
+        straighten: Place the network grid along the axes of the patient if those of the file are oblique, by
+            `STRAIGHT_DEGREES` or more. Voxels beyond the image get the lower end of the intensity window.
     """
     flips: tuple[int, ...] = ()
     order: tuple[int, ...] = (0, 1, 2)
@@ -113,7 +122,12 @@ def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) 
         order = tuple(int(axis) for axis in np.argsort(change[:, 0]))
         affine = matrix_product(affine, nib.orientations.inv_ornt_aff(change, shape))
         shape = (shape[order[0]], shape[order[1]], shape[order[2]])
-    to_network = None if spec.spacing is None else _resampling(shape, affine, spec.spacing)
+    degrees = oblique_degrees(affine) if straighten else 0.0
+    straightened = round(degrees, 1) if degrees >= STRAIGHT_DEGREES else None
+    if straightened is not None:
+        to_network: GridMap | None = _straightening(shape, affine, spec)
+    else:
+        to_network = None if spec.spacing is None else _resampling(shape, affine, spec.spacing)
     if to_network is None:
         return GridTransform(
             flips=flips, order=order, to_network=None, to_file=None, shape=shape, affine=affine
@@ -126,6 +140,15 @@ def plan_grid(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) 
         to_file=GridMap(matrix=_solve(spaced, affine), shape_in=to_network.shape_out, shape_out=shape),
         shape=to_network.shape_out,
         affine=spaced,
+        straightened=straightened,
+    )
+
+
+def _straightening(shape: Shape3, affine: NDArray[np.float64], spec: PreprocessSpec) -> GridMap:
+    """Return the resampling to a grid along the axes of the patient."""
+    shape_out, target = straight_grid(shape, affine, spec.spacing)
+    return GridMap(
+        matrix=_solve(affine, target), shape_in=shape, shape_out=shape_out, beyond=spec.intensity_window[0]
     )
 
 

@@ -48,13 +48,18 @@ class NetworkInput:
         return scale_intensity(moved, self.window, out=out)
 
 
-def preprocess(volume: Volume, spec: PreprocessSpec) -> NetworkInput:
+def preprocess(volume: Volume, spec: PreprocessSpec, *, straighten: bool = False) -> NetworkInput:
     """Reorient, resample and map intensities, in the order of the training transforms.
 
     Equivalent to MONAI's `Orientationd`, `Spacingd(mode="bilinear")` and `ScaleIntensityRanged(clip=True)` to
     [0, 1]. Nothing is computed before a box is requested.
+
+    Args:
+        volume: The image.
+        spec: Orientation, spacing and intensity window.
+        straighten: Place the network grid along the axes of the patient; see `plan_grid`.
     """
-    transform = plan_grid(volume.shape, volume.affine, spec)
+    transform = plan_grid(volume.shape, volume.affine, spec, straighten=straighten)
     return NetworkInput(source=volume.array, transform=transform, window=spec.intensity_window)
 
 

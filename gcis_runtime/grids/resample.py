@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcis_runtime.grids.box import Box, whole
+from gcis_runtime.grids.box import Box, box_shape, whole
 from gcis_runtime.spec import Shape3
 
 _SHEAR_TOLERANCE = 1e-3
@@ -36,11 +36,14 @@ class GridMap:
         matrix: (4, 4) float64, from output voxel index to input voxel index.
         shape_in: Shape of the input grid (X, Y, Z).
         shape_out: Shape of the output grid (X, Y, Z).
+        beyond: Value of `linear` for samples more than half a voxel beyond the border voxels; None repeats
+            the border voxels.
     """
 
     matrix: NDArray[np.float64]
     shape_in: Shape3
     shape_out: Shape3
+    beyond: float | None = None
 
     @property
     def separable(self) -> bool:
@@ -63,7 +66,7 @@ class GridMap:
             (X, Y, Z) of the box, float32.
         """
         box = whole(self.shape_out) if box is None else box
-        if not self.separable:
+        if self.beyond is not None or not self.separable:
             return _general_linear(array, self, box)
         positions, crop = [], []
         for axis, part in enumerate(box):
@@ -268,8 +271,24 @@ def _row_chunks(box: Box) -> list[Box]:
 
 def _general_linear(array: NDArray[Any], grid: GridMap, box: Box) -> NDArray[np.float32]:
     """Resample linearly at arbitrary coordinates."""
-    chunks = [trilinear(array, general_coordinates(grid, part)) for part in _row_chunks(box)]
+    chunks = []
+    for part in _row_chunks(box):
+        values = trilinear(array, general_coordinates(grid, part))
+        if grid.beyond is not None:
+            values[_beyond(grid, part)] = grid.beyond
+        chunks.append(values)
     return np.concatenate(chunks)
+
+
+def _beyond(grid: GridMap, box: Box) -> NDArray[np.bool_]:
+    """Return where samples of an output box lie more than half a voxel beyond the border voxels."""
+    x, y, z = np.ix_(*(np.arange(part.start, part.stop, dtype=np.float64) for part in box))
+    out = np.zeros(box_shape(box), dtype=np.bool_)
+    for row, n in zip(grid.matrix[:3], grid.shape_in, strict=True):
+        position = x * row[0] + y * row[1] + z * row[2] + row[3]
+        out |= position < -0.5
+        out |= position > n - 0.5
+    return out
 
 
 def _general_nearest(labels: NDArray[Any], grid: GridMap) -> NDArray[Any]:

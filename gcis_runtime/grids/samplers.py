@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gcis_runtime.grids.box import Box, positive_box
 from gcis_runtime.grids.resample import GridMap, axis_coordinates, general_coordinates, lerp_axis, trilinear
 
-_BLOCK = 48
+BLOCK = 48
 """Edge length in voxels of the blocks of the file grid; coordinates take 24 bytes per voxel of a block."""
 
 _PLACE_VOXELS = 1 << 22
@@ -176,7 +176,7 @@ class BlockSampler:
 
     def __init__(self, grid: GridMap, *, smooth: bool) -> None:
         self.grid, self.smooth = grid, smooth
-        cuts = [[slice(i, min(i + _BLOCK, n)) for i in range(0, n, _BLOCK)] for n in grid.shape_out]
+        cuts = [[slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)] for n in grid.shape_out]
         self._blocks: list[Box] = [(x, y, z) for x in cuts[0] for y in cuts[1] for z in cuts[2]]
         ends = np.array([[(part.start, part.stop - 1) for part in block] for block in self._blocks])
         corners = np.stack([ends[:, (0, 1, 2), c] for c in np.ndindex(2, 2, 2)], axis=1)

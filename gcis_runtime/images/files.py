@@ -14,6 +14,7 @@ from gcis_runtime.images import itk, itk_read, nifti
 from gcis_runtime.images.grid import Grid
 from gcis_runtime.images.suffixes import ITK, WRITABLE, suffix_of
 from gcis_runtime.images.volume import Decoded, Volume
+from gcis_runtime.platforms import nearest_rounding
 from gcis_runtime.system.gzip_stream import MAX_DEFLATE_RATIO
 from gcis_runtime.system.memory import bytes_text
 
@@ -21,6 +22,7 @@ _SUSPICIOUS_BYTES, _MOST_SHRINK = 1 << 30, 200
 """Noise limits the compression of CT to a factor of about 10; constant voxels reach 230 to 1030."""
 
 
+@nearest_rounding()
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a CT volume in HU: NRRD and MetaImage by suffix, all others as NIfTI.
 
@@ -97,6 +99,7 @@ def check_plausible(path: Path) -> None:
         )
 
 
+@nearest_rounding()
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Volume) -> None:
     """Write a label map with the geometry of `like`, atomically: uint8, or uint16 for values above 255.
 
@@ -116,6 +119,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], *, like: Vo
     itk.write_itk(path, nifti.lean_labels(labels, like=like), like=like)
 
 
+@nearest_rounding()
 def write_probability(path: str | os.PathLike[str], scaled: NDArray[np.uint8], *, like: Volume) -> None:
     """Write a probability map, so that readers obtain values from 0 to 1.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gcis_runtime.bundles.manifest import Manifest
 from gcis_runtime.grids.grid_transform import GridTransform
+from gcis_runtime.grids.samplers import BLOCK
 from gcis_runtime.sliding.carry_over import STAGED_BYTES
 from gcis_runtime.sliding.plan import WindowPlan
 from gcis_runtime.sliding.schedule import Schedule, make_schedule
@@ -22,6 +23,8 @@ _SLACK = 32 << 20
 """Temporary objects of the interpreter, and parts of arrays that fit the processor cache, in bytes."""
 _PLACE = 24 << 22
 """Bytes for interpolating a box of 4 million voxels (`samplers`): input, output and intermediate arrays."""
+_COORDINATES, _BLOCK_BYTES = 30, 24 << 20
+"""Bytes per voxel that a tile determines in blocks: coordinates and mask; bytes while a block is sampled."""
 _CHUNK = 100 << 20
 """Bytes of the coordinates of a chunk of a sheared grid (`resample`)."""
 _POST_LINE, _POST_VOXEL, _POST_CHUNK = 300, 12, 1 << 22
@@ -181,13 +184,31 @@ def _native_grid(
     plan, tile, channels = schedule.plan, schedule.tile_shape, len(requested.values)
     ratio = [min(1.0, (t + 1) / n) for t, n in zip(tile, plan.shape, strict=True)]
     covered = float(np.prod(ratio)) * _count(shape)
+    blocks, coordinates = touched_blocks(schedule, transform, shape, requested)
     if transform.to_file is None or not requested.smooth:
-        return int(_count(tile) * 8 + min(_PLACE, 6 * covered))
+        return int(_count(tile) * 8 + min(_PLACE, 6 * covered) + coordinates)
     kept = _count(plan.padded) // plan.padded[plan.axis] * channels * FLOAT32_BYTES
     line = tile[plan.axis] * tile[plan.across[1]] * channels * FLOAT32_BYTES
     extended = _count(tuple(n + 1 for n in tile)) * FLOAT32_BYTES
     canvas = FLOAT32_BYTES + _label_size(requested)
-    place = min(_PLACE, 24 * covered)
-    if not transform.to_file.separable:
-        place += 30 * covered  # coordinates of every voxel that the tile determines
-    return int(kept + 2 * line + 2 * extended + canvas * covered + place)
+    place = min(_PLACE, 24 * covered) + coordinates
+    return int(kept + 2 * line + 2 * extended + canvas * max(covered, blocks) + place)
+
+
+def touched_blocks(
+    schedule: Schedule, transform: GridTransform, shape: Shape3, requested: RequestedOutputs
+) -> tuple[float, float]:
+    """Return the voxels of the blocks that a tile touches, and the bytes of their coordinates (`samplers`).
+
+    Both are 0 if voxels are looked up axis by axis. The tile is extended by the size of a block on the
+    network grid: where axes differ, blocks reach beyond the tile.
+    """
+    grid = transform.to_file
+    if grid is None or (grid.separable and (requested.smooth or not grid.noise_breaks_ties())):
+        return 0.0, 0.0
+    linear = grid.matrix[:3, :3]
+    density = abs(float(np.linalg.det(linear)))  # network voxels per file voxel
+    tile = np.minimum(np.array(schedule.tile_shape) + 1, schedule.plan.shape)
+    reach = np.minimum(tile + np.abs(linear) @ np.full(3, BLOCK), schedule.plan.shape)
+    inside, touched = (min(float(_count(shape)), float(np.prod(n)) / density) for n in (tile, reach))
+    return touched, _COORDINATES * inside + _BLOCK_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -16,7 +17,7 @@ from gcis_runtime.engines.info import EngineInfo
 from gcis_runtime.engines.memory_fallback import OUT_OF_MEMORY, MemoryFallback
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.engines.session import DeviceSession, Session
-from gcis_runtime.engines.usable import reason_of
+from gcis_runtime.engines.usable import as_unusable, reason_of
 from gcis_runtime.errors import EngineError, UnusableEngineError
 from gcis_runtime.pipeline.open_engine import Opener, open_first
 from gcis_runtime.pipeline.precision_check import check_before_first_run
@@ -171,9 +172,7 @@ class LoadedEngine:
         except OUT_OF_MEMORY:
             raise
         except EngineError as error:
-            raise UnusableEngineError(
-                error.message, received=error.received, expected=error.expected, fix=error.fix
-            ) from error
+            raise as_unusable(error) from error
 
     def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         session = self.session
@@ -182,7 +181,7 @@ class LoadedEngine:
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"the output of {session.name} is not finite",
-                received=self.info.text,
+                received=f"logits that are not finite, by {self.info.text}",
                 fix="Use --precision fp32 or another --engine.",
             )
         if self._runs < _FIRST_RUNS:
@@ -194,6 +193,8 @@ class LoadedEngine:
 
     def until_it_fits(self, work: Callable[[], _T]) -> tuple[_T, float]:
         """Call `work`; each time memory runs out, call it again with a session that needs less.
+
+        With engine `"auto"`, an engine that fails on its first window is replaced by the next one.
 
         Every attempt starts from the beginning and reuses no result of a failed attempt.
 
@@ -226,7 +227,8 @@ class LoadedEngine:
                 if self._fallback is None or not self._fallback.has_other_engine:
                     raise
                 reason, step = reason_of(error), self._fallback.replace_engine
-            self._free()
+            with contextlib.suppress(EngineError):  # a GPU that failed also fails to free its memory
+                self._free()
             step(reason)
             self._open()
             lost += time.perf_counter() - begun

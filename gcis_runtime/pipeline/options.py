@@ -54,6 +54,7 @@ class SegmentKeywords(TypedDict, total=False):
     body_crop: bool | None
     max_memory: int | None
     raw: bool
+    straighten: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,9 @@ class SegmentOptions:
         max_memory: Limit of the resident memory of the process in bytes; None for no limit. A volume whose
             forecast exceeds the limit is computed with less memory (`Segmentation.steps`) or refused.
         raw: Do not apply the bundle's post-processing rules to the label map and the masks.
+        straighten: If the axes of the volume are oblique, segment on a grid along the axes of the patient.
+            Labels are on the volume's grid; each is interpolated once, as without this option. `restore`
+            `"published"` is refused.
 
     Raises:
         OutputError: `restore`, `coarse` or `max_memory` is invalid, or options exclude each other.
@@ -90,6 +94,7 @@ class SegmentOptions:
     body_crop: bool | None = None
     max_memory: int | None = None
     raw: bool = False
+    straighten: bool = False
 
     def __post_init__(self) -> None:
         if self.restore not in RESTORE_CHOICES:
@@ -97,6 +102,13 @@ class SegmentOptions:
                 "unknown method to restore labels",
                 received=repr(self.restore),
                 expected=f"{', '.join(RESTORE_CHOICES[:-1])} or {RESTORE_CHOICES[-1]}",
+            )
+        if self.restore == "published" and self.straighten:
+            raise OutputError(
+                "restore 'published' cannot be combined with straighten",
+                received="restore 'published' with straighten",
+                expected="a network grid along the axes of the image, as in the published evaluation",
+                fix="Use restore 'smooth' or 'nearest'.",
             )
         parts = {"roi": self.roi, "coarse": self.coarse, "body_crop": self.body_crop or None}
         limited = [name for name, value in parts.items() if value is not None]

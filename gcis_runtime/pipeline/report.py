@@ -52,6 +52,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         coarse: Factor of the coarse pass, or hash of its bundle's manifest.
         body_crop: Crop option, if it differs from the default.
         raw: True if the bundle has post-processing rules for the structures that were not applied.
+        straighten: True if images with oblique axes are segmented along the axes of the patient.
         series: SeriesInstanceUID of a DICOM series.
         irregular: True if unevenly spaced slices may be interpolated.
         dicom_output: Type of segmentation and UID root, if they differ from the defaults.
@@ -69,6 +70,7 @@ class RunKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coarse: float | str | UnsetType = UNSET
     body_crop: bool | UnsetType = UNSET
     raw: bool | UnsetType = UNSET
+    straighten: bool | UnsetType = UNSET
     series: str | UnsetType = UNSET
     irregular: bool | UnsetType = UNSET
     dicom_output: tuple[str, str] | UnsetType = UNSET
@@ -90,6 +92,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         windows: Numbers of windows.
         region: The part of the volume that was computed.
         crop: The crop by the bundle's foreground rule.
+        straightened: Angle in degrees by which the axes of the image were off those of the patient; unset if
+            the network grid had the axes of the image.
         forecast: The forecast and the measured values.
         steps: One line per step that was taken for lack of memory.
         peak_memory_bytes: Peak resident memory of the process so far; None if unknown.
@@ -118,6 +122,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     windows: WindowsReport
     region: RegionReport = RegionReport()
     crop: CropReport = CropReport()
+    straightened: float | UnsetType = UNSET
     forecast: ForecastReport = ForecastReport()
     steps: list[str] = []
     peak_memory_bytes: int | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from gcis_runtime.bundles.manifest import Label
@@ -75,6 +76,8 @@ class Segmentation:
             report; empty for the whole volume.
         crop: Box of the network's grid that the bundle's foreground rule left, first index and end along each
             axis (None if all was air), and the number of windows saved; empty without a rule.
+        straightened: Angle in degrees between the axes of the image and those of the network grid, which are
+            the patient's; None if the network grid had the axes of the image.
         forecast: The forecast, and under `measured` the measured values.
         steps: One line per step taken for lack of memory: batch, engine, device, resampling of labels.
         peak_memory: Peak resident memory of the process in bytes; None if unknown.
@@ -103,6 +106,7 @@ class Segmentation:
     windows_skipped: int = 0
     region: dict[str, Any] = field(default_factory=dict)
     crop: dict[str, Any] = field(default_factory=dict)
+    straightened: float | None = None
     forecast: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -179,6 +183,7 @@ class Segmentation:
             ),
             region=msgspec.convert(self.region, RegionReport),
             crop=msgspec.convert(self.crop, CropReport),
+            straightened=UNSET if self.straightened is None else self.straightened,
             forecast=msgspec.convert(self.forecast, ForecastReport),
             steps=list(self.steps),
             peak_memory_bytes=self.peak_memory,

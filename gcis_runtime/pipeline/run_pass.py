@@ -45,6 +45,7 @@ class Pass:
         restore: How labels were resampled to the volume's grid.
         clock: Seconds per stage.
         grid: Shape and affine of the network's grid.
+        straightened: Angle in degrees by which the image was straightened; None if it was not.
     """
 
     sink: LabelSink
@@ -58,6 +59,7 @@ class Pass:
     restore: Restore
     clock: StageClock
     grid: tuple[Shape3, NDArray[np.float64]]
+    straightened: float | None
 
     def masks(self) -> StructureMaps | None:
         """Return the masks after post-processing, or None if masks are not stored."""
@@ -117,7 +119,7 @@ def run_pass(
     with clock.stage("preprocess"):
         planned = _plan(
             engine, volume, manifest.preprocess if spec is None else spec, weights,
-            crop=options.body_crop is not False, region=region,
+            crop=options.body_crop is not False, straighten=options.straighten, region=region,
         )  # fmt: skip
     image, layout, plan = planned.image, planned.layout, planned.plan
     values = tuple(manifest.labels[channel].value for channel in channels)
@@ -140,7 +142,7 @@ def run_pass(
         sink=sink, post=post, changes=changes, count=count,
         skipped=len(layout.plan.starts) - len(plan.starts), crop=layout.report,
         warnings=layout.warnings, forecast=forecast, restore=way.restore, clock=clock,
-        grid=(image.transform.shape, image.transform.affine),
+        grid=(image.transform.shape, image.transform.affine), straightened=image.transform.straightened,
     )  # fmt: skip
 
 
@@ -159,10 +161,11 @@ def _plan(
     weights: NDArray[np.float32],
     *,
     crop: bool,
+    straighten: bool,
     region: Region | None,
 ) -> _Planned:
     """Preprocess a volume, and plan the windows that a region needs."""
-    image = preprocess(volume, spec)
+    image = preprocess(volume, spec, straighten=straighten)
     layout = place_windows(image, spec, engine.bundle.manifest.window, weights, crop=crop)
     if region is None:
         return _Planned(image=image, layout=layout, plan=layout.plan, boxes=None)

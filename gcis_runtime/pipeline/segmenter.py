@@ -26,6 +26,7 @@ from gcis_runtime.pipeline.identity import BundleIdentity, Identity
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.measurements import device_peak, forecast_report, record_calibration
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentKeywords, SegmentOptions
+from gcis_runtime.pipeline.positions import measure_positions, position_warnings
 from gcis_runtime.pipeline.result import Segmentation, measure
 from gcis_runtime.pipeline.run_pass import Pass, run_pass
 from gcis_runtime.pipeline.warnings import (
@@ -37,6 +38,7 @@ from gcis_runtime.pipeline.warnings import (
     post_warnings,
     untrained_warnings,
 )
+from gcis_runtime.platforms import nearest_rounding
 from gcis_runtime.regions.coarse import DEFAULT_FACTOR, Coarse, coarse_spec, locate, matching_labels
 from gcis_runtime.regions.resolve import Area, ResolvedArea, find_area
 from gcis_runtime.regions.roi import parse_roi
@@ -129,6 +131,7 @@ class Segmenter:
         """Messages from opening: the structures of aliases, or that an engine was built for this GPU."""
         return (*self._aliases, *self._engine.notes, *self._engine.steps)
 
+    @nearest_rounding()
     def segment(
         self,
         image: ImageLike,
@@ -149,7 +152,7 @@ class Segmenter:
             progress: Called after each window with the numbers of finished and of all windows.
             on_forecast: Called with the forecast before the volume starts, and again after each fallback.
             **keywords: Fields of `SegmentOptions`, which replace those of `options`: `restore`, `masks`,
-                `probabilities`, `roi`, `coarse`, `body_crop`, `max_memory` and `raw`.
+                `probabilities`, `roi`, `coarse`, `body_crop`, `max_memory`, `raw` and `straighten`.
 
         Returns:
             The label map on the volume's own grid, with measurements and times.
@@ -232,8 +235,9 @@ class Segmenter:
     ) -> tuple[NDArray[Any], int]:
         engine = self._engine
         labels_only = SegmentOptions(
-            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory, raw=True
-        )
+            restore="nearest", body_crop=options.body_crop, max_memory=options.max_memory, raw=True,
+            straighten=options.straighten,
+        )  # fmt: skip
         weights = blending_weights(self.bundle.manifest.window, labels_only.restore)
         found, _ = engine.until_it_fits(
             lambda: run_pass(engine, volume, labels_only, channels=channels, weights=weights, spec=spec)
@@ -264,6 +268,7 @@ class Segmenter:
             windows_skipped=found.skipped,
             region=part.report,
             crop=found.crop,
+            straightened=found.straightened,
             forecast=dict(forecast),
             steps=(*self._engine.steps, *found.forecast.steps),
             peak_memory=peak_memory_bytes(),
@@ -277,9 +282,12 @@ class Segmenter:
                 *part.warnings,
                 *part.gain_warnings(found.skipped),
                 *intensity_warnings(volume.array),
-                *oblique_warnings(volume.affine),
+                *(() if found.straightened else oblique_warnings(volume.affine)),
                 *context_warnings(*found.grid, manifest.window),
                 *nothing_found_warnings(labels, sink.counts()),
+                *position_warnings(
+                    labels, measure_positions(sink.labels, volume.affine, [label.value for label in labels])
+                ),
                 *untrained_warnings(manifest, self.channels),
                 *post_warnings(labels, sink.counts(), found.changes, part=part.region is not None),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),

@@ -127,7 +127,10 @@ def _request(
 
 
 def _measurements(structure: StructureReport) -> dict[str, float]:
-    """Return mean HU and the extent of the box along x, y and z in mm; empty without statistics."""
+    """Return mean HU, and extent and bounds of the box in mm; empty without statistics.
+
+    Bounds are patient coordinates of DICOM (LPS), whose x and y axes are opposite to those of the report.
+    """
     found = structure.statistics
     if found is UNSET or found.mean_hu is None:
         return {}
@@ -135,4 +138,6 @@ def _measurements(structure: StructureReport) -> dict[str, float]:
     if found.box_min_mm is not None and found.box_max_mm is not None:
         for axis, low, high in zip("xyz", found.box_min_mm, found.box_max_mm, strict=True):
             values[f"{axis}_mm"] = high - low
+            bounds = (low, high) if axis == "z" else (-high, -low)
+            values[f"{axis}_min_mm"], values[f"{axis}_max_mm"] = bounds
     return values

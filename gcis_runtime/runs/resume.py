@@ -40,6 +40,7 @@ def run_key(identity: Identity, image: Path, options: RunOptions, series: Series
         "coarse": segment.coarse_factor if coarse is None else coarse.sha256,
         "body_crop": _crop_key(identity, segment),
         "raw": (segment.raw and any(label.post for label in identity.labels)) or None,
+        "straighten": segment.straighten or None,
         "series": None if series is None else series.uid,
         "dicom_output": _dicom_key(series, options.dicom),
         "irregular": (series is not None and options.dicom.allow_irregular) or None,

@@ -23,6 +23,7 @@ from gcis_runtime.serve.service import JobService
 from gcis_runtime.serve.settings import Limits
 from gcis_runtime.serve.store import JobStore
 from gcis_runtime.system.folder_lock import folder_lock
+from gcis_runtime.system.interruption import INTERRUPTED_EXIT
 from gcis_runtime.system.unfinished import remove_unfinished
 
 _LOG = logging.getLogger(__name__)
@@ -110,16 +111,25 @@ def serve(options: ServeOptions, *, on_listen: Callable[[str], None], on_ready: 
         except KeyboardInterrupt:
             _LOG.info("stopping")
         finally:
-            ended = service.stop()
-            server.should_exit = True
-            answering.join(_ANSWERS + 2)
+            try:
+                ended = service.stop()
+                server.should_exit = True
+                answering.join(_ANSWERS + 2)
+            except KeyboardInterrupt:
+                _LOG.warning("ended by a second signal")
+                _end_now(INTERRUPTED_EXIT)
             if ended:
                 engines.close()
     if not ended:
         _LOG.warning("a library did not return; its job is queued again")
-        remove_unfinished()
-        logging.shutdown()
-        os._exit(0)
+        _end_now(0)
+
+
+def _end_now(code: int) -> None:
+    """End the process without waiting for threads: engines that compute abort the interpreter's shutdown."""
+    remove_unfinished()
+    logging.shutdown()
+    os._exit(code)
 
 
 @contextlib.contextmanager

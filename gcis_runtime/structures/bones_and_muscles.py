@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 TERMS: dict[str, str] = {
-    "bone": "bones; skeleton; Knochen; Skelett; os; squelette; hueso; huesos; esqueleto",
+    "bone": "bones; skeleton; Knochen; Skelett; os; squelette; hueso; huesos; esqueleto; 272673000",
     "vertebra": (
         "vertebral body; VB; spinal vertebra; Wirbel; Wirbelkörper; vertèbre; corps vertébral; vértebra; "
-        "cuerpo vertebral"
+        "cuerpo vertebral; 51282000"
     ),
     "rib": "costa; Rippe; Rippen; côte; côtes; costilla; costillas; 113197003",
     "rib 1": "48535007",
@@ -56,7 +56,7 @@ TERMS: dict[str, str] = {
     "femur": "thigh bone; Oberschenkelknochen; fémur; 71341001",
     "femoral head": (
         "Femur_Head; head of the femur; caput femoris; Femurkopf; Hüftkopf; Oberschenkelkopf; tête "
-        "fémorale; tête du fémur; cabeza femoral; cabeza del fémur"
+        "fémorale; tête du fémur; cabeza femoral; cabeza del fémur; 2812003"
     ),
     "hip bone": (
         "hip; os coxae; pelvic bone; Hüftbein; Hüftknochen; os iliaque; os coxal; hueso coxal; 29836001"

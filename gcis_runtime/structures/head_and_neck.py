@@ -25,11 +25,12 @@ TERMS: dict[str, str] = {
     ),
     "larynx": "voice box; Kehlkopf; laringe; 4596009",
     "glottic larynx": (
-        "glottis; Larynx_Glottic; larynx glottis; Glottis; glotte; larynx glottique; glotis; laringe glótica"
+        "glottis; Larynx_Glottic; larynx glottis; Glottis; glotte; larynx glottique; "
+        "glotis; laringe glótica; 1307006"
     ),
     "supraglottic larynx": (
         "supraglottis; Larynx_SG; Larynx_Supraglot; supraglottischer Larynx; supraglottischer Kehlkopf; "
-        "larynx supraglottique; laringe supraglótica"
+        "larynx supraglottique; laringe supraglótica; 119255006"
     ),
     "mandible": (
         "mandibula; Bone_Mandible; lower jaw; lower jaw bone; Unterkiefer; Unterkieferknochen; "
@@ -39,9 +40,10 @@ TERMS: dict[str, str] = {
         "Cavity_Oral; OralCavity; mouth cavity; cavitas oris; Mundhöhle; cavité buccale; cavité orale; "
         "cavidad oral; cavidad bucal; 74262004"
     ),
-    "lips": "lip; labia oris; Lippen; Lippe; lèvres; lèvre; labios; labio",
+    "lips": "lip; labia oris; Lippen; Lippe; lèvres; lèvre; labios; labio; 48477009",
     "buccal mucosa": (
-        "BuccalMucosa; cheek mucosa; Wangenschleimhaut; muqueuse buccale; mucosa bucal; mucosa yugal"
+        "BuccalMucosa; cheek mucosa; Wangenschleimhaut; muqueuse buccale; "
+        "mucosa bucal; mucosa yugal; 16811007"
     ),
     "arytenoid cartilages": (
         "arytenoid; arytenoid cartilage; Stellknorpel; Aryknorpel; cartilages aryténoïdes; cartílagos "
@@ -64,7 +66,7 @@ TERMS: dict[str, str] = {
     ),
     "carotid artery": (
         "carotid; A_Carotid; Carotis; Karotis; Halsschlagader; carotide; artère carotide; carótida; "
-        "arteria carótida"
+        "arteria carótida; 69105007"
     ),
     "common carotid artery": (
         "common carotid; arteria carotis communis; gemeinsame Halsschlagader; artère carotide commune; "
@@ -72,16 +74,18 @@ TERMS: dict[str, str] = {
     ),
     "eye": (
         "eyeball; globe; bulbus oculi; Auge; Augen; Augapfel; œil; oeil; yeux; globe oculaire; ojo; "
-        "globo ocular"
+        "globo ocular; 81745001"
     ),
     "left anterior segment of the eyeball": "Eye_AL; anterior segment of the left eye",
     "right anterior segment of the eyeball": "Eye_AR; anterior segment of the right eye",
     "left posterior segment of the eyeball": "Eye_PL; posterior segment of the left eye",
     "right posterior segment of the eyeball": "Eye_PR; posterior segment of the right eye",
-    "lens of the eye": "lens; eye lens; crystalline lens; Augenlinse; Linse; cristallin; cristalino",
+    "lens of the eye": (
+        "lens; eye lens; crystalline lens; Augenlinse; Linse; cristallin; cristalino; 78076003"
+    ),
     "lacrimal gland": (
         "lacrimal; Glnd_Lacrimal; lachrymal gland; Tränendrüse; Tränendrüsen; glande lacrymale; glándula "
-        "lagrimal"
+        "lagrimal; 13561001"
     ),
     "optic nerve": (
         "OpticNrv; OpticNerve; nervus opticus; Sehnerv; Sehnerven; nerf optique; nervio óptico; 18234004"
@@ -95,9 +99,10 @@ TERMS: dict[str, str] = {
         "pituitaire; hipófisis; glándula pituitaria; 56329008"
     ),
     "cochlea": "inner ear cochlea; Hörschnecke; Cochlea; cochlée; cóclea",
-    "middle ear": "MiddleEar; auris media; Mittelohr; oreille moyenne; oído medio",
+    "middle ear": "MiddleEar; auris media; Mittelohr; oreille moyenne; oído medio; 25342003",
     "internal auditory canal": (
-        "IAC; internal acoustic meatus; innerer Gehörgang; conduit auditif interne; conducto auditivo interno"
+        "IAC; internal acoustic meatus; innerer Gehörgang; "
+        "conduit auditif interne; conducto auditivo interno; 361078006"
     ),
     "tympanic cavity": (
         "TympanicCavity; Paukenhöhle; cavité tympanique; caisse du tympan; cavidad timpánica"
@@ -107,16 +112,16 @@ TERMS: dict[str, str] = {
         "canales semicirculares"
     ),
     "bony Eustachian tube": "ETbone; bony auditory tube; knöcherne Ohrtrompete; trompe d'Eustache osseuse",
-    "mastoid": "mastoid process; mastoid bone; Mastoid; Warzenfortsatz; mastoïde; mastoides",
+    "mastoid": "mastoid process; mastoid bone; Mastoid; Warzenfortsatz; mastoïde; mastoides; 59066005",
     "temporomandibular joint": (
         "TMjoint; TMJ; Kiefergelenk; Kiefergelenke; articulation temporo mandibulaire; ATM; articulación "
-        "temporomandibular"
+        "temporomandibular; 53620006"
     ),
     "temporal lobe": (
         "TemporalLobe; Lobe_Temporal; Schläfenlappen; Temporallappen; lobe temporal; lóbulo temporal; "
         "78277001"
     ),
-    "hippocampus": "hippocampal formation; Hippocampus; hippocampe; hipocampo",
+    "hippocampus": "hippocampal formation; Hippocampus; hippocampe; hipocampo; 5366008",
     "nasopharyngeal tumor": (
         "GTVp; nasopharyngeal carcinoma; Nasopharynxtumor; Nasopharynxkarzinom; tumeur du nasopharynx; "
         "tumor nasofaríngeo"

@@ -20,7 +20,7 @@ TERMS: dict[str, str] = {
     ),
     "lung middle lobe": (
         "middle lobe of the lung; Lung_ML; Lungenmittellappen; Mittellappen; Mittellappen der Lunge; "
-        "lobe moyen du poumon; lóbulo medio del pulmón"
+        "lobe moyen du poumon; lóbulo medio del pulmón; 40020002"
     ),
     "right lung middle lobe": "72481006",
     "lung tumor": (
@@ -29,12 +29,14 @@ TERMS: dict[str, str] = {
     ),
     "heart": "cor; Herz; cœur; coeur; corazón; 80891009",
     "heart myocardium": "myocardium; cardiac muscle; Myokard; Herzmuskel; myocarde; miocardio; 74281007",
-    "heart atrium": "cardiac atrium; Herzvorhof; oreillette; oreillette du cœur; aurícula del corazón",
+    "heart atrium": (
+        "cardiac atrium; Herzvorhof; oreillette; oreillette du cœur; aurícula del corazón; 59652004"
+    ),
     "left heart atrium": "left atrium; atrium sinistrum; 82471001",
     "right heart atrium": "right atrium; atrium dextrum; 73829009",
     "heart ventricle": (
         "cardiac ventricle; ventricle of the heart; Herzkammer; ventricule cardiaque; ventricule du "
-        "cœur; ventrículo cardíaco; ventrículo del corazón"
+        "cœur; ventrículo cardíaco; ventrículo del corazón; 21814001"
     ),
     "left heart ventricle": "87878005",
     "right heart ventricle": "53085002",
@@ -66,6 +68,6 @@ TERMS: dict[str, str] = {
         "A_Subclavian; arteria subclavia; Schlüsselbeinarterie; Unterschlüsselbeinarterie; artère sous "
         "clavière; 29700009"
     ),
-    "costal cartilages": "costal cartilage; Rippenknorpel; cartilages costaux; cartílagos costales",
+    "costal cartilages": "costal cartilage; Rippenknorpel; cartilages costaux; cartílagos costales; 50016007",
 }
 """Per structure: aliases separated by semicolons; numbers are SNOMED CT codes. Names may contain a side."""

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.records import newest
 from benchmarks.scale import tables as scale_tables
-from benchmarks.scale import throughput
+from benchmarks.scale.fleet import ASSUMPTIONS
 from benchmarks.scale.measure import fits
 from benchmarks.scale.plan import AXES
 
@@ -24,25 +24,18 @@ def test_the_committed_record_is_whole_and_its_lines_follow_from_its_rows() -> N
         for line, expected in zip(record["fits"][axis], again, strict=True):
             assert line["slope"] == pytest.approx(expected["slope"])
             assert line["intercept"] == pytest.approx(expected["intercept"])
-    plan = record["plan"]
-    assert plan["assumptions"] == list(throughput.ASSUMPTIONS)
-    nodes = [row["nodes"] for row in plan["rows"]]
-    again = throughput.plan_cohort(
-        throughput.constants(record, tuple(plan["scan"])), scans=plan["scans"], nodes=nodes, price=None
-    )
-    assert [row["node_hours"] for row in plan["rows"]] == [row["node_hours"] for row in again]
 
 
 def test_tables_show_a_changed_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {what: newest(what) for what in ("scale", "peers-12-64", "peers-48-96", "counted")}
+    kept = {what: newest(what) for what in ("scale", "fleet", "peers-12-64", "peers-48-96", "counted")}
     changed: dict[str, Any] = copy.deepcopy(kept)
     monkeypatch.setattr(scale_tables, "newest", changed.__getitem__)
     changed["scale"]["fits"]["volume"][0]["slope"] = 123.0
     assert "| 123 | million voxels |" in scale_tables.scale_table()
-    changed["scale"]["plan"]["rows"][0]["hours"] = 77.77
-    assert "77.77" in scale_tables.plan_table()
-    for line in throughput.ASSUMPTIONS:
-        assert f"- {line}" in scale_tables.plan_table()
+    changed["fleet"]["per_image"][2]["cpu_seconds_of_start"] = 77.77
+    assert "| 77.8 |" in scale_tables.fleet_table()
+    for line in ASSUMPTIONS:
+        assert f"- {line}" in scale_tables.fleet_table()
     changed["peers-12-64"]["rows"][0] = {"peer": "p", "unavailable": "not installed: x"}
     assert "not run: not installed: x" in scale_tables.peers_table()
     assert "no accuracy" in scale_tables.peers_table()

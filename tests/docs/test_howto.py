@@ -27,6 +27,7 @@ from tests.support.documents import (
 EXPORT = (HOWTO / "export.md").read_text()
 DEBUG = (HOWTO / "debug_accuracy.md").read_text()
 RUN = (HOWTO / "run.md").read_text()
+CLUSTER = (HOWTO / "cluster.md").read_text()
 
 
 def lines() -> list[list[str]]:
@@ -143,3 +144,14 @@ def test_every_command_of_the_run_document_runs(clinic: Path, monkeypatch: pytes
     code = re.findall(r"```python\n(.*?)```", RUN, re.DOTALL)[0]
     exec(compile(code, "run.md", "exec"), {})
     assert (clinic / "by_hand_probability" / "esophagus.nii.gz").is_file()
+
+
+def test_the_shards_of_the_cluster_document_run_and_merge(
+    clinic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clinic)
+    ran = commands(CLUSTER)
+    for words in ran:
+        done = CliRunner().invoke(import_module(PROGRAMS[words[0]]).main, words[1:])
+        assert done.exit_code == 0, f"{words}\n{done.output}"
+    assert len(ran) == 3 and done.stdout == "2 done\nwrote out/summary.csv\n"

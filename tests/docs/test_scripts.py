@@ -17,6 +17,7 @@ SCRIPTS = [
     ".ci/run",
     "scripts/environment.sh",
     "scripts/cpp_programs",
+    "scripts/triton_server",
     "examples/headneck/run.sh",
     "examples/headneck/feature12/run.sh",
     "examples/routed/run.sh",

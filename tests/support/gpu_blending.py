@@ -105,14 +105,17 @@ def make_output(plan, channels, values):
 CPU = CpuLabeller(lambda window: network(window[0, 0])[None])
 
 
-def make_task(linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0)):
+def make_task(
+    linear, shape, *, axis=2, overlap=0.5, drop=(), values=VALUES, seed=0, spacing=(2.0, 2.0, 2.0),
+    straighten=False,
+):  # fmt: skip
     """Return a task with noise and a constant part, on a resampled grid that is padded if it is too small."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = linear, (-50, 20, 7)
     array = np.random.default_rng(seed).integers(-200, 300, shape).astype(np.int16)
     array[shape[0] // 3 : shape[0] * 2 // 3, :, shape[2] // 2 :] = 40
     volume = Volume(array=array, affine=affine)
-    image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing))
+    image = preprocess(volume, PreprocessSpec(orientation="RAS", spacing=spacing), straighten=straighten)
     plan = make_plan(image.transform.shape, axis=axis, overlap=overlap, drop=drop)
     before = tuple((p - n) // 2 for p, n in zip(plan.padded, plan.shape, strict=True))
     return volume.shape, LabelTask(

@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def triton(repository: Path, work: Path) -> Iterator[str]:
-    """Serve a model repository, and yield the address of its gRPC service on the loopback interface."""
+    """Serve a model repository, and yield the address of its gRPC service on this machine."""
     folder = server_folder()
     if folder is None:
         raise RuntimeError("there is no server")
@@ -83,4 +83,5 @@ def _when_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> str
                 if probe.is_server_ready():
                     return address
             time.sleep(0.2)
-    raise RuntimeError(log.read_text()[-3000:])
+    lines = [line for line in log.read_text().splitlines() if not line.startswith(("|", "+"))]
+    raise RuntimeError("\n".join(lines)[-6000:])

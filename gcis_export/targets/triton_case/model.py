@@ -18,6 +18,7 @@ from gcis_runtime.fleet.file_bytes import segment_bytes
 from gcis_runtime.pipeline.segmenter import Segmenter
 
 BUNDLE = "bundle.gcis"
+_NUMPY_1 = np.lib.NumpyVersion(np.__version__).major < 2
 
 
 class _CancelledError(Exception):
@@ -73,14 +74,17 @@ class TritonPythonModel:
 
 
 def _array(tensor: Any) -> NDArray[np.uint8]:
-    """Return the content of a tensor. With NumPy 2, `as_numpy` of this backend repeats the first byte."""
+    """Return the content of a tensor. With NumPy 2, `as_numpy` of older backends repeats the first byte."""
+    if _NUMPY_1:
+        return np.asarray(tensor.as_numpy(), dtype=np.uint8)
     content: NDArray[np.uint8] = np.from_dlpack(tensor).astype(np.uint8, copy=False)
     return content
 
 
 def _tensor(name: str, content: bytes) -> Any:
-    """Return a tensor of bytes. NumPy passes on only arrays that may be written to."""
-    return pb_utils.Tensor.from_dlpack(name, np.frombuffer(content, dtype=np.uint8).copy())
+    """Return a tensor of bytes; see `_array`. NumPy 1 frees what it passed on by DLPack twice."""
+    array = np.frombuffer(content, dtype=np.uint8).copy()  # DLPack passes on only arrays that may be written
+    return pb_utils.Tensor(name, array) if _NUMPY_1 else pb_utils.Tensor.from_dlpack(name, array)
 
 
 def _check_tensors() -> None:

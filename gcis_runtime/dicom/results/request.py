@@ -30,7 +30,8 @@ class DicomStructure:
         name: Name.
         color: Red, green and blue, 0 to 255.
         codes: Codes of terminologies from the bundle.
-        measurements: Mean HU, and box in mm (x, y and z ranges, RAS+); empty without statistics.
+        measurements: Mean HU (`mean_hu`), and extent (`x_mm`) and bounds (`x_min_mm`, `x_max_mm`) of the box
+            along each axis in patient coordinates of DICOM (LPS), mm; empty without statistics.
         volume_ml: Volume in mL.
     """
 

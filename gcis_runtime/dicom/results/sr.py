@@ -8,15 +8,22 @@ from gcis_runtime.dicom.results.codes import PRIVATE_SCHEME, type_of
 from gcis_runtime.dicom.results.request import MANUFACTURER, NOTICE, DicomStructure, ResultRequest, short_text
 
 _OFFSET = 3
-_EXTENTS = (
-    ("EXTENT_RL", "Extent right to left"),
-    ("EXTENT_AP", "Extent front to back"),
-    ("EXTENT_SI", "Extent head to foot"),
-)
+_LENGTHS = {
+    "x_mm": ("EXTENT_RL", "Extent right to left"),
+    "y_mm": ("EXTENT_AP", "Extent front to back"),
+    "z_mm": ("EXTENT_SI", "Extent head to foot"),
+    "x_min_mm": ("BOX_X_MIN", "Lowest x of the bounding box"),
+    "x_max_mm": ("BOX_X_MAX", "Highest x of the bounding box"),
+    "y_min_mm": ("BOX_Y_MIN", "Lowest y of the bounding box"),
+    "y_max_mm": ("BOX_Y_MAX", "Highest y of the bounding box"),
+    "z_min_mm": ("BOX_Z_MIN", "Lowest z of the bounding box"),
+    "z_max_mm": ("BOX_Z_MAX", "Highest z of the bounding box"),
+}
+"""Code and meaning of each length by its key in `DicomStructure.measurements`."""
 
 
 def make_sr(request: ResultRequest, *, segmentation: Any) -> Any:
-    """Return a data set of pydicom with volume, mean HU and extent of the box of each structure.
+    """Return a data set of pydicom with volume, mean HU, and extent and bounds of the box of each structure.
 
     Args:
         request: The result, with measurements.
@@ -76,12 +83,12 @@ def _group(request: ResultRequest, structure: DicomStructure, number: int, segme
                 derivation=codes.SCT.Mean,
             )
         )
-    for axis, (code, meaning) in zip("xyz", _EXTENTS, strict=True):
-        if f"{axis}_mm" in values:
+    for key, (code, meaning) in _LENGTHS.items():
+        if key in values:
             found.append(
                 hd.sr.Measurement(
                     name=hd.sr.CodedConcept(code, PRIVATE_SCHEME, meaning),
-                    value=round(values[f"{axis}_mm"], 2),
+                    value=round(values[key], 2),
                     unit=codes.UCUM.Millimeter,
                 )
             )

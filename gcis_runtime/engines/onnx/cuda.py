@@ -20,6 +20,7 @@ from gcis_runtime.engines.graph_choice import choose_graph
 from gcis_runtime.engines.onnx.bound_session import BoundSession
 from gcis_runtime.engines.onnx.cuda_precision import automatic_precision
 from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu, set_log_severity
+from gcis_runtime.engines.usable import NO_BF16_ON_CUDA
 from gcis_runtime.errors import EngineError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -27,7 +28,7 @@ PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that must run on the GPU: on the CPU, each is slower than the rest of the graph."""
 _OFFERED = ("auto", "fp32", "fp16")
 _MISSING = {
-    "bf16": "the CUDA provider has no bf16 kernel for Pad",
+    "bf16": NO_BF16_ON_CUDA,
     "int8": "the CUDA provider has no 3-D convolution in int8, and would compute in float32",
 }
 """Precisions that are not offered, and the reason."""

@@ -19,7 +19,7 @@ from gcis_runtime.engines.tensorrt.engines import find_engine, wrong_precision
 from gcis_runtime.engines.tensorrt.family import Family, load_runner
 from gcis_runtime.engines.tensorrt.layers import precision_in_report
 from gcis_runtime.engines.tensorrt.log import last_error, make_log, out_of_memory
-from gcis_runtime.errors import DeviceMemoryError, EngineError
+from gcis_runtime.errors import DeviceMemoryError, EngineError, UnusableEngineError
 from gcis_runtime.system.private_cache import PrivateCache, open_cache_beside
 
 _JIT = "trt-rtx-jit"
@@ -227,7 +227,7 @@ class TensorrtSession:
                 received=line,
                 fix="Use a smaller window batch, or --device cpu.",
             )
-        return EngineError(
+        return UnusableEngineError(
             f"{self._family.product} cannot {what}",
             received=line,
             fix="Export the bundle again for this GPU, or use --engine onnx.",

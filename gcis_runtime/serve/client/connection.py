@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gcis_runtime import errors
 from gcis_runtime.errors import GcisError, OutputError
@@ -42,12 +42,13 @@ class Connection:
 
     def __init__(self, url: str, token: bytes | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        if not _valid(parts):
             raise OutputError(
                 "not the URL of a service", received=repr(url), expected="http://HOST:PORT or https://HOST",
             )  # fmt: skip
         self._url, self._token, self._sleep = parts, token, sleep
         self._base = parts.path.rstrip("/")
+        self._answered = False
 
     def get(self, path: str) -> Any:
         """Return the JSON of a resource."""
@@ -95,7 +96,8 @@ class Connection:
             try:
                 return attempt()
             except LostConnectionError:
-                if time.monotonic() - begun > _PATIENCE:
+                # Before the first answer, the address is probably wrong.
+                if not self._answered or time.monotonic() - begun > _PATIENCE:
                     raise
                 wait = 1.0
             except _BusyError as error:
@@ -119,6 +121,7 @@ class Connection:
                 # The service may refuse a body before its end; its answer says why.
                 connection.request(method, self._base + path, body=body, headers=known)
             answer = connection.getresponse()
+            self._answered = True
             if answer.status >= 400:
                 raise self._error(answer)
             yield answer
@@ -184,3 +187,12 @@ def error_of(problem: dict[str, Any], names: dict[str, str] | None = None) -> Gc
         expected=local(problem.get("expected")),
         fix=local(problem.get("fix")),
     )
+
+
+def _valid(parts: SplitResult) -> bool:
+    try:
+        known = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username)
+    return known and plain and parts.scheme in ("http", "https") and bool(parts.hostname)

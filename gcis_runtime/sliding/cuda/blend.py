@@ -275,7 +275,7 @@ class GpuBlender:
         if work.host_flags[transfer.slot].view((1,), np.int32)[0]:
             raise EngineError(
                 f"the output of {self._session.name} is not finite",
-                received=f"{self._session.precision} on {self._session.device}",
+                received=f"logits that are not finite, {self._session.precision} on {self._session.device}",
                 fix="Use --precision fp32 or another --engine.",
             )
         if done is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.engines.session import DeviceSession
+from gcis_runtime.engines.usable import as_unusable
+from gcis_runtime.errors import DeviceMemoryError, EngineError
 from gcis_runtime.grids.box import positive_box
 from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.accumulator import Tile
@@ -64,13 +67,19 @@ class GpuLabeller:
     def __init__(self, session: DeviceSession, kernels: Kernels | None = None) -> None:
         self._session = session
         self.least_free: int | None = None
+        self._proven = False  # whether logits of a first window have arrived
         if kernels is None:
             session.gpu.activate()
             kernels = Kernels(session.gpu, cached_kernels(session.gpu.info.sm, open_cache()))
         self._kernels = kernels
 
     def label(self, task: LabelTask, sink: LabelSink, clock: StageClock) -> WindowCount:
-        """See `Labeller.label`."""
+        """See `Labeller.label`.
+
+        Raises:
+            UnusableEngineError: The engine or the GPU failed before the first windows were finished.
+            EngineError: The same, later.
+        """
         count, plan = WindowCount(), task.plan
 
         def planes(first: int, out: NDArray[np.float32]) -> None:
@@ -86,18 +95,47 @@ class GpuLabeller:
             logits=sink.wants_logits,
         )
         take = _consumer(output, task, sink)
-        blender = GpuBlender(
-            self._session, self._kernels, schedule, task.weights, channels=task.channels, output=output
-        )
-        try:
-            with clock.stage("network"):
-                for block in blender.blocks(planes, count=count, done=task.done):
-                    with clock.stage("restore"):
-                        take(block)
-            self.least_free = self._session.gpu.free_memory()
-        finally:
-            blender.close()
+
+        def finished(windows: int) -> None:
+            self._proven = True
+            if task.done is not None:
+                task.done(windows)
+
+        with self._first_windows():
+            blender = GpuBlender(
+                self._session, self._kernels, schedule, task.weights, channels=task.channels, output=output
+            )
+            with _closing(blender):
+                with clock.stage("network"):
+                    for block in blender.blocks(planes, count=count, done=finished):
+                        with clock.stage("restore"):
+                            take(block)
+                self.least_free = self._session.gpu.free_memory()
         return count
+
+    @contextlib.contextmanager
+    def _first_windows(self) -> Iterator[None]:
+        """Translate errors that occur before the first windows are finished to `UnusableEngineError`."""
+        try:
+            yield
+        except DeviceMemoryError:
+            raise
+        except EngineError as error:
+            if self._proven:
+                raise
+            raise as_unusable(error) from error
+
+
+@contextlib.contextmanager
+def _closing(blender: GpuBlender) -> Iterator[None]:
+    """Close a blender. After an error, a failure to close is ignored: the first error is the cause."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(EngineError):
+            blender.close()
+        raise
+    blender.close()
 
 
 def _consumer(output: SlabOutput, task: LabelTask, sink: LabelSink) -> Callable[[OutputBlock], None]:

@@ -27,6 +27,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_checkpoint_is_read
         ("--monai-bundle", tmp_path / "photos", "is not a MONAI bundle"),
         ("--monai-bundle", tmp_path / "file" / "m", "cannot be written"),
         ("--triton", tmp_path / "file", "cannot be written"),
+        ("--triton-case", tmp_path / "file", "cannot be written"),
     ):
         result = CliRunner().invoke(cli.main, ["--checkpoint", "none", option, str(place)])
         assert result.exit_code == 2
@@ -38,15 +39,21 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_checkpoint_is_read
 def test_the_finished_bundle_is_written_to_its_targets_and_reported(tmp_path: Path):
     folder = cheap_bundle(tmp_path / "b.gcis", name="organs", engines=(ONNX,))
     request = ExportRequest(
-        checkpoint=tmp_path, triton=tmp_path / "models", monai_bundle=tmp_path / "monai", output=folder
+        checkpoint=tmp_path,
+        triton=tmp_path / "models",
+        triton_case=tmp_path / "models",
+        monai_bundle=tmp_path / "monai",
+        output=folder,
     )
     steps: list[str] = []
     written = write_targets(request, folder, steps.append)
-    assert written == (tmp_path / "models" / "organs", tmp_path / "monai")
+    models = tmp_path / "models"
+    assert written == (models / "organs", models / "organs-case", tmp_path / "monai")
+    assert open_bundle(models / "organs-case" / "1" / "bundle.gcis").sha256 == open_bundle(folder).sha256
     model = open_bundle(folder).model_file.read_bytes()
     assert (tmp_path / "models" / "organs" / "1" / "model.onnx").read_bytes() == model
     assert (tmp_path / "monai" / "models" / "model.onnx").read_bytes() == model
-    assert len(steps) == 2
+    assert len(steps) == 3
     bundle = open_bundle(folder)
     result = ExportResult(
         folder=folder, manifest=bundle.manifest, sha256=bundle.sha256, coinciding=(), nodes=1, windows="w",

@@ -209,6 +209,12 @@ def test_measurements_refer_to_the_segments(volume: Volume, tmp_path: Path) -> N
         ("right kidney", {"SCT": "9846003"}, "64033007", "SCT", "Right"),
         ("spinal cord", {}, "2748008", "SCT", None),
         ("unheard-of", {"SCT": "123"}, "123", "SCT", None),
+        ("left eye", {}, "81745001", "SCT", "Left"),
+        ("vertebra L1", {}, "66794005", "SCT", None),
+        ("vertebra", {}, "51282000", "SCT", None),
+        ("kidney tumor", {}, "108369006", "SCT", None),
+        ("left kidney cyst", {}, "367643001", "SCT", "Left"),
+        ("metastatic cervical lymph nodes", {}, "14799000", "SCT", None),
         ("left unheard-of", {}, "LEFT_UNHEARD_OF", PRIVATE_SCHEME, "Left"),
     ],
 )

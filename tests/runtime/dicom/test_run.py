@@ -156,6 +156,29 @@ def test_tables_have_uids_and_no_names(run, ct: Volume, tmp_path: Path) -> None:
     assert not re.search(r"Muster|Erika|4711|19700101", shown.output)
 
 
+def test_the_box_in_the_measurements_is_that_of_the_voxels(run, ct: Volume, tmp_path: Path) -> None:
+    study = write(slices_of(ct), tmp_path / "study")
+    shown = run(study, "-o", f"{tmp_path}/out/", "--sr", "--statistics", "--format", "nii.gz")
+    assert shown.exit_code == 0, shown.output
+    image = nib.load(tmp_path / "out" / "study_seg.nii.gz")
+    report = json.loads((tmp_path / "out" / "study_seg.json").read_text())
+    groups = pydicom.dcmread(tmp_path / "out" / "study_sr.dcm").ContentSequence[-1].ContentSequence
+    found = [structure for structure in report["structures"] if structure["voxels"]]
+    assert len(groups) == len(found) > 0
+    for structure, group in zip(found, groups, strict=True):
+        values = {
+            item.ConceptNameCodeSequence[0].CodeValue: float(item.MeasuredValueSequence[0].NumericValue)
+            for item in group.ContentSequence
+            if item.ValueType == "NUM"
+        }
+        index = np.argwhere(np.asarray(image.dataobj) == structure["value"])
+        corners = np.concatenate([index - 0.5, index + 0.5])
+        lps = nib.affines.apply_affine(np.diag([-1, -1, 1, 1]) @ image.affine, corners)
+        for axis, name in enumerate("XYZ"):
+            low, high = values[f"BOX_{name}_MIN"], values[f"BOX_{name}_MAX"]
+            assert np.allclose((low, high), (lps[:, axis].min(), lps[:, axis].max()), atol=0.01)
+
+
 def test_single_files_are_one_study(run, ct: Volume, tmp_path: Path) -> None:
     study = write(slices_of(ct), tmp_path / "study", names=lambda k: f"IM{k:04d}")
     shown = run(*sorted(study.iterdir()), "-o", f"{tmp_path}/out/")

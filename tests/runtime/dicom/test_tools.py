@@ -27,10 +27,14 @@ from pydicom.uid import (
 from gcis_runtime.cli.run import main
 from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.dicom.jpeg12 import decode_jpeg12
+from gcis_runtime.dicom.results.files import save_dicom
+from gcis_runtime.dicom.results.request import DicomStructure
+from gcis_runtime.dicom.results.rtstruct import make_rtstruct
 from gcis_runtime.dicom.study import read_dicom
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.files import read_volume
 from gcis_runtime.images.volume import Volume
+from tests.runtime.dicom.test_results import request, series
 from tests.runtime.dicom.tools import findings, program, run
 from tests.support.dicom_series import Coding, enhanced_of, sheared, slices_of, write
 
@@ -94,6 +98,23 @@ def test_plastimatch_rasterises_the_contours_to_the_labels(results: dict[str, Pa
         drawn = on_grid_of(nib.load(folder / "study_seg.nii.gz"), mask) > 0
         truth = labels == structure["value"]
         assert 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum()) >= 0.97, structure["name"]
+
+
+def test_plastimatch_rasterises_contours_with_holes_at_1_mm(tmp_path: Path) -> None:
+    x, y, z = np.indices((70, 64, 40)) - np.array([34.0, 31, 19]).reshape(3, 1, 1, 1)
+    distance = np.sqrt(x**2 + (1.2 * y) ** 2 + (1.5 * z) ** 2)
+    labels = np.select([distance < 9, (distance > 14) & (distance < 24)], [3, 5]).astype(np.uint8)
+    ct = Volume(array=np.zeros(labels.shape, np.int16), affine=np.diag([-1.0, -1, 1, 1]))
+    image = series(write(slices_of(ct), tmp_path / "s"))
+    structures = [DicomStructure(value=v, name=n, color=(9, 9, 9)) for v, n in ((3, "core"), (5, "shell"))]
+    save_dicom(tmp_path / "rt.dcm", make_rtstruct(request(image, labels=labels, structures=structures)))
+    to = ("--output-prefix", tmp_path / "m", "--prefix-format", "nii.gz")
+    run("plastimatch", "convert", "--input", tmp_path / "rt.dcm", "--referenced-ct", tmp_path / "s", *to)
+    like = nib.Nifti1Image(labels, ct.affine)
+    for structure in structures:
+        drawn = on_grid_of(like, nib.load(tmp_path / "m" / f"{structure.name}.nii.gz")) > 0
+        truth = labels == structure.value
+        assert 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum()) >= 0.97, structure.name
 
 
 def test_dcmqi_reads_the_labels_at_their_places(results: dict[str, Path], tmp_path: Path) -> None:

@@ -118,12 +118,14 @@ def test_the_answers_of_a_web_server(tmp_path: Path, name: str) -> None:
 
     (tmp_path / "a.dcm").write_bytes(b"content")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         where = parse_destination(f"http://127.0.0.1:{server.server_address[1]}/web")
         raises = pytest.raises(OutputError, match=message) if message else nullcontext()
-        with raises:
-            send_files([tmp_path / "a.dcm"], where, token="secret")
-        server.shutdown()
+        try:
+            with raises:
+                send_files([tmp_path / "a.dcm"], where, token="secret")
+        finally:
+            server.shutdown()
     ((path, authorization, data),) = requests
     assert path == "/web/studies" and authorization == "Bearer secret" and b"\r\n\r\ncontent\r\n--" in data
 

@@ -11,11 +11,13 @@ from gcis_runtime import Segmenter, Volume, read_volume
 from gcis_runtime.bundles.bundle import Bundle, open_bundle
 from gcis_runtime.bundles.describe import describe
 from gcis_runtime.bundles.manifest import decode, encode
+from gcis_runtime.demo.phantom import make_phantom
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.images import files as formats
 from gcis_runtime.pipeline.warnings import (
     OBLIQUE_DEGREES,
     context_warnings,
+    intensity_warnings,
     limit_warnings,
     nothing_found_warnings,
     oblique_warnings,
@@ -184,3 +186,32 @@ def test_nothing_found_is_a_warning(make_bundle):
         air[0, 0, 0], air[1, 0, 0] = -1024, 200
         found = segmenter.segment(Volume.from_array(air, affine=np.diag([2.0, 2, 2, 1])))
     assert ("nothing was found" in " ".join(found.warnings)) == (not any(s.voxels for s in found.structures))
+
+
+UNLIKE_CT = {
+    "not rescaled": (lambda hu: hu + 1024, "no value below 0"),
+    "not rescaled, padding": (lambda hu: np.where(hu < -900, -2000, hu + 1024), "are fat or soft tissue"),
+    "offset subtracted twice": (lambda hu: hu - 1024, "are fat or soft tissue"),
+    "MR with padding": (lambda hu: np.where(hu < -900, -1000, (hu + 1000) * 0.5), "is it CT in HU?"),
+    "clipped": (lambda hu: np.clip(hu, -160, 240), "are unusual for CT in HU"),
+    "z-scores": (lambda hu: (hu - hu.mean()) / hu.std(), "are unusual for CT in HU"),
+    "only air and lung": (lambda hu: np.minimum(hu, -600), "unusual"),
+}
+
+
+@pytest.mark.parametrize("how", UNLIKE_CT)
+def test_intensities_unlike_ct_are_a_warning_with_what_was_seen(how):
+    hu = make_phantom(2, spacing=(6.0, 6.0, 6.0)).ct.astype(np.float32)
+    change, seen = UNLIKE_CT[how]
+    assert intensity_warnings(hu) == ()
+    assert intensity_warnings(hu.astype(np.int16)[:, :, 3:9]) == ()
+    (text,) = intensity_warnings(change(hu))
+    assert seen in text
+    if "fat or soft tissue" in text:
+        assert "expected at least 30%" in text and "most frequent values above -500 are " in text
+
+
+def test_air_above_bone_has_no_soft_tissue():
+    array = np.full((9, 9, 9), -1000, dtype=np.int16)
+    array[4, 4] = 700
+    assert "0% of the voxels above -500 HU" in intensity_warnings(array)[0]

@@ -26,7 +26,7 @@ from tests.support.gpu_blending import (
     make_task,
     native_labels,
 )
-from tests.support.grids import LINEAR
+from tests.support.grids import LINEAR, TURN
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,16 @@ def test_labels_equal_the_hosts(case, host_kernels):
         assert set(np.unique(ours.labels)) == {0, *VALUES}
         kind = "sheared" if case == "tilt" else "separable"
         assert case == "same grid" or f"resample_{kind}" in names(driver)
+
+
+@pytest.mark.parametrize("case", ["oblique", "permuted", "tilt"])
+def test_straightened_labels_equal_the_hosts(case, host_kernels):
+    turned = TURN @ LINEAR[case]
+    for axis, overlap in ((0, 0.5), (2, 0.7)):
+        shape, task = make_task(turned, (23, 29, 19), axis=axis, overlap=overlap, straighten=True)
+        ours, driver = on_gpu(shape, task, order=ORDERS[axis], kernels=host_kernels)
+        np.testing.assert_array_equal(ours.labels, native_labels(CPU, shape, task).labels)
+        assert set(np.unique(ours.labels)) == {0, *VALUES} and "resample_sheared" in names(driver)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
