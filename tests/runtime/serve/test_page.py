@@ -92,8 +92,8 @@ def open_result(page: Any, server: Server, case: Case, viewer: str) -> None:
     page.wait_for_selector("#result[data-viewer]")
     if page.locator("#viewer-choice").is_visible():
         page.select_option("#viewer", viewer)
-        page.wait_for_selector(f"#result[data-viewer={viewer}]")
-    page.locator("#opacity").fill("100")
+    page.locator("#opacity").fill("100")  # also while the viewer is being opened
+    page.wait_for_selector(f"#result[data-viewer={viewer}]")
 
 
 def position(page: Any) -> tuple[int, int, int]:
