@@ -46,7 +46,7 @@ def browsing(browser: Any, *, expect_errors: bool = False) -> Iterator[Any]:
     try:
         yield page
         if not expect_errors:
-            assert errors == []
+            assert not errors, errors
         assert len(hosts - {""}) <= 1, hosts
     finally:
         page.close()

@@ -92,8 +92,8 @@ def open_result(page: Any, server: Server, case: Case, viewer: str) -> None:
     page.wait_for_selector("#result[data-viewer]")
     if page.locator("#viewer-choice").is_visible():
         page.select_option("#viewer", viewer)
-        page.wait_for_selector(f"#result[data-viewer={viewer}]")
-    page.locator("#opacity").fill("100")
+    page.locator("#opacity").fill("100")  # also while the viewer is being opened
+    page.wait_for_selector(f"#result[data-viewer={viewer}]")
 
 
 def position(page: Any) -> tuple[int, int, int]:
@@ -105,10 +105,8 @@ def until_drawn(page: Any, *, window: str = "-160 240", hidden: str = "") -> Non
     """Wait until every plane shows its slider's slice with a window and without hidden structures."""
     for i in range(3):
         index = page.locator(".plane input").nth(i).input_value()
-        wanted = f"{index} {window} {hidden}"
-        page.wait_for_function(
-            "([i, text]) => document.querySelectorAll('.plane')[i].dataset.drawn === text", arg=[i, wanted]
-        )
+        drawn = f"{index} {window} {hidden}"
+        page.locator(f".plane:nth-child({i + 1})[data-drawn='{drawn}']").wait_for()
 
 
 def pixel(page: Any, case: Case, plane: str, voxel: tuple[int, int]) -> list[int]:
@@ -207,7 +205,7 @@ def test_errors_of_the_service_are_shown(browser: Any, server: Server, data: Pat
     with browsing(browser, expect_errors=True) as page:  # the browser logs the refused request
         page.goto(server.url)
         page.set_input_files("#file", data / "bad.nii.gz")
-        page.wait_for_function("document.querySelector('#submit-error').textContent !== ''")
+        page.locator("#submit-error:not(:empty)").wait_for()
         assert "not an image" in page.inner_text("#submit-error")
         assert page.locator("#submit-error b").count() == 0
 
@@ -219,7 +217,7 @@ def test_the_page_asks_for_the_token(browser: Any, data: Path) -> None:
         page.goto(server.url)
         page.fill("#token", "another-token-of-the-tests")
         page.click("#login button")
-        page.wait_for_function("document.querySelector('#login-error').textContent !== ''")
+        page.locator("#login-error:not(:empty)").wait_for()
         page.fill("#token", TOKEN)
         page.press("#token", "Enter")
         page.wait_for_selector("#app:not([hidden])")

@@ -338,7 +338,8 @@ class Page {
     this.api = api;
     this.names = new Map(); // names of files that were chosen here; the service does not store them
     this.hidden = new Set();
-    this.viewer = null;
+    this.viewer = null; // null while a viewer is being opened
+    this.opening = Promise.resolve();
     this.bundles = [];
     this.features = {};
   }
@@ -499,8 +500,8 @@ class Page {
   // -- result
 
   closeResult() {
-    if (this.viewer) this.viewer.close();
-    Object.assign(this, { viewer: null, job: null });
+    this.dropViewer();
+    this.job = null;
     $("result").hidden = true;
     $("empty").hidden = false;
   }
@@ -526,25 +527,45 @@ class Page {
     }
   }
 
-  async openViewer() {
+  // Viewers are opened one after the other: NiiVue has one instance, and its volumes load for a while.
+  openViewer() {
+    const job = this.job;
+    this.dropViewer();
+    this.opening = this.opening.then(() => (this.job === job ? this.openNow(job) : null));
+    return this.opening;
+  }
+
+  dropViewer() {
     if (this.viewer) this.viewer.close();
+    this.viewer = null;
+    delete $("result").dataset.viewer;
+  }
+
+  async openNow(job) {
+    this.dropViewer();
     $("viewer-error").textContent = "";
     let wanted = $("viewer").value;
+    let viewer = null;
     if (wanted === "niivue") {
       $("niivue").hidden = false;
       $("planes").hidden = true;
       try {
-        this.viewer = await NiiVueViewer.open(this.api, $("niivue-canvas"), this.job, this.view);
+        viewer = await NiiVueViewer.open(this.api, $("niivue-canvas"), job, this.view);
       } catch (error) {
         $("viewer-error").textContent = `NiiVue: ${error.message} The slices are drawn by the service instead.`;
         $("viewer").value = wanted = "slices";
       }
     }
+    if (this.job !== job || $("viewer").value !== wanted) {
+      if (viewer) viewer.close();
+      return;
+    }
     if (wanted === "slices") {
       $("niivue").hidden = true;
       $("planes").hidden = false;
-      this.viewer = new SliceViewer(this.api, $("planes"), this.job, this.view, (error) => { $("viewer-error").textContent = error.message; });
+      viewer = new SliceViewer(this.api, $("planes"), job, this.view, (error) => { $("viewer-error").textContent = error.message; });
     }
+    this.viewer = viewer;
     this.applyWindow();
     this.applyOpacity();
     this.viewer.setVisible(new Set(this.hidden));
@@ -559,7 +580,7 @@ class Page {
       box.addEventListener("change", () => this.show((value) => (value === s.value ? box.checked : !this.hidden.has(value))));
       const go = make("button", { type: "button", className: "quiet", textContent: "Go", disabled: !s.place });
       go.setAttribute("aria-label", `Go to ${s.name}`);
-      go.addEventListener("click", () => this.viewer.goTo(s));
+      go.addEventListener("click", () => this.viewer?.goTo(s));
       const label = make("label", { htmlFor: box.id, textContent: s.name });
       const swatch = make("span", { className: "swatch" });
       swatch.style.background = `rgb(${s.color.join(",")})`;
@@ -571,17 +592,17 @@ class Page {
   show(visible) {
     this.hidden = new Set(this.view.structures.map((s) => s.value).filter((value) => !visible(value)));
     for (const s of this.view.structures) $(`structure-${s.value}`).checked = !this.hidden.has(s.value);
-    this.viewer.setVisible(new Set(this.hidden));
+    this.viewer?.setVisible(new Set(this.hidden));
   }
 
   applyWindow() {
     const [, low, high] = WINDOWS[Number($("window").value) || 0];
-    this.viewer.setWindow(low, high);
+    this.viewer?.setWindow(low, high);
   }
 
   applyOpacity() {
     $("opacity-text").textContent = `${$("opacity").value}%`;
-    this.viewer.setOpacity(Number($("opacity").value) / 100);
+    this.viewer?.setOpacity(Number($("opacity").value) / 100);
   }
 
   listDownloads(links) {
