@@ -13,10 +13,10 @@ from gcis_runtime.bundles.contents import FIX, check_graph_file, read_listed, sa
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, Label, Manifest, decode
 from gcis_runtime.bundles.onnx_graph import ExternalTensor
 from gcis_runtime.bundles.onnx_weights import with_weights
+from gcis_runtime.bundles.sealed_file import memory_file, sealed_path
 from gcis_runtime.errors import BundleError, PromptError
 from gcis_runtime.structures.match import match_prompt, nearest_prompts
 from gcis_runtime.system.own_files import LinkError, NotPlainError, TooLargeError, read_small
-from gcis_runtime.system.sealed_file import memory_file, sealed_path
 
 _MAX_MANIFEST_BYTES = 4 << 20
 """Manifests have a few thousand bytes. Decoded JSON takes up to 40 times the memory of its text."""
