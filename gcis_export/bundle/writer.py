@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def staged(target: Path) -> Iterator[Path]:
     """Provide a temporary folder next to `target` that replaces it when the block ends without an error.
 
     An existing bundle is kept until the new one is complete. A target that is not a bundle is not replaced.
+    Temporary files of this process, such as those of the INT8 quantiser, are created inside the folder
+    meanwhile, so that the next export removes them with the folder if this process is killed.
 
     Args:
         target: Bundle folder; missing parent folders are created.
@@ -44,10 +47,22 @@ def staged(target: Path) -> Iterator[Path]:
     _check_target(target)
     check_folder_writable(target)
     try:
-        with replacing_folder(target) as temporary:
+        with replacing_folder(target) as temporary, _temporary_files_in(temporary):
             yield temporary
     except OSError as error:
         raise unwritable(target, error) from error
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Create temporary files of Python and its packages in a subfolder, which is removed afterwards."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix=".temporary.", dir=folder) as inner:
+        tempfile.tempdir = inner
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def write_graph(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gcis_runtime.bundles.contents import FIX, check_graph_file, read_listed, sa
 from gcis_runtime.bundles.manifest import MANIFEST_FILE, MODEL_FILE, Label, Manifest, decode
 from gcis_runtime.bundles.onnx_graph import ExternalTensor
 from gcis_runtime.bundles.onnx_weights import with_weights
+from gcis_runtime.bundles.sealed_file import memory_file, sealed_path
 from gcis_runtime.errors import BundleError, PromptError
 from gcis_runtime.structures.match import match_prompt, nearest_prompts
 from gcis_runtime.system.own_files import LinkError, NotPlainError, TooLargeError, read_small
@@ -73,6 +75,24 @@ class Bundle:
         """
         data, external = self.read(path), self.external.get(path)
         return with_weights(data, external, self.read) if external else data
+
+    @contextlib.contextmanager
+    def graph_source(self, path: str) -> Iterator[str | bytes]:
+        """Provide the same graph for loading, as the path of a sealed copy if possible, otherwise as bytes.
+
+        Engines keep or copy bytes that they receive, but read a file piece by piece. The copy is hashed while
+        it is written and cannot be changed afterwards; the path is valid inside the block only.
+
+        Raises:
+            BundleError: See `graph`.
+        """
+        with memory_file("gcis-graph") as copy:
+            source: str | None = None
+            if copy is not None and not self.external.get(path):
+                with contextlib.suppress(OSError):  # a sandbox without seals
+                    verify_file(self.folder, self.manifest.entry(path), copy)
+                    source = sealed_path(copy)
+            yield self.graph(path) if source is None else source
 
     def graph_key(self, path: str) -> str:
         """Return a key of everything that determines a graph: its hash and those of files with weights."""

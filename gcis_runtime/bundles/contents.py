@@ -36,8 +36,13 @@ def read_listed(folder: Path, entry: FileEntry) -> bytes:
     return data
 
 
-def verify_file(folder: Path, entry: FileEntry) -> None:
+def verify_file(folder: Path, entry: FileEntry, copy: int | None = None) -> None:
     """Compare size and hash of a listed file with the manifest, without keeping the content.
+
+    Args:
+        folder: Folder of the bundle.
+        entry: The listed file.
+        copy: Descriptor that the bytes are also written to as they are hashed.
 
     Raises:
         BundleError: See `read_listed`.
@@ -46,6 +51,9 @@ def verify_file(folder: Path, entry: FileEntry) -> None:
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            rest = memoryview(chunk)
+            while copy is not None and rest:
+                rest = rest[os.write(copy, rest) :]
     _compare(folder / entry.path, digest.hexdigest(), entry)
 
 

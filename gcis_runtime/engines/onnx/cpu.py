@@ -46,13 +46,10 @@ class OnnxSession:
         self.precision: str = graph.precision
         self.batch = graph.batch
         self.notes: tuple[str, ...] = ()
-        self._session: ort.InferenceSession | None = load(
-            bundle.graph(graph.file),
-            bundle.manifest,
-            [CPU_PROVIDER],
-            threads=self.threads,
-            batch=graph.batch,
-        )
+        with bundle.graph_source(graph.file) as source:
+            self._session: ort.InferenceSession | None = load(
+                source, bundle.manifest, [CPU_PROVIDER], threads=self.threads, batch=graph.batch
+            )
         self._input, self._output = bundle.manifest.input.name, bundle.manifest.output.name
 
     def run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:

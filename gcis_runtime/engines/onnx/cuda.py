@@ -95,10 +95,10 @@ class OnnxCudaSession:
             )
             self._bound.stream = self.stream
             providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
-            self._bound.session = session = load(
-                bundle.graph(graph.file), manifest, providers,
-                threads=0, batch=graph.batch, record_placement=True,
-            )  # fmt: skip
+            with bundle.graph_source(graph.file) as source:
+                self._bound.session = session = load(
+                    source, manifest, providers, threads=0, batch=graph.batch, record_placement=True
+                )
             _require_active(session, complaint)
             self.notes += _left_to_cpu(session)
             self._bound.binding = self._bind(session, bundle, info.index)

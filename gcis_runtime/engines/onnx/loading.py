@@ -20,7 +20,7 @@ _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "av
 
 
 def load(
-    graph: bytes,
+    graph: str | bytes,
     manifest: Manifest,
     providers: Sequence[object],
     *,
@@ -31,7 +31,7 @@ def load(
     """Load an ONNX graph and compare it with the manifest.
 
     Args:
-        graph: The graph with all its weights; a file could be exchanged after it was checked.
+        graph: The graph with all its weights, from `Bundle.graph_source`.
         manifest: The bundle's manifest, with the expected tensors.
         providers: ONNX Runtime's execution providers, with their options.
         threads: CPU threads; 0 keeps ONNX Runtime's default.

@@ -103,9 +103,10 @@ class OpenvinoSession:
             if model is not None:
                 self._check(bundle.manifest, model, graph)
                 return model, ()
-        read = core.read_model(bundle.graph(graph.file))
-        self._check(bundle.manifest, read, graph)
-        model = core.compile_model(read, "CPU", settings)
+        with bundle.graph_source(graph.file) as source:
+            read = core.read_model(source)
+            self._check(bundle.manifest, read, graph)
+            model = core.compile_model(read, "CPU", settings)
         if cache is not None:
             _keep(cache, key, model)
         return model, ()
