@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gcis_runtime.bundles.bundle import Bundle
@@ -46,3 +47,16 @@ class Identity:
     engine: EngineInfo
     tf32: bool = False
     coarse: BundleIdentity | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle, channels: Sequence[int], *, engine: EngineInfo, tf32: bool) -> Identity:
+        """Return the identity of a bundle in an engine.
+
+        Args:
+            bundle: The bundle.
+            channels: Graph channels of the structures that are segmented.
+            engine: The engine.
+            tf32: Whether products of float32 may round their factors.
+        """
+        labels = tuple(bundle.manifest.labels[channel] for channel in channels)
+        return cls(bundle=BundleIdentity.of(bundle), labels=labels, engine=engine, tf32=tf32)

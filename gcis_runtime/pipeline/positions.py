@@ -73,6 +73,19 @@ def measure_positions(
     return found
 
 
+def label_map_warnings(
+    labels: Sequence[Label], label_map: NDArray[Any], affine: NDArray[np.float64]
+) -> tuple[str, ...]:
+    """Return the warnings of `position_warnings` about a label map.
+
+    Args:
+        labels: The manifest's labels of the structures that were segmented.
+        label_map: (X, Y, Z), Fortran-contiguous for speed.
+        affine: (4, 4), voxel index to RAS+ mm.
+    """
+    return position_warnings(labels, measure_positions(label_map, affine, [label.value for label in labels]))
+
+
 def position_warnings(labels: Sequence[Label], positions: Mapping[int, Position]) -> tuple[str, ...]:
     """Warn if structures lie where they cannot lie in a patient, as in an image with a wrong orientation.
 

@@ -22,19 +22,18 @@ from gcis_runtime.errors import OutputError
 from gcis_runtime.images.convert import ImageLike, as_volume
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.forecast import Forecast
-from gcis_runtime.pipeline.identity import BundleIdentity, Identity
+from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from gcis_runtime.pipeline.measurements import device_peak, forecast_report, record_calibration
 from gcis_runtime.pipeline.options import Callbacks, Progress, SegmentKeywords, SegmentOptions
-from gcis_runtime.pipeline.positions import measure_positions, position_warnings
+from gcis_runtime.pipeline.positions import label_map_warnings
 from gcis_runtime.pipeline.result import Segmentation, measure
 from gcis_runtime.pipeline.run_pass import Pass, run_pass
 from gcis_runtime.pipeline.warnings import (
     context_warnings,
-    intensity_warnings,
+    image_warnings,
     limit_warnings,
     nothing_found_warnings,
-    oblique_warnings,
     post_warnings,
     untrained_warnings,
 )
@@ -118,13 +117,7 @@ class Segmenter:
     @property
     def identity(self) -> Identity:
         """The bundle, structures and engine that results depend on."""
-        labels = self.bundle.manifest.labels
-        return Identity(
-            bundle=BundleIdentity.of(self.bundle),
-            labels=tuple(labels[channel] for channel in self.channels),
-            engine=self.engine,
-            tf32=self.tf32,
-        )
+        return Identity.of(self.bundle, self.channels, engine=self.engine, tf32=self.tf32)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -281,13 +274,10 @@ class Segmenter:
                 *found.warnings,
                 *part.warnings,
                 *part.gain_warnings(found.skipped),
-                *intensity_warnings(volume.array),
-                *(() if found.straightened else oblique_warnings(volume.affine)),
+                *image_warnings(volume, straightened=bool(found.straightened)),
                 *context_warnings(*found.grid, manifest.window),
                 *nothing_found_warnings(labels, sink.counts()),
-                *position_warnings(
-                    labels, measure_positions(sink.labels, volume.affine, [label.value for label in labels])
-                ),
+                *label_map_warnings(labels, sink.labels, volume.affine),
                 *untrained_warnings(manifest, self.channels),
                 *post_warnings(labels, sink.counts(), found.changes, part=part.region is not None),
                 *limit_warnings(peak_before, peak_memory_bytes(), found.forecast.allowed_bytes),

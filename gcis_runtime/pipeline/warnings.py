@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.bundles.manifest import Label, Manifest
 from gcis_runtime.grids.straight import oblique_degrees
+from gcis_runtime.images.volume import Volume
 from gcis_runtime.pipeline.post import PostChange
 from gcis_runtime.spec import Shape3, WindowSpec
 from gcis_runtime.system.memory import bytes_text
@@ -31,6 +32,17 @@ _DIRECTIONS = {
     "I": "head-feet",
     "S": "head-feet",
 }
+
+
+def image_warnings(volume: Volume, *, straightened: bool) -> tuple[str, ...]:
+    """Return warnings about the intensities and axes of an image.
+
+    Args:
+        volume: The image.
+        straightened: Whether it is segmented along the axes of the patient.
+    """
+    oblique = () if straightened else oblique_warnings(volume.affine)
+    return (*intensity_warnings(volume.array), *oblique)
 
 
 def intensity_warnings(array: NDArray[Any]) -> tuple[str, ...]:

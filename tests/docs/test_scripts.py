@@ -16,6 +16,7 @@ SCRIPTS = [
     "scripts/test",
     ".ci/run",
     "scripts/environment.sh",
+    "scripts/browser_programs",
     "scripts/cpp_programs",
     "scripts/triton_server",
     "examples/headneck/run.sh",
