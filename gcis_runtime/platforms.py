@@ -71,6 +71,18 @@ def try_lock(file: int) -> bool:
     return True
 
 
+def seal_memory_file(file: int) -> None:
+    """Seal a file of `os.memfd_create` against every change, also by this process (Linux).
+
+    Raises:
+        OSError: The file cannot be sealed.
+    """
+    import fcntl  # noqa: PLC0415 (not on Windows)
+
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+
+
 def flush_to_disk(path: Path) -> None:
     """Write a file from the system's cache to the disk.
 

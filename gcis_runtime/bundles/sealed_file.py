@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gcis_runtime.platforms import seal_memory_file
+
 _FOLDER = Path("/proc/self/fd")
 
 
@@ -36,8 +38,5 @@ def sealed_path(handle: int) -> str:
     Raises:
         OSError: The file cannot be sealed.
     """
-    import fcntl  # noqa: PLC0415 (not on Windows)
-
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)
+    seal_memory_file(handle)
     return str(_FOLDER / str(handle))

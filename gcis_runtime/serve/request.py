@@ -37,6 +37,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         roi: Voxel ranges or the name of a structure. A mask is sent as the part `roi` of a multipart request.
         coarse: Factor of the coarse pass, or the name of another bundle of the service.
         body_crop: Crop to everything above air; None follows the bundle.
+        straighten: Segment an oblique image along the axes of the patient.
         max_memory: Memory limit, such as `2G`.
         series: SeriesNumber or SeriesInstanceUID of the DICOM series; None for the only CT series.
         allow_irregular: Interpolate missing and unevenly spaced slices.
@@ -58,6 +59,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     roi: str | None = None
     coarse: float | str | None = None
     body_crop: bool | None = None
+    straighten: bool = False
     max_memory: str | None = None
     series: str | None = None
     allow_irregular: bool = False
@@ -82,6 +84,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             roi=self.roi if roi is None else roi,
             coarse=self.coarse if isinstance(self.coarse, int | float) else None,
             body_crop=self.body_crop,
+            straighten=self.straighten,
             max_memory=None if self.max_memory is None else parse_bytes(self.max_memory),
             raw=self.raw,
         )

@@ -82,7 +82,7 @@ def request_for(
         masks=segment.masks, probability=segment.probabilities, statistics=options.statistics,
         preview=options.preview, report_html=options.report_html, roi=roi,
         coarse=options.coarse_bundle or segment.coarse_factor, body_crop=segment.body_crop,
-        max_memory=None if max_memory is None else str(max_memory),
+        straighten=segment.straighten, max_memory=None if max_memory is None else str(max_memory),
         allow_irregular=dicom.allow_irregular, seg_type=dicom.seg_type, sr=dicom.sr, uid_root=dicom.uid_root,
     )  # fmt: skip
 

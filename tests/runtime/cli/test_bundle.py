@@ -153,7 +153,7 @@ def test_doctor_judges_gpus(run, monkeypatch, capability, works):
     assert found["gpus"] == [{"index": 0, "name": "Card", "capability": list(capability), "memory": 8 << 30}]
     findings = {f["engine"]: f for f in found["engines"] if f["device"] == "cuda"}
     assert {name: findings[name]["works"] for name in works} == works
-    assert "bf16 is not offered because" in findings["onnx"]["why"]
+    assert "bf16 is not offered: in bf16 graphs" in findings["onnx"]["why"]
     assert findings["trt-rtx"]["builds"], "TensorRT-RTX builds for machines that have another GPU"
     if not works["trt-rtx"]:
         assert f"no code for Card (sm_{capability[0]}{capability[1]})" in findings["trt-rtx"]["why"]

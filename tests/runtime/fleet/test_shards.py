@@ -138,7 +138,7 @@ def test_what_cannot_be_merged_is_refused(run, tmp_path, cts):
 
 
 def test_parts_of_one_run_share_a_folder_and_other_runs_do_not(tmp_path):
-    refused = "in use by another gcis-run"
+    refused = "in use by another process of gCIS"
     two, other = Shard(number=2, count=4), Shard(number=1, count=3)
     with folder_lock(tmp_path, part=Shard(number=1, count=4)), folder_lock(tmp_path, part=two):
         for part in (two, other, None):

@@ -132,7 +132,7 @@ def test_what_lies_beyond_the_image_is_no_foreground():
 
 
 def test_the_key_of_a_run_includes_it(ct):
-    ours = threshold_segmenter()
+    ours = threshold_segmenter().identity
     plain, straight = (RunOptions(segment=SegmentOptions(straighten=s)) for s in (False, True))
     keys = run_key(ours, ct, plain), run_key(ours, ct, straight)
     assert keys[0].straighten is UNSET and keys[1].straighten is True

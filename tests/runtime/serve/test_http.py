@@ -246,7 +246,7 @@ def test_the_options_are_those_of_the_command() -> None:
     from gcis_runtime.serve.request import JobRequest
 
     only_local = {"phantom", "out", "json", "resume", "shard", "engine", "device", "precision", "threads",
-                  "tf32", "server", "token_file", "verbose", "version", "help", "truth",
+                  "tf32", "server", "token_file", "ray", "verbose", "version", "help", "truth",
                   "all_series"}  # fmt: skip
     options = {o.removeprefix("--").replace("-", "_") for p in main.params for o in p.opts if o[:2] == "--"}
     assert options - only_local == set(JobRequest.__struct_fields__)

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from PIL import Image
 
 from gcis_train.cli.main import main
@@ -34,10 +35,15 @@ def path(tmp_path: Path) -> Path:
     for row in rows["training"] + rows["validation"]:  # write_cases puts value 1 at high X, the right
         row["label_value"] = 3 - row["label_value"]
     for index in range(4):
-        hu = ball_case(seed=index)[0]
-        hu[0, 0, 0], hu[1, 0, 0] = -1000, 1500
-        write_nifti(tmp_path / f"ct{index}.nii.gz", hu)
+        write_nifti(tmp_path / f"ct{index}.nii.gz", _hu(index))
     return _save(tmp_path, rows)
+
+
+def _hu(seed: int) -> NDArray[np.int16]:
+    """Return an image with air, bone, and soft tissue in most voxels."""
+    hu = ball_case(seed=seed)[0] + 200
+    hu[0, 0, 0], hu[1, 0, 0] = -1000, 1500
+    return hu
 
 
 def _save(folder: Path, rows: dict[str, Any]) -> Path:
@@ -131,9 +137,7 @@ def _same_file(_: Path, rows: dict[str, Any]) -> None:
 
 
 def _copy_in_another_orientation(folder: Path, _: dict[str, Any]) -> None:
-    hu = ball_case(seed=0)[0]
-    hu[0, 0, 0], hu[1, 0, 0] = -1000, 1500
-    write_nifti(folder / "ct3.nii.gz", hu[::-1].astype(np.float32), LAS)
+    write_nifti(folder / "ct3.nii.gz", _hu(0)[::-1].astype(np.float32), LAS)
     write_nifti(folder / "seg3.nii.gz", ball_case()[1][::-1].copy(), LAS)
 
 
