@@ -185,6 +185,7 @@ def test_a_click_moves_the_other_planes_to_the_voxel(browser: Any, server: Serve
 def test_a_file_is_submitted_followed_and_downloaded(browser: Any, server: Server, case: Case) -> None:
     with browsing(browser) as page:
         page.goto(server.url)
+        page.wait_for_selector("#app:not([hidden])")
         page.set_input_files("#file", case.ct_file)
         page.wait_for_selector("#result[data-viewer]")
         assert page.inner_text("#result-title") == "ct.nii.gz"
@@ -204,6 +205,7 @@ def test_errors_of_the_service_are_shown(browser: Any, server: Server, data: Pat
     (data / "bad.nii.gz").write_bytes(b"<b>no image</b>")
     with browsing(browser, expect_errors=True) as page:  # the browser logs the refused request
         page.goto(server.url)
+        page.wait_for_selector("#app:not([hidden])")
         page.set_input_files("#file", data / "bad.nii.gz")
         page.locator("#submit-error:not(:empty)").wait_for()
         assert "not an image" in page.inner_text("#submit-error")
