@@ -16,7 +16,7 @@ from gcis_runtime.structures.match import Concept, concept_of
 _LEAST_ML = 1.0
 """Volume from which a structure counts; smaller parts are noise of the network."""
 _APART_MM = 4.0
-"""Distance of the voxels that are read: 1 mL has 15 of them, and reading all of a large image takes seconds."""
+"""Distance of the voxels that are read: 1 mL has 15 of them, and reading all of them may take seconds."""
 _TOLERANCE_MM = 10.0
 """Distance by which the centres of two structures must be in the wrong order."""
 _AXES: dict[Direction, tuple[int, float]] = {"left of": (0, -1.0), "in front of": (1, 1.0), "above": (2, 1.0)}
@@ -43,8 +43,8 @@ def measure_positions(
 ) -> dict[int, Position]:
     """Return the position of each structure, by label value.
 
-    Of voxels smaller than 4 mm, only some are read, at most 4 mm apart. Structures without such voxels are left
-    out.
+    Of voxels smaller than 4 mm, only some are read, at most 4 mm apart. Structures without any of these are
+    left out.
 
     Args:
         labels: (X, Y, Z), Fortran-contiguous for speed.
