@@ -120,11 +120,6 @@ def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | Non
         yield path, member.file_size, modified, member
 
 
-def study_stamp(files: Sequence[DicomFile]) -> tuple[int, int]:
-    """Return the total size in bytes and the latest modification time in ns of files."""
-    return sum(file.size for file in files), max((file.modified_ns for file in files), default=0)
-
-
 def load_pydicom() -> Any:
     """Import pydicom, without its warnings, which quote values of the file: they may name a patient.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from gcis_runtime.errors import OutputError
-from gcis_runtime.runs.statistics import no_formula
+from gcis_runtime.runs.statistics import COLUMNS, no_formula
 from gcis_runtime.runs.summary_document import (
     SUMMARY_VERSION,
     CaseSummary,
@@ -29,6 +30,7 @@ from gcis_runtime.text import counted
 _SHARD_FILE = re.compile(r"summary\.shard-\d+-of-\d+\.json")
 _MOST_BYTES = 256 << 20
 """Largest summary or table of statistics that is read: a case takes about a kilobyte."""
+_VALUE, _VOLUME = COLUMNS.index("value"), COLUMNS.index("volume_ml")
 
 
 def merge_summaries(paths: Sequence[Path]) -> tuple[SummaryDocument, Path]:
@@ -44,7 +46,7 @@ def merge_summaries(paths: Sequence[Path]) -> tuple[SummaryDocument, Path]:
 
     Raises:
         OutputError: There is no summary of a shard, a shard is missing or twice, the shards are of different
-            runs, or a file cannot be read or written.
+            runs, a table of statistics is not of the run of its summary, or a file cannot be read or written.
     """
     files = _find(paths)
     found = {file: _read(file) for file in files}
@@ -164,12 +166,42 @@ def _statistics(document: SummaryDocument, tables: Sequence[Path]) -> list[list[
     """Return the rows of the tables of statistics, in the order of the cases."""
     rows: dict[str, list[list[str]]] = {}
     for table in tables:
-        try:
-            text = read_small(table, most_bytes=_MOST_BYTES).decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(
-                f"{table} cannot be read", received=str(error), fix="Repeat the shard with --resume."
-            ) from error
-        for row in list(csv.reader(io.StringIO(text, newline="")))[1:]:
+        for row in _read_table(table):
             rows.setdefault(row[0], []).append(row)
-    return [row for case in document.cases for row in rows.get(no_formula(case.case), [])]
+    found = [rows.get(no_formula(case.case), []) for case in document.cases]
+    for case, mine in zip(document.cases, found, strict=True):
+        if not _same_volumes(case, mine):
+            raise OutputError(
+                f"the statistics of {case.case} are not those of its summary",
+                received="a table of an earlier run",
+                fix="Repeat the shards with --statistics and --resume, or remove statistics.shard-*.csv.",
+            )
+    return [row for mine in found for row in mine]
+
+
+def _read_table(table: Path) -> list[list[str]]:
+    """Return the rows of a table of statistics without its header."""
+    try:
+        text = read_small(table, most_bytes=_MOST_BYTES).decode("utf-8")
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise ValueError("columns that are not those of a table of statistics")
+    except (OSError, ValueError, csv.Error) as error:
+        raise OutputError(
+            f"{table} cannot be read",
+            received=str(error),
+            fix="Repeat the shard with --statistics and --resume.",
+        ) from error
+    return rows
+
+
+def _same_volumes(case: CaseSummary, rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether rows have the structures and volumes that the summary of the case has."""
+    found = {row[_VALUE]: row[_VOLUME] for row in rows}
+    expected = case.volumes_ml or {}
+    if found.keys() != expected.keys():
+        return False
+    try:
+        return all(math.isclose(float(found[v]), ml, abs_tol=1e-3) for v, ml in expected.items())
+    except ValueError:
+        return False

@@ -17,6 +17,7 @@ from gcis_runtime.bundles.store import DEMO_FOLDER, list_bundles
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import BundleError, ClusterError, GcisError
 from gcis_runtime.fleet.pool import Progressed
+from gcis_runtime.pages.renderer import check_renderer
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.identity import Identity
 from gcis_runtime.pipeline.options import Callbacks
@@ -100,6 +101,8 @@ class Worker:
         order = self._order
         try:
             _enter(order)
+            if order.options.report_html:
+                check_renderer()  # before this node computes cases whose pages it cannot write
             bundle = _find(order)
             engine = replace(order.engine, threads=self._threads)
             model = Model(bundle=bundle, prompts=order.prompts, engine=engine)

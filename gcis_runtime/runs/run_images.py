@@ -149,6 +149,8 @@ def run_elsewhere(
         GcisError: As `run_images`.
     """
     plan = _plan(list(images), options, out=out, formats=formats, resume=resume, shard=shard)
+    if options.report_html and plan.folder is not None:
+        check_renderer()  # of the page of the run: those of its images are rendered elsewhere
     with ExitStack() as stack:
         if plan.folder is not None:
             stack.enter_context(folder_lock(plan.folder, part=plan.shard))

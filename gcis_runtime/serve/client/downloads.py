@@ -47,7 +47,7 @@ def write_results(
             _write_folder(connection, path, names, folder)
     report = _local_report(view["report"], job, options, identity)
     if STATISTICS in view["links"]:  # its rows contain the name of the case, which the service does not know
-        rows = statistics.csv_rows(job.name, report.structures)
+        rows = statistics.csv_rows(job.name, report.structures, uids=job.uids)
         statistics.write_csv(job.statistics, [statistics.COLUMNS, *rows])
     write_json(job.report, report)
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from click.testing import CliRunner
 from gcis_runtime.cli import bundle as bundle_cli
 from gcis_runtime.cli import run as run_cli
 from gcis_runtime.errors import OutputError
+from gcis_runtime.images.files import read_volume
 from gcis_runtime.runs.shard import Shard
 from gcis_runtime.runs.summary_document import SummaryDocument
 from gcis_runtime.system.folder_lock import folder_lock
 from tests.support.bundles_and_images import write_ct
+from tests.support.dicom_series import slices_of, write
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -91,6 +94,25 @@ def test_merged_summaries_equal_that_of_one_run(run, tmp_path):
     assert [case["status"] for case in cases] == ["skipped", "skipped", "failed", "skipped", "skipped"]
 
 
+def test_dicom_series_and_pages_merge_as_well(run, cts, tmp_path):
+    study = write(slices_of(read_volume(cts / "c0.nii.gz")), tmp_path / "study")
+    out, options = tmp_path / "out", (study, "--statistics", "--report-html")
+    for image in (*cts.glob("*c[123]*"), cts / "c0.nii.gz"):
+        image.unlink()
+    assert run(*options).exit_code == 0
+    expected, links = timeless(out), re.findall(r'href="(\./[^"]+)"', (out / "summary.html").read_text())
+    shutil.rmtree(out)
+    assert [run(*options, "--shard", f"{n}/2").exit_code for n in (1, 2)] == [0, 0]
+    assert merge(out).exit_code == 0
+    assert timeless(out) == expected
+    (uids,) = {(row["study_uid"], row["series_uid"]) for row in expected[1]} - {("", "")}
+    statistics = list(csv.DictReader(expected[2].splitlines()))
+    assert {(row["study_uid"], row["series_uid"]) for row in statistics} == {uids, ("", "")}
+    pages = [(out / f"summary.shard-{n}-of-2.html").read_text() for n in (1, 2)]
+    assert sorted(links) == sorted(link for page in pages for link in re.findall(r'href="(\./[^"]+)"', page))
+    assert len(links) == 2 and all((out / link).is_file() for link in links)
+
+
 def test_files_of_the_shards_may_be_passed_and_json_is_printed(run, tmp_path):
     for number in (1, 2):
         run("--shard", f"{number}/2")
@@ -135,6 +157,23 @@ def test_what_cannot_be_merged_is_refused(run, tmp_path, cts):
     shutil.copy(out / "summary.shard-2-of-2.json", out / "copy.json")
     done = merge(out / "summary.shard-2-of-2.json", out / "copy.json")
     assert "shard 2/2 is there twice" in done.output
+
+
+def test_statistics_of_an_earlier_run_are_refused(run, tmp_path, cts):
+    (cts / "c1.nii.gz").unlink()
+    for number in (1, 2):
+        assert run("--shard", f"{number}/2", "--statistics").exit_code == 0
+    assert merge(tmp_path / "out").exit_code == 0
+    write_ct(cts / "c4.nii.gz", shape=(20, 18, 16), seed=9)
+    assert run("--shard", "2/2").exit_code == 0  # without --statistics, whose table stays
+    done = merge(tmp_path / "out")
+    assert done.exit_code == 2 and "the statistics of c4 are not those of its summary" in done.output
+    table = tmp_path / "out" / "statistics.shard-2-of-2.csv"
+    table.write_text("case,structure\n\nc4,liver\n")
+    done = merge(tmp_path / "out")
+    assert done.exit_code == 2 and "cannot be read; received columns that are not" in done.output
+    table.unlink()
+    assert merge(tmp_path / "out").exit_code == 0
 
 
 def test_parts_of_one_run_share_a_folder_and_other_runs_do_not(tmp_path):

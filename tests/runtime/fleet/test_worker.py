@@ -22,6 +22,7 @@ from gcis_runtime.fleet.ray_executor import RayExecutor
 from gcis_runtime.fleet.ray_pool import finished
 from gcis_runtime.fleet.worker import Order, Worker
 from gcis_runtime.images import nifti
+from gcis_runtime.pages import renderer
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.runs.executor import Model
@@ -139,6 +140,15 @@ def test_a_folder_that_the_node_lacks_is_named(order, tmp_path):
 def test_an_engine_that_the_node_lacks_is_a_value(order):
     error = Worker(replace(order, engine=EngineOptions(engine="trt", device="cuda")), 1).open().error
     assert error and "Traceback" not in error
+
+
+def test_pages_and_statistics_need_their_package(order, job, monkeypatch):
+    order = replace(order, options=RunOptions(report_html=True, statistics=True))
+    report = msgspec.json.decode(opened(order).run(job).report, type=Report)
+    assert (report.report_html, report.statistics) == ("out/ct_report.html", "out/ct_seg_statistics.csv")
+    assert job.page.is_file() and job.statistics.is_file()
+    monkeypatch.setattr(renderer.importlib.util, "find_spec", lambda _name: None)
+    assert "without jinja2" in Worker(order, 1).open().error  # the node is left out
 
 
 def test_needs_follow_from_the_header(make_bundle, tmp_path):

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,11 +21,15 @@ from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.bundles.store import DEMO_FOLDER
 from gcis_runtime.cli import run as cli
 from gcis_runtime.engines.info import EngineInfo
+from gcis_runtime.errors import GcisError
 from gcis_runtime.images.volume import Volume
 from gcis_runtime.pages import renderer
 from gcis_runtime.pages.case import case_page
 from gcis_runtime.pages.cohort import Cohort, CohortCase, cohort_page
 from gcis_runtime.pipeline.result import Segmentation, measure
+from gcis_runtime.runs.callbacks import RunCallbacks
+from gcis_runtime.runs.options import RunOptions
+from gcis_runtime.runs.run_images import run_elsewhere
 from gcis_runtime.runs.summary_page import SummaryPage
 from tests.support.bundles_and_images import write_ct
 from tests.support.html_document import Document
@@ -156,13 +162,17 @@ def test_resumed_cases_need_their_page_and_keep_their_picture(run, make_bundle, 
     assert skipped() == 2, "a run without pages accepts results with pages"
 
 
-def test_a_missing_renderer_is_an_error_before_computing(run, make_bundle, ct, monkeypatch) -> None:
+def test_a_missing_renderer_is_an_error_before_computing(run, make_bundle, ct, tmp_path, monkeypatch) -> None:
     before = sorted(ct.parent.iterdir())
     bundle = make_bundle()
     monkeypatch.setattr(renderer.importlib.util, "find_spec", lambda _name: None)
     done = run(ct, "--bundle", bundle, "--report-html")
     assert done.exit_code == 2 and 'pip install "gcis[report]"' in done.stderr
     assert sorted(ct.parent.iterdir()) == sorted([*before, bundle])
+    elsewhere = partial(run_elsewhere, [ct.parent], nullcontext(), callbacks=RunCallbacks())
+    with pytest.raises(GcisError, match="without jinja2"):  # of the page of the run
+        elsewhere(options=RunOptions(report_html=True), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     assert run(ct, "--bundle", bundle).exit_code == 0
 
 

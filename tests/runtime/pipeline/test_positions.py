@@ -33,7 +33,7 @@ def warn(labels, affine):
 
 
 def test_positions_are_those_of_the_voxels_in_mm(phantom):
-    turn = np.array([[0, -2.0, 0.5], [1.5, 0, 0], [0, 0.4, 3.0]])
+    turn = np.array([[0, -3.0, 0.5], [2.5, 0, 0], [0, 0.4, 4.0]])
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = turn, (1000, -400, 7)
     found = measure_positions(phantom.labels, affine, VALUES)
@@ -44,6 +44,23 @@ def test_positions_are_those_of_the_voxels_in_mm(phantom):
         spread = np.sqrt(((mm - mm.mean(axis=0)) ** 2).sum(axis=1).mean())
         assert position.spread == pytest.approx(spread, abs=1e-6)
         assert position.ml == pytest.approx(len(mm) * abs(np.linalg.det(turn)) / 1000)
+
+
+def test_of_small_voxels_some_are_read(phantom):
+    """Reading all voxels of a large image takes seconds."""
+    labels, affine = phantom.labels.repeat(6, 0).repeat(3, 1), phantom.affine.copy()
+    affine[:3, 3] -= phantom.affine[:3, :3] @ [2.5 / 6, 1 / 3, 0]
+    affine[:3, :3] /= [6, 3, 1]
+    expected = measure_positions(phantom.labels, phantom.affine, VALUES)
+    found = measure_positions(np.asfortranarray(labels), affine, VALUES)
+    for value in VALUES:
+        np.testing.assert_allclose(found[value].centre, expected[value].centre, atol=2.0)
+        assert found[value].spread == pytest.approx(expected[value].spread, rel=0.03)
+        assert found[value].ml == pytest.approx(expected[value].ml, rel=0.1)
+    one = np.zeros((6, 6, 6), dtype=np.uint16, order="F")
+    one[1, 1, 1] = 65535
+    assert measure_positions(one, np.eye(4), [65535]) == {}
+    assert measure_positions(one, np.diag([3.0, 3.0, 3.0, 1.0]), [65535]).keys() == {65535}
 
 
 def test_a_phantom_is_plausible_in_any_order_of_its_axes(phantom):

@@ -143,12 +143,13 @@ def test_a_dicom_series_comes_back_as_a_segmentation(server: Server, data: Path,
     from gcis_runtime.images.files import read_volume
 
     write(slices_of(read_volume(data / "cts" / "a.nii.gz")), tmp_path / "study")
-    formats = ("--format", "dicom-seg", "--format", "nii.gz", "--sr")
+    formats = ("--format", "dicom-seg", "--format", "nii.gz", "--sr", "--statistics")
     local, remote = both(server, data, tmp_path, tmp_path / "study", *formats)
     assert (local.returncode, remote.returncode) == (0, 0), remote.stderr
     here, there = files(tmp_path / "local"), files(tmp_path / "remote")
     assert here.keys() == there.keys() and any(name.endswith(".dcm") for name in there)
-    assert here["study_seg.nii.gz"] == there["study_seg.nii.gz"]
+    for name in ("study_seg.nii.gz", "study_seg_statistics.csv"):
+        assert here[name] == there[name]
 
 
 def test_a_wrong_token_and_a_wrong_address_are_one_line(server: Server, data: Path, tmp_path: Path) -> None:
