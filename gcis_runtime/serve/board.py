@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
@@ -16,9 +17,9 @@ from gcis_runtime.pipeline.report import Report
 from gcis_runtime.serve.job import ForecastView, JobProgress, JobRecord, JobView, State
 from gcis_runtime.serve.metrics import Metrics
 from gcis_runtime.serve.problems import Problem, ServeError, problem_of
-from gcis_runtime.serve.results import public_report, result_files
+from gcis_runtime.serve.results import public_report
 from gcis_runtime.serve.store import JobStore
-from gcis_runtime.serve.work import CancelledJobError, outputs_of
+from gcis_runtime.serve.work import CancelledJobError
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,15 +182,31 @@ class Board:
         return self.record(job)
 
     def view(
-        self, record: JobRecord, names: Sequence[str], report: Report | None, *, position: int | None
+        self,
+        record: JobRecord,
+        files: Mapping[str, Path],
+        report: Report | None,
+        *,
+        position: int | None,
     ) -> JobView:
-        """Return a job as clients see it."""
+        """Return a job as clients see it.
+
+        Args:
+            record: The job.
+            files: Path of each result by name; empty until it is done.
+            report: Its report; None until it is done.
+            position: Number of jobs before it; None if it is not queued.
+        """
         entry, path = self._entry(record.id), f"/v1/jobs/{record.id}"
-        files = result_files(outputs_of(self._store.results(record.id))) if report is not None else {}
+        links = {
+            "self": path,
+            "events": f"{path}/events",
+            **{name: f"{path}/{name}" for name in sorted(files)},
+        }
         return JobView(
             id=record.id, state=record.state, created=_time(record.created), updated=_time(record.updated),
             bundle=record.bundle, request=record.request,
-            links={"self": path, "events": f"{path}/events", **{name: f"{path}/{name}" for name in names}},
+            links=links,
             attempts=record.attempts, position=position if record.state == "queued" else None,
             progress=entry.progress if record.state == "running" else None, forecast=entry.forecast,
             report=None if report is None else public_report(report, files), error=record.error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def result_files(job: Job) -> dict[str, Path]:
     return found
 
 
-def public_report(report: Report, files: dict[str, Path]) -> dict[str, Any]:
+def public_report(report: Report, files: Mapping[str, Path]) -> dict[str, Any]:
     """Return a report with the names of results instead of paths of the server."""
     names = {str(path): name for name, path in files.items()}
 

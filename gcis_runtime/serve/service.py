@@ -226,9 +226,8 @@ class JobService:
             ServeError: There is no such job.
         """
         record = self._board.record(job)
-        names = sorted(self.files(job)) if record.state == "done" else []
         report = self._runner.report(job) if record.state == "done" else None
-        return self._board.view(record, names, report, position=self.queue.position(job))
+        return self._board.view(record, self.files(job), report, position=self.queue.position(job))
 
     def version(self, job: str) -> int:
         """Return a number that changes whenever the view of a job changes.
