@@ -86,17 +86,15 @@ class Board:
 
     def records(self) -> Sequence[JobRecord]:
         """Return all records by time of acceptance."""
-        with self._changed:
-            found = [entry.record for entry in self._entries.values()]
-        return sorted(found, key=lambda record: record.created)
+        return sorted(self._all(), key=lambda record: record.created)
 
     def by_key(self, key: str) -> JobRecord | None:
         """Return the job with an idempotency key."""
-        return next((record for record in self.records() if record.key == key), None)
+        return next((record for record in self._all() if record.key == key), None)
 
     def running(self) -> int:
         """Return the number of running jobs."""
-        return sum(record.state == "running" for record in self.records())
+        return sum(record.state == "running" for record in self._all())
 
     def version(self, job: str) -> int:
         """Return the number of changes of a job."""
@@ -211,6 +209,10 @@ class Board:
             progress=entry.progress if record.state == "running" else None, forecast=entry.forecast,
             report=None if report is None else public_report(report, files), error=record.error,
         )  # fmt: skip
+
+    def _all(self) -> list[JobRecord]:
+        with self._changed:
+            return [entry.record for entry in self._entries.values()]
 
     def _entry(self, job: str) -> _Entry:
         entry = self._entries.get(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,16 +54,13 @@ class ServiceNode:
         service.check(self.request)
         send = partial(send_files, title=self.node.title, token=self.token)
         outbox = Outbox(self.node.folder / OUTBOX, send=send, log=self.log)
-        node = DicomNode(self.node, partial(self._process, service, outbox), log=self.log)
-        node.__enter__()
-        outbox.start()
-        self.on_listen(node.port)
-
-        def end() -> None:
-            node.__exit__(None, None, None)
-            outbox.stop()
-
-        return end
+        with ExitStack() as stack:
+            stack.callback(outbox.stop)
+            process = partial(self._process, service, outbox)
+            node = stack.enter_context(DicomNode(self.node, process, log=self.log))
+            outbox.start()
+            self.on_listen(node.port)
+            return stack.pop_all().close
 
     def _process(self, service: JobService, outbox: Outbox, series: ReceivedSeries) -> None:
         """Submit a series, wait for its end, and add the results to the outbox.

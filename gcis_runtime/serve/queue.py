@@ -66,13 +66,10 @@ class JobQueue:
         """
         return min(_LONGEST, max(1, math.ceil(self._seconds * max(1, refused))))
 
-    def put(self, job: str, *, first: bool = False) -> None:
+    def put(self, job: str) -> None:
         """Add a job; an accepted one is never refused."""
         with self._changed:
-            if first:
-                self._jobs.appendleft(job)
-            else:
-                self._jobs.append(job)
+            self._jobs.append(job)
             self._changed.notify()
 
     def take(self) -> str | None:

@@ -51,6 +51,7 @@ class Runner:
         self._room = Room()
         self._threads: list[threading.Thread] = []
         self._opened = False
+        self._sizes: dict[str, int] = {}  # bytes of ended jobs, which do not change any more
         self.stopping = threading.Event()
 
     def start(self) -> None:
@@ -85,9 +86,10 @@ class Runner:
         """Remove ended jobs that are too old, and the oldest ones beyond the size limit."""
         seconds, size = self._keep
         ended = [record for record in self._board.records() if record.ended]
+        self._sizes = {r.id: self._sizes.get(r.id) or self._store.size(r.id) for r in ended}
         total = 0
         for record in sorted(ended, key=lambda r: r.updated, reverse=True):
-            total += self._store.size(record.id)
+            total += self._sizes[record.id]
             if now - record.updated > seconds or total > size:
                 self._board.drop(record.id)
                 self._store.remove(record.id)

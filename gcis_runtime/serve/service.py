@@ -1,13 +1,15 @@
 """Accept, run, observe, cancel and remove jobs. The HTTP routes and other programs use this class.
 
-with service.incoming() as upload:                    # a private folder on the disk of the service
-(upload.input / "image.nii.gz").write_bytes(...)
-job = service.submit(upload, JobRequest(preview=True), source="input/image.nii.gz")
-job = service.submit_path(Path("study/"), JobRequest(format=("dicom-seg",)), origin={"node": "PACS"})
-service.view(job.id)                                  # state, progress, forecast, report, error
-service.files(job.id)["seg.dcm"]                      # path of a result
-service.cancel(job.id)                                # at the next window
-service.on_end(lambda record: ...)                    # called once per job that ended, in its thread
+Example::
+
+    with service.incoming() as upload:                    # a private folder on the disk of the service
+        (upload.input / "image.nii.gz").write_bytes(...)
+        job = service.submit(upload, JobRequest(preview=True), source="input/image.nii.gz")
+    job = service.submit_path(Path("study/"), JobRequest(format=("dicom-seg",)), origin={"node": "PACS"})
+    service.view(job.id)                                  # state, progress, forecast, report, error
+    service.files(job.id)["seg.dcm"]                      # path of a result
+    service.cancel(job.id)                                # at the next window
+    service.on_end(lambda record: ...)                    # called once per job that ended, in its thread
 """
 
 from __future__ import annotations

@@ -94,11 +94,7 @@ class RemoteCohort:
 
     def _send(self, job: Job, started: list[str]) -> str:
         """Send a case, and return the path of its job."""
-        segment = self._options.segment
-        request = request_for(
-            job, self._options, bundle=self.identity.bundle.name, prompts=self._prompts,
-            max_memory=segment.max_memory,
-        )  # fmt: skip
+        request = request_for(job, self._options, bundle=self.identity.bundle.name, prompts=self._prompts)
         with tempfile.TemporaryDirectory(prefix="gcis-send-") as scratch:
             form = form_of(job, self._options, request, Path(scratch))
             headers = form.headers | {"Idempotency-Key": secrets.token_hex(16)}

@@ -70,9 +70,7 @@ class Form:
         return f"--{self.boundary}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
 
 
-def request_for(
-    job: Job, options: RunOptions, *, bundle: str, prompts: tuple[str, ...], max_memory: int | None
-) -> JobRequest:
+def request_for(job: Job, options: RunOptions, *, bundle: str, prompts: tuple[str, ...]) -> JobRequest:
     """Return the request of a case with the options of `gcis-run`."""
     segment, dicom = options.segment, options.dicom
     roi = segment.roi if isinstance(segment.roi, str) and mask_of(options) is None else None
@@ -82,7 +80,8 @@ def request_for(
         masks=segment.masks, probability=segment.probabilities, statistics=options.statistics,
         preview=options.preview, report_html=options.report_html, roi=roi,
         coarse=options.coarse_bundle or segment.coarse_factor, body_crop=segment.body_crop,
-        straighten=segment.straighten, max_memory=None if max_memory is None else str(max_memory),
+        straighten=segment.straighten,
+        max_memory=None if segment.max_memory is None else str(segment.max_memory),
         allow_irregular=dicom.allow_irregular, seg_type=dicom.seg_type, sr=dicom.sr, uid_root=dicom.uid_root,
     )  # fmt: skip
 

@@ -24,6 +24,6 @@ def test_every_option_reaches_the_service() -> None:
     dicom = DicomOptions(allow_irregular=True, seg_type="labelmap", sr=True, uid_root="1.2")
     options = RunOptions(segment=segment, statistics=True, preview=True, report_html=True, dicom=dicom)
     job = unchecked_job(Source(image=Path("ct.nii.gz"), name="ct"), Path("out"), ["nii.gz"])
-    request = request_for(job, options, bundle="b", prompts=("liver",), max_memory=segment.max_memory)
+    request = request_for(job, options, bundle="b", prompts=("liver",))
     assert request.run_options() == options
     assert (request.prompt, request.format) == (("liver",), ("nii.gz",))
