@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+from gcis_runtime.engines.package_import import import_package
 
 _STDERR = 2
 _MARK = b":onnxruntime:"
@@ -24,12 +25,13 @@ def import_onnxruntime() -> Any:
 
     Raises:
         ImportError: ONNX Runtime is not installed.
+        Exception: See `import_package`.
     """
     verbose = logging.getLogger("gcis_runtime").isEnabledFor(logging.DEBUG)
     if "onnxruntime" in sys.modules or verbose:
-        return importlib.import_module("onnxruntime")
+        return import_package("onnxruntime", needs="InferenceSession")
     with _without_warnings():
-        return importlib.import_module("onnxruntime")
+        return import_package("onnxruntime", needs="InferenceSession")
 
 
 @contextlib.contextmanager

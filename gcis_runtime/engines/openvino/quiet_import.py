@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
+
+from gcis_runtime.engines.package_import import import_package
 
 _SENDER = "openvino.tools.ovc"
 
@@ -18,11 +19,12 @@ def import_openvino() -> Any:
 
     Raises:
         ImportError: OpenVINO is not installed.
+        Exception: See `import_package`.
     """
     if "openvino" in sys.modules or _SENDER in sys.modules:
-        return importlib.import_module("openvino")
+        return import_package("openvino", needs="Core")
     sys.modules[_SENDER] = None  # type: ignore[assignment]
     try:
-        return importlib.import_module("openvino")
+        return import_package("openvino", needs="Core")
     finally:
         del sys.modules[_SENDER]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from gcis_runtime.bundles.manifest import Backend
+from gcis_runtime.engines.package_import import import_package
 from gcis_runtime.errors import EngineError, UnusableEngineError
 
 Capability = tuple[int, int]
@@ -94,7 +94,7 @@ def _load(family: Family, names: tuple[str, ...]) -> ModuleType:
         try:
             if importlib.util.find_spec(name) is None:
                 continue
-            return importlib.import_module(name)
+            return import_package(name, needs="Runtime")
         except Exception as error:  # a damaged package raises anything
             raise UnusableEngineError(
                 f"{family.product} cannot be loaded",

@@ -14,10 +14,12 @@ os.write(2, b"[W:onnxruntime:Default, device_discovery.cc:164] GPU device discov
 os.write(2, b"a line of another library\\n")
 if os.environ.get("FAIL"):
     raise ImportError("libcudart.so.13 is missing")
+InferenceSession = None
 """
 SCRIPT = """
-import logging, sys
-sys.path.insert(0, sys.argv[1])
+import logging, os, sys
+import msgspec, numpy
+sys.path[:] = [sys.argv[1], *(f for f in sys.path if not os.path.isdir(os.path.join(f, "onnxruntime")))]
 if len(sys.argv) > 2:
     logging.getLogger("gcis_runtime").setLevel(logging.DEBUG)
 import gcis_runtime.engines.onnx

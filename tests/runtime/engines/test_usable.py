@@ -14,6 +14,7 @@ import pytest
 from gcis_runtime.engines import doctor, usable
 from gcis_runtime.engines import memory_fallback as fallback
 from gcis_runtime.engines.options import EngineOptions
+from gcis_runtime.engines.package_import import import_package
 from gcis_runtime.errors import EngineError, UnusableEngineError
 from gcis_runtime.pipeline.loaded_engine import LoadedEngine
 from tests.support.fake_session import ThresholdSession, threshold_bundle
@@ -32,10 +33,24 @@ with Segmenter.open("demo", options=EngineOptions(engine=sys.argv[1])) as ours:
 """
 
 
-def _package(folder: Path, name: str, body: str) -> dict[str, str]:
-    """Write a package that hides the installed one; return the environment with it."""
+ONLY_COPY = """
+import sys
+from importlib.machinery import PathFinder
+find_spec = PathFinder.find_spec
+def only_here(name, path=None, target=None):
+    folders = sys.path if path is None else path
+    return find_spec(name, [f for f in folders if f == {folder!r}] if name == {name!r} else path, target)
+PathFinder.find_spec = only_here
+"""
+"""Module `sitecustomize` that limits the search for a package to one folder."""
+
+
+def _package(folder: Path, name: str, body: str, *, only: bool = True) -> dict[str, str]:
+    """Write a package that hides the installed one, or is the only one; return the environment with it."""
     (folder / name).mkdir()
     (folder / name / "__init__.py").write_text(body)
+    if only:
+        (folder / "sitecustomize.py").write_text(ONLY_COPY.format(folder=str(folder), name=name))
     return os.environ | {"PYTHONPATH": str(folder), "GCIS_HOME": str(folder)}
 
 
@@ -64,6 +79,54 @@ def test_the_doctor_explains_a_damaged_package(tmp_path: Path, package: str, eng
     assert not found["works"]
     assert "cannot be imported: " in found["why"]
     assert f"--force-reinstall {package}" in found["why"]
+
+
+@pytest.mark.parametrize(("package", "engine"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
+@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
+def test_a_damaged_copy_earlier_on_the_path_does_not_hide_the_working_one(
+    tmp_path: Path, package: str, engine: str, body: str
+) -> None:
+    environment = _package(tmp_path, package, body, only=False)
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, engine], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == engine, "no other engine was tried"
+    skipped = str(tmp_path / package / "__init__.py")
+    assert f"{package} in {skipped} cannot be used (" in done.stderr
+    assert "is used" in done.stderr
+
+
+@pytest.fixture
+def two_copies(tmp_path: Path, monkeypatch) -> list[Path]:
+    """Return two folders at the start of `sys.path`, each with a package `twice` that loads a module."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        (folder / "twice").mkdir(parents=True)
+        (folder / "twice" / "part.py").write_text(f"WHERE = {folder.name!r}")
+        (folder / "twice" / "__init__.py").write_text("from twice.part import WHERE")
+    monkeypatch.setattr(sys, "path", [str(f) for f in folders] + sys.path)
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    return folders
+
+
+def test_no_module_of_the_skipped_copy_remains(two_copies) -> None:
+    with (two_copies[0] / "twice" / "__init__.py").open("a") as file:
+        file.write("\nraise OSError('no library')")
+    assert import_package("twice", needs="WHERE").WHERE == "second"
+    assert sys.modules["twice.part"].WHERE == "second"
+
+
+def test_a_complete_first_copy_is_used(two_copies) -> None:
+    assert import_package("twice", needs="WHERE").WHERE == "first"
+
+
+def test_the_error_of_the_first_copy_is_reported_if_all_fail(two_copies) -> None:
+    for folder, error in zip(two_copies, ("OSError('one')", "ValueError('two')"), strict=True):
+        (folder / "twice" / "__init__.py").write_text(f"raise {error}")
+    with pytest.raises(OSError, match="one"):
+        import_package("twice", needs="WHERE")
+    assert "twice" not in sys.modules
 
 
 class _Session(ThresholdSession):

@@ -114,14 +114,14 @@ def test_modules_are_found_or_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(
         family_module.importlib.util, "find_spec", lambda n: n if n == "tensorrt_lean" else None
     )
-    monkeypatch.setattr(family_module.importlib, "import_module", asked.append)
+    monkeypatch.setattr(family_module, "import_package", lambda name, *, needs: asked.append((name, needs)))
     load_runner(TRT)
-    assert asked == ["tensorrt_lean"]
+    assert asked == [("tensorrt_lean", "Runtime")]
 
-    def broken(name):
+    def broken(name, *, needs):
         raise OSError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(family_module.importlib, "import_module", broken)
+    monkeypatch.setattr(family_module, "import_package", broken)
     with pytest.raises(EngineError, match=r"cannot be loaded; received libnvinfer"):
         load_runner(TRT)
 
