@@ -30,17 +30,13 @@ class DicomFile:
 
     Attributes:
         path: The file, or the zip archive that contains it.
-        member: Name in the archive; empty for a file.
         size: Size in bytes, uncompressed.
-        modified_ns: Modification time of `path`.
         number: Position in the list of files, from 1.
         entry: Directory entry in the archive; None for a file.
     """
 
     path: Path
-    member: str
     size: int
-    modified_ns: int
     number: int
     entry: zipfile.ZipInfo | None = field(default=None, compare=False, repr=False)
 
@@ -62,39 +58,32 @@ def list_files(paths: Sequence[Path]) -> tuple[DicomFile, ...]:
             too many files.
     """
     found: list[DicomFile] = []
-    for path, size, modified, entry in _all(paths):
+    for path, size, entry in _all(paths):
         if len(found) == MAX_FILES:
             raise ImageError(
                 "the study has too many files",
                 received=f"more than {MAX_FILES}",
                 fix="Pass the folder of one study or series.",
             )
-        member = "" if entry is None else entry.filename
-        number = len(found) + 1
-        found.append(
-            DicomFile(path=path, member=member, size=size, modified_ns=modified, number=number, entry=entry)
-        )
+        found.append(DicomFile(path=path, size=size, number=len(found) + 1, entry=entry))
     return tuple(found)
 
 
-def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
+def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, zipfile.ZipInfo | None]]:
     for path in paths:
         if path.is_dir():
             for file in files_below(path):
-                status = file.stat()
-                yield file, status.st_size, status.st_mtime_ns, None
+                yield file, file.stat().st_size, None
         elif not path.is_file():
             raise ImageError(f"{path} does not exist", expected="a DICOM file, folder or zip archive")
         elif zipfile.is_zipfile(path):
             yield from _members(path)
         else:
-            status = path.stat()
-            yield path, status.st_size, status.st_mtime_ns, None
+            yield path, path.stat().st_size, None
 
 
-def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
+def _members(path: Path) -> Iterator[tuple[Path, int, zipfile.ZipInfo | None]]:
     """Yield the members of an archive after checking the sizes that its directory states."""
-    modified = path.stat().st_mtime_ns
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
@@ -117,7 +106,7 @@ def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | Non
             fix="Unpack it, and pass the folder.",
         )
     for member in sorted(members, key=lambda m: m.filename):
-        yield path, member.file_size, modified, member
+        yield path, member.file_size, member
 
 
 def load_pydicom() -> Any:

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from gcis_runtime.runs.summary_document import (
     SUMMARY_VERSION,
     CaseSummary,
     ShardSummary,
-    Status,
     SummaryDocument,
     SummaryFiles,
+    count_statuses,
 )
 from gcis_runtime.system.own_files import read_small
 from gcis_runtime.system.records import read_record
@@ -148,14 +147,12 @@ def _joined(parts: Sequence[SummaryDocument]) -> SummaryDocument:
     cases: list[CaseSummary] = []
     for row in range(max(len(part.cases) for part in parts)):
         cases += [part.cases[row] for part in parts if row < len(part.cases)]
-    statuses: tuple[Status, ...] = ("done", "skipped", "failed", "waiting")
-    counts = Counter(case.status for case in cases)
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
     return msgspec.structs.replace(
         parts[0],
         started=min(part.started for part in parts),
         updated=max(part.updated for part in parts),
-        counts={status: counts[status] for status in statuses},
+        counts=count_statuses(cases),
         peak_memory_bytes=max(peaks, default=None),
         cases=cases,
         shard=UNSET,

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -63,6 +64,12 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
     error: str | UnsetType = UNSET
     study_uid: str | UnsetType = UNSET
     series_uid: str | UnsetType = UNSET
+
+
+def count_statuses(cases: Iterable[CaseSummary]) -> dict[Status, int]:
+    """Return the number of cases of each status."""
+    found = Counter(case.status for case in cases)
+    return {status: found[status] for status in get_args(Status)}
 
 
 class ShardSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -131,11 +131,7 @@ class Board:
         """
         with self._changed:
             entry = self._followed(job)
-            entry.forecast = ForecastView(
-                text=forecast.text, windows=forecast.windows, seconds=forecast.seconds,
-                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, runs=forecast.runs,
-                allowed_bytes=forecast.allowed_bytes, file_bytes=forecast.file_bytes, steps=forecast.steps,
-            )  # fmt: skip
+            entry.forecast = ForecastView(text=forecast.text, **asdict(forecast))
             self._step(entry)
 
     def end(self, record: JobRecord, state: State, error: Problem | None = None) -> JobRecord:
