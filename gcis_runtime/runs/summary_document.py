@@ -124,11 +124,13 @@ class SummaryFiles:
         json: The document.
         csv: One row per case.
         statistics: One row per structure and case.
+        page: The page, which `summary_page` writes.
     """
 
     json: Path
     csv: Path
     statistics: Path
+    page: Path
 
     @classmethod
     def of(cls, folder: Path, shard: Shard | ShardSummary | None = None) -> SummaryFiles:
@@ -136,7 +138,7 @@ class SummaryFiles:
         part = "" if shard is None else f".{Shard(number=shard.number, count=shard.count).suffix}"
         names = (Path(name) for name in (JSON, CSV, STATISTICS))
         json, csv, statistics = (folder / f"{name.stem}{part}{name.suffix}" for name in names)
-        return cls(json=json, csv=csv, statistics=statistics)
+        return cls(json=json, csv=csv, statistics=statistics, page=csv.with_suffix(".html"))
 
     def write(
         self,
