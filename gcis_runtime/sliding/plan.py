@@ -18,7 +18,7 @@ from gcis_runtime.system.worker_threads import ALONE, Workers
 _PREFER_Z = 1.5
 """Z is the slab axis unless another axis is longer by more than this factor."""
 _PART_VOXELS = 1 << 20
-"""Voxels of the image computed at a time, so that their memory is reused: fresh memory costs page faults."""
+"""Voxels of the image computed at a time, so that their memory is reused."""
 MAX_WINDOWS = 1_000_000
 """Largest number of windows of a plan, which takes days; an overlap near 1 yields 100 times as many."""
 
@@ -258,7 +258,7 @@ def read_planes(
         padding_value: Value outside the unpadded grid.
         workers: Threads that compute parts.
     """
-    axis = plan.axis
+    axis, (u, v) = plan.axis, plan.across
     offset = first - plan.before[axis]
     begin, stop = max(offset, 0), min(offset + out.shape[axis], plan.shape[axis])
     part = list(plan.covered)
@@ -270,14 +270,15 @@ def read_planes(
     target = [slice(p.start + b, p.stop + b) for p, b in zip(part, plan.before, strict=True)]
     target[axis] = slice(begin - offset, stop - offset)
 
-    def fill(planes: slice) -> None:
+    def fill(lines: slice) -> None:
         source, place = list(part), list(target)
-        source[axis] = slice(begin + planes.start, begin + planes.stop)
-        place[axis] = slice(target[axis].start + planes.start, target[axis].start + planes.stop)
+        source[v] = slice(part[v].start + lines.start, part[v].start + lines.stop)
+        place[v] = slice(target[v].start + lines.start, target[v].start + lines.stop)
         out[tuple(place)] = box((source[0], source[1], source[2]))
 
-    face = math.prod(p.stop - p.start for a, p in enumerate(part) if a != axis)
-    workers.share(stop - begin, fill, parts=(stop - begin) * face // _PART_VOXELS)
+    # Along the second axis across: the lines of a plane of most files that a part reads are contiguous.
+    lines, face = part[v].stop - part[v].start, (part[u].stop - part[u].start) * (stop - begin)
+    workers.share(lines, fill, parts=lines * face // _PART_VOXELS)
 
 
 def advance(buffer: NDArray[np.float32], axis: int, steps: int, keep: int) -> None:
