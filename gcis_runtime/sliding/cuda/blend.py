@@ -39,6 +39,7 @@ from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.schedule import Schedule, Slab
 from gcis_runtime.spec import Shape3
 
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Transfer:
     """Output that is being computed or copied to the host.
@@ -120,6 +121,7 @@ class GpuBlender:
         gpu.activate()
         for buffer in (work.total, work.norm, work.not_finite):
             gpu.zero(buffer, compute)
+        batch, slabs = self._session.batch, len(self._slabs)
         image = ImageRing(gpu, self._kernels, work, self._schedule, planes)
         for slab in self._slabs:
             if slab.number == image.loaded:
@@ -131,19 +133,13 @@ class GpuBlender:
                 count.reused += not self._batch.add(slab, start, value)
                 if self._batch.full:
                     yield from self._compute(image, done)
-                    if len(slab.windows) - number < 2 * self._session.batch:
-                        self._load_ahead(image, slab)
+                    # Every earlier slab is finished here. A session may wait for the end of each run, and
+                    # the upload overlaps only with runs that follow.
+                    if len(slab.windows) - number < 2 * batch and image.loaded == slab.number + 1 < slabs:
+                        image.load()
         yield from self._compute(image, done)
         while self._transfers:
             yield from self._collect(self._transfers.popleft(), done)
-
-    def _load_ahead(self, image: ImageRing, slab: Slab) -> None:
-        """Load the slab after `slab`, if the slab before `slab` is finished: the last batches are still to come.
-
-        A session may wait for the end of each run, and the upload overlaps only with later runs.
-        """
-        if image.loaded == slab.number + 1 < len(self._slabs) and self._slabs_queued >= slab.number:
-            image.load()
 
     def close(self) -> None:
         """Free the memory of the blender once the device has finished using it. May be called again."""
