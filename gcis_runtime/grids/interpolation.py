@@ -1,7 +1,8 @@
 """Interpolate arrays linearly with NumPy: along one axis, along three axes, or at arbitrary coordinates.
 
-Along an axis, the lower neighbour is subtracted from the upper one, and the product with the weight is added to
-the lower one. Each step rounds to float32. The kernels of `gcis_runtime.sliding.cuda` follow the same steps.
+Along an axis, the lower neighbour is subtracted from the upper one, and the product with the weight is added
+to the lower one. Each step rounds to float32. The kernels of `gcis_runtime.sliding.cuda` follow the same
+steps.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _box_above(array: NDArray[Any], limit: np.float32) -> Box | None:
     The largest value of each line across the planes is compared, which is ten times faster than comparing
     every value. Planes are read in memory order also where an axis is flipped.
     """
-    flipped = [axis for axis in range(3) if array.strides[axis] < 0]
+    flipped = tuple(axis for axis in range(3) if array.strides[axis] < 0)
     order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
     planes = np.flip(array, flipped).transpose(order)
 

@@ -18,7 +18,7 @@ _Pieces = list[list[_Piece]]
 _COUNTED = 1 << 16
 """Voxels whose labels are counted at a time."""
 _BLOCK_PLANES, _BLOCK_LINE = 32, 64
-"""Planes, and voxels along a line, of a block that is transposed at a time; the lines of planes are not split."""
+"""Planes, and voxels along their fastest axis, of a block that is transposed at a time."""
 
 
 class LabelSink:

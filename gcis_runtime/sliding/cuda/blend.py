@@ -148,7 +148,7 @@ class GpuBlender:
         self._work.close()
 
     def _compute(self, image: ImageRing, done: Callable[[int], None] | None) -> Iterator[OutputBlock]:
-        """Cut and run the windows of a batch, accumulate them in order, and queue the output of their slabs."""
+        """Cut and run the windows of a batch, accumulate them in order, and queue the output of slabs."""
         windows, session = self._batch.take(), self._session
         window_bytes = session.input.bytes // session.batch
         for window in windows:

@@ -5,6 +5,7 @@ The planes of the next slab are prepared on the host while the network computes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,8 +20,8 @@ from gcis_runtime.sliding.schedule import Schedule, Slab
 from gcis_runtime.spec import FLOAT32_BYTES, Shape3
 
 PlaneSource = Callable[[int, NDArray[np.float32]], Callable[[], None]]
-"""Starts to write planes of the padded image into an array (X, Y, Z), and returns a function that waits for the
-end. The first argument is the first plane along the slab axis; the length of the array is the number of
+"""Starts to write planes of the padded image into an array (X, Y, Z), and returns a function that waits for
+the end. The first argument is the first plane along the slab axis; the length of the array is the number of
 planes."""
 
 
@@ -28,8 +29,8 @@ class ImageRing:
     """Planes of the image on the GPU: those of a slab, and those that only the next slab reads.
 
     For each slab in order, call `load` and `enter`. Slab `n` may be loaded once the output of slab `n - 2` is
-    queued: only windows of that slab read the planes that are overwritten, and on the copy stream the download
-    of its output comes first.
+    queued: only windows of that slab read the planes that are overwritten, and on the copy stream the
+    download of its output comes first.
 
     Args:
         gpu: The GPU.
@@ -55,7 +56,7 @@ class ImageRing:
         slab, shape = self._slabs[number], self._new_shape(number)
         self._prepared()
         gpu.upload(
-            work.uploaded, work.staged[number % 2].address, int(np.prod(shape)) * FLOAT32_BYTES, work.copy
+            work.uploaded, work.staged[number % 2].address, math.prod(shape) * FLOAT32_BYTES, work.copy
         )
         start = with_length((0, 0, 0), self._plan.axis, self._ring_plane(slab, slab.new_first))
         box = RingBox(ring=work.image_ring, start=start, shape=shape)

@@ -52,8 +52,9 @@ class GpuLabeller:
 
     Only labels are downloaded: labels on the native grid for smooth boundaries, otherwise labels on the
     network grid, which the host looks up for each file voxel. Masks and probabilities require the logits on
-    the host. The image is prepared in the background while the GPU computes. The time that the CPU waits for the GPU counts as `network`, because blending and native-grid
-    labels run on the GPU between windows.
+    the host. Threads prepare the image while the GPU computes, and the time that the labeller waits for them
+    counts as `preprocess`. The time that it waits for the GPU counts as `network`, because blending and
+    native-grid labels run on the GPU between windows.
 
     Args:
         session: The network on a GPU.

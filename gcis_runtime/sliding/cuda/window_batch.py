@@ -1,7 +1,7 @@
 """Collect the windows of one run of the network on a GPU.
 
-The network computes whole batches, so that a run of fewer windows takes as long as a full one. Constant windows
-whose output is known take no place in a batch, and a batch may end with windows of the next slab.
+The network computes whole batches, so that a run of fewer windows takes as long as a full one. Constant
+windows whose output is known take no place in a batch, and a batch may end with windows of the next slab.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -131,6 +132,36 @@ def test_copies_overlap_the_network(host_kernels):
     assert back
     labels = sum(a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync")
     assert labels < 2 * np.prod(plan.padded)  # labels, and not logits of four bytes and channels
+
+
+def test_a_window_takes_two_launches_and_no_wait(host_kernels):
+    """Waits and copies grow with the number of slabs, not with that of windows, and nothing is allocated."""
+    driver = fake_cuda.FakeDriver(kernels=host_kernels)
+    plan = make_plan((29, 17, 50))
+    noise = np.random.default_rng(0).random(plan.padded, dtype=np.float32)
+    session = Session(driver, ROI, batch=4)
+    kernels, output = Kernels(session.gpu, b""), make_output(plan, (0,), (1,))
+    blender = GpuBlender(session, kernels, make_schedule(plan), WEIGHTS, channels=(0,), output=output)
+    before = len(driver.calls)
+    list(blender.blocks(plane_source(noise, plan)))
+    calls = driver.calls[before:]
+    blender.close()
+    windows, slabs = len(plan.starts), len(make_schedule(plan).slabs)
+    assert windows > 10 * slabs
+    launches = Counter(a[0] for name, a in calls if name == "cuLaunchKernel")
+    assert launches == {
+        "crop": windows, "accumulate": windows,
+        "scatter": slabs, "value_range": slabs, "finish_labels8": slabs,
+    }  # fmt: skip
+    assert Counter(name for name, _ in calls if name != "cuLaunchKernel") == {
+        "cuCtxSetCurrent": 1,
+        "cuMemsetD8Async": 3 + 2 * slabs,  # sums, weights and flag; value ranges
+        "cuMemcpyHtoDAsync": 2 * slabs,  # planes, starts of windows
+        "cuMemcpyDtoHAsync": 3 * slabs,  # value ranges, labels, flag
+        "cuEventRecord": 3 * slabs,
+        "cuStreamWaitEvent": slabs,
+        "cuEventSynchronize": 2 * slabs,  # planes, labels
+    }
 
 
 def test_a_logit_that_is_not_finite_is_an_error(host_kernels):
