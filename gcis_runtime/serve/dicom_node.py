@@ -53,7 +53,7 @@ class ServiceNode:
         """
         service.check(self.request)
         send = partial(send_files, title=self.node.title, token=self.token)
-        outbox = Outbox(self.node.folder / OUTBOX, send=send, log=self.log)
+        outbox = Outbox(self.node.folder / OUTBOX, send=send, destinations=self.send_to, log=self.log)
         with ExitStack() as stack:
             stack.callback(outbox.stop)
             process = partial(self._process, service, outbox)
