@@ -89,7 +89,7 @@ class _Page:
 
     async def image(self, request: Request) -> Response:
         """Return the image of a job as NIfTI."""
-        data = await to_thread.run_sync(nifti_bytes, await self._case(request))
+        data = await to_thread.run_sync(nifti_bytes, request.app.state.service, await self._case(request))
         return Response(data, media_type="application/gzip", headers=_PRIVATE)
 
     async def slice(self, request: Request) -> Response:
