@@ -67,7 +67,7 @@ class ServiceNode:
     def _process(self, service: JobService, outbox: Outbox, series: ReceivedSeries) -> None:
         """Submit a series, wait for its end, and add the results to the outbox.
 
-        A series that was submitted by an earlier process has the same key, and so the same job.
+        A series with the same content, also in an earlier process, has the same key and so the same job.
 
         Raises:
             ImageError: The job failed.
@@ -92,7 +92,7 @@ class ServiceNode:
             outbox.add(files, destination, key=series.key)
 
     def _submit(self, service: JobService, series: ReceivedSeries) -> JobRecord:
-        key = hashlib.sha256(f"dicom {series.key} {series.instances}".encode()).hexdigest()
+        key = hashlib.sha256(f"dicom {series.key} {series.digest}".encode()).hexdigest()
         origin = {"node": series.caller, "series": series.key}
         try:
             service.queue.refuse_if_full()
