@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from gcis_runtime.dicom.archive import read_member
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.dicom_content import files_below
+from gcis_runtime.images.zip_members import METHODS, list_members, read_member
 from gcis_runtime.system.memory import bytes_text
 
 MAX_FILES = 200_000
@@ -85,12 +85,17 @@ def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, zipfile.ZipInfo | N
 def _members(path: Path) -> Iterator[tuple[Path, int, zipfile.ZipInfo | None]]:
     """Yield the members of an archive after checking the sizes that its directory states."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
+        members = list_members(path)
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ImageError(f"{path} cannot be read", received=str(error), expected="a zip archive") from error
     if any(m.flag_bits & 1 for m in members):
         raise ImageError(f"{path} is encrypted", fix="Decrypt it first.")
+    if any(m.compress_type not in METHODS for m in members):
+        raise ImageError(
+            f"{path} is compressed by a method that is not supported",
+            expected="stored, deflate or bzip2",
+            fix="Unpack it, and pass the folder.",
+        )
     total = sum(m.file_size for m in members)
     worst = max(
         (m.file_size / max(m.compress_size, 1) for m in members if m.file_size > 1 << 20), default=0.0
