@@ -239,12 +239,11 @@ def test_connections_without_an_association_take_no_place(
                 time.sleep(0.5)  # the node accepts it
             wait_until(no_association)
         assert send(listening.port)["association"] == "released"
-    with node(associations=1, peers=("10.0.0.0/8",)) as listening:
-        with ExitStack() as held:
-            for number in range(1, 6):
-                held.enter_context(socket.create_connection(("127.0.0.1", listening.port)))
-                wait_until(lambda n=number: sum("it is in no network" in line for line in seen.lines) == n)
-            wait_until(no_association)
+    with node(associations=1, peers=("10.0.0.0/8",)) as listening, ExitStack() as held:
+        for number in range(1, 6):
+            held.enter_context(socket.create_connection(("127.0.0.1", listening.port)))
+            wait_until(lambda n=number: sum("it is in no network" in line for line in seen.lines) == n)
+        wait_until(no_association)
 
 
 def no_association() -> bool:
