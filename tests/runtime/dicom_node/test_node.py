@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -235,20 +236,24 @@ def test_connections_without_an_association_take_no_place(
         for data in (b"", b"\x01", b"GET / HTTP/1.1\r\n\r\n"):  # such as the checks of a load balancer
             with socket.create_connection(("127.0.0.1", listening.port)) as connection:
                 connection.sendall(data)
-            wait_for_threads()
+                time.sleep(0.5)  # the node accepts it
+            wait_until(no_association)
         assert send(listening.port)["association"] == "released"
-    with node(associations=1, peers=("10.0.0.0/8",)) as listening:
-        held = [socket.create_connection(("127.0.0.1", listening.port)) for _ in range(9)]
-        wait_for_threads()
-        assert len([line for line in seen.lines if "it is in no network" in line]) == 9
-        for connection in held:
-            connection.close()
+    with node(associations=1, peers=("10.0.0.0/8",)) as listening, ExitStack() as held:
+        for number in range(1, 6):
+            held.enter_context(socket.create_connection(("127.0.0.1", listening.port)))
+            wait_until(lambda n=number: sum("it is in no network" in line for line in seen.lines) == n)
+        wait_until(no_association)
 
 
-def wait_for_threads() -> None:
-    """Wait until no association has a thread; pynetdicom itself waits for a minute."""
+def no_association() -> bool:
+    """Return whether no connection has a thread; pynetdicom itself keeps it for a minute."""
+    return not any("AcceptorThread" in thread.name for thread in threading.enumerate())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(200):
-        if not any("AcceptorThread" in thread.name for thread in threading.enumerate()):
+        if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("threads of connections that were closed stay")
+    raise AssertionError("waited in vain")
