@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcis_runtime.images.other_file import other_file
 from gcis_runtime.serve.problems import ServeError
 
 
@@ -15,7 +16,8 @@ def below_roots(path: str, roots: Sequence[Path]) -> Path:
     The answer is the same for a path outside the roots and for one that does not exist.
 
     Raises:
-        ServeError: No root is allowed, or the path is not below one, also after following links.
+        ServeError: No root is allowed, or the path is not below one, also after following links, or
+            its header names voxels elsewhere.
     """
     if not roots:
         raise ServeError(
@@ -27,7 +29,9 @@ def below_roots(path: str, roots: Sequence[Path]) -> Path:
             base = Path(os.path.realpath(root))
             found = Path(os.path.realpath(base / path))
             if found.is_relative_to(base) and found != base and found.exists():
-                return found
+                other = other_file(found)
+                if other is None or Path(os.path.realpath(other)).is_relative_to(base):
+                    return found
     raise ServeError(
         "the path is not an image below an allowed folder",
         status=404,
