@@ -68,6 +68,7 @@ class Outbox:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._folder, self._send, self._delays, self._log = folder, send, tuple(delays), log
+        self._longest = max(self._delays, default=0.0)
         self._changed = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -108,7 +109,7 @@ class Outbox:
             entry = read_record(folder / _ENTRY, OutboxEntry, newest=_VERSION).value
             if entry is None or entry.attempts > len(self._delays):
                 continue
-            if entry.due > now:
+            if 0 < entry.due - now <= self._longest:  # later times are those of a clock that was set back
                 times.append(entry.due)
             elif self._stopped:
                 return None
