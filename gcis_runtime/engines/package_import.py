@@ -66,8 +66,8 @@ def _load(name: str, spec: ModuleSpec, needs: str) -> ModuleType | None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        assert spec.loader is not None  # see `_copies`
-        spec.loader.exec_module(module)
+        if spec.loader is not None:  # as in all of `_copies`
+            spec.loader.exec_module(module)
         return _complete(module, needs)
     except Exception:  # a damaged package raises anything; the error of the first copy is reported
         _forget(name)
