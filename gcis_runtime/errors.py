@@ -68,6 +68,10 @@ class OutputError(GcisError):
     """An output cannot be written."""
 
 
+class UnwritableError(OutputError):
+    """The system refuses to write an output: the disk is full, or this user has no permission."""
+
+
 class CheckpointError(GcisError):
     """A checkpoint or a foreign weights file cannot be used."""
 

@@ -25,6 +25,7 @@ class Sizes:
         voxel: Voxel size of that file in mm.
         grids: Shape of the network's grid for that file by voxel size of the network in mm.
         training: Windows of training steps, voxels.
+        processes: Repeated processes whose exit codes are counted.
     """
 
     feature_size: int
@@ -35,6 +36,7 @@ class Sizes:
     voxel: tuple[float, float, float]
     grids: Mapping[float, Shape3]
     training: tuple[Shape3, ...]
+    processes: int
 
 
 FULL = Sizes(
@@ -46,6 +48,7 @@ FULL = Sizes(
     voxel=(0.8, 0.8, 1.0),
     grids=MappingProxyType({1.5: (273, 273, 283), 1.0: (410, 410, 425)}),
     training=((96, 96, 96), (128, 128, 128)),
+    processes=10,
 )
 TINY = Sizes(
     feature_size=12,
@@ -56,6 +59,7 @@ TINY = Sizes(
     voxel=(4.0, 4.0, 4.0),
     grids=MappingProxyType({4.0: (64, 32, 40)}),
     training=((64, 32, 32),),
+    processes=2,
 )
 
 

@@ -177,9 +177,10 @@ class _Work:
 
         axis = self.plan.axis
 
-        def some_planes(first: int, out: NDArray[np.float32]) -> None:
+        def some_planes(first: int, out: NDArray[np.float32]) -> Callable[[], None]:
             planes = np.moveaxis(self.array, axis, 0)[first : first + out.shape[axis]]
             out[...] = np.moveaxis(planes, 0, axis)
+            return lambda: None
 
         blender = GpuBlender(
             self.session, self.kernels, self._schedule(), self.weights, channels=(0, 1, 2), output=output

@@ -18,8 +18,6 @@ from gcis_runtime.spec import Shape3
 
 WIDE = "whole.gcis"
 """Bundle of the end-to-end section in the folder of `--prepare`."""
-PROCESSES = 10
-"""Number of repeated processes whose exit codes are counted."""
 _SMALL = (256, 256, 128)
 """Shape of the CT of the repeated processes; with toy sizes that of the section."""
 
@@ -55,7 +53,7 @@ def exit_codes(context: Context, precision: str) -> Result:
     bundle = wide_bundle(context, next(iter(context.sizes.grids)))
     image = ct_file(context, context.sizes.volume if context.rig.tiny else _SMALL)
     runs = []
-    for _ in range(2 if context.rig.tiny else PROCESSES):
+    for _ in range(context.sizes.processes):
         done = _started(context, bundle, image, "--precision", precision)
         runs.append({"code": done.returncode, "stderr_lines": len(done.stderr.splitlines())})
     codes = [run["code"] for run in runs]

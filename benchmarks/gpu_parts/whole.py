@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from benchmarks.gpu_parts.context import Context
 from benchmarks.gpu_parts.networks import Published, routed, static
 from benchmarks.gpu_parts.processes import (
-    PROCESSES,
     ct_file,
     exit_codes,
     require_packages,
@@ -53,7 +52,7 @@ def rows(context: Context) -> Iterator[Row]:
             name = f"{at}/{text}, PyTorch {'autocast ' if precision == half else ''}{precision}"
             yield Row(name=name, measure=cut(_on_grid, context, spacing, way, precision, batch))
     for precision in ("fp32", "fp16") if context.rig.cuda else ("fp32",):
-        name = f"whole/{2 if context.rig.tiny else PROCESSES} processes, {precision}"
+        name = f"whole/{context.sizes.processes} processes, {precision}"
         yield Row(name=name, measure=cut(exit_codes, context, precision), worth=2)
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):

@@ -159,7 +159,7 @@ def schema(document: str) -> None:
 @_JSON
 @verbose_option
 def merge_summaries_(summaries: tuple[Path, ...], as_json: bool) -> int:
-    """Join the summaries of gcis-run --shard in FOLDER to summary.csv and summary.json, and print the counts.
+    """Join the summaries of gcis-run --shard in FOLDER to summary.csv, .json and .html, and print the counts.
 
     Instead of the folder, the files summary.shard-I-of-N.json of all shards may be passed; the summary is
     written next to the first. Exit code 0: every image was segmented; 2: at least one was not, or nothing was

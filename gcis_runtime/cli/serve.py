@@ -175,7 +175,7 @@ def main(
     from gcis_runtime.bundles.bundle import open_bundle
     from gcis_runtime.bundles.store import find_bundle
     from gcis_runtime.cli.serve_log import log_to_stderr
-    from gcis_runtime.serve.access import check_address, duration, read_token
+    from gcis_runtime.serve.access import admitted_hosts, check_address, duration, read_token
     from gcis_runtime.serve.page.routes import page_routes
     from gcis_runtime.serve.server import ServeOptions, serve
     from gcis_runtime.serve.settings import Limits
@@ -190,7 +190,7 @@ def main(
     options = ServeOptions(
         bundles=[open_bundle(find_bundle(bundle)) for bundle in bundles],
         engine=engine, folder=folder, host=host, port=port, token=token,
-        routes=page_routes(), roots=roots, hosts=None if without_token else names,
+        routes=page_routes(), roots=roots, hosts=admitted_hosts(host, names, without_token=without_token),
         limits=Limits(
             queue=queue, uploads=uploads, upload_bytes=parse_bytes(max_upload),
             upload_seconds=upload_timeout, attempts=attempts, keep_seconds=duration(keep),

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from gcis_runtime.dicom.archive import read_member
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.dicom_content import files_below
+from gcis_runtime.images.zip_members import METHODS, list_members, read_member
 from gcis_runtime.system.memory import bytes_text
 
 MAX_FILES = 200_000
@@ -30,17 +30,13 @@ class DicomFile:
 
     Attributes:
         path: The file, or the zip archive that contains it.
-        member: Name in the archive; empty for a file.
         size: Size in bytes, uncompressed.
-        modified_ns: Modification time of `path`.
         number: Position in the list of files, from 1.
         entry: Directory entry in the archive; None for a file.
     """
 
     path: Path
-    member: str
     size: int
-    modified_ns: int
     number: int
     entry: zipfile.ZipInfo | None = field(default=None, compare=False, repr=False)
 
@@ -62,46 +58,44 @@ def list_files(paths: Sequence[Path]) -> tuple[DicomFile, ...]:
             too many files.
     """
     found: list[DicomFile] = []
-    for path, size, modified, entry in _all(paths):
+    for path, size, entry in _all(paths):
         if len(found) == MAX_FILES:
             raise ImageError(
                 "the study has too many files",
                 received=f"more than {MAX_FILES}",
                 fix="Pass the folder of one study or series.",
             )
-        member = "" if entry is None else entry.filename
-        number = len(found) + 1
-        found.append(
-            DicomFile(path=path, member=member, size=size, modified_ns=modified, number=number, entry=entry)
-        )
+        found.append(DicomFile(path=path, size=size, number=len(found) + 1, entry=entry))
     return tuple(found)
 
 
-def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
+def _all(paths: Sequence[Path]) -> Iterator[tuple[Path, int, zipfile.ZipInfo | None]]:
     for path in paths:
         if path.is_dir():
             for file in files_below(path):
-                status = file.stat()
-                yield file, status.st_size, status.st_mtime_ns, None
+                yield file, file.stat().st_size, None
         elif not path.is_file():
             raise ImageError(f"{path} does not exist", expected="a DICOM file, folder or zip archive")
         elif zipfile.is_zipfile(path):
             yield from _members(path)
         else:
-            status = path.stat()
-            yield path, status.st_size, status.st_mtime_ns, None
+            yield path, path.stat().st_size, None
 
 
-def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | None]]:
+def _members(path: Path) -> Iterator[tuple[Path, int, zipfile.ZipInfo | None]]:
     """Yield the members of an archive after checking the sizes that its directory states."""
-    modified = path.stat().st_mtime_ns
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
+        members = list_members(path)
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ImageError(f"{path} cannot be read", received=str(error), expected="a zip archive") from error
     if any(m.flag_bits & 1 for m in members):
         raise ImageError(f"{path} is encrypted", fix="Decrypt it first.")
+    if any(m.compress_type not in METHODS for m in members):
+        raise ImageError(
+            f"{path} is compressed by a method that is not supported",
+            expected="stored, deflate or bzip2",
+            fix="Unpack it, and pass the folder.",
+        )
     total = sum(m.file_size for m in members)
     worst = max(
         (m.file_size / max(m.compress_size, 1) for m in members if m.file_size > 1 << 20), default=0.0
@@ -117,7 +111,7 @@ def _members(path: Path) -> Iterator[tuple[Path, int, int, zipfile.ZipInfo | Non
             fix="Unpack it, and pass the folder.",
         )
     for member in sorted(members, key=lambda m: m.filename):
-        yield path, member.file_size, modified, member
+        yield path, member.file_size, member
 
 
 def load_pydicom() -> Any:

@@ -43,7 +43,7 @@ def read_header(file: DicomFile) -> Header:
         UnreadableDicomError: The file is not DICOM or is damaged.
     """
     dataset, offset = _read(file, stop_before_pixels=True)
-    return Header(dataset=dataset, pixel_offset=None if file.member else offset)
+    return Header(dataset=dataset, pixel_offset=offset if file.entry is None else None)
 
 
 def read_dataset(file: DicomFile) -> Any:

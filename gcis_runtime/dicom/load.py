@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from gcis_runtime.dicom.files import DicomFile
 from gcis_runtime.dicom.frames import Frame, frames_of
 from gcis_runtime.dicom.geometry import Stack, stack_frames
-from gcis_runtime.dicom.headers import Header, UnreadableDicomError, read_header
+from gcis_runtime.dicom.headers import Header, UnreadableDicomError, read_header, text_of
 from gcis_runtime.dicom.pixels import PixelReader, read_slices
 from gcis_runtime.dicom.series import Series
 from gcis_runtime.errors import ImageError
@@ -44,6 +45,7 @@ def plan_series(series: Series, *, allow_irregular: bool = False) -> Stack:
         ImageError: An attribute is missing or invalid, or the slices form no grid.
     """
     headers = series.headers or [_header(file) for file in series.files]
+    _check_patient(headers)
     frames: list[Frame] = []
     for file, header in zip(series.files, headers, strict=True):
         frames += frames_of(file, header)
@@ -51,6 +53,21 @@ def plan_series(series: Series, *, allow_irregular: bool = False) -> Stack:
     check_shape(stack.shape)
     check_affine(stack.affine)
     return stack
+
+
+def _check_patient(headers: Sequence[Header]) -> None:
+    """Raise an error if a series has slices of several patients: results would state the first one.
+
+    Archives send a series again after they corrected the patient; until then, old and new slices are mixed.
+    """
+    patients = {text_of(header.dataset, "PatientID") for header in headers}
+    if len(patients) > 1:
+        raise ImageError(
+            "the series has slices of several patients",
+            received=f"{len(patients)} values of PatientID",
+            expected="one",
+            fix="Pass the files of one patient; after a correction, send the whole series again.",
+        )
 
 
 def _header(file: DicomFile) -> Header:

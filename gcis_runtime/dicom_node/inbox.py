@@ -63,6 +63,8 @@ class ReceivedSeries:
         series_uid: SeriesInstanceUID.
         caller: AE title of the node that sent it.
         instances: Number of instances.
+        digest: Hash of the content of all instances.
+        saves: Number of writes to the series, by which `Inbox.finish` recognises later ones.
     """
 
     key: str
@@ -72,6 +74,8 @@ class ReceivedSeries:
     series_uid: str
     caller: str
     instances: int
+    digest: str = ""
+    saves: int = 0
 
 
 class FullError(Exception):
@@ -124,8 +128,9 @@ class Inbox:
         key, name = hashed(study_uid, series_uid), f"{hashed(instance_uid)}.dcm"
         folder = self._received / key
         with self._lock:
-            known = self._known.setdefault(key, _Sizes(folder))
+            known = self._sizes(key)
             known.require_room(name, len(data), limit=self._series_bytes)
+            known.saves += 1
             if self._free(self._received) - len(data) < self._reserve:
                 raise FullError("the disk is full")
             record = self._record(key)
@@ -153,11 +158,15 @@ class Inbox:
 
     def start(self, key: str) -> tuple[ReceivedSeries, int]:
         """Return a series to process, and how often that was started, including this time."""
-        record = self._update(key, attempts=self._require(key).attempts + 1)
         folder = self._received / key
+        with self._lock:
+            saves = self._sizes(key).saves
+            record = self._update(key, attempts=self._require(key).attempts + 1)
+        digest, instances = _digest(folder)
         series = ReceivedSeries(
             key=key, folder=folder, results=self._results / key, study_uid=record.study_uid,
-            series_uid=record.series_uid, caller=record.caller, instances=len(_Sizes(folder).sizes),
+            series_uid=record.series_uid, caller=record.caller, instances=instances, digest=digest,
+            saves=saves,
         )  # fmt: skip
         return series, record.attempts
 
@@ -166,10 +175,16 @@ class Inbox:
         self._update(key, attempts=self._require(key).attempts - 1)
 
     def finish(self, series: ReceivedSeries, *, error: str = "") -> None:
-        """Record that a series was processed or has failed, unless more of it arrived in the meantime."""
+        """Record that a series was processed or has failed, unless more of it arrived in the meantime.
+
+        An instance that replaces another one counts as well, and the process did not end in either case.
+        """
         with self._lock:
-            if len(_Sizes(series.folder).sizes) == series.instances:
+            known = self._known.get(series.key)
+            if known is None or known.saves == series.saves:
                 self._update(series.key, finished=True, error=error)
+            else:
+                self._update(series.key, attempts=0)
 
     def remove_finished(self, *, older_than: float) -> None:
         """Remove finished series and results whose record is older than a number of seconds."""
@@ -181,6 +196,12 @@ class Inbox:
                     self._known.pop(folder.name, None)
                     shutil.rmtree(self._results / folder.name, ignore_errors=True)
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def _sizes(self, key: str) -> _Sizes:
+        """Return the sizes of a series; its folder is read once, not for each of its instances."""
+        if key not in self._known:
+            self._known[key] = _Sizes(self._received / key)
+        return self._known[key]
 
     def _record(self, key: str) -> SeriesRecord | None:
         return read_record(self._received / key / _RECORD, SeriesRecord, newest=_VERSION).value
@@ -202,6 +223,7 @@ class _Sizes:
 
     def __init__(self, folder: Path) -> None:
         self.sizes: dict[str, int] = {}
+        self.saves = 0
         with contextlib.suppress(FileNotFoundError):
             self.sizes = {f.name: f.stat().st_size for f in folder.iterdir() if f.suffix == ".dcm"}
         self._total = sum(self.sizes.values())
@@ -216,3 +238,14 @@ class _Sizes:
         """Record an instance."""
         self._total += size - self.sizes.get(name, 0)
         self.sizes[name] = size
+        self.saves += 1
+
+
+def _digest(folder: Path) -> tuple[str, int]:
+    """Return a hash of the content of all instances of a series, and their number."""
+    files = sorted(folder.glob("*.dcm"))
+    found = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            found.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest(), len(files)

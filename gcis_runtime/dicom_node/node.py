@@ -101,7 +101,7 @@ class DicomNode:
                 if self._pending:
                     self._process(self._pending.popleft())
             except Exception as error:  # such as a full disk: the node must go on
-                self._log(f"error in the node: {type(error).__name__}: {error_text(error)}")
+                self._log(f"error in the node: {_safe_text(error)}")
 
     def _process(self, key: str) -> None:
         series, attempt = self._inbox.start(key)
@@ -121,7 +121,7 @@ class DicomNode:
             self._inbox.finish(series, error=error_text(error))
             self._log(f"{name} failed: {error_text(error)}")
         except Exception as error:
-            text = f"{type(error).__name__}: {error_text(error)}"
+            text = _safe_text(error)
             if attempt < self.options.attempts:
                 self._log(f"{name} failed and is tried again: {text}")
                 self._completion.arrived(key, time.monotonic())
@@ -130,3 +130,8 @@ class DicomNode:
             self._log(f"{name} failed: {text}")
         else:
             self._inbox.finish(series)
+
+
+def _safe_text(error: Exception) -> str:
+    """Return the class of an unexpected error; its text may quote the file of a patient."""
+    return error_text(error) if isinstance(error, GcisError) else type(error).__name__

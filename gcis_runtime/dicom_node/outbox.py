@@ -6,6 +6,8 @@ FOLDER/ID/1.dcm ...      links or copies of the results
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import shutil
 import threading
 import time
@@ -17,8 +19,8 @@ import msgspec
 from gcis_runtime.dicom_node.destinations import Destination, parse_destination
 from gcis_runtime.dicom_node.inbox import hashed
 from gcis_runtime.dicom_node.send import send_files
-from gcis_runtime.errors import GcisError, OutputError
-from gcis_runtime.system.atomic_files import replacing_folder, unwritable
+from gcis_runtime.errors import GcisError
+from gcis_runtime.system.atomic_files import remove_leftovers, replacing_folder, unwritable
 from gcis_runtime.system.json_files import write_json
 from gcis_runtime.system.records import read_record
 from gcis_runtime.text import counted, error_text
@@ -53,6 +55,8 @@ class Outbox:
         folder: The folder, which is created, readable for this user only.
         send: Sends files.
         delays: Seconds between attempts; after the last one, the entry stays in the folder and is not sent.
+        destinations: Where entries may be sent; those of an earlier process for other destinations stay in
+            the folder. None permits every destination.
         log: Receives lines without anything of the patient.
 
     Raises:
@@ -65,10 +69,13 @@ class Outbox:
         *,
         send: Send = send_files,
         delays: Sequence[float] = (5, 30, 120, 600, 3600, 3600, 3600),
+        destinations: Sequence[Destination] | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._folder, self._send, self._delays, self._log = folder, send, tuple(delays), log
         self._longest = max(self._delays, default=0.0)
+        self._permitted = None if destinations is None else {str(d) for d in destinations}
+        self._kept_back: set[str] = set()
         self._changed = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -77,6 +84,7 @@ class Outbox:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise unwritable(folder, error) from error
+        remove_leftovers(folder)
 
     def add(self, files: Sequence[Path], destination: Destination, *, key: str) -> None:
         """Add files, which replace those of the same key for the same destination.
@@ -106,10 +114,14 @@ class Outbox:
         """Send everything that is due; return when the next attempt is due, None if there is none."""
         times = []
         for folder in sorted(self._folder.iterdir()):
+            if folder.name.startswith("."):  # it is being written or removed
+                continue
             entry = read_record(folder / _ENTRY, OutboxEntry, newest=_VERSION).value
             if entry is None or entry.attempts > len(self._delays):
                 continue
-            if 0 < entry.due - now <= self._longest:  # later times are those of a clock that was set back
+            if self._permitted is not None and entry.destination not in self._permitted:
+                self._keep_back(folder, entry)
+            elif 0 < entry.due - now <= self._longest:  # later times are those of a clock that was set back
                 times.append(entry.due)
             elif self._stopped:
                 return None
@@ -125,10 +137,12 @@ class Outbox:
             self._send(files, parse_destination(entry.destination))
         except (GcisError, OSError) as error:
             text = error_text(error)
+        except Exception as error:  # of a library, because of an answer that it does not expect
+            text = f"{entry.destination} did not take the results: {type(error).__name__}"
         else:
             with self._lock:
                 if (folder / _ENTRY).stat().st_ino == stamp.st_ino:  # else replaced while it was sent
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
             self._log(f"sent {counted(len(files), 'file')} to {entry.destination}")
             return None
         attempts = entry.attempts + 1
@@ -141,12 +155,27 @@ class Outbox:
         self._log(f"{text} ({'given up' if last else f'next attempt in {due - now:.0f} s'})")
         return None if last else due
 
+    def _keep_back(self, folder: Path, entry: OutboxEntry) -> None:
+        """Log once that an entry is not sent, because the operator removed its destination."""
+        if folder.name not in self._kept_back:
+            self._kept_back.add(folder.name)
+            self._log(f"not sent to {entry.destination}, which is no destination any more: {folder}")
+
     def _run(self) -> None:
         while not self._stopped:
             self._changed.clear()
             try:
                 due = self.send_due(time.time())
-            except (OutputError, OSError) as error:
-                self._log(f"the outbox cannot be read: {error_text(error)}")
+            except Exception as error:  # such as a full disk: the thread must go on
+                text = error_text(error) if isinstance(error, GcisError | OSError) else type(error).__name__
+                self._log(f"error in the outbox: {text}")
                 due = time.time() + 60
             self._changed.wait(None if due is None else max(0.0, due - time.time()))
+
+
+def _remove(folder: Path) -> None:
+    """Remove an entry; its new name is one of those that the next process removes if this one is killed."""
+    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    with contextlib.suppress(OSError):
+        folder.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)

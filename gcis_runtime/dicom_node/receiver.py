@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import time
@@ -31,10 +32,13 @@ _TIMEOUT = 60.0
 
 @dataclass(kw_only=True)
 class _Peer:
-    """A connected peer: its socket, whether it was refused, and the instances that it sent."""
+    """A connected peer: its socket, whether it was refused, whether it asked for an association, and the
+    number of instances that it sent.
+    """
 
     socket: BoundedSocket
     refused: bool
+    requested: bool = False
     instances: int = 0
 
 
@@ -77,6 +81,7 @@ class Receiver:
         evt = pynetdicom.evt
         handlers = [
             (evt.EVT_CONN_OPEN, self._opened),
+            (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_CONN_CLOSE, self._closed),
@@ -113,8 +118,13 @@ class Receiver:
             reason = "there are too many connections"
         connection.socket = BoundedSocket(found, -1 if reason else _BEFORE_ACCEPTANCE)
         if reason:
+            with contextlib.suppress(OSError):
+                found.shutdown(socket.SHUT_RDWR)
             self._log(f"refused a connection from {address}: {reason}")
         self._peers[event.assoc] = _Peer(socket=connection.socket, refused=bool(reason))
+
+    def _requested(self, event: Any) -> None:
+        self._peers[event.assoc].requested = True
 
     def _accepted(self, event: Any) -> None:
         self._peers[event.assoc].socket.allow(self._options.instance_bytes + _MESSAGE)
@@ -129,6 +139,9 @@ class Receiver:
         self._completion.ended(id(event.assoc))
         if peer is None:
             return
+        if not peer.requested:
+            # Else its thread waits for a request until the time is over, and counts as an association.
+            event.assoc.dul.to_user_queue.put(None)
         if peer.socket.exceeded and not peer.refused:
             self._log(f"ended a connection with {_caller(event)}: it sent more than is allowed")
         if peer.instances:

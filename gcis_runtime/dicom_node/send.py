@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import secrets
 import urllib.error
@@ -19,6 +20,16 @@ _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})
 """Statuses of instances that were stored, some elements of them changed."""
 _FAILED = "00081198"
 _MOST_ANSWER = 1 << 20
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: token and data are for the server that the operator named."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Return no request, so that the redirect is an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def send_files(
@@ -85,12 +96,15 @@ def _stow(file: Path, server: WebDestination, token: str | None) -> None:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(f"{server.url}/studies", data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        with _OPENER.open(request, timeout=_TIMEOUT) as answer:
             found: Any = json.loads(answer.read(_MOST_ANSWER) or b"{}")
     except urllib.error.HTTPError as error:
+        error.close()
         raise _refused(server, f"HTTP status {error.code}", "Read the log of the server.") from error
-    except (OSError, ValueError) as error:
-        raise _refused(server, str(error), "Check the URL, and that it speaks DICOMweb.") from error
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        raise _refused(
+            server, str(error) or type(error).__name__, "Check the URL, and that it speaks DICOMweb."
+        ) from error
     failed = found.get(_FAILED) if isinstance(found, dict) else {"Value": ["no answer"]}
     if isinstance(failed, dict) and failed.get("Value"):  # the sequence may be there and empty
         raise _refused(server, "it did not store the file", "Read the log of the server.")

@@ -61,7 +61,7 @@ def serve_node(
             expected=f"at least one of {', '.join(DICOM_FORMATS)}, and one destination",
         )
     send = partial(send_files, title=node.title, token=token)
-    outbox = Outbox(node.folder / OUTBOX, send=send, log=log)
+    outbox = Outbox(node.folder / OUTBOX, send=send, destinations=destinations, log=log)
     process = partial(
         process_series, segmenter, outbox=outbox, destinations=destinations, formats=formats,
         options=options or RunOptions(), log=log,

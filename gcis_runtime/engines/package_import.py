@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import sys
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -33,12 +34,12 @@ def import_package(name: str, *, needs: str) -> ModuleType:
         return _complete(importlib.import_module(name), needs)
     except Exception as error:
         copies = _copies(name)
-        for spec in copies[1:]:
-            module = _load(name, spec, needs)
+        for file, (spec, loader) in list(copies.items())[1:]:
+            module = _load(name, spec, loader, needs)
             if module is not None:
                 _LOG.warning(
                     "%s in %s cannot be used (%s: %s); the copy in %s is used",
-                    name, copies[0].origin, type(error).__name__, reason_of(error), spec.origin,
+                    name, next(iter(copies)), type(error).__name__, reason_of(error), file,
                 )  # fmt: skip
                 return module
         raise
@@ -50,24 +51,23 @@ def _complete(module: ModuleType, needs: str) -> ModuleType:
     return module
 
 
-def _copies(name: str) -> list[ModuleSpec]:
-    """Return the copies of a package on `sys.path`, in the order of the search, each once."""
-    found: dict[str, ModuleSpec] = {}
+def _copies(name: str) -> dict[str, tuple[ModuleSpec, Loader]]:
+    """Return the copies of a package on `sys.path` by file, in the order of the search."""
+    found: dict[str, tuple[ModuleSpec, Loader]] = {}
     for folder in sys.path:
         spec = PathFinder.find_spec(name, [folder])
         if spec is not None and spec.loader is not None and spec.origin is not None:
-            found.setdefault(spec.origin, spec)
-    return list(found.values())
+            found.setdefault(spec.origin, (spec, spec.loader))
+    return found
 
 
-def _load(name: str, spec: ModuleSpec, needs: str) -> ModuleType | None:
+def _load(name: str, spec: ModuleSpec, loader: Loader, needs: str) -> ModuleType | None:
     """Import one copy instead of another; return None if it fails too."""
     _forget(name)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        if spec.loader is not None:  # as in all of `_copies`
-            spec.loader.exec_module(module)
+        loader.exec_module(module)
         return _complete(module, needs)
     except Exception:  # a damaged package raises anything; the error of the first copy is reported
         _forget(name)

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +13,17 @@ import msgspec
 from msgspec import UNSET
 
 from gcis_runtime.errors import OutputError
+from gcis_runtime.pipeline.report import REPORT_VERSION, Report
+from gcis_runtime.runs.inputs import Source
+from gcis_runtime.runs.outputs import unchecked_job
 from gcis_runtime.runs.statistics import COLUMNS, no_formula
 from gcis_runtime.runs.summary_document import (
     SUMMARY_VERSION,
     CaseSummary,
     ShardSummary,
-    Status,
     SummaryDocument,
     SummaryFiles,
+    count_statuses,
 )
 from gcis_runtime.system.own_files import read_small
 from gcis_runtime.system.records import read_record
@@ -36,7 +38,7 @@ _VALUE, _VOLUME = COLUMNS.index("value"), COLUMNS.index("volume_ml")
 def merge_summaries(paths: Sequence[Path]) -> tuple[SummaryDocument, Path]:
     """Join the summaries of all shards of a run, and write `summary.json` and `summary.csv` next to them.
 
-    `statistics.csv` is written if every shard wrote its table of statistics.
+    `statistics.csv` and the page `summary.html` are written if every shard wrote its own.
 
     Args:
         paths: The folder of the shards' summaries, or their JSON files.
@@ -47,6 +49,7 @@ def merge_summaries(paths: Sequence[Path]) -> tuple[SummaryDocument, Path]:
     Raises:
         OutputError: There is no summary of a shard, a shard is missing or twice, the shards are of different
             runs, a table of statistics is not of the run of its summary, or a file cannot be read or written.
+        GcisError: There are pages, and jinja2 is not installed.
     """
     files = _find(paths)
     found = {file: _read(file) for file in files}
@@ -56,7 +59,27 @@ def merge_summaries(paths: Sequence[Path]) -> tuple[SummaryDocument, Path]:
     rows = _statistics(document, tables) if all(table.is_file() for table in tables) else None
     target = SummaryFiles.of(files[0].parent)
     target.write(document, rows, escaped=True)
+    if all(SummaryFiles.of(file.parent, shard).page.is_file() for file, _, shard in parts):
+        _write_page(target.page, document)
     return document, target.csv
+
+
+def _write_page(file: Path, document: SummaryDocument) -> None:
+    """Write the page of the run from the reports next to the label maps, or, if moved, next to the page."""
+    from gcis_runtime.runs.summary_page import write_run_page  # noqa: PLC0415 (needs jinja2)
+
+    reports, pages = {}, {}
+    for case in document.cases:
+        if case.labels is UNSET:
+            continue
+        source = Source(image=Path(case.image), name=case.case)
+        for folder in (Path(case.labels).parent, file.parent):
+            job = unchecked_job(source, folder, formats=("nii.gz",))
+            report = read_record(job.report, Report, newest=REPORT_VERSION).value
+            if report is not None:
+                reports[case.case], pages[case.case] = report, job.page
+                break
+    write_run_page(file, document, reports, pages)
 
 
 def _find(paths: Sequence[Path]) -> list[Path]:
@@ -148,14 +171,12 @@ def _joined(parts: Sequence[SummaryDocument]) -> SummaryDocument:
     cases: list[CaseSummary] = []
     for row in range(max(len(part.cases) for part in parts)):
         cases += [part.cases[row] for part in parts if row < len(part.cases)]
-    statuses: tuple[Status, ...] = ("done", "skipped", "failed", "waiting")
-    counts = Counter(case.status for case in cases)
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
     return msgspec.structs.replace(
         parts[0],
         started=min(part.started for part in parts),
         updated=max(part.updated for part in parts),
-        counts={status: counts[status] for status in statuses},
+        counts=count_statuses(cases),
         peak_memory_bytes=max(peaks, default=None),
         cases=cases,
         shard=UNSET,

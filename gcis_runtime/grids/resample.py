@@ -11,7 +11,6 @@ removes shear.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box, box_shape, whole
+from gcis_runtime.grids.interpolation import lerp_axes, trilinear
 from gcis_runtime.spec import Shape3
 
 _SHEAR_TOLERANCE = 1e-3
 """Largest displacement in voxels by off-diagonal terms for which resampling is separable."""
 _CHUNK_VOXELS = 1 << 22
-_CACHED_VOXELS = 1 << 17
-"""Voxels interpolated at a time along an axis, so that they stay in the processor cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,19 +66,8 @@ class GridMap:
         box = whole(self.shape_out) if box is None else box
         if self.beyond is not None or not self.separable:
             return _general_linear(array, self, box)
-        positions, crop = [], []
-        for axis, part in enumerate(box):
-            position = axis_coordinates(self, axis)[part]
-            low, high = int(position.min()), min(int(position.max()) + 1, self.shape_in[axis] - 1)
-            crop.append(slice(low, high + 1))
-            positions.append(position - low)
-        array = array[tuple(crop)]
-        # Slowest axis first, as in memory: gathers then copy long runs (NIfTI arrays have X fastest).
-        order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
-        out: NDArray[Any] = array.transpose(order)
-        for axis in self.cheapest_order():
-            out = lerp_axis(out, positions[axis], order.index(axis))
-        return np.asarray(out, dtype=np.float32).transpose(np.argsort(order))
+        positions = [axis_coordinates(self, axis)[part] for axis, part in enumerate(box)]
+        return lerp_axes(array, positions, self.cheapest_order())
 
     def cheapest_order(self) -> list[int]:
         """Return the axes ordered by increasing ratio of output to input size.
@@ -193,42 +180,6 @@ def _linspace(count: int) -> NDArray[np.float64]:
     return ends.astype(np.float64)
 
 
-def lerp_axis(array: NDArray[Any], position: NDArray[np.float64], axis: int) -> NDArray[Any]:
-    """Interpolate along one axis.
-
-    Args:
-        array: Three axes, any layout.
-        position: Coordinate of each output index, non-decreasing, within the axis.
-        axis: Axis to interpolate along.
-
-    Returns:
-        float32 in C order; or a view of `array` if the positions are consecutive voxel centres.
-    """
-    first = int(position[0])
-    if np.array_equal(position, np.arange(first, first + len(position))):
-        return array[
-            tuple(slice(first, first + len(position)) if a == axis else slice(None) for a in range(3))
-        ]
-    low = np.floor(position).astype(np.intp)
-    high = np.minimum(low + 1, array.shape[axis] - 1)
-    weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-    shape = list(array.shape)
-    shape[axis] = len(position)
-    out = np.empty(shape, dtype=np.float32)
-    rows = max(1, _CACHED_VOXELS * shape[0] // max(1, out.size))
-    for start in range(0, shape[0], rows):
-        part = slice(start, start + rows)
-        source, below, above = (array, low[part], high[part]) if axis == 0 else (array[part], low, high)
-        factor = weight[part] if axis == 0 else weight
-        before, after = source.take(below, axis, mode="clip"), source.take(above, axis, mode="clip")
-        base = before.astype(np.float32, copy=False)
-        target = out[part]
-        np.subtract(after, base, out=target, dtype=np.float32)
-        target *= factor
-        target += base
-    return out
-
-
 def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
     """Return the clipped input coordinates of an output box along X, Y, Z: three arrays of its shape."""
     theta = unit_matrix(grid)
@@ -238,28 +189,6 @@ def general_coordinates(grid: GridMap, box: Box) -> list[NDArray[np.float64]]:
         _to_voxels(z * t[2] + y * t[1] + x * t[0] + t[3], n)
         for t, n in zip(theta[:3], grid.shape_in, strict=True)
     ]
-
-
-def trilinear(array: NDArray[Any], coordinates: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Interpolate linearly at arbitrary coordinates.
-
-    Args:
-        array: Three axes.
-        coordinates: One array of coordinates per axis, all of one shape, within the array.
-
-    Returns:
-        float32 of the shape of the coordinates.
-    """
-    low = [np.floor(c).astype(np.intp) for c in coordinates]
-    weight = [(c - i).astype(np.float32) for c, i in zip(coordinates, low, strict=True)]
-    total = np.zeros(coordinates[0].shape, dtype=np.float32)
-    for corner in np.ndindex(2, 2, 2):
-        index = tuple(np.minimum(i + b, n - 1) for i, b, n in zip(low, corner, array.shape, strict=True))
-        share = np.ones_like(total)
-        for w, b in zip(weight, corner, strict=True):
-            share *= w if b else 1 - w
-        total += share * array[index]
-    return total
 
 
 def _row_chunks(box: Box) -> list[Box]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.grids.box import Box, positive_box
-from gcis_runtime.grids.resample import GridMap, axis_coordinates, general_coordinates, lerp_axis, trilinear
+from gcis_runtime.grids.interpolation import lerp_axis, trilinear
+from gcis_runtime.grids.resample import GridMap, axis_coordinates, general_coordinates
 
 BLOCK = 48
 """Edge length in voxels of the blocks of the file grid; coordinates take 24 bytes per voxel of a block."""

@@ -28,7 +28,7 @@ def straight_grid(
     """Return shape and affine (4, 4) of the smallest grid along the patient's axes that covers an image.
 
     Each axis of the grid has the nearest direction of the patient, so that order and signs of the axes are
-    kept. Voxels of the grid between its last voxel and the corner of the image are shared by both ends.
+    kept. Where the grid is longer than the image by a part of a voxel, half of this part is at either end.
 
     Args:
         shape: Shape of the image (X, Y, Z).

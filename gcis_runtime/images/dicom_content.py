@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gcis_runtime.images.zip_members import list_members, read_start
+
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _HEAD = 132
 _LOOKED_AT = 200
@@ -67,12 +69,13 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def _zip_holds_dicom(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist()[:_LOOKED_AT]:
-                if not member.is_dir() and not member.flag_bits & 1:
-                    with archive.open(member) as file:
-                        if is_dicom(file.read(_HEAD)):
-                            return True
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return any(_is_dicom_member(path, member) for member in list_members(path)[:_LOOKED_AT])
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
         return False
-    return False
+
+
+def _is_dicom_member(path: Path, member: zipfile.ZipInfo) -> bool:
+    try:
+        return not member.flag_bits & 1 and is_dicom(read_start(path, member, _HEAD))
+    except zipfile.BadZipFile:
+        return False

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 import numpy as np
@@ -89,14 +89,24 @@ def positive(path: Path, key: str, values: Sequence[float]) -> None:
 
 
 def detached(path: Path, name: str) -> Path:
-    """Return the file of voxels that a header names, relative to the header.
+    """Return the file of voxels that a header names, in the folder of the header or below it.
+
+    A header from elsewhere could otherwise name any file of this machine, whose bytes would become voxels.
 
     Raises:
-        ImageError: Several files, or no regular file of this name.
+        ImageError: Several files, a file elsewhere, or no regular file of this name.
     """
     if name.upper().startswith("LIST") or "%" in name or not name:
         raise ImageError(
             f"{path}: the voxels are in several files", received=repr(name), expected="one file", fix=FIX
+        )
+    places = (PurePosixPath(name), PureWindowsPath(name))
+    if any(place.anchor or ".." in place.parts for place in places):
+        raise ImageError(
+            f"{path}: the voxels are in another folder",
+            received=repr(name[:80]),
+            expected="a file in the folder of the header",
+            fix="Move both files into one folder, and write only the name of the file into the header.",
         )
     file = path.parent / name
     if "\0" in name or not file.is_file():  # a pipe would block for ever

@@ -10,24 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gcis_runtime.pictures.planes import (
-    SOFT_TISSUE,
-    Style,
-    enlarged_grey,
-    enlarged_labels,
-    grey_values,
-    paint,
-    picture_plane,
-    scaled_size,
-)
-from gcis_runtime.pictures.view import PLANES, Extent, PatientView
+from gcis_runtime.pictures.planes import Style, draw_plane
+from gcis_runtime.pictures.view import PLANES, SIDES, Extent, PatientView
 
 _GAP = 6
 _MARGIN_MM, _LEAST_MM = 25.0, 100.0
 """Surroundings that are shown on each side of a structure, and the smallest width of a field of view."""
 _TEXT = (235, 235, 235)
-_SIDES = {0: ("A", "P"), 1: ("R", "L"), 2: ("R", "L")}
-"""Letters at the left and right side of the picture of a plane, by normal axis."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +85,10 @@ def draw_strip(canvas: Canvas, slices: Sequence[int], *, columns: int, panel: in
         panel: Width of a slice in pixels.
     """
     style = Style(fill=0.35, line=1)
-    drawn = [_plane(canvas, canvas.box, axis=2, index=k, longest=panel, style=style) for k in slices]
+    drawn = [
+        draw_plane(canvas.view, canvas.box, canvas.lookup, axis=2, index=k, longest=panel, style=style)
+        for k in slices
+    ]
     width, height = max(p.width for p in drawn), max(p.height for p in drawn)
     cells = []
     for k, plane in zip(slices, drawn, strict=True):
@@ -116,7 +108,9 @@ def draw_strip(canvas: Canvas, slices: Sequence[int], *, columns: int, panel: in
 def draw_thumbnail(canvas: Canvas, centre: Sequence[int], *, size: int) -> Image.Image:
     """Draw the coronal plane through a voxel in a square of `size` pixels."""
     style = Style(fill=0.5, line=1)
-    plane = _plane(canvas, canvas.box, axis=1, index=int(centre[1]), longest=size, style=style)
+    plane = draw_plane(
+        canvas.view, canvas.box, canvas.lookup, axis=1, index=int(centre[1]), longest=size, style=style
+    )
     return _framed(plane, (size, size), None)
 
 
@@ -168,7 +162,9 @@ def _three_planes(
         across, up = (a for a in range(3) if a != axis)
         shown = max((box[a].stop - box[a].start) * float(view.spacing[a]) for a in (across, up))
         longest = max(1, round(shown * scale))
-        picture = _plane(canvas, box, axis=axis, index=int(indices[axis]), longest=longest, style=style)
+        picture = draw_plane(
+            canvas.view, box, canvas.lookup, axis=axis, index=int(indices[axis]), longest=longest, style=style
+        )
         # The picture begins at the highest voxel of both axes.
         left, top = (
             round(panel / 2 - (box[a].stop - field.middle[a]) * float(view.spacing[a]) * scale)
@@ -176,27 +172,6 @@ def _three_planes(
         )
         panels.append(_framed(picture, (panel, panel), axis, corner=(left, top)))
     return _row(panels)
-
-
-def _plane(
-    canvas: Canvas,
-    box: tuple[slice, slice, slice],
-    *,
-    axis: int,
-    index: int,
-    longest: int,
-    style: Style,
-) -> Image.Image:
-    """Draw the part of a plane within a box; `index` counts from the border of the volume."""
-    view = canvas.view
-    across, up = (a for a in range(3) if a != axis)
-    part = tuple(slice(index, index + 1) if a == axis else box[a] for a in range(3))
-    grey = grey_values(picture_plane(view.image[part], axis=axis, index=0), SOFT_TISSUE)
-    labels = picture_plane(view.labels[part], axis=axis, index=0)
-    spacing = float(view.spacing[up]), float(view.spacing[across])
-    size = scaled_size(labels.shape, spacing, longest=longest)
-    painted = paint(enlarged_grey(grey, size), enlarged_labels(labels, size), canvas.lookup, style)
-    return Image.fromarray(painted)
 
 
 def _framed(
@@ -207,7 +182,7 @@ def _framed(
     frame.paste(picture, corner or ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
     if axis is not None:
         draw, font = ImageDraw.Draw(frame), _font(max(10, size[0] // 22))
-        left, right = _SIDES[axis]
+        left, right = SIDES[axis]
         middle = size[1] // 2
         draw.text((5, middle), left, fill=_TEXT, font=font, anchor="lm", **_HALO)
         draw.text((size[0] - 5, middle), right, fill=_TEXT, font=font, anchor="rm", **_HALO)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gcis_runtime.pictures.view import PatientView
+
 Color = tuple[int, int, int]
 Window = tuple[float, float]
 """HU that are drawn black and white."""
@@ -121,6 +123,38 @@ def paint(
             edge &= (labels == style.focus) | outline(labels, 1)
         out[edge] = lookup[labels[edge]]
     return out.astype(np.uint8)
+
+
+def draw_plane(
+    view: PatientView,
+    box: tuple[slice, slice, slice],
+    lookup: NDArray[np.float32],
+    *,
+    axis: int,
+    index: int,
+    longest: int,
+    style: Style,
+) -> Image.Image:
+    """Draw the part of a plane within a box, in true proportions.
+
+    The image is interpolated; labels are not, so that their voxels can be judged.
+
+    Args:
+        view: The volume with its label map.
+        box: The part along the two axes of the plane.
+        lookup: Colour of each label value, (N, 3).
+        axis: Normal axis.
+        index: Index of the plane in the volume.
+        longest: Longer side of the picture in pixels.
+        style: How structures are drawn.
+    """
+    across, up = (a for a in range(3) if a != axis)
+    part = tuple(slice(index, index + 1) if a == axis else box[a] for a in range(3))
+    grey = grey_values(picture_plane(view.image[part], axis=axis, index=0), SOFT_TISSUE)
+    labels = picture_plane(view.labels[part], axis=axis, index=0)
+    size = scaled_size(labels.shape, (float(view.spacing[up]), float(view.spacing[across])), longest=longest)
+    painted = paint(enlarged_grey(grey, size), enlarged_labels(labels, size), lookup, style)
+    return Image.fromarray(painted)
 
 
 def color_lookup(colors: Mapping[int, Color], *, largest: int) -> NDArray[np.float32]:

@@ -10,19 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gcis_runtime.images.volume import Volume
-from gcis_runtime.pictures.planes import (
-    SOFT_TISSUE,
-    Color,
-    Style,
-    color_lookup,
-    enlarged_grey,
-    enlarged_labels,
-    grey_values,
-    paint,
-    picture_plane,
-    scaled_size,
-)
-from gcis_runtime.pictures.view import PLANES, PatientView, body_box, centre_of
+from gcis_runtime.pictures.planes import Color, Style, color_lookup, draw_plane
+from gcis_runtime.pictures.view import PLANES, SIDES, PatientView, body_box, centre_of
 
 NOTICE = "research software, not a medical device"
 PANEL = 360
@@ -64,37 +53,18 @@ def draw_planes(
     for row, (title, view) in enumerate(views):
         top = _MARGIN + row * height
         for column, (name, axis) in enumerate(PLANES):
-            panel = _panel(view, box, lookup, axis=axis, index=int(centre[axis]))
+            index = (box[axis].start or 0) + int(centre[axis])
+            panel = draw_plane(view, box, lookup, axis=axis, index=index, longest=PANEL, style=Style())
             left = _MARGIN + column * (PANEL + _MARGIN)
             text = f"{title}, {name}" if title else name
             draw.text((left, top), text, fill=(220, 220, 220), font=font)
             corner = (left + (PANEL - panel.width) // 2, top + _LINE + (PANEL - panel.height) // 2)
             sheet.paste(panel, corner)
-            sides = (("R", 0), ("L", PANEL - 10)) if axis != 0 else (("A", 0), ("P", PANEL - 10))
-            for side, place in sides:
+            for side, place in zip(SIDES[axis], (0, PANEL - 10), strict=True):
                 draw.text((left + place, top + _LINE + PANEL // 2), side, fill=(220, 220, 220), font=font)
     _legend(draw, legend, font, top=len(views) * height)
     draw.text((_MARGIN, size[1] - _LINE), NOTICE, fill=(255, 200, 80), font=font)
     return sheet
-
-
-def _panel(
-    view: PatientView,
-    box: tuple[slice, slice, slice],
-    lookup: NDArray[np.float32],
-    *,
-    axis: int,
-    index: int,
-) -> Image.Image:
-    """Draw one plane of a box, scaled to fit a panel with true proportions."""
-    grey = grey_values(picture_plane(view.image[box], axis=axis, index=index), SOFT_TISSUE)
-    plane = picture_plane(view.labels[box], axis=axis, index=index)
-    across, up = (a for a in range(3) if a != axis)
-    spacing = float(view.spacing[up]), float(view.spacing[across])
-    size = scaled_size(plane.shape, spacing, longest=PANEL)
-    # The image is smoothed; labels are not, so that their voxels can be judged.
-    painted = paint(enlarged_grey(grey, size), enlarged_labels(plane, size), lookup, Style())
-    return Image.fromarray(painted)
 
 
 def _legend(

@@ -14,6 +14,8 @@ from gcis_runtime.images.volume import Volume
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 """Name and normal axis of each plane, in the order in which they are drawn."""
+SIDES = {0: ("A", "P"), 1: ("R", "L"), 2: ("R", "L")}
+"""Letters at the left and right side of the picture of a plane, by normal axis."""
 
 _AIR = -500
 

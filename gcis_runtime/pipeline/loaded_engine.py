@@ -27,6 +27,8 @@ from gcis_runtime.system.memory import resident_bytes
 
 _T = TypeVar("_T")
 
+_PREPARING_THREADS = 8
+"""Most CPU threads that prepare the image for a GPU: more compete for the bandwidth of the memory."""
 _FIRST_RUNS = 3
 """Runs after which an engine's memory no longer grows: ONNX Runtime plans its second run from the first."""
 
@@ -278,7 +280,7 @@ class LoadedEngine:
             return CpuLabeller(self.run, threads=session.threads or usable_cpus())
         from gcis_runtime.sliding.cuda.labeller import GpuLabeller  # noqa: PLC0415 (needs cuda-python)
 
-        return GpuLabeller(session)
+        return GpuLabeller(session, threads=min(usable_cpus(), _PREPARING_THREADS))
 
     def _free(self) -> None:
         session, self._session = self._session, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from gcis_runtime.runs.summary_document import (
     Status,
     SummaryDocument,
     SummaryFiles,
+    count_statuses,
 )
 from gcis_runtime.system.memory import peak_memory_bytes
 
@@ -80,9 +80,9 @@ class Summary:
         return self._files.csv
 
     @property
-    def counts(self) -> Counter[Status]:
+    def counts(self) -> dict[Status, int]:
         """Number of cases by status."""
-        return Counter(case.status for case in self._cases.values())
+        return count_statuses(self._cases.values())
 
     def finished(self, job: Job, report: Report, *, skipped: bool = False, write: bool = True) -> None:
         """Record the report of a case.
@@ -118,14 +118,12 @@ class Summary:
 
     def document(self) -> SummaryDocument:
         """Return the content of `summary.json` as of now."""
-        statuses: tuple[Status, ...] = ("done", "skipped", "failed", "waiting")
-        counts = self.counts
         return SummaryDocument(
             bundle=self._bundle,
             engine=self._engine,
             started=self._started,
             updated=_now(),
-            counts={status: counts[status] for status in statuses},
+            counts=self.counts,
             structures=[NamedStructure(value=v, name=n) for v, n in self._names.items()],
             peak_memory_bytes=max(peak_memory_bytes() or 0, self._peak) or None,
             cases=list(self._cases.values()),

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -65,6 +66,12 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
     series_uid: str | UnsetType = UNSET
 
 
+def count_statuses(cases: Iterable[CaseSummary]) -> dict[Status, int]:
+    """Return the number of cases of each status."""
+    found = Counter(case.status for case in cases)
+    return {status: found[status] for status in get_args(Status)}
+
+
 class ShardSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a run that a summary describes.
 
@@ -117,11 +124,13 @@ class SummaryFiles:
         json: The document.
         csv: One row per case.
         statistics: One row per structure and case.
+        page: The page, which `summary_page` writes.
     """
 
     json: Path
     csv: Path
     statistics: Path
+    page: Path
 
     @classmethod
     def of(cls, folder: Path, shard: Shard | ShardSummary | None = None) -> SummaryFiles:
@@ -129,7 +138,7 @@ class SummaryFiles:
         part = "" if shard is None else f".{Shard(number=shard.number, count=shard.count).suffix}"
         names = (Path(name) for name in (JSON, CSV, STATISTICS))
         json, csv, statistics = (folder / f"{name.stem}{part}{name.suffix}" for name in names)
-        return cls(json=json, csv=csv, statistics=statistics)
+        return cls(json=json, csv=csv, statistics=statistics, page=csv.with_suffix(".html"))
 
     def write(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import UNSET
@@ -12,9 +12,10 @@ from msgspec import UNSET
 from gcis_runtime.pages.cohort import Cohort, CohortCase, cohort_page
 from gcis_runtime.pages.renderer import write_page
 from gcis_runtime.pages.thumbnail import read_thumbnail
+from gcis_runtime.pipeline.report import Report
 from gcis_runtime.runs.outputs import Job
 from gcis_runtime.runs.summary import Summary
-from gcis_runtime.runs.summary_document import CaseSummary
+from gcis_runtime.runs.summary_document import CaseSummary, SummaryDocument
 
 _INTERVAL = 10.0
 """Shortest time in seconds between two versions: the page of 1000 cases has several megabytes."""
@@ -50,29 +51,47 @@ class SummaryPage:
         Raises:
             OutputError: The page cannot be written.
         """
-        document = self._summary.document()
-        cohort = Cohort(
-            bundle=document.bundle.name,
-            bundle_sha256=document.bundle.sha256,
-            bundle_notice=next((report.notice for report in self._summary.reports.values()), ""),
-            engine=document.engine,
-            started=document.started,
-            updated=document.updated,
-            structures={s.value: s.name for s in document.structures},
-            cases=tuple(map(self._case, document.cases)),
-        )
-        write_page(self._file, cohort_page(cohort))
+        write_run_page(self._file, self._summary.document(), self._summary.reports, self._pages)
         self._written = time.monotonic()
 
-    def _case(self, case: CaseSummary) -> CohortCase:
-        report, page = self._summary.reports.get(case.case), self._pages[case.case]
-        shown = report is not None and report.report_html is not UNSET
+
+def write_run_page(
+    file: Path, document: SummaryDocument, reports: Mapping[str, Report], pages: Mapping[str, Path]
+) -> None:
+    """Write the page of a run.
+
+    Args:
+        file: The page.
+        document: The summary of the run.
+        reports: Reports of the finished cases, by case; a case without one is listed without values.
+        pages: The page of each case that has a report.
+
+    Raises:
+        OutputError: The page cannot be written.
+        GcisError: jinja2 is not installed.
+    """
+
+    def case_of(case: CaseSummary) -> CohortCase:
+        report = reports.get(case.case)
+        page = None if report is None or report.report_html is UNSET else pages[case.case]
         return CohortCase(
             name=case.case,
             image=case.image,
             status=case.status,
             error=case.error or "",
             report=report,
-            page=Path(os.path.relpath(page, self._file.parent)).as_posix() if shown else "",
-            thumbnail=read_thumbnail(page) if shown else "",
+            page="" if page is None else Path(os.path.relpath(page, file.parent)).as_posix(),
+            thumbnail="" if page is None else read_thumbnail(page),
         )
+
+    cohort = Cohort(
+        bundle=document.bundle.name,
+        bundle_sha256=document.bundle.sha256,
+        bundle_notice=next((report.notice for report in reports.values()), ""),
+        engine=document.engine,
+        started=document.started,
+        updated=document.updated,
+        structures={s.value: s.name for s in document.structures},
+        cases=tuple(map(case_of, document.cases)),
+    )
+    write_page(file, cohort_page(cohort))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from gcis_runtime.errors import OutputError
@@ -54,6 +55,15 @@ def check_address(host: str, token: bytes | None, *, without_token: bool) -> Non
         expected="--token-file FILE, or --host 127.0.0.1",
         fix="Pass --token-file, or --without-token if only trusted programs can reach the port.",
     )
+
+
+def admitted_hosts(host: str, names: Sequence[str], *, without_token: bool) -> Sequence[str] | None:
+    """Return the host names that requests may use without a token; None admits every name.
+
+    Every name is admitted only where others reach the service by names that are not known. On this machine
+    alone, a page of another site could otherwise read jobs through a name that resolves to this machine.
+    """
+    return None if without_token and not names and not is_loopback(host) else names
 
 
 def is_loopback(host: str) -> bool:

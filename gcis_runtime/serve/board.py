@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from gcis_runtime.errors import UnwritableError
 from gcis_runtime.pipeline.forecast import Forecast
 from gcis_runtime.pipeline.report import Report
 from gcis_runtime.serve.job import ForecastView, JobProgress, JobRecord, JobView, State
@@ -64,6 +65,8 @@ class Board:
         self._entries: dict[str, _Entry] = {}
         self._changed = threading.Condition()
         self.accepting = threading.Lock()
+        self._saving = threading.Lock()
+        self._unsaved: set[str] = set()
 
     def add(self, record: JobRecord) -> None:
         """Add a job whose record is on disk."""
@@ -72,7 +75,8 @@ class Board:
 
     def drop(self, job: str) -> None:
         """Forget a job."""
-        with self._changed:
+        with self._saving, self._changed:
+            self._unsaved.discard(job)
             self._entries.pop(job, None)
             self._changed.notify_all()
 
@@ -101,16 +105,39 @@ class Board:
         return self._entry(job).version
 
     def update(self, record: JobRecord, *, save: bool = True) -> JobRecord:
-        """Replace the record of a job, on disk first; a removed job stays removed."""
-        if save and record.id in self._entries:
+        """Replace the record of a job, on disk first; a removed job stays removed.
+
+        If the disk is full, the record is replaced in memory alone, so that clients see the state, and
+        `save_again` writes it later.
+        """
+        with self._saving:
+            if save and record.id in self._entries:
+                self._save(record)
+            self._replace(record)
+        return record
+
+    def save_again(self) -> None:
+        """Write the records that could not be written before."""
+        with self._saving:
+            for job in sorted(self._unsaved):
+                self._save(self._entries[job].record)
+
+    def _save(self, record: JobRecord) -> None:
+        try:
             self._store.save(record)
+            self._unsaved.discard(record.id)
+        except UnwritableError:
+            if record.id not in self._unsaved:
+                _LOG.error("job %s: its record cannot be written", record.id)
+            self._unsaved.add(record.id)
+
+    def _replace(self, record: JobRecord) -> None:
         with self._changed:
             if (entry := self._entries.get(record.id)) is not None:
                 entry.record = record
                 if record.state != "running":
                     entry.progress = None
                 self._step(entry)
-        return record
 
     def progress(self, job: str, progress: JobProgress) -> None:
         """Set the progress of a job.
@@ -131,11 +158,7 @@ class Board:
         """
         with self._changed:
             entry = self._followed(job)
-            entry.forecast = ForecastView(
-                text=forecast.text, windows=forecast.windows, seconds=forecast.seconds,
-                host_bytes=forecast.host_bytes, device_bytes=forecast.device_bytes, runs=forecast.runs,
-                allowed_bytes=forecast.allowed_bytes, file_bytes=forecast.file_bytes, steps=forecast.steps,
-            )  # fmt: skip
+            entry.forecast = ForecastView(text=forecast.text, **asdict(forecast))
             self._step(entry)
 
     def end(self, record: JobRecord, state: State, error: Problem | None = None) -> JobRecord:

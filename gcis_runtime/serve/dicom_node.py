@@ -15,7 +15,7 @@ from gcis_runtime.dicom_node.options import NodeOptions
 from gcis_runtime.dicom_node.outbox import Outbox
 from gcis_runtime.dicom_node.send import send_files
 from gcis_runtime.dicom_node.serve import OUTBOX
-from gcis_runtime.errors import ImageError
+from gcis_runtime.errors import ImageError, UnwritableError
 from gcis_runtime.serve.job import JobRecord
 from gcis_runtime.serve.problems import ServeError
 from gcis_runtime.serve.request import JobRequest
@@ -23,6 +23,8 @@ from gcis_runtime.serve.service import JobService
 
 _POLL_SECONDS = 1.0
 _BUSY = (429, 503)
+_LATER = (507,)
+"""Statuses of jobs that are worth another attempt: the disk was full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class ServiceNode:
         """
         service.check(self.request)
         send = partial(send_files, title=self.node.title, token=self.token)
-        outbox = Outbox(self.node.folder / OUTBOX, send=send, log=self.log)
+        outbox = Outbox(self.node.folder / OUTBOX, send=send, destinations=self.send_to, log=self.log)
         with ExitStack() as stack:
             stack.callback(outbox.stop)
             process = partial(self._process, service, outbox)
@@ -65,11 +67,11 @@ class ServiceNode:
     def _process(self, service: JobService, outbox: Outbox, series: ReceivedSeries) -> None:
         """Submit a series, wait for its end, and add the results to the outbox.
 
-        A series that was submitted by an earlier process has the same key, and so the same job.
+        A series with the same content, also in an earlier process, has the same key and so the same job.
 
         Raises:
             ImageError: The job failed.
-            PostponedError: The service is busy or stops.
+            PostponedError: The service is busy or stops, or the disk is full.
         """
         record = self._submit(service, series)
         while not record.ended:
@@ -78,6 +80,8 @@ class ServiceNode:
             record = service.wait(record.id, _POLL_SECONDS)
         if record.error is not None:
             problem = record.error
+            if problem.status in _LATER:
+                raise PostponedError(problem.message)
             raise ImageError(
                 problem.message, received=problem.received, expected=problem.expected, fix=problem.fix
             )
@@ -88,7 +92,7 @@ class ServiceNode:
             outbox.add(files, destination, key=series.key)
 
     def _submit(self, service: JobService, series: ReceivedSeries) -> JobRecord:
-        key = hashlib.sha256(f"dicom {series.key} {series.instances}".encode()).hexdigest()
+        key = hashlib.sha256(f"dicom {series.key} {series.digest}".encode()).hexdigest()
         origin = {"node": series.caller, "series": series.key}
         try:
             service.queue.refuse_if_full()
@@ -100,3 +104,5 @@ class ServiceNode:
             if error.status in _BUSY:
                 raise PostponedError(str(error)) from error
             raise
+        except UnwritableError as error:
+            raise PostponedError(error.message) from error

@@ -12,6 +12,7 @@ from gcis_runtime.system.memory import resident_bytes
 if TYPE_CHECKING:
     from gcis_runtime.pipeline.report import Report
 
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT")
 _SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
 
 
@@ -52,8 +53,8 @@ class Metrics:
         self._ended.labels(state).inc()
 
     def answered(self, method: str, status: int) -> None:
-        """Count an answer."""
-        self._requests.labels(method, str(status)).inc()
+        """Count an answer. Clients may send any word as method, and each label takes memory."""
+        self._requests.labels(method if method in _METHODS else "other", str(status)).inc()
         if status in (413, 429, 503):
             self._refused.labels(str(status)).inc()
 

@@ -6,7 +6,14 @@ from http import HTTPStatus
 
 import msgspec
 
-from gcis_runtime.errors import BundleError, DeviceMemoryError, EngineError, GcisError, MemoryLimitError
+from gcis_runtime.errors import (
+    BundleError,
+    DeviceMemoryError,
+    EngineError,
+    GcisError,
+    MemoryLimitError,
+    UnwritableError,
+)
 from gcis_runtime.text import error_text, printable
 
 MEDIA_TYPE = "application/problem+json"
@@ -77,6 +84,7 @@ def status_of(error: BaseException) -> int:
         (DeviceMemoryError, 503),
         (EngineError, 500),
         (BundleError, 404),
+        (UnwritableError, 507),
         (GcisError, 422),
         (MemoryError, 503),
         (OSError, 507),
@@ -100,8 +108,10 @@ def problem_of(error: BaseException, *, private: tuple[tuple[str, str], ...] = (
         return printable(text)
 
     status = status_of(error)
-    known = isinstance(error, GcisError | OSError | MemoryError)
+    known = isinstance(error, GcisError | MemoryError)
     detail = error_text(error) if known else f"{type(error).__name__}: a defect of this program"
+    if isinstance(error, OSError):  # its text may name a path of the server
+        detail = error.strerror or type(error).__name__
     parts = error if isinstance(error, GcisError) else None
     return Problem(
         title=HTTPStatus(status).phrase,

@@ -15,7 +15,7 @@ from gcis_runtime.runs.outcome import EXPECTED
 from gcis_runtime.serve.board import Board
 from gcis_runtime.serve.engines import Engines
 from gcis_runtime.serve.job import JobRecord, State
-from gcis_runtime.serve.problems import Problem, problem_of
+from gcis_runtime.serve.problems import Problem, ServeError, problem_of
 from gcis_runtime.serve.queue import JobQueue
 from gcis_runtime.serve.store import JobStore, private_texts
 from gcis_runtime.serve.work import CancelledJobError, Follower, Room, outputs_of, run_job
@@ -101,9 +101,12 @@ class Runner:
                 pass
             try:
                 self._run(self._board.record(job))
+            except ServeError:
+                _LOG.info("job %s: removed before its end", job)
             except Exception as error:
-                # Its record cannot be read or written: the disk is full, or the job was removed meanwhile.
                 _LOG.error("job %s: %s", job, type(error).__name__, exc_info=error)
+                with suppress(ServeError):
+                    self._board.end(self._board.record(job), "failed", problem_of(error))
 
     def _run(self, record: JobRecord) -> None:
         """Run a job that was taken from the queue.
@@ -137,7 +140,7 @@ class Runner:
         )
         with self._room.entered(alone=alone) as first:
             if self.stopping.is_set():
-                return "queued", None
+                return ("cancelled" if self._board.cancelled(job) else "queued"), None
             now = time.time()
             started = msgspec.structs.replace(
                 record, state="running", attempts=record.attempts + 1, updated=now
@@ -181,5 +184,6 @@ class Runner:
             self._opened = self._opened or self._engines.ready
             if self._opened and not self._engines.ready:
                 self._open_engines()
+            self._board.save_again()
             with suppress(OSError):
                 self.expire(time.time())

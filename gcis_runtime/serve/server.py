@@ -19,6 +19,7 @@ from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import OutputError
 from gcis_runtime.serve.engines import Engines
 from gcis_runtime.serve.http.app import make_app
+from gcis_runtime.serve.http.connections import WatchedProtocol
 from gcis_runtime.serve.service import JobService
 from gcis_runtime.serve.settings import Limits
 from gcis_runtime.serve.store import JobStore
@@ -90,7 +91,8 @@ def serve(options: ServeOptions, *, on_listen: Callable[[str], None], on_ready: 
         )
         server = uvicorn.Server(
             uvicorn.Config(
-                app, access_log=False, log_config=None, lifespan="off", server_header=False,
+                app, http=WatchedProtocol, ws="none", access_log=False, log_config=None, lifespan="off",
+                server_header=False,
                 timeout_graceful_shutdown=_ANSWERS, timeout_keep_alive=5,
             )
         )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import msgspec
 
 from gcis_runtime.bundles.bundle import Bundle, alias_notes, select_labels
 from gcis_runtime.bundles.manifest import Label
 from gcis_runtime.engines.info import EngineInfo
+from gcis_runtime.pipeline.identity import BundleIdentity
 from gcis_runtime.serve.engines import Engines
 
 
@@ -49,9 +51,7 @@ def bundle_view(engines: Engines, bundle: Bundle, prompts: Sequence[str] = ()) -
     """
     manifest = bundle.manifest
     return BundleView(
-        name=bundle.name,
-        sha256=bundle.sha256,
-        crop=manifest.preprocess.crop is not None,
+        **asdict(BundleIdentity.of(bundle)),
         labels=[manifest.labels[channel] for channel in select_labels(manifest, prompts)],
         engine=engines.info(bundle.name),
         tf32=engines.tf32(),

@@ -17,6 +17,8 @@ _Piece = tuple[Box, bytes]
 _Pieces = list[list[_Piece]]
 _COUNTED = 1 << 16
 """Voxels whose labels are counted at a time."""
+_BLOCK_PLANES, _BLOCK_LINE = 32, 64
+"""Planes, and voxels along their fastest axis, of a block that is transposed at a time."""
 
 
 class LabelSink:
@@ -72,8 +74,8 @@ class LabelSink:
         labels = self._inside(box, labels)
         _merge(self._target[box], labels)
         flat = labels.ravel()
-        for first in range(0, flat.size, _COUNTED):  # bincount converts its input to eight bytes per voxel
-            self._counts += np.bincount(flat[first : first + _COUNTED], minlength=len(self._counts))
+        for first in range(0, flat.size, _COUNTED):
+            self._counts += _count(flat[first : first + _COUNTED], len(self._counts))
 
     def put_mask(self, index: int, box: Box, inside: NDArray[np.bool_]) -> None:
         """Store the mask of structure `index` in a box, one bit per voxel."""
@@ -130,17 +132,31 @@ def _merge(target: NDArray[np.unsignedinteger], labels: NDArray[np.unsignedinteg
     """Combine the labels of a box with those that are stored; at most one of both is nonzero per voxel.
 
     The target has the memory order of the file and `labels` that of the network's axes. If their fastest axes
-    differ, each plane that holds both axes is transposed as a whole, which takes a fifth of the time of
+    differ, blocks that fit into the processor cache are transposed, which takes a quarter of the time of
     walking through one of them with the strides of the other.
     """
-    source, destination = (int(np.argmin(np.abs(array.strides))) for array in (labels, target))
-    if source == destination:
+    flipped = tuple(axis for axis in range(3) if target.strides[axis] < 0)
+    target, labels = np.flip(target, flipped), np.flip(labels, flipped)
+    if np.argmin(np.abs(labels.strides)) == np.argmin(target.strides):
         np.bitwise_or(target, labels, out=target, casting="same_kind")
         return
-    axes = (3 - source - destination, source, destination)
-    planes = zip(target.transpose(axes), labels.transpose(axes), strict=True)
-    for stored, added in planes:
-        np.bitwise_or(stored, np.ascontiguousarray(added), out=stored, casting="same_kind")
+    order = np.argsort(target.strides)[::-1]
+    target, labels = target.transpose(order), labels.transpose(order)
+    for z in range(0, target.shape[0], _BLOCK_PLANES):
+        for x in range(0, target.shape[2], _BLOCK_LINE):
+            block = slice(z, z + _BLOCK_PLANES), slice(None), slice(x, x + _BLOCK_LINE)
+            added = np.ascontiguousarray(labels[block])
+            np.bitwise_or(target[block], added, out=target[block], casting="same_kind")
+
+
+def _count(flat: NDArray[np.unsignedinteger], least: int) -> NDArray[np.int64]:
+    """Return the number of voxels per label value, for values below `least` or up to the largest one.
+
+    Runs of equal labels are counted, because they are long, and `bincount` takes 2 ns per element.
+    """
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    return np.bincount(flat[starts], weights=lengths, minlength=least).astype(np.int64)
 
 
 class StructureMaps:

@@ -17,8 +17,8 @@ from gcis_runtime.system.worker_threads import ALONE, Workers
 
 _PREFER_Z = 1.5
 """Z is the slab axis unless another axis is longer by more than this factor."""
-_PART_VOXELS = 1 << 22
-"""Voxels of the image computed at a time, which limits temporary memory."""
+_PART_VOXELS = 1 << 20
+"""Voxels of the image computed at a time, so that their memory is reused."""
 MAX_WINDOWS = 1_000_000
 """Largest number of windows of a plan, which takes days; an overlap near 1 yields 100 times as many."""
 
@@ -272,11 +272,12 @@ def read_planes(
 
     def fill(lines: slice) -> None:
         source, place = list(part), list(target)
-        source[u] = slice(part[u].start + lines.start, part[u].start + lines.stop)
-        place[u] = slice(target[u].start + lines.start, target[u].start + lines.stop)
+        source[v] = slice(part[v].start + lines.start, part[v].start + lines.stop)
+        place[v] = slice(target[v].start + lines.start, target[v].start + lines.stop)
         out[tuple(place)] = box((source[0], source[1], source[2]))
 
-    lines, face = part[u].stop - part[u].start, (part[v].stop - part[v].start) * (stop - begin)
+    # Along the second axis across: the lines of a plane of most files that a part reads are contiguous.
+    lines, face = part[v].stop - part[v].start, (part[u].stop - part[u].start) * (stop - begin)
     workers.share(lines, fill, parts=lines * face // _PART_VOXELS)
 
 

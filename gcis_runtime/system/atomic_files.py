@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gcis_runtime import platforms
-from gcis_runtime.errors import OutputError
+from gcis_runtime.errors import UnwritableError
 from gcis_runtime.platforms import exchange_paths, try_lock
 from gcis_runtime.system.own_files import create_new, open_plain
 from gcis_runtime.system.unfinished import unfinished
@@ -37,7 +37,7 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
         The temporary file. Write to it in place; do not replace it by another file.
 
     Raises:
-        OutputError: The folder or file cannot be written (no permission, full disk, `path` is a folder).
+        UnwritableError: The folder or file cannot be written (no permission, full disk, `path` is a folder).
     """
     temporary: Path | None = None
     file: int | None = None
@@ -163,9 +163,9 @@ def _move_aside(temporary: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
+def unwritable(path: Path, error: OSError) -> UnwritableError:
     """Return the error for an output that the system refuses to write."""
-    return OutputError(
+    return UnwritableError(
         f"{path} cannot be written",
         received=error.strerror or str(error),
         expected="a folder that this user can write to",

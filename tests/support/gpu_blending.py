@@ -92,6 +92,7 @@ def plane_source(array, plan):
     def planes_into(first, out):
         planes = np.moveaxis(array, plan.axis, 0)[first : first + out.shape[plan.axis]]
         out[...] = np.moveaxis(planes, 0, plan.axis)
+        return lambda: None
 
     return planes_into
 

@@ -22,6 +22,8 @@ from gcis_runtime.errors import DeviceMemoryError, EngineError
 
 BLOCK = 256
 """Threads per block. All kernels are one-dimensional and limited by memory bandwidth."""
+_PARAMETER_BYTES = 16
+"""Bytes that hold any kernel parameter: numbers, addresses, and shapes of three int32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +187,15 @@ class Device:
         Args:
             function: The kernel.
             threads: Number of threads; rounded up to whole blocks.
-            arguments: One array per parameter, whose bytes are the value of the parameter.
+            arguments: One array per parameter, whose bytes (at most 16) are the value of the parameter.
             stream: Stream of the kernel. The driver copies the arguments before this function returns.
         """
-        pointers = np.array([argument.ctypes.data for argument in arguments], dtype=np.uint64)
+        # All in one array: asking NumPy for an address takes longer than copying a parameter.
+        values = np.frombuffer(
+            b"".join(a.tobytes().ljust(_PARAMETER_BYTES, b"\0") for a in arguments), np.uint8
+        )
+        pointers = np.arange(len(arguments), dtype=np.uint64) * np.uint64(_PARAMETER_BYTES)
+        pointers += np.uint64(values.ctypes.data)
         blocks = -(-threads // BLOCK)
         self._call(
             "cuLaunchKernel", function, blocks, 1, 1, BLOCK, 1, 1, 0, stream, int(pointers.ctypes.data), 0

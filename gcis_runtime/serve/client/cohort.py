@@ -125,7 +125,7 @@ class RemoteCohort:
             view: dict[str, Any] = self._connection.get(path)
             if not forecast and (found := view.get("forecast")) and callbacks.on_forecast is not None:
                 forecast = True
-                callbacks.on_forecast(_forecast(found))
+                callbacks.on_forecast(msgspec.convert(found, Forecast))
             progress = view.get("progress") or {}
             windows, total = int(progress.get("windows", 0)), int(progress.get("total", 0))
             if view["state"] == "done" and seen:
@@ -157,14 +157,6 @@ def _identity(view: BundleView, coarse: BundleView | None) -> Identity:
     return Identity(
         bundle=of(view), labels=tuple(view.labels), engine=view.engine, tf32=view.tf32,
         coarse=None if coarse is None else of(coarse),
-    )  # fmt: skip
-
-
-def _forecast(found: dict[str, Any]) -> Forecast:
-    return Forecast(
-        windows=int(found["windows"]), seconds=found["seconds"], host_bytes=int(found["host_bytes"]),
-        device_bytes=found["device_bytes"], runs=int(found["runs"]), steps=tuple(found.get("steps", ())),
-        allowed_bytes=found.get("allowed_bytes"), file_bytes=found.get("file_bytes"),
     )  # fmt: skip
 
 

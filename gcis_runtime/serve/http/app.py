@@ -43,6 +43,7 @@ def make_app(
         exception_handlers={HTTPException: _not_found},
     )
     app.state.service = service
+    app.router.redirect_slashes = False  # the address would contain the host name that the client sent
     return app
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gcis_runtime.serve.problems import ServeError
@@ -85,7 +85,7 @@ class FormReader:
                 for part, data in events:
                     yield part, data
             parser.finalize()
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise _damaged(str(error)) from error
         if not self._state.complete:
             raise _damaged("a form without its end")

@@ -218,7 +218,7 @@ async def _form(body: AsyncIterator[bytes], boundary: bytes, upload: Upload) -> 
                 await current.write(data)
             else:
                 text += data
-                size += len(data)
+                size += len(data) + len(part.name) * part.started
                 if size > _MOST_FIELDS:
                     raise _too_large(size, _MOST_FIELDS)
             if part.ended:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,9 +111,12 @@ def _load(service: JobService, job: str) -> LoadedCase:
     )
 
 
-def nifti_bytes(case: LoadedCase) -> bytes:
-    """Return the image of a case as a `.nii.gz` file; viewers in browsers do not read DICOM series."""
-    with tempfile.TemporaryDirectory(prefix="gcis-") as folder:
-        path = Path(folder) / "image.nii.gz"
+def nifti_bytes(service: JobService, case: LoadedCase) -> bytes:
+    """Return the image of a case as a `.nii.gz` file; viewers in browsers do not read DICOM series.
+
+    The file is written into the folder of the service, whose next start removes what a killed process left.
+    """
+    with service.incoming() as upload:
+        path = upload.folder / "image.nii.gz"
         write_volume(path, case.volume)
         return path.read_bytes()

@@ -59,7 +59,7 @@ def page_routes() -> list[Route]:
         Route("/v1/page", answering(page.features), methods=["GET"]),
         Route(f"{job}/view", answering(page.view), methods=["GET"]),
         Route(f"{job}/image.nii.gz", answering(page.image), methods=["GET"]),
-        Route(f"{job}/slices/{{plane}}/{{index:int}}/{{kind}}", answering(page.slice), methods=["GET"]),
+        Route(f"{job}/slices/{{plane}}/{{index}}/{{kind}}", answering(page.slice), methods=["GET"]),
     ]
 
 
@@ -89,7 +89,7 @@ class _Page:
 
     async def image(self, request: Request) -> Response:
         """Return the image of a job as NIfTI."""
-        data = await to_thread.run_sync(nifti_bytes, await self._case(request))
+        data = await to_thread.run_sync(nifti_bytes, request.app.state.service, await self._case(request))
         return Response(data, media_type="application/gzip", headers=_PRIVATE)
 
     async def slice(self, request: Request) -> Response:
@@ -127,12 +127,13 @@ def _plane(request: Request, case: LoadedCase) -> tuple[int, int]:
     Raises:
         ServeError: The image has no such plane.
     """
-    axis, index = _AXES.get(request.path_params["plane"]), int(request.path_params["index"])
+    axis, text = _AXES.get(request.path_params["plane"]), str(request.path_params["index"])
+    index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
     if axis is None or not 0 <= index < case.view.image.shape[axis]:
         raise ServeError(
             "the image has no such plane",
             status=404,
-            received=f"{request.path_params['plane'][:20]!r}, {index}",
+            received=f"{request.path_params['plane'][:20]!r}, {text[:20]}",
             expected=", ".join(f"{name} 0 to {case.view.image.shape[a] - 1}" for name, a in PLANES),
         )
     return axis, index

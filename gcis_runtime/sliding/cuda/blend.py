@@ -11,7 +11,9 @@ streams where they access the same memory:
     copy     planes 0 | planes 1  | output 0, planes 2 | output 1, planes 3 ...
     compute           | windows 0 | windows 1          | windows 2 ...
 
-The CPU prepares the next planes in page-locked memory while the GPU computes.
+Meanwhile a thread of the host prepares the next planes in page-locked memory. A batch that begins in one slab
+may end in the next: the output of a slab is queued between the additions of its last window and of the next
+one.
 """
 
 from __future__ import annotations
@@ -28,16 +30,14 @@ from gcis_runtime.engines.session import DeviceSession
 from gcis_runtime.errors import EngineError
 from gcis_runtime.grids.box import with_length
 from gcis_runtime.sliding.blend import WindowCount, kept_outputs
+from gcis_runtime.sliding.cuda.image_ring import ImageRing, PlaneSource
 from gcis_runtime.sliding.cuda.kernels import Kernels
 from gcis_runtime.sliding.cuda.output import OutputBlock, OutputChunk, SlabOutput
 from gcis_runtime.sliding.cuda.ring_box import RingBox
+from gcis_runtime.sliding.cuda.window_batch import WindowBatch
 from gcis_runtime.sliding.cuda.workspace import Workspace
 from gcis_runtime.sliding.schedule import Schedule, Slab
-from gcis_runtime.spec import FLOAT32_BYTES, Shape3
-
-PlaneSource = Callable[[int, NDArray[np.float32]], None]
-"""Writes planes of the padded image into an array (X, Y, Z). The first argument is the first plane along the
-slab axis; the length of the array is the number of planes."""
+from gcis_runtime.spec import Shape3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +95,9 @@ class GpuBlender:
             self._work.close()
             raise
         self._known: dict[int, Buffer] = {}  # outputs of constant windows, by the bits of their value
+        self._batch = WindowBatch(session.batch, most_kept=kept_outputs(self._output_bytes))
+        self._transfers: deque[_Transfer] = deque()
+        self._chunks_queued, self._slabs_queued = 0, 0
 
     def blocks(
         self,
@@ -118,26 +121,25 @@ class GpuBlender:
         gpu.activate()
         for buffer in (work.total, work.norm, work.not_finite):
             gpu.zero(buffer, compute)
-        if self._slabs:
-            self._load(0, planes)
-        transfers: deque[_Transfer] = deque()
-        number = 0
+        batch, slabs = self._session.batch, len(self._slabs)
+        image = ImageRing(gpu, self._kernels, work, self._schedule, planes)
         for slab in self._slabs:
-            self._run(slab, count)
-            later = slab.number + 1
-            for chunk in self._output.chunks(slab):
-                transfer = _Transfer(slab=slab, chunk=chunk, slot=number % 2)
-                self._compute_chunk(transfer)
-                if later < len(self._slabs):
-                    self._load(later, planes)
-                    later = len(self._slabs)
-                self._download(transfer)
-                transfers.append(transfer)
-                number += 1
-                if len(transfers) > 1:
-                    yield from self._collect(transfers.popleft(), done)
-        for transfer in transfers:
-            yield from self._collect(transfer, done)
+            if slab.number == image.loaded:
+                if self._slabs_queued < slab.number - 1:
+                    yield from self._compute(image, done)
+                image.load()
+            for number, (start, value) in enumerate(image.enter(slab), 1):
+                count.total += 1
+                count.reused += not self._batch.add(slab, start, value)
+                if self._batch.full:
+                    yield from self._compute(image, done)
+                    # Every earlier slab is finished here. A session may wait for the end of each run, and
+                    # the upload overlaps only with runs that follow.
+                    if len(slab.windows) - number < 2 * batch and image.loaded == slab.number + 1 < slabs:
+                        image.load()
+        yield from self._compute(image, done)
+        while self._transfers:
+            yield from self._collect(self._transfers.popleft(), done)
 
     def close(self) -> None:
         """Free the memory of the blender once the device has finished using it. May be called again."""
@@ -145,80 +147,44 @@ class GpuBlender:
         self._session.gpu.finish(self._session.stream)
         self._work.close()
 
-    def _load(self, number: int, planes: PlaneSource) -> None:
-        """Upload the planes of a slab that no earlier slab reads, and compute the value range of its windows.
+    def _compute(self, image: ImageRing, done: Callable[[int], None] | None) -> Iterator[OutputBlock]:
+        """Cut and run the windows of a batch, accumulate them in order, and queue the output of slabs."""
+        windows, session = self._batch.take(), self._session
+        window_bytes = session.input.bytes // session.batch
+        for window in windows:
+            if window.computed and window.slot is not None:
+                box = RingBox(
+                    ring=self._work.image_ring,
+                    start=image.place(window.slab, window.start),
+                    shape=self._plan.patch_size,
+                )
+                self._kernels.crop(
+                    self._work.image, session.input, box,
+                    offset=window.slot * window_bytes, stream=session.stream,
+                )  # fmt: skip
+        if any(window.computed for window in windows):
+            session.enqueue()
+        for window in windows:
+            if window.slot is not None:
+                self._accumulate(session.output, window.slot * self._output_bytes, window.start)
+            elif window.value is not None:
+                self._accumulate(self._known[window.value], 0, window.start)
+            if window.kept and window.slot is not None and window.value is not None:
+                self._keep_output(window.value, window.slot)
+            if window.last:
+                yield from self._finish(window.slab, done)
 
-        Nothing that is overwritten here is still in use. `_run` waited for the previous copy from the same
-        page-locked memory. On the copy stream, the download of the first chunk of the slab before the
-        previous one comes first, and the windows of that slab were the last to read these planes of the ring
-        buffer.
-        """
-        gpu, work, slab, window = self._session.gpu, self._work, self._slabs[number], self._plan.patch_size
-        shape = with_length(self._plan.padded, self._plan.axis, slab.new_planes)
-        staged = work.staged[number % 2]
-        size = int(np.prod(shape, dtype=np.int64)) * FLOAT32_BYTES
-        planes(slab.new_first, staged.view(shape, np.float32))
-        gpu.upload(work.uploaded, staged.address, size, work.copy)
-        start = with_length((0, 0, 0), self._plan.axis, self._ring_plane(slab, slab.new_first))
-        box = RingBox(ring=work.image_ring, start=start, shape=shape)
-        self._kernels.scatter(work.uploaded, work.image, box, stream=work.copy)
-        windows, ranges = len(slab.windows), work.host_ranges[number % 2]
-        starts = work.host_starts[number % 2]
-        starts.view((windows, 3), np.int32)[...] = [self._in_ring(slab, s) for s in slab.windows]
-        gpu.upload(work.starts, starts.address, windows * 12, work.copy)
-        gpu.fill(work.ranges, 0, work.ranges.bytes, work.copy)
-        gpu.fill(work.ranges, 0xFF, windows * 4, work.copy)
-        self._kernels.value_range(
-            work.image, work.starts, work.ranges,
-            count=windows, ring=work.image_ring, window=window, stream=work.copy,
-        )  # fmt: skip
-        gpu.download(ranges.address, work.ranges, windows * 8, work.copy)
-        gpu.record(work.loaded[number % 2], work.copy)
-
-    def _ring_plane(self, slab: Slab, plane: int) -> int:
-        """Return the index along the image ring buffer of a plane of a slab."""
-        return (slab.loaded_before + plane - slab.first) % self._work.image_ring[self._plan.axis]
-
-    def _in_ring(self, slab: Slab, start: Shape3) -> Shape3:
-        return with_length(start, self._plan.axis, self._ring_plane(slab, start[self._plan.axis]))
-
-    def _run(self, slab: Slab, count: WindowCount) -> None:
-        """Cut, run and accumulate the windows of a slab, in order."""
-        gpu, work = self._session.gpu, self._work
-        gpu.synchronize(work.loaded[slab.number % 2])  # value ranges on the host, planes on the device
-        ranges = work.host_ranges[slab.number % 2].view((2, len(slab.windows)), np.uint32)
-        pending: list[Shape3] = []
-        for start, least, most in zip(slab.windows, *ranges, strict=True):
-            count.total += 1
-            if least == most and int(least) in self._known:
-                count.reused += 1
-                self._compute(slab, pending)
-                pending = []
-                self._accumulate(self._known[int(least)], 0, start)
-                continue
-            pending.append(start)
-            if least == most or len(pending) == self._session.batch:
-                self._compute(slab, pending)
-                if least == most:
-                    self._keep_output(int(least), len(pending) - 1)
-                pending = []
-        self._compute(slab, pending)
-
-    def _compute(self, slab: Slab, starts: list[Shape3]) -> None:
-        """Run the network on up to a batch of windows and accumulate their logits."""
-        if not starts:
-            return
-        stream, window_bytes = self._session.stream, self._session.input.bytes // self._session.batch
-        for slot, start in enumerate(starts):
-            box = RingBox(
-                ring=self._work.image_ring, start=self._in_ring(slab, start), shape=self._plan.patch_size
-            )
-            self._kernels.crop(
-                self._work.image, self._session.input, box, offset=slot * window_bytes, stream=stream
-            )
-        self._session.enqueue()
-        for slot, start in enumerate(starts):
-            self._accumulate(self._session.output, slot * self._output_bytes, start)
+    def _finish(self, slab: Slab, done: Callable[[int], None] | None) -> Iterator[OutputBlock]:
+        """Queue the output of a slab, and yield earlier output."""
+        for chunk in self._output.chunks(slab):
+            transfer = _Transfer(slab=slab, chunk=chunk, slot=self._chunks_queued % 2)
+            self._compute_chunk(transfer)
+            self._download(transfer)
+            self._transfers.append(transfer)
+            self._chunks_queued += 1
+            if len(self._transfers) > 1:
+                yield from self._collect(self._transfers.popleft(), done)
+        self._slabs_queued += 1
 
     @property
     def _output_bytes(self) -> int:
@@ -242,13 +208,12 @@ class GpuBlender:
         )
 
     def _keep_output(self, value: int, slot: int) -> None:
-        """Keep a copy of the output of a constant window, within the limit shared with the CPU."""
-        if len(self._known) < kept_outputs(self._output_bytes):
-            kept = self._work.allocate(self._output_bytes)
-            address = self._session.output.address + slot * self._output_bytes
-            output = Buffer(address=address, bytes=self._output_bytes)
-            self._session.gpu.copy(kept, output, self._output_bytes, self._session.stream)
-            self._known[value] = kept
+        """Keep a copy of the output of a constant window."""
+        kept = self._work.allocate(self._output_bytes)
+        address = self._session.output.address + slot * self._output_bytes
+        output = Buffer(address=address, bytes=self._output_bytes)
+        self._session.gpu.copy(kept, output, self._output_bytes, self._session.stream)
+        self._known[value] = kept
 
     def _compute_chunk(self, transfer: _Transfer) -> None:
         """Queue the kernel that computes a chunk.

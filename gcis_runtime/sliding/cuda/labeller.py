@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from gcis_runtime.grids.grid_transform import GridTransform
 from gcis_runtime.sliding.accumulator import Tile
 from gcis_runtime.sliding.blend import WindowCount
 from gcis_runtime.sliding.cuda.blend import GpuBlender
+from gcis_runtime.sliding.cuda.image_ring import PlaneSource
 from gcis_runtime.sliding.cuda.kernels import Kernels, cached_kernels
 from gcis_runtime.sliding.cuda.output import NativeGridOutput, NetworkGridOutput, OutputBlock, SlabOutput
 from gcis_runtime.sliding.label_sink import LabelSink
@@ -25,6 +27,7 @@ from gcis_runtime.sliding.plan import read_planes
 from gcis_runtime.sliding.schedule import Schedule, make_schedule
 from gcis_runtime.system.private_cache import open_cache
 from gcis_runtime.system.stage_clock import StageClock
+from gcis_runtime.system.worker_threads import workers
 
 
 def choose_output(
@@ -49,12 +52,14 @@ class GpuLabeller:
 
     Only labels are downloaded: labels on the native grid for smooth boundaries, otherwise labels on the
     network grid, which the host looks up for each file voxel. Masks and probabilities require the logits on
-    the host. The time that the CPU waits for the GPU counts as `network`, because blending and native-grid
-    labels run on the GPU between windows.
+    the host. Threads prepare the image while the GPU computes, and the time that the labeller waits for them
+    counts as `preprocess`. The time that it waits for the GPU counts as `network`, because blending and
+    native-grid labels run on the GPU between windows.
 
     Args:
         session: The network on a GPU.
         kernels: The compiled kernels on that GPU; None compiles them or loads them from the user's cache.
+        threads: CPU threads that prepare the image. Labels do not depend on their number.
 
     Attributes:
         least_free: Bytes of device memory that were free while the last volume held all its memory; None
@@ -64,8 +69,8 @@ class GpuLabeller:
         EngineError: The kernels cannot be compiled.
     """
 
-    def __init__(self, session: DeviceSession, kernels: Kernels | None = None) -> None:
-        self._session = session
+    def __init__(self, session: DeviceSession, kernels: Kernels | None = None, *, threads: int = 1) -> None:
+        self._session, self._threads = session, threads
         self.least_free: int | None = None
         self._proven = False  # whether logits of a first window have arrived
         if kernels is None:
@@ -80,13 +85,9 @@ class GpuLabeller:
             UnusableEngineError: The engine or the GPU failed before the first windows were finished.
             EngineError: The same, later.
         """
-        count, plan = WindowCount(), task.plan
+        count = WindowCount()
 
-        def planes(first: int, out: NDArray[np.float32]) -> None:
-            with clock.stage("preprocess"):
-                read_planes(task.image.box, plan, first, out, padding_value=task.padding_value)
-
-        schedule = make_schedule(plan)
+        schedule = make_schedule(task.plan)
         output = choose_output(
             schedule,
             task.image.transform,
@@ -106,7 +107,8 @@ class GpuLabeller:
                 self._session, self._kernels, schedule, task.weights, channels=task.channels, output=output
             )
             with _closing(blender):
-                with clock.stage("network"):
+                # The thread that writes into page-locked memory of the blender ends before that is freed.
+                with clock.stage("network"), _plane_source(task, clock, self._threads) as planes:
                     for block in blender.blocks(planes, count=count, done=finished):
                         with clock.stage("restore"):
                             take(block)
@@ -124,6 +126,29 @@ class GpuLabeller:
             if self._proven:
                 raise
             raise as_unusable(error) from error
+
+
+@contextlib.contextmanager
+def _plane_source(task: LabelTask, clock: StageClock, threads: int) -> Iterator[PlaneSource]:
+    """Provide a source that prepares planes in the background, until the end of the block.
+
+    The time that the caller waits for planes counts as `preprocess`.
+    """
+    with workers(threads) as pool, ThreadPoolExecutor(1) as background:
+
+        def planes(first: int, out: NDArray[np.float32]) -> Callable[[], None]:
+            future = background.submit(
+                read_planes, task.image.box, task.plan, first, out,
+                padding_value=task.padding_value, workers=pool,
+            )  # fmt: skip
+
+            def wait() -> None:
+                with clock.stage("preprocess"):
+                    future.result()
+
+            return wait
+
+        yield planes
 
 
 @contextlib.contextmanager

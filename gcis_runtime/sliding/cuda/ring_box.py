@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ class RingBox:
     @property
     def voxels(self) -> int:
         """Number of voxels of the box."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     def arguments(self) -> list[NDArray[Any]]:
         """Return the kernel parameters `ring`, `start` and `box`."""

@@ -124,3 +124,12 @@ def test_missing_slices_are_interpolated_if_allowed(volume: Volume, tmp_path: Pa
     assert found.notes == (
         "8 slices at uneven distances (3.000 to 6.000 mm) were interpolated to 9 slices, 3.000 mm apart",
     )
+
+
+@pytest.mark.parametrize("other", ["4712", ""])
+def test_slices_of_several_patients_are_no_series(volume: Volume, tmp_path: Path, other: str) -> None:
+    slices = slices_of(volume, PatientID="4711")
+    slices[-1].PatientID = other
+    with pytest.raises(ImageError, match="several patients; received 2 values of PatientID") as error:
+        read_dicom(write(slices, tmp_path / "s"))
+    assert "471" not in str(error.value)

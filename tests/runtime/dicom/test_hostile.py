@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -108,6 +109,50 @@ def test_damaged_members_of_an_archive(volume: Volume, tmp_path: Path, method: i
         # The member is left out as damaged, and its slice is missing.
         with pytest.raises(ImageError, match=r"lacks 1 slice|one slice|cannot be read"):
             read_dicom(tmp_path / f"{name}.zip")
+
+
+@pytest.mark.parametrize("lie", [False, True], ids=["stated", "hidden"])
+def test_a_member_inflates_within_bounded_memory(volume: Volume, tmp_path: Path, *, lie: bool) -> None:
+    (first,) = sorted(write(slices_of(volume)[:1], tmp_path / "s").iterdir())
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.dcm", first.read_bytes() + bytes(100 << 20))
+    if lie:
+        data = bytearray(path.read_bytes())
+        struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 3000)
+        path.write_bytes(bytes(data))
+    tracemalloc.start()
+    try:
+        assert holds_dicom(path)
+        with pytest.raises(ImageError):
+            read_dicom(path)
+        assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_huge_directory_of_an_archive_is_not_read(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a", b"")
+    data = stream.getvalue()
+    start, end = data.rindex(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
+    entries = data[start:end] * (1 + (33 << 20) // (end - start))
+    tail = bytearray(data[end:])
+    struct.pack_into("<I", tail, 12, len(entries))
+    (tmp_path / "a.zip").write_bytes(data[:start] + entries + tail)
+    assert not holds_dicom(tmp_path / "a.zip")
+    with pytest.raises(ImageError, match="cannot be read; received its directory is too large"):
+        read_dicom(tmp_path / "a.zip")
+
+
+def test_methods_that_cannot_be_limited_are_not_read(volume: Volume, tmp_path: Path) -> None:
+    folder = write(slices_of(volume), tmp_path / "s")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    with pytest.raises(ImageError, match="compressed by a method that is not supported"):
+        read_dicom(tmp_path / "a.zip")
 
 
 def test_a_size_that_no_scanner_writes(volume: Volume, tmp_path: Path) -> None:

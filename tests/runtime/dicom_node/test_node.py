@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -225,3 +226,29 @@ def test_a_series_that_ends_the_process_is_given_up(tmp_path: Path) -> None:
     assert list((tmp_path / "received").iterdir())
     inbox.remove_finished(older_than=-1)
     assert not list((tmp_path / "received").iterdir())
+
+
+def test_connections_without_an_association_take_no_place(
+    node: Callable[..., DicomNode], seen: Seen, tmp_path: Path
+) -> None:
+    with node(associations=1) as listening:
+        for data in (b"", b"\x01", b"GET / HTTP/1.1\r\n\r\n"):  # such as the checks of a load balancer
+            with socket.create_connection(("127.0.0.1", listening.port)) as connection:
+                connection.sendall(data)
+            wait_for_threads()
+        assert send(listening.port)["association"] == "released"
+    with node(associations=1, peers=("10.0.0.0/8",)) as listening:
+        held = [socket.create_connection(("127.0.0.1", listening.port)) for _ in range(9)]
+        wait_for_threads()
+        assert len([line for line in seen.lines if "it is in no network" in line]) == 9
+        for connection in held:
+            connection.close()
+
+
+def wait_for_threads() -> None:
+    """Wait until no association has a thread; pynetdicom itself waits for a minute."""
+    for _ in range(200):
+        if not any("AcceptorThread" in thread.name for thread in threading.enumerate()):
+            return
+        time.sleep(0.1)
+    raise AssertionError("threads of connections that were closed stay")

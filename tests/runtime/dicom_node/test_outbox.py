@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,3 +93,51 @@ def test_the_thread_sends_what_is_added(tmp_path: Path, files: list[Path]) -> No
         outbox._thread.join(0.01)
     outbox.stop()
     assert len(sent.calls) == 1 and not outbox._thread.is_alive()
+
+
+class OddError(Exception):
+    """An exception of a library."""
+
+
+def test_an_unexpected_error_is_a_failure_like_others(tmp_path: Path, files: list[Path]) -> None:
+    sent, lines, failures = Sent(), [], [OddError("DOE^JOHN")]
+
+    def send(files: Sequence[Path], destination: Destination) -> None:
+        if failures:
+            raise failures.pop()
+        sent(files, destination)
+
+    outbox = Outbox(tmp_path / "out", send=send, delays=(0.01,), log=lines.append)
+    outbox.add(files, PACS, key="a")
+    outbox.start()
+    for _ in range(1000):
+        if sent.calls:
+            break
+        outbox._thread.join(0.01)
+    outbox.stop()
+    assert len(sent.calls) == 1 and "OddError" in lines[0] and "DOE" not in lines[0]
+
+
+def test_what_killed_processes_left_is_removed_and_not_sent(tmp_path: Path, files: list[Path]) -> None:
+    sent = Sent()
+    outbox = Outbox(tmp_path / "out", send=sent)
+    outbox.add(files, PACS, key="a")
+    (entry,) = (tmp_path / "out").iterdir()
+    half = (
+        tmp_path / "out" / f".{entry.name}.01234567.part"
+    )  # named as by `replacing_folder` and at the removal
+    shutil.copytree(entry, half)
+    assert outbox.send_due(0.0) is None and len(sent.calls) == 1 and half.exists()
+    Outbox(tmp_path / "out", send=sent)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_destination_that_was_removed_receives_nothing(tmp_path: Path, files: list[Path]) -> None:
+    sent, lines = Sent(failures=1), []
+    outbox = Outbox(tmp_path / "out", send=sent, destinations=[PACS])
+    outbox.add(files, PACS, key="a")
+    outbox.send_due(0.0)
+    later = Outbox(tmp_path / "out", send=sent, destinations=[WEB], log=lines.append)
+    assert later.send_due(1e9) is None and later.send_due(1e9) is None and not sent.calls
+    assert len(lines) == 1 and "no destination any more" in lines[0]
+    assert Outbox(tmp_path / "out", send=sent, destinations=[PACS]).send_due(1e9) is None and sent.calls

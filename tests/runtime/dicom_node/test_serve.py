@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,35 +100,82 @@ ANSWERS = {
 }
 
 
-@pytest.mark.service
-@pytest.mark.parametrize("name", ANSWERS)
-def test_the_answers_of_a_web_server(tmp_path: Path, name: str) -> None:
-    status, body, message = ANSWERS[name]
-    requests = []
+@contextmanager
+def web_server(
+    status: int, body: bytes, headers: dict[str, str] | None = None
+) -> Iterator[tuple[int, list[tuple[str, str, bytes]]]]:
+    """Yield the port of a server with one answer, and the path, authorization and body of each request."""
+    requests: list[tuple[str, str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             requests.append((self.path, self.headers["Authorization"], data))
             self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value.format(port=self.server.server_address[1]))
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(body)
+
+        do_GET = do_POST  # noqa: N815 (a name of http.server)
 
         def log_message(self, *_args: object) -> None:
             pass
 
-    (tmp_path / "a.dcm").write_bytes(b"content")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        where = parse_destination(f"http://127.0.0.1:{server.server_address[1]}/web")
-        raises = pytest.raises(OutputError, match=message) if message else nullcontext()
         try:
-            with raises:
-                send_files([tmp_path / "a.dcm"], where, token="secret")
+            yield server.server_address[1], requests
         finally:
             server.shutdown()
+
+
+def send_to_web(folder: Path, port: int) -> None:
+    """Send a file to a server of this machine."""
+    (folder / "a.dcm").write_bytes(b"content")
+    send_files([folder / "a.dcm"], parse_destination(f"http://127.0.0.1:{port}/web"), token="secret")
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answers_of_a_web_server(tmp_path: Path, name: str) -> None:
+    status, body, message = ANSWERS[name]
+    raises = pytest.raises(OutputError, match=message) if message else nullcontext()
+    with web_server(status, json.dumps(body).encode()) as (port, requests), raises:
+        send_to_web(tmp_path, port)
     ((path, authorization, data),) = requests
     assert path == "/web/studies" and authorization == "Bearer secret" and b"\r\n\r\ncontent\r\n--" in data
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(tmp_path: Path, status: int) -> None:
+    location = {"Location": "http://localhost:{port}/elsewhere"}
+    raises = pytest.raises(OutputError, match=f"HTTP status {status}")
+    with web_server(status, b"", location) as (port, requests), raises:
+        send_to_web(tmp_path, port)
+    assert [path for path, _, _ in requests] == ["/web/studies"]
+
+
+@pytest.mark.service
+def test_an_answer_that_is_nested_too_deep_is_an_error(tmp_path: Path) -> None:
+    with web_server(200, 100_000 * b"[") as (port, _), pytest.raises(OutputError, match="did not take"):
+        send_to_web(tmp_path, port)
+
+
+@pytest.mark.service
+def test_a_server_that_does_not_speak_http_is_an_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def talk() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        threading.Thread(target=talk, daemon=True).start()
+        with pytest.raises(OutputError, match="did not take the results"):
+            send_to_web(tmp_path, listening.getsockname()[1])
 
 
 @pytest.mark.service

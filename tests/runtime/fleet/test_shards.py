@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -100,7 +101,8 @@ def test_dicom_series_and_pages_merge_as_well(run, cts, tmp_path):
     for image in (*cts.glob("*c[123]*"), cts / "c0.nii.gz"):
         image.unlink()
     assert run(*options).exit_code == 0
-    expected, links = timeless(out), re.findall(r'href="(\./[^"]+)"', (out / "summary.html").read_text())
+    expected, whole = timeless(out), (out / "summary.html").read_text()
+    links = re.findall(r'href="(\./[^"]+)"', whole)
     shutil.rmtree(out)
     assert [run(*options, "--shard", f"{n}/2").exit_code for n in (1, 2)] == [0, 0]
     assert merge(out).exit_code == 0
@@ -111,6 +113,22 @@ def test_dicom_series_and_pages_merge_as_well(run, cts, tmp_path):
     pages = [(out / f"summary.shard-{n}-of-2.html").read_text() for n in (1, 2)]
     assert sorted(links) == sorted(link for page in pages for link in re.findall(r'href="(\./[^"]+)"', page))
     assert len(links) == 2 and all((out / link).is_file() for link in links)
+    merged = (out / "summary.html").read_text()
+    assert re.findall(r'href="(\./[^"]+)"', merged) == links
+    assert merged.count("data:image/png") == whole.count("data:image/png")
+
+
+def test_the_page_of_moved_outputs_shows_their_values(run, tmp_path):
+    assert [run("--report-html", "--shard", f"{n}/2").exit_code for n in (1, 2)] == [2, 0]
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert merge(tmp_path / "moved").exit_code == 2
+    page = (tmp_path / "moved" / "summary.html").read_text()
+    links = re.findall(r'href="(\./[^"]+)"', page)
+    assert len(links) == 4 and all((tmp_path / "moved" / unquote(link)).is_file() for link in links)
+    (tmp_path / "moved" / "summary.html").unlink()
+    (tmp_path / "moved" / "summary.shard-1-of-2.html").unlink()
+    assert merge(tmp_path / "moved").exit_code == 2
+    assert not (tmp_path / "moved" / "summary.html").exists(), "one shard wrote no page"
 
 
 def test_files_of_the_shards_may_be_passed_and_json_is_printed(run, tmp_path):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from gcis_runtime.cli.serve import main
 from gcis_runtime.errors import OutputError
-from gcis_runtime.serve.access import check_address, duration, is_loopback, read_token
+from gcis_runtime.serve.access import admitted_hosts, check_address, duration, is_loopback, read_token
 from gcis_runtime.serve.problems import ServeError
 from gcis_runtime.serve.queue import JobQueue
 
@@ -72,3 +72,10 @@ def test_the_recommended_wait_grows_up_to_a_limit_and_starts_again() -> None:
     assert caught.value.retry_after == waits[0]
     queue.measured(100.0)
     assert queue.retry_after(1) > waits[0]
+
+
+def test_names_are_checked_without_a_token_unless_they_cannot_be_known() -> None:
+    assert admitted_hosts("0.0.0.0", (), without_token=True) is None
+    assert admitted_hosts("127.0.0.1", (), without_token=True) == ()
+    assert admitted_hosts("0.0.0.0", ("segment.example",), without_token=True) == ("segment.example",)
+    assert admitted_hosts("127.0.0.1", (), without_token=False) == ()

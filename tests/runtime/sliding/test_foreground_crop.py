@@ -24,6 +24,7 @@ from gcis_runtime.bundles.describe import describe
 from gcis_runtime.bundles.manifest import decode, encode
 from gcis_runtime.cli import run as cli
 from gcis_runtime.errors import BundleError
+from gcis_runtime.grids.box import positive_box
 from gcis_runtime.grids.preprocess import preprocess
 from gcis_runtime.images.nifti import write_volume
 from gcis_runtime.pipeline import forecast
@@ -238,6 +239,20 @@ def test_the_box_is_monais(found):
         assert [[part.start, part.stop] for part in box] == np.stack([starts, ends], axis=1).tolist()
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("count", [0, 1, 5, 400])
+def test_values_above_a_limit_are_found_in_every_layout(count, dtype):
+    rng = np.random.default_rng(count)
+    values = np.full((9, 12, 7), -32768, dtype)
+    values[tuple(rng.integers(0, values.shape, (count, 3)).T)] = -174
+    expected = positive_box(values > -175) if count else None
+    for order in ("C", "F"):
+        for flips in ((), (0,), (1, 2), (0, 1, 2)):
+            array = np.flip(np.array(np.flip(values, flips), order=order), flips)
+            assert foreground._box_above(array, np.float32(-175)) == expected
+            assert foreground._box_above(array, np.float32(-174)) is None
+
+
 @pytest.mark.parametrize("tilt", [0.4, -0.4])
 @pytest.mark.parametrize("side", [slice(0, 3), slice(-3, None)])
 def test_beyond_a_tilted_border_the_last_voxels_go_on(tilt, side):
@@ -267,7 +282,6 @@ def test_only_what_is_not_known_is_computed(monkeypatch):
         return real(self, part)
 
     monkeypatch.setattr(type(image), "box", box)
-    monkeypatch.setattr(foreground, "_CHUNK_VOXELS", 120 * 120 * 7)
     found = foreground_box(image, Foreground())
     assert found is not None and sum(computed) < 0.05 * np.prod(image.transform.shape)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gcis_runtime.grids.grid_transform import GridTransform
+from gcis_runtime.sliding import label_sink
 from gcis_runtime.sliding.label_sink import LabelSink
 
 SHAPE = (41, 50, 37)
@@ -24,8 +25,11 @@ def _sink(order, flips, values):
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flips", [(), (1,), (0, 2)])
 @pytest.mark.parametrize("values", [(1, 2, 3), (1, 300)])
-def test_labels_of_boxes_are_placed_and_counted(order, flips, memory, values):
+def test_labels_of_boxes_are_placed_and_counted(order, flips, memory, values, monkeypatch):
     """Boxes that touch and overlap give the label map that was cut into them."""
+    monkeypatch.setattr(label_sink, "_BLOCK_PLANES", 7)
+    monkeypatch.setattr(label_sink, "_BLOCK_LINE", 16)
+    monkeypatch.setattr(label_sink, "_COUNTED", 1000)
     sink, transform = _sink(order, flips, values)
     rng = np.random.default_rng(0)
     known = np.array((0, 0, *values), dtype=sink.labels.dtype)

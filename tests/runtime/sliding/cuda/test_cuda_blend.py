@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -69,21 +70,36 @@ def test_windows_may_be_left_out(host_kernels):
         assert values is None or found.dtype == np.uint16
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_batches_and_constant_windows(batch, host_kernels):
+@pytest.mark.parametrize(("batch", "order"), list(itertools.product((1, 3, 8), ORDERS)))
+def test_batches_and_constant_windows(batch, order, host_kernels):
+    """Batches are full: neither a constant window nor the end of a slab ends one."""
     plan = make_plan((29, 17, 50))
     array = image(plan.padded)
     expected = whole_volume_blend(array, plan, (0, 2, 1))
     count = WindowCount()
-    driver = fake_cuda.FakeDriver("mixed", kernels=host_kernels, seed=batch)
+    driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=batch)
     logits, runs = blend_on_gpu(driver, plan, array, batch=batch, values=None, count=count)
     np.testing.assert_array_equal(logits, expected)
     boxes = (tuple(slice(s, s + r) for s, r in zip(start, ROI, strict=True)) for start in plan.starts)
     constant = sum(np.ptp(array[box]) == 0 for box in boxes)
     assert constant > 10
     assert (count.total, count.reused) == (len(plan.starts), constant - 1)
-    if batch == 1:
-        assert runs == count.total - count.reused
+    assert runs == -(-(count.total - count.reused) // batch)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("batch", [2, 5])
+def test_batches_larger_than_a_slab(batch, order, host_kernels):
+    """Two windows per slab, some of them left out, and a gap: a batch holds windows of at most two slabs."""
+    full = make_plan((12, 12, 90), overlap=0.5)
+    plan = make_plan((12, 12, 90), overlap=0.5, drop=(1, 6, 7, 20, 21, 22, 23, 24, 25))
+    assert len({s[2] for s in full.starts}) * 2 == len(full.starts)
+    array = image(plan.padded)
+    expected = whole_volume_blend(array, plan, (0, 2, 1))
+    driver = fake_cuda.FakeDriver(order, kernels=host_kernels, seed=batch)
+    logits, runs = blend_on_gpu(driver, plan, array, batch=batch, values=None)
+    np.testing.assert_array_equal(logits, expected)
+    assert runs < len(plan.starts)
 
 
 def test_negative_and_mixed_windows_are_not_taken_for_constant(host_kernels):
@@ -116,6 +132,36 @@ def test_copies_overlap_the_network(host_kernels):
     assert back
     labels = sum(a[2] for name, a in driver.calls if name == "cuMemcpyDtoHAsync")
     assert labels < 2 * np.prod(plan.padded)  # labels, and not logits of four bytes and channels
+
+
+def test_a_window_takes_two_launches_and_no_wait(host_kernels):
+    """Waits and copies grow with the number of slabs, not with that of windows, and nothing is allocated."""
+    driver = fake_cuda.FakeDriver(kernels=host_kernels)
+    plan = make_plan((29, 17, 50))
+    noise = np.random.default_rng(0).random(plan.padded, dtype=np.float32)
+    session = Session(driver, ROI, batch=4)
+    kernels, output = Kernels(session.gpu, b""), make_output(plan, (0,), (1,))
+    blender = GpuBlender(session, kernels, make_schedule(plan), WEIGHTS, channels=(0,), output=output)
+    before = len(driver.calls)
+    list(blender.blocks(plane_source(noise, plan)))
+    calls = driver.calls[before:]
+    blender.close()
+    windows, slabs = len(plan.starts), len(make_schedule(plan).slabs)
+    assert windows > 10 * slabs
+    launches = Counter(a[0] for name, a in calls if name == "cuLaunchKernel")
+    assert launches == {
+        "crop": windows, "accumulate": windows,
+        "scatter": slabs, "value_range": slabs, "finish_labels8": slabs,
+    }  # fmt: skip
+    assert Counter(name for name, _ in calls if name != "cuLaunchKernel") == {
+        "cuCtxSetCurrent": 1,
+        "cuMemsetD8Async": 3 + 2 * slabs,  # sums, weights and flag; value ranges
+        "cuMemcpyHtoDAsync": 2 * slabs,  # planes, starts of windows
+        "cuMemcpyDtoHAsync": 3 * slabs,  # value ranges, labels, flag
+        "cuEventRecord": 3 * slabs,
+        "cuStreamWaitEvent": slabs,
+        "cuEventSynchronize": 2 * slabs,  # planes, labels
+    }
 
 
 def test_a_logit_that_is_not_finite_is_an_error(host_kernels):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +18,11 @@ from gcis_runtime.sliding.labeller import STAGES, CpuLabeller, LabelTask
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.stage_clock import StageClock
 from tests.support import fake_cuda
-from tests.support.gpu_blending import ROI, WEIGHTS, Session, make_plan, network
+from tests.support.gpu_blending import ROI, WEIGHTS, Session, make_plan, make_task, native_labels, network
+
+SHAPE = (20, 24, 60)
+PATIENCE = 20.0
+"""Seconds that a test waits for another thread before it fails."""
 
 VALUES, CHANNELS = (3, 1, 2), (1, 2, 0)
 
@@ -76,3 +84,72 @@ def test_gpu_and_cpu_agree(shape, restore, masks):
     before = set(driver.alive)
     label(gpu, shape=shape, restore=restore, masks=masks)
     assert set(driver.alive) == before, "a second volume leaves nothing behind"
+
+
+class WatchedImage:
+    """An image that calls a function with the index of its first plane before it computes a box."""
+
+    def __init__(self, image, before):
+        self._image, self._before = image, before
+        self.transform = image.transform
+
+    def box(self, box):
+        self._before(box[2].start)
+        return self._image.box(box)
+
+
+def test_planes_are_prepared_while_the_network_runs():
+    """A session that waits for the end of each run does not delay the preparation of the next slab."""
+    started, seen = threading.Event(), []
+    shape, task = make_task(np.diag([-2.0, -2.0, 2.0]), SHAPE)
+    expected = native_labels(CpuLabeller(lambda window: network(window[0, 0])[None]), shape, task).labels
+
+    class Synchronous(Session):
+        def enqueue(self):
+            super().enqueue()
+            seen.append(started.wait(PATIENCE))
+            self.gpu.finish(self.stream)
+
+    session = Synchronous(fake_cuda.FakeDriver(), ROI)
+    gpu = GpuLabeller(session, Kernels(session.gpu, b""), threads=3)
+    watched = WatchedImage(task.image, lambda plane: started.set() if plane else None)
+    labels = native_labels(gpu, shape, replace(task, image=watched)).labels
+    assert seen and all(seen)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_page_locked_memory_outlives_the_thread_that_writes_it():
+    """After an error of the network, memory is freed only once no thread writes planes into it."""
+    driver, writing = fake_cuda.FakeDriver(), threading.Event()
+    shape, task = make_task(np.diag([-2.0, -2.0, 2.0]), SHAPE)
+    ended = []
+
+    def slow(plane):
+        if plane:
+            writing.set()
+            time.sleep(0.3)
+            ended.append(driver.names().count("cuMemFreeHost"))
+
+    class Failing(Session):
+        def enqueue(self):
+            assert writing.wait(PATIENCE)
+            raise RuntimeError("a run failed")
+
+    session = Failing(driver, ROI)
+    gpu = GpuLabeller(session, Kernels(session.gpu, b""))
+    with pytest.raises(RuntimeError, match="a run failed"):
+        native_labels(gpu, shape, replace(task, image=WatchedImage(task.image, slow)))
+    assert ended == [0], "page-locked memory was freed while a thread wrote into it"
+    assert "cuMemFreeHost" in driver.names()
+
+
+def test_an_error_of_the_image_is_raised():
+    def fail(plane):
+        if plane:
+            raise MemoryError("no memory for the planes")
+
+    session = Session(fake_cuda.FakeDriver(), ROI)
+    shape, task = make_task(np.diag([-2.0, -2.0, 2.0]), SHAPE)
+    gpu = GpuLabeller(session, Kernels(session.gpu, b""))
+    with pytest.raises(MemoryError, match="no memory for the planes"):
+        native_labels(gpu, shape, replace(task, image=WatchedImage(task.image, fail)))
