@@ -39,7 +39,7 @@ PEAK_MEMORY_UNIT = 1 if MACOS else 1024
 
 _LOCKED_BYTE = 1 << 30
 """Position of the byte that is locked on Windows: behind the content, which others can then still read."""
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 
 

@@ -73,6 +73,7 @@ class Outbox:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._folder, self._send, self._delays, self._log = folder, send, tuple(delays), log
+        self._longest = max(self._delays, default=0.0)
         self._permitted = None if destinations is None else {str(d) for d in destinations}
         self._kept_back: set[str] = set()
         self._changed = threading.Event()
@@ -120,7 +121,7 @@ class Outbox:
                 continue
             if self._permitted is not None and entry.destination not in self._permitted:
                 self._keep_back(folder, entry)
-            elif entry.due > now:
+            elif 0 < entry.due - now <= self._longest:  # later times are those of a clock that was set back
                 times.append(entry.due)
             elif self._stopped:
                 return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gcis_runtime.errors import GcisError, ImageError
+from gcis_runtime.images.other_file import refuse_other_file
 from gcis_runtime.pipeline.options import Callbacks, Progress
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.case import read_case, segment_case, write_case
@@ -45,6 +46,7 @@ def segment_bytes(
     with tempfile.TemporaryDirectory(prefix="gcis-") as folder:
         image = Path(folder) / f"image{suffix}"
         image.write_bytes(content)
+        refuse_other_file(image)
         try:
             (job,) = plan_jobs([Source(image=image, name="image")], f"{folder}/")
             case = read_case(segmenter, job, RunOptions())

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
+from gcis_runtime.images.contents import refuse_pointer
 from gcis_runtime.images.voxels import Stored
 
 FIX = "Check that it is complete, or convert it to NIfTI."
@@ -29,6 +30,8 @@ MM = {
 """Millimetres per unit of length that a header may state."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 Fields = Mapping[str, str]
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""Decimal numbers; Python's `float` also accepts underscores and the digits of other scripts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,10 +68,7 @@ def numbers(path: Path, key: str, text: str, count: int | None) -> list[float]:
     Raises:
         ImageError: A value is no finite number, or the count differs.
     """
-    try:
-        values = [float(word) for word in text.split()]
-    except ValueError:
-        values = [math.nan]
+    values = [float(word) if _NUMBER.fullmatch(word) else math.nan for word in text.split()]
     if not all(map(math.isfinite, values)) or (count is not None and len(values) != count):
         expected = "finite numbers" if count is None else f"{count} finite numbers"
         raise damaged(path, f"{key}: {text[:60]!r}", expected)
@@ -111,6 +111,7 @@ def detached(path: Path, name: str) -> Path:
     file = path.parent / name
     if "\0" in name or not file.is_file():  # a pipe would block for ever
         raise ImageError(f"{path} cannot be read", received=f"no file {name}", fix=FIX)
+    refuse_pointer(file)
     return file
 
 

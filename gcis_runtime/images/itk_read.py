@@ -32,6 +32,7 @@ from gcis_runtime.images.voxels import (
     damage,
     decode,
     finish,
+    trailing_notes,
 )
 from gcis_runtime.system import gzip_stream as gzipped
 
@@ -52,7 +53,8 @@ def read_decoded(path: Path) -> Decoded:
     """
     header = read_header(path)
     try:
-        return Decoded(array=_voxels(header), affine=header.affine, notes=header.notes)
+        array, notes = _voxels(header)
+        return Decoded(array=array, affine=header.affine, notes=(*header.notes, *notes))
     except damage() as error:
         if isinstance(error, PermissionError):
             raise _forbidden(path, error) from error
@@ -112,20 +114,21 @@ def read_header(path: Path) -> ItkHeader:
         raise error if str(path) in error.message else error.named(path) from error
 
 
-def _voxels(header: ItkHeader) -> NDArray[Any]:
-    """Read voxels (X, Y, Z), to the end of the file and the checksum."""
+def _voxels(header: ItkHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Read voxels (X, Y, Z), to the end of the file and the checksum; also return notes."""
     stored = header.stored
     if header.encoding in ("text", "hex"):
-        return _written_out(header)
+        return _written_out(header), ()
     with stored.file.open("rb") as raw:
         raw.seek(stored.offset)
         stream, inflate = _opened(raw, header)
         array = decode(stream, stored)
-        finish(stream)
+        extra = finish(stream)
         if inflate is not None:
             _check_length(inflate, stored)
+            extra += stored.file.stat().st_size - stored.offset - inflate.used()
     check_rows(array, stored, lambda: _second(header), whole=header.encoding == "raw")
-    return array
+    return array, trailing_notes(extra)
 
 
 def _opened(raw: IO[bytes], header: ItkHeader) -> tuple[IO[bytes], Inflate | None]:
@@ -178,6 +181,8 @@ def _written_out(header: ItkHeader) -> NDArray[Any]:
         if header.encoding == "hex":
             values = np.frombuffer(bytes.fromhex(re.sub(rb"\s", b"", text).decode("ascii")), stored.dtype)
         else:
+            if b"_" in text:  # which `float` accepts
+                raise ValueError("a number with an underscore")
             numbers = np.array([float(word) for word in re.split(rb"[\s,]+", text.strip())])
             values = numbers.astype(stored.dtype)
             if not np.array_equal(values, numbers, equal_nan=True) and stored.dtype.kind in "iu":

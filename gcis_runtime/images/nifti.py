@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.grid import Grid
-from gcis_runtime.images.nifti_header import FIX, Layout, header_file, length_unit, read_layout, voxel_file
+from gcis_runtime.images.nifti_header import FIX, Layout, length_unit, read_layout
+from gcis_runtime.images.nifti_pair import header_file, voxel_file
 from gcis_runtime.images.volume import Decoded, Volume, check_file
 from gcis_runtime.images.voxels import (
     BZIP2_MAGIC,
@@ -31,6 +32,7 @@ from gcis_runtime.images.voxels import (
     damage,
     decode,
     finish,
+    trailing_notes,
     uncompressed,
 )
 from gcis_runtime.spec import label_dtype
@@ -163,13 +165,13 @@ def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Decoded:
             _check_size(path, stored, ratio)
             stream.seek(stored.offset)
             array = decode(stream, stored)
-            finish(stream)
+            extra = finish(stream)
         else:
             with _open(stored.file) as (voxels, expansion):
                 _check_size(stored.file, stored, expansion)
                 voxels.seek(stored.offset)
                 array = decode(voxels, stored)
-                finish(voxels)
+                extra = finish(voxels)
         with stored.file.open("rb") as raw:
             packed = raw.read(3).startswith((GZIP_MAGIC, BZIP2_MAGIC))
         check_rows(array, stored, lambda: _second(stored), whole=not packed)
@@ -177,7 +179,7 @@ def _read(stream: IO[bytes], path: Path, *, ratio: int) -> Decoded:
             array=array,
             affine=layout.affine,
             header=layout.header,
-            notes=layout.notes,
+            notes=(*layout.notes, *trailing_notes(extra)),
             slope=None if layout.scaling is None else layout.scaling[0],
         )
     except ImageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.images.contents import HEAD, refuse_known
+from gcis_runtime.images.nifti_pair import voxel_file
 from gcis_runtime.images.suffixes import READABLE
 from gcis_runtime.images.volume import check_affine, check_shape, corner_shift, spatial_shape
 
@@ -24,6 +25,8 @@ _CONVERT = (
 )
 _MAX_OFFSET = 1 << 28
 """Bytes before the first voxel; header extensions, such as a copy of DICOM tags, take a few megabytes."""
+_EXTENSION = 16
+"""Sizes of header extensions are multiples of this number of bytes."""
 _UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 1e-3)}
 """Name and mm of the codes of `xyzt_units`; 0 is not set and 2 is mm."""
 _REPORTED = 30
@@ -55,30 +58,6 @@ class Layout:
     scaling: tuple[float, float] | None
     notes: tuple[str, ...]
     pair: bool = False
-
-
-def header_file(path: Path) -> Path:
-    """Return the `.hdr` file beside an `.img` file, in the same case; other paths unchanged."""
-    if path.suffix.lower() == ".img":
-        return path.with_suffix(".HDR" if path.suffix == ".IMG" else ".hdr")
-    return path
-
-
-def voxel_file(path: Path) -> Path:
-    """Return the `.img` or `.img.gz` file beside a `.hdr` file.
-
-    Raises:
-        ImageError: There is none.
-    """
-    for suffix in (".img", ".img.gz", ".IMG"):
-        if (file := path.with_suffix(suffix)).is_file():
-            return file
-    raise ImageError(
-        f"{path} is a header without voxels",
-        received="the header of a .hdr/.img pair",
-        expected=f"{path.with_suffix('.img').name} beside it",
-        fix="Copy both files to one folder.",
-    )
 
 
 def read_layout(stream: IO[bytes], path: Path) -> Layout:
@@ -172,10 +151,8 @@ def _refuse_offset(header: Any, stream: IO[bytes], path: Path) -> None:
         path: The file, for the message.
     """
     offset, first = float(header["vox_offset"]), header.single_vox_offset
-    flag = stream.read(12)
-    if flag[:1] not in (b"", b"\x00") and len(flag) == 12:
-        size = int.from_bytes(flag[4:8], "little" if header.endianness == "<" else "big")
-        first += size if size % 16 == 0 and size <= _MAX_OFFSET else 0
+    if stream.read(4)[:1] not in (b"", b"\x00"):
+        first = _end_of_extensions(header, stream, min(offset, _MAX_OFFSET))
     if not offset >= first or offset != int(offset):
         raise ImageError(
             f"{path} has a damaged header: vox_offset is implausible",
@@ -183,6 +160,25 @@ def _refuse_offset(header: Any, stream: IO[bytes], path: Path) -> None:
             expected=f"a whole number from {first}",
             fix=FIX,
         )
+
+
+def _end_of_extensions(header: Any, stream: IO[bytes], offset: float) -> int:
+    """Return the end of the chain of extensions that begins before the voxels.
+
+    Args:
+        header: The header.
+        stream: The file at the first extension.
+        offset: Position of the voxels according to the header.
+    """
+    first = end = int(header.single_vox_offset)
+    order: Literal["little", "big"] = "little" if header.endianness == "<" else "big"
+    while (end == first or end < offset) and len(start := stream.read(8)) == 8:
+        size = int.from_bytes(start[:4], order)
+        if size < _EXTENSION or size % _EXTENSION or size > _MAX_OFFSET:
+            break  # padding
+        stream.read(size - 8)
+        end += size
+    return end
 
 
 def _choose_form(header: Any) -> tuple[str, ...]:
@@ -217,6 +213,12 @@ def _units(header: Any) -> tuple[float, tuple[str, ...]]:
     return 1.0, (f"the unit of length has the unknown code {code}: mm is a guess",)
 
 
+def _with_units(error: ImageError, notes: tuple[str, ...]) -> ImageError:
+    """Name the unit of a header in an error: files in mm may state another one."""
+    received = "; ".join((error.received or "", *notes))
+    return ImageError(error.message, received=received, expected=error.expected, fix=error.fix)
+
+
 def _layout(header: Any, path: Path, *, pair: bool) -> Layout:
     """Validate the fields of a header; raise nibabel's exceptions or `ImageError`."""
     _refuse_contradictions(header, path)
@@ -231,7 +233,7 @@ def _layout(header: Any, path: Path, *, pair: bool) -> Layout:
         affine[:3] *= factor
         check_affine(affine)
     except ImageError as error:
-        raise error.named(path) from error
+        raise _with_units(error, unit_notes).named(path) from error
     dtype = header.get_data_dtype()
     if dtype.names is not None or dtype.kind not in "iuf":
         raise ImageError(

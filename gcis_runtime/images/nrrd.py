@@ -159,7 +159,7 @@ def _affine(path: Path, fields: Fields, shape: tuple[int, ...], notes: list[str]
         if space in _SPACES:
             notes.append("the NRRD header has no space directions: the orientation is a guess")
         return affine_of(np.diag(spacing), _origin(path, fields, notes), axes)
-    vectors = _vectors(path, fields["space directions"], len(shape))
+    vectors = _vectors(path, fields, len(shape))
     linear = np.array([vector[:3] for vector in vectors[:3]], dtype=np.float64).T
     factors = np.ones(3)
     units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
@@ -172,17 +172,23 @@ def _affine(path: Path, fields: Fields, shape: tuple[int, ...], notes: list[str]
     return affine_of(linear * factors[:, None], origin.tolist(), axes)
 
 
-def _vectors(path: Path, text: str, axes: int) -> list[list[float]]:
+def _vectors(path: Path, fields: Fields, axes: int) -> list[list[float]]:
     """Return the step along each voxel axis; the first three axes are spatial and need one."""
+    text = fields["space directions"]
     words = re.findall(r"\([^()]*\)|\S+", text)
     if len(words) != axes or not all(word.startswith("(") for word in words[:3]):
         raise damaged(path, f"space directions: {text[:60]!r}", f"{axes} vectors, such as (1,0,0)")
-    return [_vector(path, "space directions", word) for word in words[:3]]
+    return [_vector(path, fields, "space directions", word) for word in words[:3]]
 
 
-def _vector(path: Path, key: str, word: str) -> list[float]:
+def _vector(path: Path, fields: Fields, key: str, word: str) -> list[float]:
+    """Return the numbers of a vector; more than the space has axes may be decimal commas."""
     values = numbers(path, key, word.strip().strip("()").replace(",", " "), None)
-    if len(values) < 3 or not (word.strip().startswith("(") and word.strip().endswith(")")):
+    with_time = fields.get("space", "").lower().endswith("-time")
+    most = sizes(path, "space dimension", fields.get("space dimension", "4" if with_time else "3"))[0]
+    if not 3 <= len(values) <= min(most, 4) or not (
+        word.strip().startswith("(") and word.strip().endswith(")")
+    ):
         raise damaged(path, f"{key}: {word[:40]!r}", "a vector of three numbers, such as (1,0,0)")
     return values
 
@@ -190,7 +196,7 @@ def _vector(path: Path, key: str, word: str) -> list[float]:
 def _origin(path: Path, fields: Fields, notes: list[str]) -> list[float]:
     """Return the position of the first voxel in the units of the file."""
     if "space origin" in fields:
-        return _vector(path, "space origin", fields["space origin"])[:3]
+        return _vector(path, fields, "space origin", fields["space origin"])[:3]
     notes.append("the NRRD header has no space origin: the position of the image is a guess")
     return [0.0, 0.0, 0.0]
 

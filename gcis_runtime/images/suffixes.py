@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NIFTI = (".nii.gz", ".nii", ".nii.bz2", ".hdr")
+NIFTI = (".nii.gz", ".nii", ".nii.bz2", ".hdr", ".hdr.gz")
 """`.hdr` names a pair of header and `.img`; of the two files, folders list the header."""
 NRRD = (".nrrd", ".nhdr")
 ITK = (*NRRD, ".mha", ".mhd")

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.images.contents import refuse_folder
+from gcis_runtime.images.contents import refuse_folder, refuse_missing
 
 MAX_VOXELS = 2**31
 """1024 x 1024 x 2048, more than any scanner writes; a header with a larger size is treated as damaged."""
+
+MAX_POSITION = 1e6
+"""mm; from about 1e12, sums of positions lose the fraction of a voxel."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +137,7 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         refuse_folder(path)
     if not path.exists():
-        raise ImageError(f"{path} does not exist", expected="an image file", fix="Check the path.")
+        refuse_missing(path)
     if not path.is_file():
         raise ImageError(
             f"{path} is not a regular file",
@@ -232,6 +235,14 @@ def check_affine(affine: NDArray[Any]) -> None:
             "the voxel size is implausible",
             received=f"{text} mm",
             expected="0.001 to 1000 mm along each axis",
+            fix=fix,
+        )
+    if not (np.abs(affine[:3, 3]) <= MAX_POSITION).all():
+        text = ", ".join(f"{p:g}" for p in affine[:3, 3])
+        raise ImageError(
+            "the position of the image is implausible",
+            received=f"{text} mm",
+            expected=f"at most {MAX_POSITION:g} mm along each axis",
             fix=fix,
         )
     # Relative to the voxel size: below 1 % of the box with the same edges, the axes are nearly coplanar.

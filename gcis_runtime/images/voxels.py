@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gcis_runtime.errors import ImageError
 from gcis_runtime.system import gzip_stream as gzipped
+from gcis_runtime.text import counted
 
 FIX = "Check that the file is complete."
 GZIP_MAGIC, BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
@@ -78,8 +79,8 @@ def decode(stream: IO[bytes], stored: Stored) -> NDArray[Any]:
     return out
 
 
-def finish(stream: IO[bytes]) -> None:
-    """Read to the end, so that checksums are verified; stop after `MAX_TRAILING` bytes.
+def finish(stream: IO[bytes]) -> int:
+    """Read to the end, so that checksums are verified, and return the bytes after the last voxel.
 
     Raises:
         ImageError: The stream continues after `MAX_TRAILING` bytes.
@@ -94,6 +95,14 @@ def finish(stream: IO[bytes]) -> None:
                 expected="as many voxels as stated in the header",
                 fix="Check the header's size and voxel type.",
             )
+    return extra
+
+
+def trailing_notes(extra: int) -> tuple[str, ...]:
+    """Return a note if bytes follow the last voxel; the size in the header may then be wrong."""
+    if not extra:
+        return ()
+    return (f"the file continues for {counted(extra, 'byte')} after its last voxel: is the size correct?",)
 
 
 def check_rows(

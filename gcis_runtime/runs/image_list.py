@@ -33,7 +33,8 @@ class ListedImage:
 
 
 def read_list(path: Path) -> list[ListedImage]:
-    """Read a list; columns other than `image` and `name` are ignored, and so are blank rows.
+    """Read a list; columns other than `image` and `name` are ignored, and so are blank rows and a
+    line `sep=;` at the start.
 
     The separator is the one that gives a column `image`. Case and spaces around column names do not matter.
 
@@ -42,7 +43,7 @@ def read_list(path: Path) -> list[ListedImage]:
     """
     try:
         data = path.read_bytes()
-        text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
+        text = data.decode(_encoding(data))
         rows, separator = _table(text)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImageError(
@@ -66,6 +67,14 @@ def read_list(path: Path) -> list[ListedImage]:
     return found
 
 
+def _encoding(data: bytes) -> str:
+    """Return the encoding of a list: that of its byte order mark, else by the zero bytes of UTF-16."""
+    if data.startswith(_UTF16):
+        return "utf-16"
+    zeros = data[0:1] == b"\x00", data[1:2] == b"\x00"
+    return {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(zeros, "utf-8-sig")
+
+
 def _table(text: str) -> tuple[list[list[str]], str]:
     """Return the rows that are not blank, and the separator that gives a column `image` (else a comma)."""
     for separator in SEPARATORS:
@@ -79,7 +88,9 @@ def _table(text: str) -> tuple[list[list[str]], str]:
 
 def _rows(text: str, separator: str) -> list[list[str]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    return [row for row in reader if any(cell.strip() for cell in row)]
+    rows = [row for row in reader if any(cell.strip() for cell in row)]
+    # Spreadsheet programs write their separator into a line of its own.
+    return rows[1:] if rows and rows[0][0].strip().lower().startswith("sep=") else rows
 
 
 def _images(path: Path, columns: list[str], rows: list[list[str]]) -> Iterator[ListedImage]:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from gcis_runtime.dicom.options import DicomOptions
 from gcis_runtime.dicom.series import Series
+from gcis_runtime.images.other_file import file_stamp
 from gcis_runtime.pipeline.identity import BundleIdentity, Identity
 from gcis_runtime.pipeline.options import SegmentOptions
 from gcis_runtime.pipeline.report import REPORT_VERSION, FileStamp, Report, RunKey
@@ -64,8 +65,8 @@ def _dicom_key(series: Series | None, options: DicomOptions) -> tuple[str, str] 
 def _stamp(image: Path, series: Series | None) -> FileStamp:
     try:
         if series is None:
-            found = image.stat()
-            return FileStamp(bytes=found.st_size, modified_ns=found.st_mtime_ns)
+            size, modified = file_stamp(image)
+            return FileStamp(bytes=size, modified_ns=modified)
         changed = max(file.path.stat().st_mtime_ns for file in series.files)
         return FileStamp(bytes=sum(file.size for file in series.files), modified_ns=changed)
     except OSError:
@@ -86,10 +87,9 @@ def _roi_key(roi: str | os.PathLike[str] | None) -> str | tuple[str, int, int] |
         return None
     text = os.fspath(roi)
     try:
-        found = Path(text).stat()
+        return text, *file_stamp(Path(text))
     except OSError:
         return text
-    return text, found.st_size, found.st_mtime_ns
 
 
 def finished_report(identity: Identity, job: Job, options: RunOptions) -> Report | None:

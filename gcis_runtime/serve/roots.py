@@ -11,7 +11,7 @@ from gcis_runtime.dicom.files import MAX_FILES
 from gcis_runtime.errors import GcisError
 from gcis_runtime.images.dicom_content import files_below
 from gcis_runtime.images.itk_read import read_header
-from gcis_runtime.images.nifti_header import voxel_file
+from gcis_runtime.images.nifti_pair import voxel_file
 from gcis_runtime.images.suffixes import ITK, suffix_of
 from gcis_runtime.serve.problems import ServeError
 
@@ -57,7 +57,7 @@ def _all_below(base: Path, image: Path) -> bool:
 def _read_with(image: Path) -> tuple[Path, ...]:
     """Return the file with the voxels, if an image has one besides its header."""
     try:
-        if suffix_of(image) == ".hdr":
+        if suffix_of(image).startswith(".hdr"):
             return (voxel_file(image),)
         return (read_header(image).stored.file,) if suffix_of(image) in ITK else ()
     except GcisError:  # the header is refused later

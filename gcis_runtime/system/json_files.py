@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -17,12 +18,15 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def decode_json(data: bytes, kind: type[_T]) -> _T:
-    """Decode JSON into a type.
+    """Decode JSON into a type; a byte order mark is skipped, and UTF-16 with one is read.
 
     Raises:
-        msgspec.DecodeError: It is not JSON in UTF-8, is nested too deep, or does not match `kind`.
+        msgspec.DecodeError: It is not JSON in UTF-8 or UTF-16, is nested too deep, or does not match `kind`.
     """
     try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # `>` of Windows PowerShell 5
+            data = data.decode("utf-16").encode()
+        data = data.removeprefix(codecs.BOM_UTF8)
         return msgspec.json.decode(data, type=kind)
     except (UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise msgspec.DecodeError(str(error)) from error

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gcis_runtime.images.other_file import file_stamp
 from gcis_runtime.spec import PreprocessSpec
 from gcis_runtime.system.atomic_files import replacing_folder
 from gcis_runtime.system.json_files import decode_json
@@ -161,10 +162,9 @@ def _versions() -> dict[str, str]:
 def _identity(path: Path) -> tuple[str, int, int]:
     """Return path, size and modification time of a file; hashing hundreds of gigabytes would be too slow."""
     try:
-        status = path.stat()
+        return str(path.resolve()), *file_stamp(path)
     except OSError:
         return str(path), -1, -1  # load_case reports the error
-    return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def _store(entry: Path, case: Case, volume: CaseVolume) -> None:

@@ -21,9 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gcis_runtime.errors import DataError
+from gcis_runtime.images.labels import MAX_LABEL
 from gcis_runtime.images.suffixes import stem
 from gcis_runtime.system.json_files import decode_json
 from gcis_train.data.placement import BY_FILE, LabelGeometry, Placement
+
+MOST_REPEATS = 10_000
+"""Limit of `repeat`, which multiplies the cases of an epoch in memory."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,7 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     label: str | tuple[str, ...]
     prompt: str = ""
     label_value: int | tuple[int, ...] | None = None
-    repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
+    repeat: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPEATS)] = 1
     label_geometry: LabelGeometry = "file"
     label_flip: str = ""
 
@@ -226,9 +230,12 @@ def _check_row(row: Row, *, where: str, folder: Path) -> None:
             expected='"prompt": the structure in words',
             fix="Name the structure. Only gcis-train finetune --prompt reads rows without a prompt.",
         )
-    if row.values is not None and (not row.values or min(row.values) < 1):
+    # A larger value occurs in no label map, and the structure would be absent from every image.
+    if row.values is not None and not (row.values and min(row.values) >= 1 and max(row.values) <= MAX_LABEL):
         raise DataError(
-            f"{where} has an invalid label_value", received=str(row.label_value), expected="1 or more"
+            f"{where} has an invalid label_value",
+            received=str(row.label_value),
+            expected=f"whole numbers from 1 to {MAX_LABEL}",
         )
     if not row.labels:
         raise DataError(f"{where} has no label file", received="an empty list", expected="one or more")

@@ -17,7 +17,7 @@ import msgspec
 from gcis_runtime.bundles.manifest import MANIFEST_FILE
 from gcis_runtime.errors import DataError
 from gcis_runtime.images.files import read_grid
-from gcis_runtime.images.labels import read_labels
+from gcis_runtime.images.labels import MAX_LABEL, read_labels
 from gcis_runtime.images.suffixes import READABLE, stem
 from gcis_runtime.system.json_files import decode_json
 from gcis_train.data.datalist import Case
@@ -126,8 +126,10 @@ def _file_values(path: Path) -> dict[str, int]:
 
 
 def _checked(values: Any, *, source: str) -> dict[str, int]:
-    """Return the label values without the background; raise an error unless they are whole numbers."""
-    whole = isinstance(values, dict) and all(type(value) is int and value >= 0 for value in values.values())
+    """Return the label values without the background; raise an error unless all can occur in label maps."""
+    whole = isinstance(values, dict) and all(
+        type(value) is int and 0 <= value <= MAX_LABEL for value in values.values()
+    )
     named = {name: value for name, value in values.items() if value} if whole else {}
     if not named or "" in named:
         raise DataError(f"{source} has no label values", received=repr(values)[:80], expected=_MAPPING)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from gcis_train.options.recipe import check_published, published_tree
 from gcis_train.options.stored import from_stored, read_options
 from gcis_train.options.training import Precision, TrainOptions
 from gcis_train.weights import checkpoint
+
+_MOST_VALUES = 10_000
+"""Values of a configuration file, of which about 50 are known."""
 
 
 def resolve_options(
@@ -96,7 +101,7 @@ def _part(tree: dict[str, Any], name: str) -> dict[str, Any]:
 def _not_a_group(name: str, value: object) -> DataError:
     return DataError(
         f"{name!r} of the configuration is not a group of options",
-        received=repr(value),
+        received=reprlib.repr(value),
         expected="a mapping from option names to values",
         fix="Correct the configuration file.",
     )
@@ -178,6 +183,17 @@ def _read(path: Path | None) -> dict[str, Any]:
         ) from error
 
 
+def _count(value: Any, counted: dict[int, float]) -> float:
+    """Return the number of values in a tree; aliases of YAML count each time, infinitely in themselves."""
+    if not isinstance(value, dict | list | set):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_count(part, counted) for part in parts)
+    return counted[id(value)]
+
+
 def _read_yaml(data: bytes) -> dict[str, Any]:
     """Return the plain values of a YAML document.
 
@@ -195,8 +211,10 @@ def _read_yaml(data: bytes) -> dict[str, Any]:
     try:
         # Safe despite yaml.load: the loader derives from SafeLoader and creates plain values only.
         tree = yaml.load(data, Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    if _count(tree, {}) > _MOST_VALUES:
+        raise ValueError(f"more than {_MOST_VALUES} values")
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
         raise ValueError(f"{type(tree).__name__} at the top instead of a mapping of options")
     return tree

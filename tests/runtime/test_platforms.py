@@ -104,6 +104,7 @@ def test_a_second_run_reads_who_holds_the_lock(tmp_path: Path) -> None:
     ("name", "problem"),
     [
         ("CON", "device"), ("nul.nii.gz", "device"), ("Com1.txt", "device"), ("LPT\u00b9", "device"),
+        ("con .nii", "device"),
         ("a.", "end in"), ("a ", "end in"), ("a:b", "contain ':'"), ("a?", "contain '?'"),
         ("console", None), ("com10.nii", None), ("a.nii.gz", None), ("\u60a3\u8005", None),
     ],

@@ -9,10 +9,12 @@ from typing import BinaryIO
 
 from anyio import to_thread
 
+from gcis_runtime.errors import ImageError
 from gcis_runtime.images.dicom_content import is_dicom
-from gcis_runtime.serve.problems import ServeError
+from gcis_runtime.images.other_file import refuse_other_file
+from gcis_runtime.serve.problems import ServeError, refusal_of
 from gcis_runtime.serve.service import Upload
-from gcis_runtime.serve.store import INPUT
+from gcis_runtime.serve.store import INPUT, private_texts
 
 _HEAD = 400
 _CHUNK = 1 << 20
@@ -53,7 +55,7 @@ def placed(upload: Upload, files: Sequence[ReceivedFile], name: str = "image") -
     """Rename received files by their content, and return the path relative to the folder of the upload.
 
     Raises:
-        ServeError: They are neither one image nor DICOM files.
+        ServeError: They are neither one image nor DICOM files, or the image names another file.
     """
     suffixes = [_suffix(file.head) for file in files]
     if all(suffix == ".dcm" for suffix in suffixes) and name == "image":
@@ -65,6 +67,10 @@ def placed(upload: Upload, files: Sequence[ReceivedFile], name: str = "image") -
     if len(files) == 1 and suffixes[0] not in ("", ".dcm"):
         final = upload.input / f"{name}{suffixes[0]}"
         files[0].path.replace(final)
+        try:
+            refuse_other_file(final)
+        except ImageError as error:
+            raise refusal_of(error, private=private_texts(upload.folder, final.name)) from error
         return f"{INPUT}/{final.name}"
     odd = next((i for i, suffix in enumerate(suffixes) if suffix in ("", ".dcm")), 0)
     raise ServeError(

@@ -74,6 +74,9 @@ def test_bytes_give_the_labels_of_the_file(bundle, image, expected, tmp_path):
             assert (np.asanyarray(nib.load(tmp_path / "l.nii.gz").dataobj) == expected).all()
             assert msgspec.json.decode(report, type=Report).image == ""
             assert "gcis-" not in report.decode()
+        named = b"NDims = 3\nDimSize = 1 1 1\nElementType = MET_CHAR\nElementDataFile = /proc/version\n"
+        with pytest.raises(ImageError, match="names another file"):
+            segment_bytes(segmenter, named)
         for content in (b"", b"text", image.read_bytes()[:500]):
             with pytest.raises(GcisError) as caught:
                 segment_bytes(segmenter, content)

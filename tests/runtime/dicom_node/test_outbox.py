@@ -59,6 +59,15 @@ def test_failures_are_tried_again_later_and_by_a_later_process(tmp_path: Path, f
     assert later.send_due(135.0) is None and len(sent.calls) == 1
 
 
+def test_a_clock_that_is_set_back_delays_no_attempt(tmp_path: Path, files: list[Path]) -> None:
+    sent = Sent(failures=1)
+    outbox = Outbox(tmp_path / "out", send=sent, delays=(5, 30))
+    outbox.add(files, PACS, key="a")
+    assert outbox.send_due(1e9) == 1e9 + 5
+    assert outbox.send_due(1e9 - 20) == 1e9 + 5 and not sent.calls
+    assert outbox.send_due(1e9 - 3600) is None and len(sent.calls) == 1
+
+
 def test_a_destination_that_never_answers_is_given_up_with_the_files_kept(
     tmp_path: Path, files: list[Path]
 ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from gcis_runtime.images.files import read_volume
@@ -169,6 +171,45 @@ def test_images_are_recognised_by_their_content(
             assert ask(app, "GET", f"/v1/jobs/{job}/{file}").status == 200
         missing = ask(app, "GET", f"/v1/jobs/{job}/preview.png")
         assert missing.status == 404 and "Request it with the job" in missing.json["fix"]
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.mha"])
+def test_an_upload_cannot_name_a_file_of_the_service(
+    make_service: Any, app: Any, material: Path, tmp_path: Path, name: str
+) -> None:
+    """Otherwise the preview of an uploaded header would show the voxels of any file."""
+    from gcis_runtime.images.itk import write_itk
+
+    volume = read_volume(material / "0.nii.gz")
+    (tmp_path / "secret.raw").write_bytes(volume.array.tobytes("F"))
+    write_itk(tmp_path / name, volume.array, like=volume)
+    good = (tmp_path / name).read_bytes()
+    if name == "x.mha":
+        header = good.partition(b"ElementDataFile")[0].replace(b"CompressedData = True\n", b"")
+        header = re.sub(rb"CompressedDataSize.*\n", b"", header)
+        bad = header + b"ElementDataFile = secret.raw\n"
+    else:
+        header = good.partition(b"\n\n")[0].replace(b"encoding: gzip", b"encoding: raw")
+        bad = header + b"\ndata file: secret.raw\n\n"
+    (tmp_path / name).write_bytes(bad)
+    assert np.array_equal(read_volume(tmp_path / name).array, volume.array)
+    answer = ask(app, "POST", "/v1/jobs", bad)
+    assert answer.status == 422 and "names another file" in answer.json["detail"]
+    assert "secret" not in str(answer.json)
+    for part in ("roi", "truth"):
+        data, kind = form([("image", "a", good), (part, "b", bad)], [])
+        assert ask(app, "POST", "/v1/jobs", data, headers={"content-type": kind}).status == 422
+    root = tmp_path / "root"
+    root.mkdir()
+    header_name = name.replace("nrrd", "nhdr").replace("mha", "mhd")
+    (root / header_name).write_bytes(bad)
+    (root / "secret.raw").symlink_to(tmp_path / "secret.raw")
+    rooted = make_app(make_service(), roots=[root])
+    body = json.dumps({"path": header_name}).encode()
+    assert ask(rooted, "POST", "/v1/jobs", body, headers=JSON).status == 404
+    (root / "secret.raw").unlink()
+    (root / "secret.raw").write_bytes((tmp_path / "secret.raw").read_bytes())
+    assert ask(rooted, "POST", "/v1/jobs", body, headers=JSON).status == 202
 
 
 def test_a_path_must_lie_below_a_root(make_service: Any, material: Path, tmp_path: Path) -> None:

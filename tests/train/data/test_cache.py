@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,16 @@ def test_what_decides_the_numbers_makes_another_entry(
     cache.load(case, SPEC)
     changed, spec = change(case)
     _same(cache.load(changed, spec), load_case(changed, spec))
+    assert cache.size()[0] == 2 and notes == []
+
+
+def test_other_voxels_beside_a_header_make_another_entry(case: Case, tmp_path: Path, notes: Notes) -> None:
+    nib.save(nib.Nifti1Pair.from_image(nib.load(case.image)), tmp_path / "ct.hdr")
+    pair = Case(image=tmp_path / "ct.hdr", targets=case.targets)
+    cache = notes.cache(tmp_path / "cache")
+    cache.load(pair, SPEC)
+    os.utime(tmp_path / "ct.img", ns=(1, 1))
+    cache.load(pair, SPEC)
     assert cache.size()[0] == 2 and notes == []
 
 

@@ -72,13 +72,16 @@ def test_a_misspelt_list_is_not_left_out_unseen(folder: Path, name: str) -> None
             r"validation\[0\] .*'x.nii.gz'.*relative to",
         ),
         ({"training": [{**ROW, "label_value": []}]}, r"training\[0\] .*label_value; received \(\)"),
+        ({"training": [{**ROW, "label_value": 65536}]}, r"label_value; received 65536"),
+        ({"training": [{**ROW, "label_value": [1, 2**63 - 1]}]}, r"label_value; received \(1, "),
+        ({"training": [{**ROW, "repeat": 10**12}]}, r"repeat|Expected `int` <= 10000"),
         ({"training": [{**ROW, "label_value": [1, 0]}]}, r"label_value; received \(1, 0\)"),
         ({"training": [{**ROW, "label": []}]}, r"training\[0\] has no label file"),
         ({"training": [{**ROW, "label": ["b.nii.gz", "x.nii.gz"]}]}, r"label 'x.nii.gz'"),
         ({"training": [{**ROW, "label": "x.nii.gz"}]}, r"training\[0\] .* does not exist.*label 'x.nii.gz'"),
         (
             {"training": [{**ROW, "label_value": 0}]},
-            r"training\[0\] .*label_value; received 0; expected 1 or more",
+            r"training\[0\] .*label_value; received 0; expected whole numbers from 1 to 65535",
         ),
     ],
 )
@@ -161,3 +164,10 @@ def test_a_rare_case_may_count_several_times(folder: Path) -> None:
     assert [case.name for case in cases.validation] == ["a", "c"]  # scored once
     with pytest.raises(DataError, match=r"training\[0\]"):
         read_datalist(_write(folder, {"training": [{**ROW, "repeat": 0}]}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_skipped(folder: Path, encoding: str) -> None:
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"training": [{**ROW, "prompt": "l\xe9sion"}]}, ensure_ascii=False), encoding)
+    assert read_datalist(path).training[0].prompt == "l\xe9sion"

@@ -79,7 +79,17 @@ def test_values_come_from_the_option_the_report_or_the_manifest(case: Case, tmp_
 
 
 @pytest.mark.parametrize(
-    "text", ["left ball=x", "=3", '{"structures": [{"value": 1}]}', '{"a": 1.5}', "[1]", '{"labels": []}']
+    "text",
+    [
+        "left ball=x",
+        "=3",
+        "a=65536",
+        '{"a": 65536}',
+        '{"structures": [{"value": 1}]}',
+        '{"a": 1.5}',
+        "[1]",
+        '{"labels": []}',
+    ],
 )
 def test_a_mapping_that_says_nothing_is_refused(text: str, tmp_path: Path) -> None:
     if "=" not in text:

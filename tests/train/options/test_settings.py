@@ -198,6 +198,10 @@ def test_what_the_published_recipe_fixes_is_not_changed(flags: dict[str, Any], p
         _resolve(published=True, **flags)
 
 
+BOMB = "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 16))
+"""2 * 4^15 values in 16 lines."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -206,6 +210,9 @@ def test_what_the_published_recipe_fixes_is_not_changed(flags: dict[str, Any], p
         ("", "NoneType at the top"),
         ("1: 2", "cannot be read"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("window: " + "[" * 3000, "cannot be read"),
+        ("a0: &a0 [1, 1]\n" + BOMB + "network: *a15", "more than 10000 values"),
+        ("network: &a [*a]", "more than 10000 values"),
         ("learningrate: 1", "unknown field `learningrate`"),
         ("learning_rate: fast", "learning_rate"),
     ],
