@@ -1,4 +1,4 @@
-"""Add an fp16 graph to a bundle from its own weights, such as the demo bundle, whose checkpoint is not stored.
+"""Add an fp16 graph to a bundle from its own weights, such as the demo bundle without its checkpoint.
 
 `python -m scripts.add_fp16 BUNDLE NEW_BUNDLE` copies a bundle that `gcis-export --weights fp16` wrote. All
 files stay the same; the new graph refers to the weights in `model.onnx`, and is compared with the network
@@ -8,9 +8,9 @@ that is recovered from them.
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
+import click
 import msgspec
 import onnx
 import torch
@@ -24,7 +24,9 @@ from gcis_export.graph.optimize import restore_float
 from gcis_export.precision.variants import add_graph, convert
 from gcis_runtime.bundles.bundle import Bundle, open_bundle
 from gcis_runtime.bundles.manifest import Manifest
+from gcis_runtime.engines.parity import describe
 from gcis_runtime.errors import BundleError
+from gcis_runtime.system.console import command, echo
 
 
 def add_fp16(bundle: Bundle, target: Path) -> Manifest:
@@ -76,5 +78,14 @@ def add_fp16(bundle: Bundle, target: Path) -> Manifest:
     return new
 
 
+@command("add_fp16", extras="export")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("new_bundle", type=click.Path(path_type=Path))
+def main(bundle: Path, new_bundle: Path) -> None:
+    """Copy BUNDLE to NEW_BUNDLE and add an fp16 graph that shares its weights."""
+    manifest = add_fp16(open_bundle(bundle), new_bundle)
+    echo(f"{new_bundle}: {describe(manifest.parity[-1])}")
+
+
 if __name__ == "__main__":
-    add_fp16(open_bundle(Path(sys.argv[1])), Path(sys.argv[2]))
+    main()

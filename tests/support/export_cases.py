@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from gcis_export.graph.optimize import restore_float
 from gcis_runtime.bundles.bundle import open_bundle

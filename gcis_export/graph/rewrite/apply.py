@@ -29,7 +29,7 @@ SPARING: tuple[Rewrite, ...] = (
     functools.partial(add_residual, sparing=True),
     functools.partial(merge_up, sparing=True),
 )
-"""The same for graphs that share weights with `model.onnx`: large weights of small values stay as they are."""
+"""The same for graphs that share weights with `model.onnx`: large weights of small layers are not changed."""
 
 
 def rewritten(model: onnx.ModelProto, rewrites: Sequence[Rewrite] = REWRITES) -> onnx.ModelProto:
