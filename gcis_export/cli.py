@@ -205,7 +205,7 @@ def _built(kind: type, parsed: dict[str, Any]) -> Any:
     type=click.Choice(WEIGHTS_TYPES),
     default="fp32",
     show_default=True,
-    help="Storage type of the weights; fp16 halves the file size.",
+    help="Storage type of the weights; fp16 halves the file size, and fp16 graphs share these weights.",
 )
 @click.option(
     "--label-value",

@@ -176,6 +176,7 @@ def _add_graphs(
     """Write and compare the graphs of the other precision and batch sizes; return the bundle with them."""
     precision, window = request.precision, bundle.manifest.window
     float32 = precision == "fp32"
+    sharing = request.weights == "fp16" and precision in ("fp32", "fp16")
     calibration = (
         calibration_windows(request.calibration, spec=bundle.manifest.preprocess, window=window)
         if precision == "int8"
@@ -191,7 +192,7 @@ def _add_graphs(
             if request.weights == "fp16":
                 round_weights(export_model)
             source = to_onnx(export_model)
-        converted = convert(source, precision, calibration=calibration)
+        converted = convert(source, precision, calibration=calibration, sharing=sharing)
         graph, entry = add_graph(
             bundle.folder,
             described(stored_as(converted, request.weights) if float32 else converted, content),
@@ -200,6 +201,7 @@ def _add_graphs(
             reference=references.exact if float32 else references.network,
             weights_dtype=bundle.manifest.model.weights_dtype if float32 else None,
             batch=batch,
+            sharing=sharing,
         )
         bundle = bundle.with_graph(graph, entry)
     return bundle

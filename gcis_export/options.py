@@ -116,7 +116,8 @@ class ExportRequest:
         precision: Precision of the engines. For precisions other than `"fp32"`, a second graph is written,
             and at least one of the engines must support the precision.
         batches: Additional batch sizes; one more graph is written per batch size.
-        weights: Storage type of the weights in `model.onnx`.
+        weights: Storage type of the weights in `model.onnx`. With `"fp16"`, fp16 graphs and float32 graphs of
+            other batch sizes refer to these weights instead of storing them again.
         overrides: Window and preprocessing settings that replace those of the checkpoint.
         label_values: Label map values, one per prompt; empty means 1, 2, 3, …
         post: Structures and their post-processing rules, as returned by `read_post`: a prompt, an alias, or

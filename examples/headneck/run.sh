@@ -18,7 +18,8 @@ gcis-train warmstart --datalist "$datalist" --run-dir "$run" --config "$here/war
 gcis-train paths --checkpoint "$run/routed"
 
 rm -rf "$run/headneck.gcis"
-gcis-export --checkpoint "$run/routed" --name headneck --weights fp16 --engine onnx --engine openvino \
+gcis-export --checkpoint "$run/routed" --name headneck --weights fp16 --precision fp16 \
+  --engine onnx --engine openvino \
   --prompt brainstem --prompt "spinal cord" --prompt "right parotid gland" --prompt "left parotid gland" \
   --prompt esophagus --prompt larynx --prompt mandible -o "$run/headneck.gcis"
 gcis-train evaluate --bundle "$run/headneck.gcis" --datalist "$datalist" -o "$run/evaluation"

@@ -67,6 +67,19 @@ def store_half(model: onnx.ModelProto, *, smallest: int) -> int:
     return len(casts)
 
 
+def restore_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with float32 initializers that `store_half` changed, without their Casts."""
+    restored = onnx.ModelProto()
+    restored.CopyFrom(model)
+    half = {t.name: t for t in restored.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    for node in [n for n in restored.graph.node if n.op_type == "Cast" and n.input[0] in half]:
+        tensor = half[node.input[0]]
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, name=node.output[0]))
+        restored.graph.node.remove(node)
+    return restored
+
+
 def _join_slices(graph: onnx.GraphProto) -> None:
     """Join consecutive Slice operators along different axes."""
     values = _constants(graph)

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from gcis_export.bundle.shared_weights import shared_weights
 from gcis_export.bundle.writer import write_graph
 from gcis_export.gate.check_windows import Window
 from gcis_export.gate.parity import Gate, Reference
+from gcis_export.graph.rewrite.apply import REWRITES, SPARING
 from gcis_export.graph.write import INPUT, OUTPUT
 from gcis_export.options import Precision
+from gcis_export.precision.compact import compacted
 from gcis_export.precision.emulate import emulated
 from gcis_export.precision.int8 import int8_graph
 from gcis_export.precision.typed import typed_graph
@@ -36,7 +39,7 @@ _WEIGHTS: dict[Precision, WeightsDtype] = {
 
 
 def convert(
-    model: onnx.ModelProto, precision: Precision, *, calibration: Sequence[Window]
+    model: onnx.ModelProto, precision: Precision, *, calibration: Sequence[Window] = (), sharing: bool = False
 ) -> onnx.ModelProto:
     """Return a float32 graph in another precision.
 
@@ -44,6 +47,7 @@ def convert(
         model: Graph written by `to_onnx`, with weights stored as float32.
         precision: Precision of the returned graph.
         calibration: Windows (1, 1, X, Y, Z) that the INT8 ranges are calibrated on; unused otherwise.
+        sharing: The graph shares weights with `model.onnx`; fp16 then keeps more of them unchanged.
 
     Raises:
         ParityError: A weight exceeds the range of the precision.
@@ -54,7 +58,8 @@ def convert(
     if precision == "int8":
         batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
         return int8_graph(model, [_filled(calibration, k, batch) for k in range(0, len(calibration), batch)])
-    return typed_graph(model, precision)
+    typed = typed_graph(model, precision, rewrites=SPARING if sharing else REWRITES)
+    return compacted(typed) if sharing else typed
 
 
 def add_graph(
@@ -66,6 +71,7 @@ def add_graph(
     reference: Reference,
     weights_dtype: WeightsDtype | None = None,
     batch: int = 1,
+    sharing: bool = False,
 ) -> tuple[Graph, FileEntry]:
     """Compare a converted graph with the network and write it into the staged bundle.
 
@@ -79,6 +85,7 @@ def add_graph(
         reference: Logits to compare with.
         weights_dtype: Storage type of the weights; None uses that of the precision.
         batch: Batch size of the graph.
+        sharing: Refer to `model.onnx` for tensors that it contains.
 
     Raises:
         ParityError: The graph differs from the reference by more than the limits of the precision.
@@ -98,7 +105,8 @@ def add_graph(
         graph=graph_file(precision, batch),
     )
     stored = weights_dtype or _WEIGHTS[precision]
-    return write_graph(folder, converted, weights_dtype=stored, precision=precision, batch=batch)
+    written = shared_weights(converted, folder) if sharing else converted
+    return write_graph(folder, written, weights_dtype=stored, precision=precision, batch=batch)
 
 
 def _filled(windows: Sequence[Window], start: int, batch: int) -> Window:

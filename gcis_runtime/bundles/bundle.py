@@ -97,6 +97,7 @@ class Bundle:
     def graph_key(self, path: str) -> str:
         """Return a key of everything that determines a graph: its hash and those of files with weights."""
         known = {graph.file for graph in self.manifest.graphs} | {e.file for e in self.manifest.engines}
+        known -= {tensor.location for tensor in self.external.get(path, ())}
         others = sorted(f"{e.path} {e.sha256}" for e in self.manifest.files if e.path not in known)
         own = self.manifest.entry(path).sha256
         return own if not others else hashlib.sha256("\n".join([own, *others]).encode()).hexdigest()

@@ -90,7 +90,7 @@ class ExternalTensor:
     size: int
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Message:
     """Values of the fields of one message, by number; parts are the nested messages."""
 
@@ -143,27 +143,35 @@ class _Refused(ValueError):  # noqa: N818 (becomes a BundleError)
 def _read(data: bytes, kind: str, start: int, stop: int) -> _Message:
     """Read a message and its nested messages; their depth is that of the tables."""
     found, table = _Message(start=start), _TABLES[kind]
+    values = found.values
     for number, wire, first, end in fields(data, start, stop):
-        if (kind, number) in _FORBIDDEN:
-            raise _Refused(
-                "contains what no exported network has",
-                received=_FORBIDDEN[kind, number],
-                expected="operators on dense tensors",
-            )
         if number not in table:
-            raise WireError(f"unknown field {number} of a {kind}")
+            raise _unexpected(kind, number)
         expected, repeated, part = table[number]
         if expected not in (-1, wire):
             raise WireError(f"field {number} of a {kind} has wire type {wire}")
-        before = found.values.setdefault(number, [])
-        if before and not repeated:
+        if number not in values:
+            values[number] = [(wire, first, end)]
+        elif not repeated:
             raise WireError(f"field {number} of a {kind} is repeated")
-        if kind == "graph" and number == 1 and len(before) >= _MAX_NODES:
-            raise WireError(f"more than {_MAX_NODES} operators")
-        before.append((wire, first, end))
+        else:
+            values[number].append((wire, first, end))
+            if kind == "graph" and number == 1 and len(values[number]) > _MAX_NODES:
+                raise WireError(f"more than {_MAX_NODES} operators")
         if part:
             found.parts.setdefault(number, []).append(_read(data, part, first, end))
     return found
+
+
+def _unexpected(kind: str, number: int) -> ValueError:
+    """Return the error for a field that is not in the tables."""
+    if (kind, number) not in _FORBIDDEN:
+        return WireError(f"unknown field {number} of a {kind}")
+    return _Refused(
+        "contains what no exported network has",
+        received=_FORBIDDEN[kind, number],
+        expected="operators on dense tensors",
+    )
 
 
 def _check_model(model: _Message, data: bytes, listed: Mapping[str, int]) -> tuple[ExternalTensor, ...]:

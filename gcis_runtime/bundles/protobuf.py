@@ -38,11 +38,14 @@ def fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, 
         number, wire = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
             raise WireError(f"a field of number {number}")
-        if wire == VARINT:
-            end = varint(data, start, stop)[1]
-        elif wire == BYTES:
-            size, start = varint(data, start, stop)
-            end = start + size
+        if wire in (VARINT, BYTES):
+            if start < stop and (value := data[start]) < 0x80:  # one byte, as most lengths
+                end = start + 1
+            else:
+                value, end = varint(data, start, stop)
+            if wire == BYTES:
+                start = end
+                end += value
         elif wire in _FIXED:
             end = start + _FIXED[wire]
         else:

@@ -34,6 +34,7 @@ LIMIT = 4 << 30
 """Largest size of a cache in bytes; the least recently used entries are removed first."""
 
 _NOTE = ".json"
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -193,9 +194,11 @@ def open_cache_beside(bundle: Path) -> PrivateCache | None:
 
     Args:
         bundle: Folder of the bundle. The cache is next to it only if this user alone can write to the parent
-            folder.
+            folder. The demo bundle is part of the installed package, in which nothing is stored.
     """
     folder = bundle.resolve()
+    if folder.is_relative_to(_PACKAGE):
+        return open_cache()
     try:
         above = folder.parent.stat()
     except OSError:

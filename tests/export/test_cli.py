@@ -77,7 +77,7 @@ def test_the_bundle_is_complete_and_found_by_prompt(exported):
     sizes = {entry.path: entry.bytes for entry in manifest.files}
     # 16-bit weights; their number depends on the blocks that the random pathways of both prompts share.
     assert sizes["model.onnx"] < 5_300_000
-    assert sizes["model.fp16.onnx"] < sizes["model.onnx"] + 3_200_000  # row numbers and regions
+    assert sizes["model.fp16.onnx"] < 1_500_000  # row numbers and changed weights; the others are shared
 
 
 def test_the_graphs_describe_themselves(exported):
@@ -86,7 +86,7 @@ def test_the_graphs_describe_themselves(exported):
     manifest = json.loads((folder / "manifest.json").read_text())
     fields = ("preprocess", "window", "labels")
     for file in ("model.onnx", "model.fp16.onnx"):
-        model = onnx.load(folder / file)
+        model = onnx.load(folder / file, load_external_data=False)
         found = {entry.key: entry.value for entry in model.metadata_props}
         assert list(found) == ["gcis.contract", "gcis.notice", *(f"gcis.{name}" for name in fields)]
         assert {name: json.loads(found[f"gcis.{name}"]) for name in fields} == {

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
+from gcis_export.graph.optimize import restore_float
 from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.bundles.manifest import MODEL_FILE
 from gcis_runtime.bundles.store import find_bundle
@@ -138,12 +138,4 @@ def cheap_bundle(folder: Path, **options: Any) -> Path:
 
 def demo_graph() -> onnx.ModelProto:
     """Return the graph of the demo bundle with its weights as float32 initializers."""
-    model = onnx.load(open_bundle(find_bundle("demo", ())).file(MODEL_FILE))
-    stored = {t.name: t for t in model.graph.initializer}
-    for node in [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in stored]:
-        values = numpy_helper.to_array(stored.pop(node.input[0])).astype(np.float32)
-        stored[node.output[0]] = numpy_helper.from_array(values, node.output[0])
-        model.graph.node.remove(node)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(stored.values())
-    return model
+    return restore_float(onnx.load(open_bundle(find_bundle("demo", ())).file(MODEL_FILE)))

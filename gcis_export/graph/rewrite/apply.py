@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import onnx
@@ -21,6 +22,14 @@ REWRITES: tuple[Rewrite, ...] = (
     merge_up,
 )
 """Rewrites in their order: `join_attention` reads the Gathers that `gather_rows` writes."""
+
+SPARING: tuple[Rewrite, ...] = (
+    gather_rows,
+    join_attention,
+    functools.partial(add_residual, sparing=True),
+    functools.partial(merge_up, sparing=True),
+)
+"""The same for graphs that share weights with `model.onnx`: large weights of small layers are not changed."""
 
 
 def rewritten(model: onnx.ModelProto, rewrites: Sequence[Rewrite] = REWRITES) -> onnx.ModelProto:

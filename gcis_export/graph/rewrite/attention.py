@@ -146,7 +146,7 @@ def _bias(draft: Draft, core: Core, tokens: int) -> list[NodeProto]:
         table = np.pad(table, ((0, 0), (0, 1)), constant_values=IGNORED)
         index = np.full((tokens, tokens), last)
         index[: core.tokens, : core.tokens] = core.index
-        index[core.tokens :, : core.tokens] = 0  # the result of these rows is not used
+        index[core.tokens :, : core.tokens] = core.index[:1]  # the result of these rows is not used
     return [
         helper.make_node(
             "Gather",

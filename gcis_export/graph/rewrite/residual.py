@@ -18,8 +18,13 @@ UNITS = 8
 """Hidden units that are added, so that rows stay multiples of 16 bytes; all but one are 0."""
 
 
-def add_residual(draft: Draft) -> None:
-    """Rewrite Gemm, Gelu, Gemm, Add as Gemm, Gelu, Gemm."""
+def add_residual(draft: Draft, *, sparing: bool = False) -> None:
+    """Rewrite Gemm, Gelu, Gemm, Add as Gemm, Gelu, Gemm.
+
+    Args:
+        draft: The graph.
+        sparing: Keep layers with more weights than the Add has elements: changed weights cannot be shared.
+    """
     for total in [node for node in draft.nodes if node.op_type == "Add"]:
         for last, skip in (total.input, reversed(total.input)):
             second = draft.maker(last, "Gemm")
@@ -27,9 +32,16 @@ def add_residual(draft: Draft) -> None:
             first = None if gelu is None else draft.maker(gelu.input[0], "Gemm")
             if second is None or gelu is None or first is None or len(second.input) != 3:
                 continue
+            if sparing and _weights(draft, first, second) > int(np.prod(draft.shapes[skip])):
+                continue
             alone = all(draft.reader(n.output[0]) is not None for n in (first, gelu, second))
             if alone and len(first.input) == 3 and draft.shapes.get(last) == draft.shapes.get(skip):
                 _rewrite(draft, (first, gelu, second, total), skip)
+
+
+def _weights(draft: Draft, *layers: NodeProto) -> int:
+    """Return the number of weights of layers."""
+    return sum(int(np.prod(draft.shapes[layer.input[1]])) for layer in layers)
 
 
 def _rewrite(draft: Draft, nodes: tuple[NodeProto, ...], skip: str) -> None:

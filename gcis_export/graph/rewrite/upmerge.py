@@ -14,8 +14,14 @@ from onnx import helper
 from gcis_export.graph.rewrite.draft import Draft
 
 
-def merge_up(draft: Draft) -> None:
-    """Rewrite ConvTranspose, Concat, Conv without biases as ConvTranspose, Conv, Add."""
+def merge_up(draft: Draft, *, sparing: bool = False) -> None:
+    """Rewrite ConvTranspose, Concat, Conv without biases as ConvTranspose, Conv, Add.
+
+    Args:
+        draft: The graph.
+        sparing: Keep positions with more weights than the concatenation has elements: changed weights cannot
+            be shared.
+    """
     for conv in [node for node in draft.nodes if node.op_type == "Conv" and len(node.input) == 2]:
         joined = draft.maker(conv.input[0], "Concat")
         if joined is None or len(joined.input) != 2 or draft.reader(joined.output[0]) is None:
@@ -26,6 +32,8 @@ def merge_up(draft: Draft) -> None:
             continue
         up_weight = draft.constant(up.input[1])
         if up_weight is None or draft.reader(up.output[0]) is None:
+            continue
+        if sparing and up_weight.size > int(np.prod(draft.shapes[joined.output[0]])):
             continue
         channels = up_weight.shape[1]
         first, rest = weight[:, :channels, 0, 0, 0], weight[:, channels:]

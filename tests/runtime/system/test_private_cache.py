@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from gcis_runtime.bundles.store import DEMO_FOLDER
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system import private_cache, secret_key
 from gcis_runtime.system.private_cache import PrivateCache, open_cache, open_cache_beside
@@ -141,6 +142,12 @@ def test_beside_a_bundle_where_nobody_else_can_write(tmp_path, monkeypatch):
     tmp_path.chmod(0o777)
     assert open_cache_beside(bundle).folder == tmp_path / "home" / "cache"
     tmp_path.chmod(0o755)
+
+
+def test_nothing_is_stored_in_the_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCIS_HOME", str(tmp_path / "home"))
+    assert open_cache_beside(DEMO_FOLDER).folder == tmp_path / "home" / "cache"
+    assert not DEMO_FOLDER.with_name(f"{DEMO_FOLDER.name}.cache").exists()
 
 
 def test_a_full_disk_is_no_error(cache):

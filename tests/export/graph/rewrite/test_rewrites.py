@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import onnx
@@ -184,6 +185,10 @@ def test_up_sampling_and_concatenation_are_merged():
     after = apply(model, merge_up)
     assert node_types(after) == Counter(["ConvTranspose", "ConvTranspose", "Relu", "Conv", "Add"])
     assert gap(model, after, RNG.standard_normal((1, 3, 2, 2, 2)).astype(np.float32)) < 1e-6
+    assert apply(model, partial(merge_up, sparing=True)) == after, "640 elements against 120 weights"
+    tiny = make(nodes, weights, [1, 3, 1, 1, 1], [1, 4, 2, 2, 2])  # 80 elements
+    assert node_types(apply(tiny, partial(merge_up, sparing=True))) == node_types(tiny)
+    assert node_types(apply(tiny, merge_up))["Concat"] == 0
     nodes[-1].input.append("bias")  # the rewrite would have to place it
     weights["bias"] = np.ones(4, np.float32)
     biased = make(nodes, weights, [1, 3, 2, 2, 2], [1, 4, 4, 4, 4])
@@ -205,6 +210,10 @@ def test_an_mlp_adds_its_residual_itself(order):
     after = apply(model, add_residual)
     assert node_types(after) == Counter(["Relu", "Gemm", "Gelu", "Gemm"])
     assert gap(model, after, RNG.standard_normal((6, 8)).astype(np.float32)) < 1e-6
+    sparing = partial(add_residual, sparing=True)  # 48 elements against 512 weights
+    assert node_types(apply(model, sparing)) == node_types(model)
+    many = make(nodes, weights, [64, 8], [64, 8])
+    assert node_types(apply(many, sparing)) == node_types(after)
 
 
 def test_masks_are_exact_in_half_precision(built):
