@@ -60,6 +60,29 @@ def exit_codes(context: Context, precision: str) -> Result:
     return {"ok": not any(codes), "exit_codes": codes, "stderr_lines": [run["stderr_lines"] for run in runs]}
 
 
+def trial_of_settings(context: Context, spacing: float) -> Result:
+    """Measure settings of ONNX Runtime with gcis-bundle, then time gcis-run, which uses the fastest.
+
+    Args:
+        context: Device, sizes and bundle.
+        spacing: Voxel size of the network in mm.
+
+    Raises:
+        NotHereError: A package or the bundle is missing.
+        RuntimeError: A process failed; the message has its last line.
+    """
+    require_packages(context)
+    bundle, image = wide_bundle(context, spacing), ct_file(context, context.sizes.volume)
+    began = time.perf_counter()
+    words = ("verify", str(bundle), "--device", context.rig.device.type, "--trial", "--json")
+    done = _process(context, "gcis_runtime.cli.bundle", *words)
+    seconds = time.perf_counter() - began
+    if not done.stdout:
+        raise RuntimeError(f"gcis-bundle ended with {done.returncode}: {_last_line(done)}")
+    trial = json.loads(done.stdout)["trial"]
+    return _gcis_run(context, bundle, image) | {"trial_seconds": round(seconds, 3), "trial": trial}
+
+
 def require_packages(context: Context) -> None:
     """Raise if a package of gcis-run is missing.
 
@@ -104,8 +127,7 @@ def _gcis_run(context: Context, bundle: Path, image: Path) -> dict[str, Any]:
     done = _started(context, bundle, image, "--json")
     seconds = time.perf_counter() - began
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"gcis-run ended with {done.returncode}: {last}")
+        raise RuntimeError(f"gcis-run ended with {done.returncode}: {_last_line(done)}")
     (report,) = json.loads(done.stdout)["results"]
     return {
         "seconds": round(seconds, 3),
@@ -117,17 +139,20 @@ def _gcis_run(context: Context, bundle: Path, image: Path) -> dict[str, Any]:
 
 
 def _started(context: Context, bundle: Path, image: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run gcis-run in a new process that finds the packages of this one."""
-    out = context.folder / "process"
-    command = [sys.executable, "-m", "gcis_runtime", str(image), "--bundle", str(bundle), "-o", f"{out}/"]
+    """Run gcis-run in a new process."""
+    files = (str(image), "--bundle", str(bundle), "-o", f"{context.folder / 'process'}/")
+    return _process(context, "gcis_runtime", *files, "--device", context.rig.device.type, *words)
+
+
+def _process(context: Context, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in a new process that finds the packages of this one."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "GCIS_HOME": str(context.folder / "home"),
     }
-    return subprocess.run(
-        [*command, "--device", context.rig.device.type, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", module, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or ["no message"])[-1]

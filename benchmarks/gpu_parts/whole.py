@@ -20,6 +20,7 @@ from benchmarks.gpu_parts.processes import (
     ct_file,
     exit_codes,
     require_packages,
+    trial_of_settings,
     whole_process,
     wide_bundle,
 )
@@ -54,6 +55,10 @@ def rows(context: Context) -> Iterator[Row]:
     for precision in ("fp32", "fp16") if context.rig.cuda else ("fp32",):
         name = f"whole/{context.sizes.processes} processes, {precision}"
         yield Row(name=name, measure=cut(exit_codes, context, precision), worth=2)
+    if context.rig.cuda:  # after the rows above, which are about the plain settings
+        spacing = next(iter(context.sizes.grids))
+        name = f"whole/{spacing:g} mm/gcis-run after a trial of settings, process"
+        yield Row(name=name, measure=cut(trial_of_settings, context, spacing), worth=2)
     for bundle in ("demo", *context.bundles):
         for engine in _ENGINES if context.rig.cuda else ("onnx",):
             name = f"whole/gcis-run, {Path(bundle).name}, {engine}"

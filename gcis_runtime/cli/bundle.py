@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from gcis_runtime.bundles.bundle import Bundle
     from gcis_runtime.bundles.manifest import ParityRow
+    from gcis_runtime.engines.onnx.measured_settings import MeasuredSettings
+    from gcis_runtime.engines.self_test import Trial
 
 PROGRAM = "gcis-bundle"
 _JSON = json_option(help="Print one JSON document.")
@@ -93,9 +95,15 @@ def inspect(bundle: str, as_json: bool) -> None:
     help="Also compare the precisions of ONNX Runtime on this GPU with the CPU, and store the result for "
     "--precision auto on this machine. The bundle is not changed.",
 )
+@click.option(
+    "--trial",
+    is_flag=True,
+    help="With --device, also measure settings of ONNX Runtime (convolution search, CUDA graph, windows per "
+    "run) for about a minute, and store the fastest for later runs on this machine.",
+)
 @_JSON
 @verbose_option
-def verify(bundle: str, run_engines: bool, device: str | None, as_json: bool) -> int:
+def verify(bundle: str, run_engines: bool, device: str | None, trial: bool, as_json: bool) -> int:
     """Check schema, paths, sizes and hashes of bundle B, and run one window with it."""
     from gcis_runtime.engines.factory import open_session
     from gcis_runtime.engines.options import EngineOptions
@@ -106,11 +114,14 @@ def verify(bundle: str, run_engines: bool, device: str | None, as_json: bool) ->
         raise click.UsageError("--device is for GPUs; the CPU is always tested.")
     if device is not None and not run_engines:
         raise click.UsageError("--device needs --run.")
+    if trial and device is None:
+        raise click.UsageError("--trial needs --device.")
     opened = _open(bundle)
     rows = () if device is None else check_device(opened, device, open_session)
-    trials = try_window(opened) if run_engines else ()
+    record = None if device is None or not trial else _trial(opened, device)
+    windows = try_window(opened) if run_engines else ()
     unlisted = unlisted_files(opened)
-    ok = all(t.outcome != "failed" for t in trials) and all(row.passed for row in rows)
+    ok = all(t.outcome != "failed" for t in windows) and all(row.passed for row in rows)
     if as_json:
         _print_json(
             {
@@ -119,22 +130,19 @@ def verify(bundle: str, run_engines: bool, device: str | None, as_json: bool) ->
                 "files": len(opened.manifest.files),
                 "unlisted": unlisted,
                 "ok": ok,
-                "engines": [t.as_dict() for t in trials],
+                "engines": [t.as_dict() for t in windows],
                 "rows": rows,
+                "trial": record,
             }
         )
         return 0 if ok else USAGE_EXIT
     echo(f"{opened.name}: manifest and {len(opened.manifest.files)} files are as exported")
     for name in unlisted:
         echo(f"{name} is not in the manifest and is never read")
-    for t in trials:
-        if t.outcome == "ok":
-            echo(f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}")
-        elif t.outcome == "failed":
-            echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
-        else:
-            echo(f"{t.candidate.name}: cannot run here: {t.problem}")
+    _print_windows(windows)
     _print_rows(rows)
+    if record is not None:
+        _print_trial(record)
     return 0 if ok else USAGE_EXIT
 
 
@@ -212,6 +220,17 @@ def doctor(as_json: bool) -> None:
 main.add_command(latency)
 
 
+def _print_windows(windows: Sequence[Trial]) -> None:
+    """Print the result of one window per engine; those that failed as errors."""
+    for t in windows:
+        if t.outcome == "ok":
+            echo(f"{t.candidate.name}: one run in {t.seconds:.2f} s; differs from onnx by {t.max_abs:.3g}")
+        elif t.outcome == "failed":
+            echo(f"{PROGRAM}: error: {t.candidate.name}: {t.problem}", err=True)
+        else:
+            echo(f"{t.candidate.name}: cannot run here: {t.problem}")
+
+
 def _print_rows(rows: Sequence[ParityRow]) -> None:
     """Print the comparisons of a GPU with the CPU; those that failed as errors."""
     from gcis_runtime.engines.parity import describe, describe_limits
@@ -222,6 +241,21 @@ def _print_rows(rows: Sequence[ParityRow]) -> None:
             echo(f"{text}; stored for this machine")
         else:
             echo(f"{PROGRAM}: error: {text}; expected {describe_limits(row)}", err=True)
+
+
+def _trial(bundle: Bundle, device: str) -> MeasuredSettings:
+    """Measure settings of ONNX Runtime on a GPU, and store the fastest."""
+    from gcis_runtime.pipeline.trial.run_trial import run_trial
+
+    echo(f"{PROGRAM}: measuring settings of ONNX Runtime on {device}, for about a minute", err=True)
+    return run_trial(bundle, device)
+
+
+def _print_trial(record: MeasuredSettings) -> None:
+    """Print the measurements of a trial, and the chosen settings."""
+    for outcome in record.outcomes:
+        echo(f"{outcome.settings.text}: {outcome.refusal or outcome.times}")
+    echo(f"{record.precision}, {record.settings.text}: {record.reason}; stored for this machine")
 
 
 def _yes(value: bool) -> str:

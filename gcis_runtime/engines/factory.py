@@ -107,9 +107,9 @@ def _open_on_cpu(bundle: Bundle, engine: EngineName, options: EngineOptions) -> 
 def _open_on_gpu(bundle: Bundle, engine: EngineName, options: EngineOptions) -> Session:
     device, precision, batch = options.device, options.precision, options.batch
     if engine == "onnx":
-        from gcis_runtime.engines.onnx.cuda import OnnxCudaSession  # noqa: PLC0415
+        from gcis_runtime.engines.onnx.cuda_open import open_on_cuda  # noqa: PLC0415
 
-        return OnnxCudaSession(bundle, device=device, precision=precision, batch=batch, tf32=options.tf32)
+        return open_on_cuda(bundle, options)
     if engine == "openvino":
         raise EngineError(
             "OpenVINO runs on the CPU here", received=device, expected="cpu", fix="Use --device cpu."

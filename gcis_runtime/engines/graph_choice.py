@@ -21,6 +21,11 @@ def passed(manifest: Manifest, *, backend: str, precision: str) -> bool:
     return listed and bool(rows) and all(row.passed for row in rows)
 
 
+def has_graph(manifest: Manifest, precision: str) -> bool:
+    """Return whether the bundle has a graph of a precision with one window per run."""
+    return any((graph.precision, graph.batch) == (precision, 1) for graph in manifest.graphs)
+
+
 def choose_graph(
     manifest: Manifest, *, precision: str, batch: int | None, preferred: Sequence[str] = ("fp32",)
 ) -> Graph:

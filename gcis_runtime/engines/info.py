@@ -10,6 +10,7 @@ class EngineInfo:
     """Name, version, device, precision and CPU threads (0 on other devices) of an engine.
 
     `reason` says why the precision was selected; empty if the user selected it or there was no choice.
+    `settings` says which settings ONNX Runtime uses on a GPU, and why; empty for other engines.
     """
 
     name: str
@@ -18,6 +19,7 @@ class EngineInfo:
     precision: str
     threads: int
     reason: str = ""
+    settings: str = ""
 
     @property
     def text(self) -> str:

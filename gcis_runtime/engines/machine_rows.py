@@ -32,7 +32,8 @@ def find_row(bundle: Bundle, graph: Graph, *, engine: str, device: str) -> Parit
         EngineError: There is no such GPU.
     """
     cache = open_cache_beside(bundle.folder)
-    found = None if cache is None else cache.find(_KIND, _key(bundle, graph, engine, device))
+    key = machine_key(bundle, graph, engine=engine, device=device)
+    found = None if cache is None else cache.find(_KIND, key)
     if found is None:
         return None
     try:
@@ -47,11 +48,12 @@ def store_row(bundle: Bundle, graph: Graph, row: ParityRow, *, engine: str, devi
     if cache is None:
         return False
     data = msgspec.json.encode(row)
-    key = _key(bundle, graph, engine, device)
+    key = machine_key(bundle, graph, engine=engine, device=device)
     return cache.store(_KIND, key, lambda path: path.write_bytes(data)) is not None
 
 
-def _key(bundle: Bundle, graph: Graph, engine: str, device: str) -> dict[str, str]:
+def machine_key(bundle: Bundle, graph: Graph, *, engine: str, device: str) -> dict[str, str]:
+    """Return everything that a measurement of a graph on a GPU depends on; see `find_row`."""
     gpu: Any = require_gpu(device)
     return {
         "bundle": bundle.sha256,

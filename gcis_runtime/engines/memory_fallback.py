@@ -44,7 +44,7 @@ class MemoryFallback:
         self._bundle = bundle
         self.requested = self.current = options
         self.steps: list[str] = []
-        self._unusable = False
+        self._unusable = self._measured = False
 
     @property
     def _name(self) -> str:
@@ -56,6 +56,7 @@ class MemoryFallback:
     def opened(self, session: Session) -> None:
         """Record the engine, device and window batch of the session that the current options opened."""
         name = cast(EngineName, session.name)
+        self._measured = bool(getattr(session, "measured", ""))
         self.current = replace(self.current, engine=name, device=session.device, batch=session.batch)
 
     @property
@@ -70,10 +71,11 @@ class MemoryFallback:
             reason: The engine's or system's message in one line.
         """
         following = next(self._following())
+        plain = " and the plain settings" if self._measured else ""
         self.steps.append(
-            f"out of memory with {self.current.text} ({reason}): continuing with {following.text}"
+            f"out of memory with {self.current.text} ({reason}): continuing with {following.text}{plain}"
         )
-        self.current = following
+        self.current, self._measured = following, False
 
     def skip(self, reason: str) -> None:
         """Move to the next options because the engine of the current ones cannot be opened."""
@@ -82,15 +84,26 @@ class MemoryFallback:
 
     @property
     def has_other_engine(self) -> bool:
-        """Whether `"auto"` may select another engine, on the same device or then on the CPU."""
-        return next(self._others(), None) is not None
+        """Whether there is a replacement for an engine that does not work.
+
+        After settings that a trial chose, these are the plain settings of the same engine. Otherwise `"auto"`
+        may select another engine, on the same device or then on the CPU.
+        """
+        return self._measured or next(self._others(), None) is not None
 
     def replace_engine(self, reason: str) -> None:
-        """Move to the next engine because the current one does not work here.
+        """Move to the plain settings or the next engine because the current one does not work here.
 
         Args:
             reason: The engine's error in one line.
         """
+        if self._measured:
+            self.steps.append(
+                f"the settings of the trial do not work here: {reason}: continuing with the plain settings; "
+                "`gcis-bundle verify BUNDLE --device cuda --trial` repeats the trial"
+            )
+            self.current, self._measured = next(self._plain()), False
+            return
         self._unusable = True
         self.steps.append(f"{self._name} does not work here: {reason}")
         self.current = next(self._others())
@@ -118,6 +131,7 @@ class MemoryFallback:
 
     def _following(self) -> Iterator[EngineOptions]:
         """Yield the options that come after the current ones, best first."""
+        yield from self._plain()
         now, requested = self.current, self.requested
         batch = now.batch or (1 if now.device == "cpu" else _most_windows(self._bundle))
         if batch > 1:
@@ -125,6 +139,11 @@ class MemoryFallback:
             return
         if requested.engine == "auto":
             yield from self._others()
+
+    def _plain(self) -> Iterator[EngineOptions]:
+        """Yield options without the settings that a trial chose, if the session used them."""
+        if self._measured:
+            yield replace(self.current, measured_settings=False)
 
     def _others(self) -> Iterator[EngineOptions]:
         """Yield options with the engines after the current one: on its device, then on the CPU."""

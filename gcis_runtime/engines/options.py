@@ -42,6 +42,8 @@ class EngineOptions:
         batch: Largest number of windows per run; None for one on the CPU, where larger batches are not
             faster, and for the largest batch of the bundle on a GPU.
         tf32: Let ONNX Runtime on a GPU round the factors of float32 products to 11 bits.
+        measured_settings: Let ONNX Runtime on a GPU use the settings that were fastest in a trial on this
+            machine, if one was made for this bundle (`gcis-bundle verify --trial`).
 
     Raises:
         EngineError: A value is invalid.
@@ -53,6 +55,7 @@ class EngineOptions:
     threads: int | None = None
     batch: int | None = None
     tf32: bool = False
+    measured_settings: bool = True
 
     def __post_init__(self) -> None:
         check_threads(self.threads)

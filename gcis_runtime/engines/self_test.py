@@ -161,6 +161,7 @@ def _open(bundle: Bundle, candidate: Candidate) -> Session:
         device=candidate.device,
         precision=candidate.precision,
         batch=candidate.batch,
+        measured_settings=False,
     )
     return open_session(bundle, options)
 

@@ -47,6 +47,7 @@ def engine_facts(report: Report) -> Facts:
         ("Engine", engine_text(engine)),
         ("Processor", f"{cpu_name()}, {platform.system()} {platform.machine()}"),
         ("Why this precision", engine.reason),
+        ("Settings of the engine", engine.settings),
         ("Labels on the image's grid", report.restore),
         ("Windows", _windows(report)),
         ("Region", _region(report)),

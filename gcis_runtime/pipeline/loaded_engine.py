@@ -150,7 +150,8 @@ class LoadedEngine:
         """Return everything that the cost of a run depends on; see `calibration`."""
         session = self.session
         gpu = f" {session.gpu.info.name}" if isinstance(session, DeviceSession) else ""
-        return {
+        measured = getattr(session, "measured", "")
+        return ({"settings": measured} if measured else {}) | {
             "graph": self.bundle.manifest.entry(self._graph.file).sha256,
             "engine": f"{self.info.name} {self.info.version}",
             "precision": self.info.precision,
@@ -269,6 +270,7 @@ class LoadedEngine:
             precision=session.precision,
             threads=session.threads,
             reason=getattr(session, "reason", ""),
+            settings=getattr(session, "settings_text", ""),
         )
         self._runs = 0
         self.run_bytes = None

@@ -90,7 +90,7 @@ class _Check:
     @classmethod
     def on(cls, bundle: Bundle, place: str, options: EngineOptions, opener: Opener) -> _Check:
         """Compute the reference with an engine."""
-        windows = _check_windows(bundle)
+        windows = check_windows(bundle)
         reference, _ = _answers(opener(bundle, options), windows)
         name = f"ONNX Runtime fp32 on {place}"
         return cls(bundle=bundle, opener=opener, windows=windows, name=name, reference=reference)
@@ -111,9 +111,10 @@ class _Check:
         return row
 
 
-def _check_windows(bundle: Bundle) -> list[Window]:
+def check_windows(bundle: Bundle, each: int = _WINDOWS) -> list[Window]:
+    """Return the `each` windows of a phantom with the most voxels of structures, then a constant window."""
     manifest = bundle.manifest
-    found = windows_of_phantom(_SEED, manifest.preprocess, manifest.window, _WINDOWS)
+    found = windows_of_phantom(_SEED, manifest.preprocess, manifest.window, each)
     shape = (1, 1, *manifest.window.patch_size)
     return [*found, np.full(shape, manifest.window.padding_value, dtype=np.float32)]
 
@@ -127,4 +128,4 @@ def _answers(session: Session, windows: Sequence[Window]) -> tuple[list[Logits],
 
 
 def _options(device: str, precision: Precision) -> EngineOptions:
-    return EngineOptions(engine="onnx", device=device, precision=precision, batch=1)
+    return EngineOptions(engine="onnx", device=device, precision=precision, batch=1, measured_settings=False)

@@ -95,7 +95,8 @@ class BundleReport(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that computed: name, version, device, precision, and CPU threads (0 on other devices).
 
-    `reason` says why the precision was selected; empty if there was no choice.
+    `reason` says why the precision was selected; empty if there was no choice. `settings` says which settings
+    ONNX Runtime uses on a GPU, and why; empty for other engines.
     """
 
     name: str
@@ -104,6 +105,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     threads: int
     reason: str = ""
+    settings: str = ""
 
 
 class WindowsReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -323,6 +323,10 @@ def test_rows_are_measured_by_worth(tmp_path: Path) -> None:
     ):
         assert name in first
     assert "whole/1 mm/gcis-run, process" in names[: names.index("parity/two_pathways/PyTorch bf16")]
+    trial = names.index("whole/1.5 mm/gcis-run after a trial of settings, process")
+    assert all(
+        names.index(f"whole/{name}") < trial for name in ("10 processes, fp16", "1.5 mm/gcis-run, stages")
+    )
     compiled = [row for row in rows if "torch.compile" in row.name]
     assert compiled and all(row.worth == 3 and row.share == 0.1 for row in compiled)
 

@@ -47,16 +47,16 @@ def conv_weights() -> tuple[np.ndarray, np.ndarray]:
     return kernel, np.array([-g * t for g, t in zip(GAIN, THRESHOLD, strict=True)], dtype=np.float32)
 
 
-def write_model(path: Path, *, input_name: str = "image", nan: bool = False) -> None:
-    """Write the test network: one convolution from (1, 1, 64, 64, 64) to (1, 2, 64, 64, 64)."""
+def write_model(path: Path, *, input_name: str = "image", nan: bool = False, batch: int = 1) -> None:
+    """Write the test network: one convolution from (batch, 1, 64, 64, 64) to (batch, 2, 64, 64, 64)."""
     kernel, bias = conv_weights()
     if nan:
         bias = bias * np.nan
     graph = helper.make_graph(
         [helper.make_node("Conv", [input_name, "kernel", "bias"], ["margins"], pads=[1] * 6)],
         "test",
-        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [1, 1, *ROI])],
-        [helper.make_tensor_value_info("margins", TensorProto.FLOAT, [1, 2, *ROI])],
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [batch, 1, *ROI])],
+        [helper.make_tensor_value_info("margins", TensorProto.FLOAT, [batch, 2, *ROI])],
         [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

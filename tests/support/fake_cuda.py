@@ -26,6 +26,14 @@ _WITHOUT_CONTEXT = {
     "cuCtxPushCurrent",
 }  # fmt: skip
 """Functions that a thread may call before it has a current context."""
+_NOT_WHILE_RECORDING = {
+    "cuStreamSynchronize",
+    "cuCtxSynchronize",
+    "cuMemAlloc",
+    "cuMemAllocHost",
+    "cuMemFree",
+}
+"""Functions that fail while a stream records a CUDA graph."""
 
 
 class Result(int):
@@ -89,6 +97,8 @@ class FakeDriver:
                 return (Result.of("CUDA_ERROR_INVALID_CONTEXT"),)
             if name in self.fail:
                 return (Result.of(self.fail[name]),)
+            if name in _NOT_WHILE_RECORDING and any(s.capture is not None for s in self._streams()):
+                return (Result.of("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),)
             if name == "cuMemAlloc":
                 if arguments[0] > self.room:
                     return (Result.of("CUDA_ERROR_OUT_OF_MEMORY"),)
@@ -220,6 +230,9 @@ class FakeDriver:
     def cuStreamEndCapture(self, stream: int) -> int:  # noqa: N802
         captured, self.alive[stream].capture = self.alive[stream].capture, None
         return self._made(captured)
+
+    def cuStreamIsCapturing(self, stream: int) -> int:  # noqa: N802
+        return int(self.alive[stream].capture is not None)
 
     def cuGraphInstantiate(self, graph: int, flags: int) -> int:  # noqa: N802
         return self._made(self.alive[graph])

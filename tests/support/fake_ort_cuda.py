@@ -3,11 +3,15 @@
 Page-locked buffers of a run are freed as in ONNX Runtime 1.31: at the end of a synchronous run that succeeds,
 otherwise by the destructor of the session; both in a host function on the stream, which holds a reference to
 the allocator. `FakeDriver.aborts` records what would end a real process.
+
+With `enable_cuda_graph`, the first run of a thread is recorded after it succeeded, and later runs of this
+thread replay the operators at the addresses of the recording. A run with `gpu_graph_id` -1 does neither.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +22,14 @@ from tests.support.fake_cuda import FakeDriver
 from tests.support.numpy_kernels import array_at
 
 _ASYNCHRONOUS = "disable_synchronize_execution_providers"
+_GRAPH_ID = "gpu_graph_id"
+
+
+def _entry(options: Any, name: str) -> str | None:
+    with contextlib.suppress(Exception):  # ONNX Runtime raises for an entry that is not set
+        found: str = options.get_run_config_entry(name)
+        return found
+    return None
 
 
 class Arena:
@@ -45,31 +57,53 @@ class Bound:
         self.runs: list[bool] = []
         self.arena, self.deferred, self.destroyed = Arena(driver), False, False
         self.fail: Exception | None = None
+        self.fails_while_recording = False
+        self.graphs: dict[threading.Thread, Callable[[], None]] = {}
+        self.replays = 0
 
     def get_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def compute(self, options: Any) -> None:
         """Run once; the outcome for page-locked buffers depends on success and synchronisation."""
-        synchronous = True
-        with contextlib.suppress(Exception):  # ONNX Runtime raises for an entry that is not set
-            synchronous = options.get_run_config_entry(_ASYNCHRONOUS) != "1"
+        synchronous = _entry(options, _ASYNCHRONOUS) != "1"
         self.runs.append(synchronous)
-        self.deferred = True
-        if self.fail is None:
-            (_, _, _, shape, source), (_, _, _, answer, target) = self.bound["image"], self.bound["margins"]
-
-            def network() -> None:
-                window = np.array(array_at(source, shape, np.float32))
-                array_at(target, answer, np.float32)[...] = self.real.run(["margins"], {"image": window})[0]
-
-            self.driver.queue(self.stream, network)
-            if synchronous:
-                self.free_buffers()
+        recorded = self.options.get("enable_cuda_graph") == "1" and _entry(options, _GRAPH_ID) != "-1"
+        thread = threading.current_thread()
+        if recorded and thread in self.graphs and self.fail is None:
+            self.replays += 1
+            self.driver.queue(self.stream, self.graphs[thread])
+        else:
+            self.deferred = True
+            if self.fail is None:
+                network = self.network()
+                self.driver.queue(self.stream, network)
+                if synchronous:
+                    self.free_buffers()
+                if recorded:
+                    self.record(thread, network)
         if synchronous:
             self.driver.cuStreamSynchronize(self.stream)
         if self.fail is not None:
             raise self.fail
+
+    def network(self) -> Callable[[], None]:
+        """Return the operators, at the addresses that are bound now."""
+        (_, _, _, shape, source), (_, _, _, answer, target) = self.bound["image"], self.bound["margins"]
+
+        def network() -> None:
+            window = np.array(array_at(source, shape, np.float32))
+            array_at(target, answer, np.float32)[...] = self.real.run(["margins"], {"image": window})[0]
+
+        return network
+
+    def record(self, thread: threading.Thread, network: Callable[[], None]) -> None:
+        """Record the operators as the CUDA graph of a thread."""
+        self.driver.cuStreamSynchronize(self.stream)
+        if self.fails_while_recording:
+            self.driver.cuStreamBeginCapture(self.stream, 0)
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+        self.graphs[thread] = network
 
     def free_buffers(self) -> None:
         """Queue the host function that frees the page-locked buffers."""
@@ -86,6 +120,10 @@ class Bound:
             return
         if not self.driver.contexts:
             self.driver.aborts.append("the session was destroyed in a thread without a context")
+        if self.driver.alive[self.stream].queue:
+            self.driver.aborts.append("the session was destroyed before its work had ended")
+        if self.driver.alive[self.stream].capture is not None:
+            self.driver.aborts.append("the session was destroyed while its stream was recording")
         self.free_buffers()
         self.arena.drop(in_host_function=False)
 
@@ -145,6 +183,8 @@ def install(ort: Any, driver: FakeDriver, change: Callable[[Any, str, Any], None
             return real(file, options, providers=providers)
         (name, settings), cpu = providers
         assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+        if settings.get("enable_cuda_graph") == "1" and Bound.on_cpu:
+            raise RuntimeError("This session cannot use the graph capture feature: nodes are not on CUDA")
         made.append(Bound(real(file, options, providers=[cpu]), driver, settings))
         return Session(made[-1])
 

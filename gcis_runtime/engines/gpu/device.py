@@ -225,6 +225,15 @@ class Device:
         self._made[int(runnable)] = lambda: self._call("cuGraphExecDestroy", runnable)
         return lambda: self._call("cuGraphLaunch", runnable, stream)
 
+    def abandon_capture(self, stream: Any) -> None:
+        """End and drop a recording that another library left open in a stream after an error.
+
+        Such a stream cannot be waited for. Must be called in the thread that started the recording.
+        """
+        if int(self._call("cuStreamIsCapturing", stream)):
+            with contextlib.suppress(EngineError):  # the result code repeats the error
+                self._call("cuGraphDestroy", self._call("cuStreamEndCapture", stream))
+
     def close(self) -> None:
         """Free all resources, newest first, and release the context. May be called again, in any thread.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnxruntime as ort
@@ -18,13 +19,27 @@ from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.onnx.loading import as_engine_error
 from gcis_runtime.errors import EngineError
 
+_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
+"""Run option of ONNX Runtime that selects a CUDA graph, and its value for a run without one."""
+
+
+def _without_graph() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+    return options
+
 
 @dataclass(eq=False)
 class BoundSession:
     """A session, its binding, and the device whose stream and buffers both use.
 
+    With `recorded`, ONNX Runtime records a CUDA graph at the first run, and replays it later. It keeps one
+    graph per thread and documents the use of one thread only. Runs in other threads than the first are
+    therefore not recorded.
+
     Attributes:
         gpu: The GPU; it owns the stream and the buffers, and is closed with the session.
+        recorded: Whether the session was loaded with `enable_cuda_graph`.
         stream: Stream that the session computes in.
         session: The session; None before it is loaded and after `close`.
         binding: Binding of the graph's input and output to device buffers.
@@ -33,11 +48,14 @@ class BoundSession:
     """
 
     gpu: Device
+    recorded: bool = False
     stream: Any = None
     session: ort.InferenceSession | None = None
     binding: Any = None
     options: Any = None
     failed: bool = False
+    _thread: threading.Thread | None = None
+    _unrecorded: ort.RunOptions = field(default_factory=_without_graph)
 
     def run(self) -> None:
         """Run the session once, and wait for the end.
@@ -46,6 +64,12 @@ class BoundSession:
             EngineError: The session is closed, or the run failed.
             DeviceMemoryError: The device has too little memory.
         """
+        if self._thread is None:
+            self._thread = threading.current_thread()
+        same = self._thread is threading.current_thread() and not self.failed
+        self._run(self._unrecorded if self.recorded and not same else self.options)
+
+    def _run(self, options: Any) -> None:
         if self.session is None:
             raise EngineError(
                 "the session is closed",
@@ -54,9 +78,12 @@ class BoundSession:
                 fix="Open the bundle again.",
             )
         try:
-            self.session.run_with_iobinding(self.binding, self.options)
+            self.session.run_with_iobinding(self.binding, options)
         except Exception as error:  # ONNX Runtime's errors derive from Exception alone
             self.failed = True
+            if self.recorded:
+                with contextlib.suppress(EngineError):  # a GPU that failed fails here too
+                    self.gpu.abandon_capture(self.stream)
             # Without the traceback, whose frames would keep the session alive beyond `close`.
             failure = as_engine_error(error, "ONNX Runtime failed on a window")
             raise failure from error.with_traceback(None)

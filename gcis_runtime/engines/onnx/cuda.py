@@ -19,6 +19,7 @@ from gcis_runtime.engines.gpu.probe import require_gpu
 from gcis_runtime.engines.graph_choice import choose_graph
 from gcis_runtime.engines.onnx.bound_session import BoundSession
 from gcis_runtime.engines.onnx.cuda_precision import automatic_precision
+from gcis_runtime.engines.onnx.cuda_settings import CudaSettings
 from gcis_runtime.engines.onnx.loading import CPU_PROVIDER, load, operators_on_cpu, set_log_severity
 from gcis_runtime.engines.usable import NO_BF16_ON_CUDA
 from gcis_runtime.errors import EngineError
@@ -44,6 +45,13 @@ class OnnxCudaSession:
             this machine, otherwise fp32. `reason` says why.
         batch: Largest number of windows per run; None selects the graph with the largest batch.
         tf32: Round the factors of float32 products to 11 bits. Faster, and not covered by the parity report.
+        settings: Settings that change the speed, with the number of windows per run in place of `batch`; None
+            for the plain settings.
+
+    Attributes:
+        settings: The settings in use.
+        settings_text: The settings, and why they are used.
+        measured: Settings that a trial chose in place of the plain ones; empty otherwise. See `cuda_open`.
 
     Raises:
         EngineError: There is no GPU or no cuda-python, the precision is not available, or the CUDA provider
@@ -59,14 +67,9 @@ class OnnxCudaSession:
         precision: str = "auto",
         batch: int | None = None,
         tf32: bool = False,
+        settings: CudaSettings | None = None,
     ) -> None:
-        if precision not in _OFFERED:
-            raise EngineError(
-                "ONNX Runtime does not compute in this precision on CUDA",
-                received=f"--precision {precision}; {_MISSING.get(precision, 'unknown')}",
-                expected=", ".join(_OFFERED),
-                fix="Use one of them, or --engine trt or trt-rtx.",
-            )
+        _require_offered(precision)
         info = require_gpu(device)
         set_log_severity()  # before the libraries of CUDA are loaded
         complaint = _require_provider()
@@ -77,13 +80,15 @@ class OnnxCudaSession:
             choice = automatic_precision(bundle, device)
             precision, self.reason = choice.precision, choice.text
             self.notes = (choice.text,) if choice.note else ()
-        graph = choose_graph(manifest, precision=precision, batch=batch)
+        graph = choose_graph(manifest, precision=precision, batch=settings.batch if settings else batch)
+        self.settings = settings or CudaSettings(batch=graph.batch)
+        self.settings_text, self.measured = self.settings.text, ""
         self.name, self.version, self.device = "onnx", str(ort.__version__), f"cuda:{info.index}"
         self.precision: str = graph.precision
         self.batch, self.threads = graph.batch, 0
         self.notes += ("TF32 is on: products of float32 round to 11 bits",) if tf32 else ()
         self.gpu = Device(info)
-        self._bound = BoundSession(gpu=self.gpu)
+        self._bound = BoundSession(gpu=self.gpu, recorded=self.settings.graph)
         # Also at the end of the process, before ONNX Runtime and the driver are unloaded.
         self._finalizer = weakref.finalize(self, _close_quietly, self._bound)
         try:
@@ -94,7 +99,8 @@ class OnnxCudaSession:
                 self._buffers.output,
             )
             self._bound.stream = self.stream
-            providers = [(CUDA_PROVIDER, _options(info.index, self.stream, tf32=tf32)), CPU_PROVIDER]
+            options = _options(info.index, self.stream, self.settings, tf32=tf32)
+            providers = [(CUDA_PROVIDER, options), CPU_PROVIDER]
             with bundle.graph_source(graph.file) as source:
                 self._bound.session = session = load(
                     source, manifest, providers, threads=0, batch=graph.batch, record_placement=True
@@ -140,15 +146,25 @@ def _close_quietly(bound: BoundSession) -> None:
         bound.close()
 
 
-def _options(index: int, stream: Any, *, tf32: bool) -> dict[str, str]:
+def _options(index: int, stream: Any, settings: CudaSettings, *, tf32: bool) -> dict[str, str]:
     """Return the CUDA provider's options."""
-    return {
+    graph = {"enable_cuda_graph": "1"} if settings.graph else {}
+    return graph | {
         "device_id": str(index),
-        # DEFAULT takes the first algorithm that cuDNN lists, up to 50 times slower than the best one.
-        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_algo_search": settings.search,
         "use_tf32": "1" if tf32 else "0",
         "user_compute_stream": str(int(stream)),
     }
+
+
+def _require_offered(precision: str) -> None:
+    if precision not in _OFFERED:
+        raise EngineError(
+            "ONNX Runtime does not compute in this precision on CUDA",
+            received=f"--precision {precision}; {_MISSING.get(precision, 'unknown')}",
+            expected=", ".join(_OFFERED),
+            fix="Use one of them, or --engine trt or trt-rtx.",
+        )
 
 
 def _require_provider() -> str:

@@ -9,14 +9,18 @@ from gcis_runtime.bundles.bundle import open_bundle
 from gcis_runtime.engines.factory import open_session
 from gcis_runtime.engines.gpu.device import Device
 from gcis_runtime.engines.gpu.probe import probe_driver, require_gpu
+from gcis_runtime.engines.onnx.cuda import OnnxCudaSession
+from gcis_runtime.engines.onnx.cuda_settings import candidates
 from gcis_runtime.engines.options import EngineOptions
 from gcis_runtime.errors import EngineError
 from gcis_runtime.images.nifti import read_volume
 from gcis_runtime.pipeline.segmenter import Segmenter
+from gcis_runtime.pipeline.trial.run_trial import run_trial
 from gcis_runtime.sliding.cuda.blend import GpuBlender
 from gcis_runtime.sliding.cuda.kernels import Kernels, compile_kernels
 from gcis_runtime.sliding.cuda.labeller import GpuLabeller
 from gcis_runtime.sliding.schedule import make_schedule
+from tests.support.batch_bundle import add_batches
 from tests.support.bundles_and_images import ROI, write_ct
 from tests.support.gpu_blending import (
     CPU,
@@ -110,3 +114,21 @@ def test_engines_give_the_cpus_answer(make_bundle, tmp_path, engine):
     with Segmenter.open(bundle, engine="onnx") as segmenter:
         expected = segmenter.segment(volume).labels
     assert np.mean(labels != expected) < 1e-4
+
+
+def test_all_settings_give_the_cpus_answer_and_a_trial_chooses_one(make_bundle):
+    bundle = open_bundle(add_batches(make_bundle(), 2, 4))
+    windows = np.random.default_rng(0).random((4, 1, *ROI), dtype=np.float32)
+    reference = open_session(bundle, EngineOptions(engine="onnx"))
+    expected = np.concatenate([np.array(reference.run(window[None])) for window in windows])
+    for settings in candidates(bundle.manifest, precision="fp32"):
+        session = OnnxCudaSession(bundle, device="cuda", precision="fp32", settings=settings)
+        for first in (*range(0, 4, settings.batch), 0):
+            part = slice(first, first + settings.batch)
+            np.testing.assert_allclose(session.run(windows[part]), expected[part], atol=1e-4)
+        session.close()
+    record = run_trial(bundle, "cuda")
+    assert not [outcome for outcome in record.outcomes if outcome.problem.startswith("other logits")]
+    session = open_session(bundle, EngineOptions(engine="onnx", device="cuda"))
+    assert session.settings == record.settings
+    session.close()
