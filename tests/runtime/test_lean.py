@@ -111,6 +111,7 @@ def test_the_wheel_contains_three_packages_with_their_data(wheel):
     assert {
         "gcis_runtime/sliding/cuda/kernels.cu",
         "gcis_runtime/demo/headneck.gcis/manifest.json",
+        "gcis_runtime/demo/headneck.gcis/model.fp16.onnx",
         "gcis_runtime/demo/headneck.gcis/model.onnx",
         *(f"{name}/py.typed" for name in WHEEL_PACKAGES),
     } <= installed

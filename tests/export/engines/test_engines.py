@@ -33,8 +33,8 @@ def staged(tmp_path):
     """A copy of the demo bundle, its manifest, and a gate on one window."""
     folder = tmp_path / "b.gcis"
     folder.mkdir()
-    for file in (MODEL_FILE, MANIFEST_FILE):
-        (folder / file).write_bytes((DEMO_FOLDER / file).read_bytes())
+    for file in DEMO_FOLDER.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
     manifest = decode((folder / MANIFEST_FILE).read_bytes(), source="demo")
     gate = Gate([np.zeros(manifest.input.shape, dtype=np.float32)])
     return folder, manifest, gate

@@ -163,6 +163,7 @@ def test_candidates_are_all_graphs_in_all_engines(monkeypatch: pytest.MonkeyPatc
     both = type(bundle)(folder=bundle.folder, manifest=manifest, sha256="")
     assert [c.name for c in latency.candidates([both])] == [
         *cpu,
+        "onnx fp16 on a GPU",
         "onnx fp32 on a GPU",
         "trt-rtx fp16 on a GPU",
     ]
