@@ -143,23 +143,26 @@ def test_label_maps_have_the_format_of_their_image_or_the_one_asked_for(tmp_path
     assert (one.labels.name, one.report.name) == ("x.NRRD", "x.json")
 
 
-@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"sep"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+ENCODINGS = [
+    *((encoding, b"") for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")),
+    ("utf-16-le", codecs.BOM_UTF16_LE),
+    ("utf-16-be", codecs.BOM_UTF16_BE),
+]
+"""Encodings with the byte order mark that precedes the text."""
+
+
+@pytest.mark.parametrize("first", ["", "sep={}\r\n"], ids=["table", "sep"])
+@pytest.mark.parametrize(("encoding", "mark"), ENCODINGS)
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_lists_of_spreadsheets_are_read(tmp_path, separator, encoding, mark):
+def test_lists_of_spreadsheets_are_read(tmp_path, separator, encoding, mark, first):
     """With and without a byte order mark, and with the line `sep=;`."""
-    marks = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
-    if mark not in (b"", b"sep", marks.get(encoding)):
-        pytest.skip("not the byte order mark of this encoding")
     lines = [
         ["Patient", " Image ", "NAME"],
         ["", "", ""],
         ["1", "cts/ä.nii.gz", ""],
         ["2", "b.nii.gz", "second"],
     ]
-    text = "\r\n".join(separator.join(line) for line in lines) + "\r\n\r\n"
-    if mark == b"sep":
-        text, mark = f"sep={separator}\r\n{text}", b""
+    text = first.format(separator) + "\r\n".join(separator.join(line) for line in lines) + "\r\n\r\n"
     (tmp_path / "list.csv").write_bytes(mark + text.encode(encoding))
     assert find_images([tmp_path / "list.csv"]) == (
         Source(image=tmp_path / "cts" / "ä.nii.gz", name="ä"),

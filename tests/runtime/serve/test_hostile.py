@@ -42,7 +42,7 @@ def test_a_header_cannot_name_another_file_of_the_server(
         if problem is None:
             service.wait(answer.json["id"], 60)
             problem = ask(make_app(service), "GET", f"/v1/jobs/{answer.json['id']}").json["error"]
-        assert problem["message"].endswith("the voxels are in another folder"), problem
+        assert problem["message"] == "the image names another file for its voxels", problem
 
 
 def test_links_below_a_root_lead_nowhere_else(make_service: Any, material: Path, tmp_path: Path) -> None:
