@@ -62,6 +62,7 @@ def test_a_copied_bundle_has_other_windows(tmp_path: Path) -> None:
     assert after.preprocess == before.preprocess
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = dataclasses.replace(quick_plan(), volumes=((64, 64, 64), (64, 64, 72)), workers=(1,))
     monkeypatch.setattr(scale_plan, "quick_plan", lambda: tiny)

@@ -30,6 +30,7 @@ def demo(driver, monkeypatch):
     return open_bundle(DEMO_FOLDER)
 
 
+@pytest.mark.slow
 def test_the_first_run_proves_fp16_and_selects_it(demo, cuda_ort, monkeypatch):
     read: list[str] = []
     original = Bundle.read

@@ -79,6 +79,7 @@ def test_a_trial_measures_in_a_process_and_is_stored(bundle):
     session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -99,6 +100,7 @@ def test_plain_settings_that_fail_are_an_error_and_nothing_is_stored(bundle):
     assert find_settings(bundle, precision="fp32", device="cuda") is None
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_lost_ends_the_trial_with_what_is_known(bundle, tmp_path):
     mark = tmp_path / "lost"
     fault = f"""
@@ -111,6 +113,7 @@ def test_a_gpu_that_is_lost_ends_the_trial_with_what_is_known(bundle, tmp_path):
     assert found[EXHAUSTIVE] == "" and "SIGABRT" in found[RECORDED] and "CUDA failure 999" in found[BOTH]
 
 
+@pytest.mark.slow
 def test_a_process_that_stops_is_ended(bundle, monkeypatch):
     monkeypatch.setattr(module, "GRACE", 0.0)
     begun = time.monotonic()
@@ -121,6 +124,7 @@ def test_a_process_that_stops_is_ended(bundle, monkeypatch):
     assert found[RECORDED] == found[BOTH] == "not measured within the 20 s of the trial"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("printed", ["print('hello', flush=True)", "os.write(1, b'{}\\n')"])
 def test_output_that_is_no_outcome_fails_the_candidate(bundle, printed):
     found = problems(run_trial(bundle, "cuda", command=child(f"if exhaustive and not recorded: {printed}")))
@@ -144,6 +148,7 @@ def test_a_bundle_that_was_replaced_is_not_measured(bundle, make_bundle):
         run_trial(mixed, "cuda", command=child())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["open_cache_beside", "store_settings"])
 def test_a_result_that_cannot_be_stored_is_an_error(bundle, monkeypatch, name):
     monkeypatch.setattr(module, name, lambda *_, **__: None)
@@ -151,6 +156,7 @@ def test_a_result_that_cannot_be_stored_is_an_error(bundle, monkeypatch, name):
         run_trial(bundle, "cuda", command=child())
 
 
+@pytest.mark.slow
 def test_verify_runs_the_trial_on_request(bundle, monkeypatch):
     monkeypatch.setattr(run_trial, "__kwdefaults__", run_trial.__kwdefaults__ | {"command": child()})
     done = CliRunner().invoke(main, ["verify", str(bundle.folder), "--device", "cuda", "--trial", "--json"])

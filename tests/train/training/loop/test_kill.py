@@ -28,6 +28,7 @@ def _metrics(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in json.loads(line).items() if k not in measured} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     write_cases(tmp_path, 2)
     command = [sys.executable, str(SCRIPT), str(tmp_path), str(tmp_path / "runs"), *MOMENTS]
