@@ -13,10 +13,9 @@ import onnxruntime as ort
 
 from gcis_runtime.bundles.bundle import Bundle
 from gcis_runtime.engines.graph_choice import choose_graph
-from gcis_runtime.engines.machine_rows import machine_key
+from gcis_runtime.engines.machine_rows import find_record, machine_key, store_record
 from gcis_runtime.engines.onnx.cuda_settings import CudaSettings, Outcome, choose, plain_settings
 from gcis_runtime.engines.usable import version_of
-from gcis_runtime.system.private_cache import open_cache_beside
 
 _KIND = "settings"
 _CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
@@ -73,25 +72,14 @@ def find_settings(bundle: Bundle, *, precision: str, device: str) -> MeasuredSet
     Raises:
         EngineError: There is no such GPU.
     """
-    cache = open_cache_beside(bundle.folder)
-    found = None if cache is None else cache.find(_KIND, _key(bundle, precision, device))
-    if found is None:
-        return None
-    try:
-        record = msgspec.json.decode(found.read_bytes(), type=MeasuredSettings)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return record if record.precision == precision and record.fits(bundle) else None
+    record = find_record(bundle, _KIND, _key(bundle, precision, device), MeasuredSettings)
+    fits = record is not None and record.precision == precision and record.fits(bundle)
+    return record if fits else None
 
 
 def store_settings(bundle: Bundle, record: MeasuredSettings, *, device: str) -> bool:
     """Store the result of a trial, which replaces an earlier one. Return whether it could be stored."""
-    cache = open_cache_beside(bundle.folder)
-    if cache is None:
-        return False
-    data = msgspec.json.encode(record)
-    key = _key(bundle, record.precision, device)
-    return cache.store(_KIND, key, lambda path: path.write_bytes(data)) is not None
+    return store_record(bundle, _KIND, _key(bundle, record.precision, device), record)
 
 
 def _key(bundle: Bundle, precision: str, device: str) -> dict[str, str]:

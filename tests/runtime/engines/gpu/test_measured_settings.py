@@ -164,7 +164,7 @@ def _replace(bundle, change):
     elif change == "negative":
         document["outcomes"][0]["window_seconds"] = -1.0
     data = b"\xff{" if change == "not JSON" else json.dumps(document).encode()
-    cache = records.open_cache_beside(bundle.folder)
+    cache = machine_rows.open_cache_beside(bundle.folder)
     key = records._key(bundle, "fp32", "cuda")
     assert cache.store("settings", key, lambda path: path.write_bytes(data))
 
