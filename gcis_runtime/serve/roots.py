@@ -8,11 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from gcis_runtime.dicom.files import MAX_FILES
-from gcis_runtime.errors import GcisError
 from gcis_runtime.images.dicom_content import files_below
-from gcis_runtime.images.itk_read import read_header
-from gcis_runtime.images.nifti_pair import voxel_file
-from gcis_runtime.images.suffixes import ITK, suffix_of
+from gcis_runtime.images.other_file import other_file
 from gcis_runtime.serve.problems import ServeError
 
 
@@ -48,17 +45,8 @@ def below_roots(path: str, roots: Sequence[Path]) -> Path:
 
 def _all_below(base: Path, image: Path) -> bool:
     """Return whether every file that would be read for an image lies below a folder after following links."""
-    files: Iterable[Path] = _read_with(image)
     if image.is_dir():
-        files = islice(files_below(image), MAX_FILES)
+        files: Iterable[Path] = islice(files_below(image), MAX_FILES)
+    else:
+        files = filter(None, [other_file(image)])
     return all(Path(os.path.realpath(file)).is_relative_to(base) for file in files)
-
-
-def _read_with(image: Path) -> tuple[Path, ...]:
-    """Return the file with the voxels, if an image has one besides its header."""
-    try:
-        if suffix_of(image).startswith(".hdr"):
-            return (voxel_file(image),)
-        return (read_header(image).stored.file,) if suffix_of(image) in ITK else ()
-    except GcisError:  # the header is refused later
-        return ()
