@@ -22,7 +22,7 @@ import msgspec
 
 from gcis_runtime.dicom.files import MAX_FILES
 from gcis_runtime.errors import OutputError
-from gcis_runtime.system.atomic_files import remove_leftovers, replacing, unwritable
+from gcis_runtime.system.atomic_files import private_folder, remove_leftovers, replacing
 from gcis_runtime.system.json_files import write_json
 from gcis_runtime.system.records import read_record
 
@@ -110,11 +110,8 @@ class Inbox:
     ) -> None:
         self._received, self._results = folder / "received", folder / "results"
         self._series_bytes, self._reserve, self._free = series_bytes, reserve_bytes, free_bytes
-        try:
-            for path in (folder, self._received, self._results):
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+        for path in (folder, self._received, self._results):
+            private_folder(path)
         self._known: dict[str, _Sizes] = {}
         self._lock = threading.Lock()
 

@@ -6,7 +6,6 @@ FOLDER/ID/1.dcm ...      links or copies of the results
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import shutil
 import threading
@@ -20,7 +19,7 @@ from gcis_runtime.dicom_node.destinations import Destination, parse_destination
 from gcis_runtime.dicom_node.inbox import hashed
 from gcis_runtime.dicom_node.send import send_files
 from gcis_runtime.errors import GcisError
-from gcis_runtime.system.atomic_files import remove_leftovers, replacing_folder, unwritable
+from gcis_runtime.system.atomic_files import private_folder, remove_folder, remove_leftovers, replacing_folder
 from gcis_runtime.system.json_files import write_json
 from gcis_runtime.system.records import read_record
 from gcis_runtime.text import counted, error_text
@@ -80,10 +79,7 @@ class Outbox:
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+        private_folder(folder)
         remove_leftovers(folder)
 
     def add(self, files: Sequence[Path], destination: Destination, *, key: str) -> None:
@@ -175,7 +171,4 @@ class Outbox:
 
 def _remove(folder: Path) -> None:
     """Remove an entry; its new name is one of those that the next process removes if this one is killed."""
-    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    with contextlib.suppress(OSError):
-        folder.replace(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    remove_folder(folder, folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part"))

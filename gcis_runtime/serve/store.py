@@ -19,7 +19,7 @@ from pathlib import Path
 from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
 from gcis_runtime.serve.job import RECORD_VERSION, JobRecord
-from gcis_runtime.system.atomic_files import remove_leftovers, unwritable
+from gcis_runtime.system.atomic_files import private_folder, remove_folder, remove_leftovers, unwritable
 from gcis_runtime.system.json_files import write_json
 from gcis_runtime.system.records import read_record
 from gcis_runtime.system.weak_file_systems import flush
@@ -46,11 +46,8 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._jobs, self._incoming = folder / "jobs", folder / "incoming"
-        try:
-            for path in (folder, self._jobs, self._incoming):
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+        for path in (folder, self._jobs, self._incoming):
+            private_folder(path)
 
     def job_folder(self, job: str) -> Path:
         """Return the folder of an accepted job."""
@@ -102,11 +99,7 @@ class JobStore:
 
         The folder is renamed first, so that a job that is half removed is not found at the next start.
         """
-        folder = self.job_folder(job)
-        gone = self._incoming / job
-        with contextlib.suppress(OSError):
-            folder.replace(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(self.job_folder(job), self._incoming / job)
 
     def clear_data(self, job: str) -> None:
         """Remove the image and the results of a job, and keep its record."""

@@ -163,6 +163,28 @@ def _move_aside(temporary: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def private_folder(path: Path) -> None:
+    """Create a folder that only this user can open, and its parents; an existing one stays as it is.
+
+    Raises:
+        UnwritableError: The folder cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def remove_folder(path: Path, gone: Path) -> None:
+    """Rename a folder to `gone`, and remove it.
+
+    If the process is killed meanwhile, a part of the folder remains under the name `gone` alone.
+    """
+    with contextlib.suppress(OSError):
+        path.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def unwritable(path: Path, error: OSError) -> UnwritableError:
     """Return the error for an output that the system refuses to write."""
     return UnwritableError(
