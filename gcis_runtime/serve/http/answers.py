@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from gcis_runtime.serve.problems import MEDIA_TYPE, problem_of
+
+PRIVATE = MappingProxyType({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+"""Headers that keep answers out of caches and from being read as another type."""
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -39,5 +43,5 @@ def stored_problem_response(problem: Any) -> Response:
 
 
 def _private(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return headers that keep answers out of caches and from being read as another type."""
-    return {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    """Return headers together with `PRIVATE`."""
+    return {**PRIVATE, **(headers or {})}

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gcis_runtime.serve.http.answers import json_response, problem_response, stored_problem_response
+from gcis_runtime.serve.http.answers import PRIVATE, json_response, problem_response, stored_problem_response
 from gcis_runtime.serve.http.openapi import document
 from gcis_runtime.serve.http.uploads import Submission, UploadSlots, drain, receive
 from gcis_runtime.serve.job import ENDED, JobRecord
@@ -253,5 +253,4 @@ class Api:
 
 
 def _file(path: Path, name: str) -> Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return FileResponse(path, media_type=media_type(name), filename=name.replace("/", "_"), headers=headers)
+    return FileResponse(path, media_type=media_type(name), filename=name.replace("/", "_"), headers=PRIVATE)

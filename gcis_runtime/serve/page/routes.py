@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from gcis_runtime.pictures.slices import image_png, labels_png
 from gcis_runtime.pictures.view import PLANES
-from gcis_runtime.serve.http.answers import json_response
+from gcis_runtime.serve.http.answers import PRIVATE, json_response
 from gcis_runtime.serve.http.routes import answering
 from gcis_runtime.serve.page.cases import LoadedCase, LoadedCases, nifti_bytes
 from gcis_runtime.serve.problems import ServeError
@@ -40,7 +40,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _AXES = dict(PLANES)
 
 _T = TypeVar("_T")
@@ -90,7 +89,7 @@ class _Page:
     async def image(self, request: Request) -> Response:
         """Return the image of a job as NIfTI."""
         data = await to_thread.run_sync(nifti_bytes, request.app.state.service, await self._case(request))
-        return Response(data, media_type="application/gzip", headers=_PRIVATE)
+        return Response(data, media_type="application/gzip", headers=PRIVATE)
 
     async def slice(self, request: Request) -> Response:
         """Return a plane as PNG: `image.png?low=HU&high=HU`, or `labels.png`."""
@@ -103,7 +102,7 @@ class _Page:
             data = await _threaded(partial(image_png, case.view, axis=axis, index=index, window=window))
         else:
             raise ServeError("there is no such slice", status=404, expected="image.png or labels.png")
-        return Response(data, media_type="image/png", headers=_PRIVATE)
+        return Response(data, media_type="image/png", headers=PRIVATE)
 
     async def _case(self, request: Request) -> LoadedCase:
         service: JobService = request.app.state.service
