@@ -29,6 +29,7 @@ from gcis_runtime.bundles.manifest import (
     PromptPathway,
     Provenance,
     Tensor,
+    decode,
     encode,
 )
 from gcis_runtime.bundles.post_rules import read_rules
@@ -67,6 +68,18 @@ def write_model(path: Path, *, input_name: str = "image", nan: bool = False, bat
 def file_entry(folder: Path, name: str) -> FileEntry:
     data = (folder / name).read_bytes()
     return FileEntry(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def list_graph(folder: Path, graph: Graph, **fields: Any) -> None:
+    """Add a graph whose file is in the folder to the manifest; other fields replace those of the manifest."""
+    manifest = decode((folder / MANIFEST_FILE).read_bytes(), source="test")
+    manifest = msgspec.structs.replace(
+        manifest,
+        graphs=(*manifest.graphs, graph),
+        files=(*manifest.files, file_entry(folder, graph.file)),
+        **fields,
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest))
 
 
 def rehash_bundle(folder: Path, *names: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gcis_runtime.bundles.manifest import MANIFEST_FILE, Graph, decode, encode
-from tests.support.bundles_and_images import ROI, conv_weights, file_entry
+from gcis_runtime.bundles.manifest import Graph
+from tests.support.bundles_and_images import ROI, conv_weights, list_graph
 
 FILE = "model.fp16.onnx"
 
@@ -25,15 +24,8 @@ def add_half(folder: Path, *, factor: float = 1.0, **fields: Any) -> Path:
         **fields: Fields of the manifest to replace.
     """
     write_half(folder / FILE, factor=factor)
-    manifest = decode((folder / MANIFEST_FILE).read_bytes(), source="test")
     graph = Graph(file=FILE, precision="fp16", opset=18, nodes=3, weights_dtype="float16")
-    manifest = msgspec.structs.replace(
-        manifest,
-        graphs=(*manifest.graphs, graph),
-        files=(*manifest.files, file_entry(folder, FILE)),
-        **fields,
-    )
-    (folder / MANIFEST_FILE).write_bytes(encode(manifest))
+    list_graph(folder, graph, **fields)
     return folder
 
 
