@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import cast
 
-from monai.networks.nets.swin_unetr import SwinTransformer
+from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention
 from torch import Tensor, nn
 
 from gcis_runtime.choices import Merging
@@ -49,6 +49,7 @@ class Encoder(nn.Module):
             use_checkpoint=checkpoint,
             downsample=functools.partial(PatchMerging, merging=merging),
         )
+        _fuse_attention(self.swin)
         self.encoder1 = PlainBlock(in_channels, f)
         self.encoder2 = PlainBlock(f, f)
         self.encoder3 = PlainBlock(2 * f, 2 * f)
@@ -82,3 +83,13 @@ class Encoder(nn.Module):
             self.encoder5(hidden[3]),
             self.encoder10(hidden[4]),
         )
+
+
+def _fuse_attention(swin: SwinTransformer) -> None:
+    """Let MONAI 1.6 and later compute window attention in one fused kernel where gradients are disabled.
+
+    Earlier versions ignore the attribute. Results differ by rounding only.
+    """
+    for module in swin.modules():
+        if isinstance(module, WindowAttention):
+            module.use_flash_attention = True
