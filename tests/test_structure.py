@@ -58,6 +58,15 @@ def forbidden_statements(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: {name}"
 
 
+def unsafe_interpreters(source: str) -> Iterator[str]:
+    """Report interpreters that are started without `-P`: they import from the working directory."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable":
+            following = ast.unparse(node.elts[1]) if len(node.elts) > 1 else ""
+            if following not in ("'-P'", "*arguments"):
+                yield f"line {node.lineno}: sys.executable without -P"
+
+
 def crowded_folders(modules: list[Path]) -> Iterator[str]:
     """Report folders with more than 20 modules; `__init__.py` does not count."""
     folders = [path.parent for path in modules if path.name != "__init__.py"]
@@ -72,6 +81,7 @@ LAW_OF_FILE = {
     "no docstring": (missing_docstring, sources(), "x = 1\n"),
     "print": (forbidden_statements, library(), "print(1)\n"),
     "assert": (forbidden_statements, library(), "def f(x):\n    assert x\n"),
+    "interpreter": (unsafe_interpreters, library(), "run([sys.executable, '-m', 'x'])\n"),
     "global": (forbidden_statements, library(), "def f():\n    global x\n    x = 1\n"),
 }
 """Check of a file, the files that it applies to, and a source that breaks it."""

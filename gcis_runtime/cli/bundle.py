@@ -121,7 +121,7 @@ def verify(bundle: str, run_engines: bool, device: str | None, trial: bool, as_j
     record = None if device is None or not trial else _trial(opened, device)
     windows = try_window(opened) if run_engines else ()
     unlisted = unlisted_files(opened)
-    ok = all(t.outcome != "failed" for t in windows) and all(row.passed for row in rows)
+    ok = all(t.outcome != "failed" for t in windows) and all(row.passed for row, _ in rows)
     if as_json:
         _print_json(
             {
@@ -131,7 +131,8 @@ def verify(bundle: str, run_engines: bool, device: str | None, trial: bool, as_j
                 "unlisted": unlisted,
                 "ok": ok,
                 "engines": [t.as_dict() for t in windows],
-                "rows": rows,
+                "rows": [row for row, _ in rows],
+                "stored": all(stored for _, stored in rows),
                 "trial": record,
             }
         )
@@ -231,14 +232,17 @@ def _print_windows(windows: Sequence[Trial]) -> None:
             echo(f"{t.candidate.name}: cannot run here: {t.problem}")
 
 
-def _print_rows(rows: Sequence[ParityRow]) -> None:
+_NOT_STORED = "not stored: set GCIS_HOME to a folder of yours with free space"
+
+
+def _print_rows(rows: Sequence[tuple[ParityRow, bool]]) -> None:
     """Print the comparisons of a GPU with the CPU; those that failed as errors."""
     from gcis_runtime.engines.parity import describe, describe_limits
 
-    for row in rows:
+    for row, stored in rows:
         text = f"{row.stage}, {row.precision}: {describe(row)}"
         if row.passed:
-            echo(f"{text}; stored for this machine")
+            echo(f"{text}; {'stored for this machine' if stored else _NOT_STORED}")
         else:
             echo(f"{PROGRAM}: error: {text}; expected {describe_limits(row)}", err=True)
 

@@ -80,7 +80,7 @@ class DeviceSession(Protocol):
     output: Buffer
 
     def enqueue(self) -> None:
-        """Queue one run from `input` to `output`, and return before it has finished."""
+        """Start one run from `input` to `output` in the stream; it may return before the run has finished."""
         ...
 
 

@@ -180,8 +180,8 @@ def _check_head(head: str) -> None:
     """
     without = dict(os.environ) | {_MODE: "disabled"}
     runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROBE, head],
+        subprocess.Popen(  # -P: nothing is imported from the working directory
+            [sys.executable, "-P", "-c", _PROBE, head],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for environment in (without, dict(os.environ))

@@ -16,8 +16,11 @@ from gcis_runtime.system.memory import peak_memory_bytes
 
 STAGES = ("read", "preprocess", "network", "blend", "restore", "write")
 """Stages of a run, in their order."""
-COMMAND = ("-m", "gcis_runtime.latency")
-"""Arguments of the interpreter that measure a `Run`; see `processes.run_process`."""
+COMMAND = ("-P", "-m", "gcis_runtime.latency")
+"""Arguments of the interpreter that measure a `Run`; see `processes.run_process`.
+
+With `-P`, nothing is imported from the working directory.
+"""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

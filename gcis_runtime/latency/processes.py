@@ -24,7 +24,7 @@ def run_process(arguments: Sequence[str], setting: msgspec.Struct, *, home: Path
     """Run `python ARGUMENTS` with a setting as JSON on stdin and return the JSON object that it prints last.
 
     Args:
-        arguments: Arguments of the interpreter, such as `("-m", "gcis_runtime.latency")`.
+        arguments: Arguments of the interpreter, such as `("-P", "-m", "gcis_runtime.latency")`.
         setting: Setting with a `launched` field, which is filled in.
         home: `$GCIS_HOME` of the process, where engines are cached.
 

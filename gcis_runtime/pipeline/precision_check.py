@@ -55,7 +55,7 @@ def check_before_first_run(bundle: Bundle, options: EngineOptions, opener: Opene
             check.measure(graph, options.device)
 
 
-def check_device(bundle: Bundle, device: str, opener: Opener) -> tuple[ParityRow, ...]:
+def check_device(bundle: Bundle, device: str, opener: Opener) -> tuple[tuple[ParityRow, bool], ...]:
     """Compare every precision that ONNX Runtime offers on a GPU with float32 on the CPU, and store the rows.
 
     Args:
@@ -64,7 +64,7 @@ def check_device(bundle: Bundle, device: str, opener: Opener) -> tuple[ParityRow
         opener: Opens sessions.
 
     Returns:
-        One row per precision that the bundle has.
+        One row per precision that the bundle has, and whether it could be stored.
 
     Raises:
         EngineError: There is no such GPU, or a session cannot be opened.
@@ -95,8 +95,8 @@ class _Check:
         name = f"ONNX Runtime fp32 on {place}"
         return cls(bundle=bundle, opener=opener, windows=windows, name=name, reference=reference)
 
-    def measure(self, graph: Graph, device: str) -> ParityRow:
-        """Compare a graph on a GPU with the reference, and store the row."""
+    def measure(self, graph: Graph, device: str) -> tuple[ParityRow, bool]:
+        """Compare a graph on a GPU with the reference; return the row and whether it could be stored."""
         answers, session = _answers(self.opener(self.bundle, _options(device, graph.precision)), self.windows)
         row = compare(
             f"ONNX Runtime {session.version} on {session.device}",
@@ -107,8 +107,8 @@ class _Check:
             tolerance=LIMITS[graph.precision],
             graph=graph.file,
         )
-        store_row(self.bundle, graph, row, engine=f"{session.name} {session.version}", device=device)
-        return row
+        engine = f"{session.name} {session.version}"
+        return row, store_row(self.bundle, graph, row, engine=engine, device=device)
 
 
 def check_windows(bundle: Bundle, each: int = _WINDOWS) -> list[Window]:

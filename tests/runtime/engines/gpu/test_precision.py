@@ -126,6 +126,18 @@ def test_a_check_that_fails_to_run_does_not_stop_the_run(make_half, cuda_ort, op
     engine.close()
 
 
+def test_verify_says_if_rows_cannot_be_stored(make_half, cuda_ort, opened, monkeypatch):
+    bundle = make_half()
+    arguments = ["verify", str(bundle.folder), "--device", "cuda"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0 and done.stdout.count("; stored for this machine") == 2
+    monkeypatch.setattr(machine_rows, "open_cache_beside", lambda _: None)
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0 and done.stdout.count("; not stored: set GCIS_HOME to a folder") == 2
+    assert "stored for this machine" not in done.stdout
+    assert json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["stored"] is False
+
+
 def test_verify_adds_rows_for_this_machine(make_half, cuda_ort, opened):
     bundle = make_half()
     before = (bundle.folder / MANIFEST_FILE).read_bytes()
