@@ -182,10 +182,10 @@ def main(
     from gcis_runtime.system.home import home_folder
     from gcis_runtime.system.memory import parse_bytes
 
+    log = log_to_stderr(PROGRAM)
     token = None if token_file is None else read_token(token_file)
     check_address(host, token, without_token=without_token)
     folder = folder or home_folder() / "serve"
-    log = log_to_stderr(PROGRAM)
     node = make_node(folder, log)
     options = ServeOptions(
         bundles=[open_bundle(find_bundle(bundle)) for bundle in bundles],

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcis_runtime import platforms
 from gcis_runtime.errors import OutputError
 from gcis_runtime.system.own_files import read_small
 
+_LOG = logging.getLogger(__name__)
 _SHORTEST, _LONGEST = 16, 4096
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def read_token(path: Path) -> bytes:
-    """Read a token from the first line of a file.
+    """Read a token from the first line of a file; log a warning if every user of the machine can read it.
+
+    The file may be a link, as in the folders of Kubernetes secrets.
 
     Raises:
         OutputError: The file cannot be read, or its token is too short or not printable ASCII.
     """
     try:
-        data = read_small(path, most_bytes=_LONGEST)
-    except OSError as error:
+        file = path.resolve(strict=True)
+        data, mode = read_small(file, most_bytes=_LONGEST), file.stat().st_mode
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise OutputError(
             "the token file cannot be read",
-            received=f"{path}: {error.strerror or error}",
+            received=f"{path}: {getattr(error, 'strerror', None) or error}",
             expected="a small file with the token",
             fix="Create one: python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE",
         ) from error
@@ -38,6 +45,8 @@ def read_token(path: Path) -> bytes:
             expected=f"at least {_SHORTEST} printable ASCII characters without spaces",
             fix="Create one: python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE",
         )
+    if mode & stat.S_IROTH and not platforms.WINDOWS:
+        _LOG.warning("warning: every user of this machine can read %s; run: chmod 600 %s", path, path)
     return token
 
 

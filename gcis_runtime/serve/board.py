@@ -111,7 +111,10 @@ class Board:
         `save_again` writes it later.
         """
         with self._saving:
-            if save and record.id in self._entries:
+            entry = self._entries.get(record.id)
+            if entry is not None and entry.cancelled:
+                record = msgspec.structs.replace(record, cancelled=True)
+            if save and entry is not None:
                 self._save(record)
             self._replace(record)
         return record
@@ -176,8 +179,11 @@ class Board:
         return ended
 
     def cancel(self, job: str) -> None:
-        """Let a running job notice that it was cancelled."""
-        self._entry(job).cancelled = True
+        """Let a running job notice that it was cancelled. The record keeps this, in case the process dies."""
+        entry = self._entry(job)
+        if not entry.record.ended:
+            entry.cancelled = True
+            self.update(entry.record)
 
     def interrupt_all(self) -> None:
         """Let every running job notice that the service stops."""

@@ -35,6 +35,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         error: Why it failed.
         key: SHA-256 hash of the idempotency key.
         digest: SHA-256 hash of what was submitted with the key.
+        cancelled: Whether a client cancelled it, also if it has not ended yet.
         origin: Data of the program that submitted the job, such as a DICOM node; not shown to clients.
     """
 
@@ -52,6 +53,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: Problem | None = None
     key: str | None = None
     digest: str | None = None
+    cancelled: bool = False
     origin: dict[str, str] = {}
 
     @property

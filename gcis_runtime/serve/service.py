@@ -91,6 +91,8 @@ class JobService:
                 continue
             if record.state == "running" and self._runner.report(record.id) is not None:
                 self._board.end(record, "done")
+            elif record.cancelled:
+                self._board.end(record, "cancelled")
             elif record.attempts >= self.limits.attempts:
                 self._board.end(record, "failed", killed_problem(record))
             else:

@@ -11,19 +11,20 @@ A job is accepted by one rename from `incoming` to `jobs`, after all its files w
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import secrets
 import shutil
 from pathlib import Path
 
 from gcis_runtime import platforms
-from gcis_runtime.errors import OutputError
 from gcis_runtime.serve.job import RECORD_VERSION, JobRecord
 from gcis_runtime.system.atomic_files import private_folder, remove_folder, remove_leftovers, unwritable
 from gcis_runtime.system.json_files import write_json
 from gcis_runtime.system.records import read_record
 from gcis_runtime.system.weak_file_systems import flush
 
+_LOG = logging.getLogger(__name__)
 RECORD, INPUT, RESULTS = "job.json", "input", "results"
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -110,6 +111,8 @@ class JobStore:
     def load(self) -> list[JobRecord]:
         """Return the records of all jobs by time of acceptance, after removing what crashes left.
 
+        A job whose record is damaged is left out with a message, so that the others go on. Its folder stays.
+
         Raises:
             OutputError: A newer version wrote a record.
         """
@@ -123,11 +126,10 @@ class JobStore:
             remove_leftovers(folder / RESULTS)
             record = read_record(folder / RECORD, JobRecord, newest=RECORD_VERSION).value
             if record is None or record.id != folder.name:
-                raise OutputError(
-                    f"{folder / RECORD} is damaged",
-                    expected="the record of a job",
-                    fix="Move the folder of the job elsewhere, and start again.",
+                _LOG.error(
+                    "job %s: its record is missing or damaged; %s is left as it is", folder.name, folder
                 )
+                continue
             found.append(record)
         return sorted(found, key=lambda record: record.created)
 

@@ -49,6 +49,29 @@ def test_a_token_is_the_first_line(tmp_path: Path) -> None:
         read_token(tmp_path / "none")
 
 
+def test_a_token_may_be_reached_through_links(tmp_path: Path) -> None:
+    """Kubernetes mounts a secret as `token -> ..data/token`, `..data -> ..2026_11_28`."""
+    (tmp_path / "..2026_11_28").mkdir()
+    (tmp_path / "..2026_11_28" / "token").write_text("0123456789abcdef\n")
+    (tmp_path / "..data").symlink_to("..2026_11_28")
+    (tmp_path / "token").symlink_to("..data/token")
+    assert read_token(tmp_path / "token") == b"0123456789abcdef"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="cannot be read"):
+        read_token(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_token_that_every_user_can_read_is_warned_of(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    (tmp_path / "token").chmod(mode)
+    read_token(tmp_path / "token")
+    assert ("every user of this machine can read" in caplog.text) == (mode == 0o644)
+    assert "0123456789abcdef" not in caplog.text
+
+
 def test_times_have_units() -> None:
     assert [duration(text) for text in ("90", "90s", "1.5m", "24h", "7d")] == [90, 90, 90, 86400, 604800]
     with pytest.raises(OutputError, match="not a time"):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gcis_runtime.errors import EngineError, ImageError, MemoryLimitError
+from gcis_runtime.errors import EngineError, ImageError, MemoryLimitError, OutputError
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.serve import runner, work
 from gcis_runtime.serve.problems import ServeError
@@ -196,6 +196,49 @@ def test_unfinished_jobs_are_queued_again_and_a_job_that_kills_has_failed(
     # A process that was killed between the report and the record: the result is not computed again.
     store.save(msgspec.structs.replace(second.record(jobs[0]), state="running", attempts=1))
     assert make_service(start=False).record(jobs[0]).state == "done"
+
+
+def test_a_job_that_was_cancelled_before_a_crash_does_not_run_again(
+    make_service: Any, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def endless(record: Any, folder: Any, results: Any, engines: Any, follower: Any) -> Any:
+        started.set()
+        go.wait(60)
+        raise CancelledJobError
+
+    monkeypatch.setattr(runner, "run_job", endless)
+    first = make_service()
+    job = submit(first, material / "0.nii.gz")
+    assert started.wait(30)
+    first.cancel(job)
+    found = make_service(start=False)  # what the folder contained at this moment, read by the next process
+    record = found.record(job)
+    assert (record.state, record.cancelled) == ("cancelled", True)
+    assert not found.files(job) and not found.source(job).exists()
+    go.set()
+    assert first.wait(job, 30).state == "cancelled"
+
+
+def test_a_job_with_a_damaged_record_is_left_out_and_stays(
+    make_service: Any, material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make_service(start=False)
+    jobs = [submit(first, material / "0.nii.gz") for _ in range(3)]
+    folder = tmp_path / "jobs" / "jobs"
+    (folder / jobs[0] / "job.json").write_bytes(b"\0" * 300)
+    (folder / jobs[1] / "job.json").unlink()
+    second = make_service()
+    assert second.wait(jobs[2], 60).state == "done"
+    for job in jobs[:2]:
+        assert f"job {job}: its record is missing or damaged" in caplog.text
+        assert (folder / job / "input" / "image.nii.gz").is_file()
+        with pytest.raises(ServeError, match="no such job"):
+            second.view(job)
+    (folder / jobs[0] / "job.json").write_text('{"schema": 2, "id": "later"}')
+    with pytest.raises(OutputError, match="newer"):
+        make_service(start=False)
 
 
 def test_a_job_that_did_not_end_before_runs_alone(
