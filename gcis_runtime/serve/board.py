@@ -92,9 +92,21 @@ class Board:
         """Return all records by time of acceptance."""
         return sorted(self._all(), key=lambda record: record.created)
 
-    def by_key(self, key: str) -> JobRecord | None:
-        """Return the job with an idempotency key."""
-        return next((record for record in self._all() if record.key == key), None)
+    def by_key(self, key: str, digest: str | None) -> JobRecord | None:
+        """Return the job with an idempotency key; None if there is none.
+
+        Raises:
+            ServeError: The job has other content.
+        """
+        found = next((record for record in self._all() if record.key == key), None)
+        if found is not None and found.digest != digest:
+            raise ServeError(
+                "the idempotency key belongs to another job",
+                status=422,
+                received="the same key with other content",
+                expected="the same content, or a new key",
+            )
+        return found
 
     def running(self) -> int:
         """Return the number of running jobs."""

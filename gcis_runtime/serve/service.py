@@ -192,14 +192,7 @@ class JobService:
         with self._board.accepting:
             if self.stopping:
                 raise ServeError("the service is stopping", status=503, retry_after=30)
-            if key is not None and (known := self._board.by_key(key)) is not None:
-                if known.digest != digest:
-                    raise ServeError(
-                        "the idempotency key belongs to another job",
-                        status=422,
-                        received="the same key with other content",
-                        expected="the same content, or a new key",
-                    )
+            if key is not None and (known := self._board.by_key(key, digest)) is not None:
                 return known
             self._store.accept(upload.folder, record)
             self._board.add(record)
