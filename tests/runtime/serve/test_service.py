@@ -287,7 +287,7 @@ def test_the_same_key_is_the_same_job(make_service: Any, material: Path) -> None
     with pytest.raises(ServeError, match="belongs to another job"):
         submit(service, material / "0.nii.gz", key="k", digest="e")
     assert len(service.jobs()) == 1
-    assert make_service(start=False)._board.by_key("k").id == one, "the key survives a restart"
+    assert make_service(start=False)._board.by_key("k", "d").id == one, "the key survives a restart"
 
 
 def test_a_room_admits_one_alone_or_several() -> None:
