@@ -44,6 +44,7 @@ def run(lines: list[list[str]]) -> None:
         assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"
 
 
+@pytest.mark.slow
 def test_the_guide_trains_inspects_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the commands before the export, which takes as long as all of them."""
     monkeypatch.chdir(tmp_path)

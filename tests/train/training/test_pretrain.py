@@ -35,6 +35,7 @@ with deterministic():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     write_cases(tmp_path, 1)
     whole = Silent()
