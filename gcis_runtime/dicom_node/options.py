@@ -28,6 +28,8 @@ class NodeOptions:
         at_release: A series is also complete as soon as every association that sent some of it has ended.
         associations: Largest number of associations at the same time.
         instance_bytes: Largest size of an instance, which is in memory while it arrives.
+        waiting_bytes: Largest size of what arrives on all associations at the same time; those with more
+            than their share are ended above it.
         series_bytes: Largest size of a series.
         reserve_bytes: Space that stays free in `folder`; instances are refused before.
         keep_seconds: Age at which finished series and their results are removed.
@@ -44,6 +46,7 @@ class NodeOptions:
     at_release: bool = False
     associations: int = 8
     instance_bytes: int = 1 << 30
+    waiting_bytes: int = 2 << 30
     series_bytes: int = 8 << 30
     reserve_bytes: int = 1 << 30
     keep_seconds: float = 3600.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcis_runtime.dicom.headers import text_of
-from gcis_runtime.dicom_node.bounded_socket import BoundedSocket
+from gcis_runtime.dicom_node.bounded_socket import BoundedSocket, Budget
 from gcis_runtime.dicom_node.completion import Completion
 from gcis_runtime.dicom_node.inbox import FullError, Inbox
 from gcis_runtime.dicom_node.network import VERIFICATION, load_pynetdicom, storage_contexts
@@ -60,6 +60,7 @@ class Receiver:
     ) -> None:
         self._options, self._inbox, self._completion, self._log = options, inbox, completion, log
         self._server: Any = None
+        self._budget = Budget(options.waiting_bytes, connections=options.associations)
         self._peers: weakref.WeakKeyDictionary[Any, _Peer] = weakref.WeakKeyDictionary()
         self.port = options.port
 
@@ -116,7 +117,7 @@ class Receiver:
             reason = "it is in no network that may connect"
         elif len(self._server.active_associations) >= 2 * self._options.associations:
             reason = "there are too many connections"
-        connection.socket = BoundedSocket(found, -1 if reason else _BEFORE_ACCEPTANCE)
+        connection.socket = BoundedSocket(found, -1 if reason else _BEFORE_ACCEPTANCE, self._budget)
         if reason:
             with contextlib.suppress(OSError):
                 found.shutdown(socket.SHUT_RDWR)
@@ -139,6 +140,7 @@ class Receiver:
         self._completion.ended(id(event.assoc))
         if peer is None:
             return
+        peer.socket.allow(0)  # its bytes do not wait any more
         if not peer.requested:
             # Else its thread waits for a request until the time is over, and counts as an association.
             event.assoc.dul.to_user_queue.put(None)

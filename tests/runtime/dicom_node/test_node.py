@@ -26,6 +26,7 @@ from pydicom.uid import (
 )
 
 from gcis_runtime.dicom.study import read_dicom
+from gcis_runtime.dicom_node.bounded_socket import BoundedSocket, Budget
 from gcis_runtime.dicom_node.inbox import Inbox, ReceivedSeries
 from gcis_runtime.dicom_node.node import DicomNode
 from gcis_runtime.dicom_node.options import NodeOptions
@@ -169,6 +170,41 @@ def test_more_than_is_allowed_ends_the_connection_within_bounded_memory(
             assert sent < 1 << 26
         assert send(listening.port)["echo"] == 0  # others are served on
     assert seen.series.empty()
+
+
+def test_connections_together_are_bounded_and_the_small_ones_go_on() -> None:
+    budget = Budget(1000, connections=2)
+    pairs = [socket.socketpair() for _ in range(2)]
+    large, small = (BoundedSocket(own, 10_000, budget) for own, _ in pairs)
+    pairs[0][1].sendall(bytes(3000))
+    pairs[1][1].sendall(bytes(400))
+    assert len(small.recv(50)) == 50
+    assert len(large.recv(900)) == 900
+    assert len(large.recv(200)) == 200  # 1150 bytes wait, more than 1000
+    assert large.recv(200) == b"" and large.exceeded
+    assert len(small.recv(350)) == 350 and not small.exceeded
+    large.allow(0)  # closed: its bytes do not wait any more
+    pairs[1][1].sendall(bytes(700))
+    assert len(small.recv(500)) == 500  # 900 bytes wait
+    assert len(small.recv(200)) == 200 and small.recv(1) == b""
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def test_a_connection_that_ended_has_no_share_of_the_budget(
+    node: Callable[..., DicomNode], seen: Seen, ct: Volume, tmp_path: Path
+) -> None:
+    large = slices_of(ct)[:1]
+    large[0].add_new(0x00091010, "OB", bytes(8 << 20))
+    with node(waiting_bytes=1 << 20) as listening:
+        answer = send(listening.port, write(large, tmp_path / "large"))
+        assert set(answer["store"].values()) == {None}
+        seen.wait_for("ended a connection with PACS: it sent more than is allowed")
+        assert listening._receiver._budget._waiting == 0
+        answer = send(listening.port, write(slices_of(ct), tmp_path / "sent"))
+        assert set(answer["store"].values()) == {0}
+        assert seen.next().instances == 6
 
 
 def test_damaged_instances_are_refused(node: Callable[..., DicomNode], ct: Volume, tmp_path: Path) -> None:
