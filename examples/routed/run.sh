@@ -23,6 +23,10 @@ for spread in last all; do
   gcis-train finetune --stage pathways --checkpoint "$run/start-$spread" --datalist "$run/datalist.json" \
     --run-dir "$run/$spread" --config "$here/finetune.json" --cache "$run/cache" --resume "$@"
   gcis-train paths --checkpoint "$run/$spread"
-  gcis-train evaluate --checkpoint "$run/$spread" --datalist "$run/datalist.json" --overlap 0.25 \
-    --lesion "$prompt" -o "$run/evaluation-$spread"
+  rm -rf "$run/$spread.gcis"
+  gcis-export --checkpoint "$run/$spread" --name "$spread" --weights fp16 --engine onnx --engine openvino \
+    --prompt brainstem --prompt "spinal cord" --prompt "right parotid gland" --prompt "left parotid gland" \
+    --prompt esophagus --prompt larynx --prompt mandible --prompt "$prompt" -o "$run/$spread.gcis"
+  gcis-train evaluate --bundle "$run/$spread.gcis" --datalist "$run/datalist.json" --lesion "$prompt" \
+    -o "$run/evaluation-$spread"
 done
