@@ -35,6 +35,8 @@ _SPELLINGS = {
     "vertebrae": "vertebra", "arteria": "artery", "vena": "vein", "glandula": "gland", "glnd": "gland",
     "nrv": "nerve", "nervus": "nerve", "lig": "ligament",
 }  # fmt: skip
+_ELIDED = re.compile(r"\b[ld]['’ʼ´`]\s*(?=\w)", re.IGNORECASE)
+"""French articles before a vowel: without this, `l'œil` would be the left eye."""
 _NUMBER = re.compile(r"^(?:[ctls]?)\d{1,2}$")
 _SINGULAR_ENDS = ("ss", "us", "is")
 
@@ -71,7 +73,7 @@ def parse_words(text: str) -> Words:
     within a word separate words (`SpinalCord`).
     """
     sentence = _SENTENCE.match(" ".join(text.split()))
-    plain = _ascii(sentence.group(1) if sentence else text)
+    plain = _ascii(_ELIDED.sub("", sentence.group(1) if sentence else text))
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
     plain = re.sub(r"(?<=[A-Za-z]{3})(?=\d)", " ", plain)
     tokens = re.findall(r"[a-z0-9]+", plain.casefold())

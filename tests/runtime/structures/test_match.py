@@ -58,6 +58,18 @@ def test_a_name_without_side_is_never_one_of_two_sides(text: str) -> None:
     assert find(text, "parotid gland", *DEMO) == "parotid gland"
 
 
+@pytest.mark.parametrize("mark", ["'", "’", "’ ", "`"])
+def test_a_french_article_is_no_side(mark: str) -> None:
+    known = ("left eye", "right eye", "aorta", "stomach", "esophagus")
+    assert find(f"l{mark}œil droit", *known) == "right eye"
+    assert find(f"L{mark}ŒIL GAUCHE", *known) == "left eye"
+    assert [find(f"l{mark}{name}", *known) for name in ("aorte", "estomac", "œsophage")] == list(known[2:])
+    for name in (f"l{mark}œil", f"d{mark}œil"):
+        with pytest.raises(AmbiguousPromptError, match="'left eye', 'right eye'"):
+            find(name, *known)
+    assert find("l eye", *known) == find("eye_L", *known) == "left eye"
+
+
 def test_a_side_is_never_lost_or_exchanged() -> None:
     assert find("left parotid", "parotid gland") is None
     assert find("left parotid", "right parotid gland") is None
