@@ -10,7 +10,14 @@ from gcis_runtime.errors import PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway, group_equal
 from gcis_train.routing.decisions import route
-from gcis_train.text.resolve import ResolvedPrompt, TextOptions, resolve_prompts, trained_name
+from gcis_train.text.resolve import (
+    ResolvedPrompt,
+    TextOptions,
+    doubts,
+    resolve_names,
+    resolve_prompts,
+    trained_name,
+)
 from gcis_train.text.tower import described
 from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
 
@@ -89,19 +96,14 @@ def resolve(
         choices = _fixed(checkpoint, wanted, by_name=bool(prompts), path_selections=path_selections)
         network = _cut(checkpoint, choices)
         return Resolution(choices=choices, network=network, routed=None, notes=_notes(choices))
-    net = checkpoint.routed()
-    if path_selections:
-        choices = tuple(
-            Choice(prompt=p, pathway=Pathway.parse(text, pathways=checkpoint.config.network.pathways))
-            for p, text in zip(wanted, path_selections, strict=True)
-        )
-    else:
-        text = text or TextOptions()
-        choices = tuple(_route(net, p, text) for p in resolve_prompts(checkpoint, wanted, text))
-        _check_names([choice.prompt for choice in choices], ())
+    net, text = checkpoint.routed(), text or TextOptions()
+    resolved = () if path_selections else resolve_prompts(checkpoint, wanted, text)
+    choices = _by_hand(checkpoint, wanted, path_selections, text) if path_selections else ()
+    choices += tuple(_route(net, entry, text) for entry in resolved)
+    _check_names([choice.prompt for choice in choices], ())
     network = StaticGcisNet.resolved(net, [choice.pathway for choice in choices]).eval()
-    notes = _notes(choices)
-    if text is not None and text.any_clip and text.clip_weights is not None:
+    notes = (*_notes(choices), *doubts(resolved))
+    if text.any_clip and text.clip_weights is not None:
         given = described(text.clip_weights, seed=0)
         notes += (f"new prompts may use {given} instead of the text weights {checkpoint.text_weights}",)
     return Resolution(choices=choices, network=network, routed=net, notes=notes)
@@ -171,6 +173,33 @@ def _fixed(
 def _cut(checkpoint: Checkpoint, choices: Sequence[Choice]) -> StaticGcisNet:
     """Return a static network with only the blocks that the choices use."""
     return StaticGcisNet.resolved(checkpoint.static(), [choice.pathway for choice in choices]).eval()
+
+
+def _by_hand(
+    checkpoint: Checkpoint, prompts: Sequence[str], path_selections: Sequence[str], text: TextOptions
+) -> tuple[Choice, ...]:
+    """Return pathways that were selected by hand, one per prompt.
+
+    A checkpoint that lists its prompts knows whether the network was trained with a prompt; otherwise the
+    prompt is a name only.
+
+    Raises:
+        PromptError: A prompt was not trained and such prompts are not accepted, or a selection is invalid.
+    """
+    names = resolve_names(checkpoint, prompts, text) if checkpoint.trained_prompts else {}
+    pathways = checkpoint.config.network.pathways
+    choices = []
+    for asked, selection in zip(prompts, path_selections, strict=True):
+        name = names[asked].prompt if names else asked
+        choices.append(
+            Choice(
+                prompt=name,
+                pathway=Pathway.parse(selection, pathways=pathways),
+                asked="" if name == asked else asked,
+                untrained=bool(names) and names[asked].trained is False,
+            )
+        )
+    return tuple(choices)
 
 
 def _route(net: GcisNet, resolved: ResolvedPrompt, text: TextOptions) -> Choice:

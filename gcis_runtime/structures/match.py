@@ -87,13 +87,23 @@ def nearest_prompts(text: str, known: Sequence[str], *, count: int = 3) -> tuple
     return tuple([p for p in ranked if p not in other_side][:count] or ranked[:count])
 
 
+def names_structure(text: str) -> bool:
+    """Return whether the tables have a name, as the name of a structure or as an alias."""
+    return _listed(parse_words(text)) is not None
+
+
 @functools.lru_cache(maxsize=1024)
 def concept_of(text: str) -> Concept:
     """Return the structure that a name denotes; names outside the table denote themselves."""
     words = parse_words(text)
-    found = _index().get(words.key) or _joined().get(words.joined)
+    found = _listed(words)
     plain = Concept(structure=words.key, side=words.side, number=words.number)
     return plain if found is None else _combined(found, words) or plain
+
+
+def _listed(words: Words) -> Concept | None:
+    """Return the concept of the tables that has these words as a name or alias."""
+    return _index().get(words.key) or _joined().get(words.joined)
 
 
 def _combined(found: Concept, words: Words) -> Concept | None:

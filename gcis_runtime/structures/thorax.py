@@ -42,6 +42,7 @@ TERMS: dict[str, str] = {
     "right heart ventricle": "53085002",
     "atrial appendage": "auricular appendage; Herzohr; Vorhofohr; orejuela auricular; 68786006",
     "aorta": "A_Aorta; Hauptschlagader; Aorta; aorte; 15825003",
+    "celiac trunk": "coeliac trunk; Truncus coeliacus; tronc cœliaque; tronco celíaco",
     "superior vena cava": (
         "SVC; V_Venacava_S; vena cava superior; obere Hohlvene; veine cave supérieure; vena cava "
         "superior; 48345005"

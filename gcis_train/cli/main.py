@@ -61,7 +61,7 @@ def paths(
 
     found = checkpoints.load(checkpoint)
     net = found.routed()
-    text = TextOptions(clip_weights=clip_weights, any_clip=any_clip, untrained=clip_weights is not None)
+    text = TextOptions(clip_weights=clip_weights, any_clip=any_clip, untrained=True)
     resolved = resolve_prompts(found, prompts or found.prompts, text)
     routings = [route(net, entry.prompt, entry.embedding) for entry in resolved]
     if png is not None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gcis_runtime.errors import PromptError
-from gcis_runtime.structures.match import match_prompt, nearest_prompts
+from gcis_runtime.errors import AmbiguousPromptError, PromptError
+from gcis_runtime.structures.match import match_prompt, names_structure, nearest_prompts
 from gcis_train.text.prompts import embeddings_of
 from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
 
@@ -58,6 +58,46 @@ def trained_name(prompt: str, known: Sequence[str]) -> str | None:
     return None if index is None else known[index]
 
 
+def unambiguous_name(prompt: str, known: Sequence[str]) -> str | None:
+    """Return the known prompt that a prompt denotes; None if there is none, or several.
+
+    A prompt that is to be trained may lack the side of known prompts, because it then names both sides.
+    """
+    try:
+        return trained_name(prompt, known)
+    except AmbiguousPromptError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptName:
+    """The prompt that a name denotes, and whether the network was trained with it; see `ResolvedPrompt`."""
+
+    prompt: str
+    trained: bool | None
+
+
+def resolve_names(found: Checkpoint, prompts: Sequence[str], options: TextOptions) -> dict[str, PromptName]:
+    """Return the prompt that each name denotes: a trained one by name or alias, otherwise the name itself.
+
+    If the checkpoint does not list its prompts, as imported weights, a name is accepted if the tables of
+    structures have it.
+
+    Raises:
+        PromptError: A name is unknown and `untrained` is false, or ambiguous.
+    """
+    known = found.trained_prompts
+    listed = any(entry.embedding for entry in found.config.prompts)
+    names: dict[str, PromptName] = {}
+    for prompt in prompts:
+        name = trained_name(prompt, known)
+        trained = None if not listed and names_structure(prompt) else name is not None
+        if trained is False and not options.untrained:
+            raise _untrained(prompt, known)
+        names[prompt] = PromptName(prompt=prompt if name is None else name, trained=trained)
+    return names
+
+
 def resolve_prompts(
     found: Checkpoint, prompts: Sequence[str], options: TextOptions
 ) -> tuple[ResolvedPrompt, ...]:
@@ -72,46 +112,53 @@ def resolve_prompts(
         PromptError: A prompt is empty, unknown, ambiguous, or was not trained and `untrained` is false.
         CheckpointError: The text tower is not available, or not that of the checkpoint.
     """
-    known = tuple(entry.prompt for entry in found.config.prompts if entry.embedding)
-    names = {prompt: trained_name(prompt, known) for prompt in prompts}
-    new = [prompt for prompt, name in names.items() if name is None]
-    if new and known and not options.untrained:
-        if options.clip_weights is None:
-            raise unknown_prompt(new[0], known)
-        raise _untrained(new[0], known)
-    wanted = {prompt: prompt if name is None else name for prompt, name in names.items()}
+    known = found.trained_prompts
+    if known and options.clip_weights is None:
+        for prompt in prompts:
+            if prompt not in found.prompts and trained_name(prompt, known) is None:
+                raise unknown_prompt(prompt, known)
+    names = resolve_names(found, [prompt for prompt in prompts if prompt.strip()], options)
+    wanted = [names[prompt].prompt if prompt in names else prompt for prompt in prompts]
     embeddings = embeddings_of(
-        found,
-        list(dict.fromkeys(wanted.values())),
-        clip_weights=options.clip_weights,
-        any_clip=options.any_clip,
+        found, list(dict.fromkeys(wanted)), clip_weights=options.clip_weights, any_clip=options.any_clip
     )
     return tuple(
-        ResolvedPrompt(
-            asked=prompt,
-            prompt=wanted[prompt],
-            embedding=embeddings[wanted[prompt]],
-            trained=None if not known else names[prompt] is not None,
-        )
-        for prompt in prompts
+        ResolvedPrompt(asked=asked, prompt=prompt, embedding=embeddings[prompt], trained=names[asked].trained)
+        for asked, prompt in zip(prompts, wanted, strict=True)
     )
 
 
 def remarks(resolved: Sequence[ResolvedPrompt]) -> tuple[str, ...]:
-    """Return remarks on prompts that are aliases or were not trained."""
+    """Return remarks on prompts that are aliases, were not trained, or may not have been trained."""
     aliases = [f"{r.asked!r} is the trained prompt {r.prompt!r}" for r in resolved if r.asked != r.prompt]
     new = [
         f"the network was not trained with the prompt {r.prompt!r}" for r in resolved if r.trained is False
     ]
-    return (*aliases, *new)
+    return (*aliases, *new, *doubts(resolved))
+
+
+def doubts(resolved: Sequence[ResolvedPrompt]) -> tuple[str, ...]:
+    """Return a remark on prompts of a checkpoint that does not list its trained prompts."""
+    names = ", ".join(repr(r.prompt) for r in resolved if r.trained is None)
+    return (
+        (f"the checkpoint does not list its trained prompts: {names} may not be among them",) if names else ()
+    )
 
 
 def _untrained(prompt: str, known: Sequence[str]) -> PromptError:
+    """Return the error for a prompt that the network was not trained with, as far as is known."""
     near = nearest_prompts(prompt, known)
     hint = f" Nearest: {', '.join(map(repr, near))}." if near else ""
+    if known:
+        return PromptError(
+            "the network was not trained with this prompt",
+            received=repr(prompt),
+            expected="one of " + ", ".join(map(repr, known)),
+            fix=f"Choose one of these, or export the new prompt with --untrained.{hint}",
+        )
     return PromptError(
-        "the network was not trained with this prompt",
+        "this prompt is no structure that is known, and the checkpoint does not list its trained prompts",
         received=repr(prompt),
-        expected="one of " + ", ".join(map(repr, known)),
-        fix=f"Choose one of these, or route the new prompt with --untrained.{hint}",
+        expected="the wording of the training",
+        fix="If the network was trained with it, or for a new prompt, pass --untrained.",
     )

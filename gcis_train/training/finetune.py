@@ -14,8 +14,7 @@ from gcis_runtime.errors import CheckpointError, DataError
 from gcis_train.data.datalist import prompts_of
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.options.settings import check_run_folder
-from gcis_train.text.prompts import embeddings_of
-from gcis_train.training.finetune_task import choose_pathway, extended_table, only_prompt
+from gcis_train.training.finetune_task import choose_pathway, extended_table, only_prompt, routing_embeddings
 from gcis_train.training.freezing import (
     FROZEN_PARTS,
     FrozenPart,
@@ -136,13 +135,15 @@ def single_task(
     """
     part = frozen or _frozen_before(job.run) or "swin"
     name = prompt if prompt is not None else only_prompt(job.datalist)
-    pathway, entry = choose_pathway(
+    pathway, entry, notes = choose_pathway(
         job.source,
         name,
         path_selection=path_selection,
         clip_weights=job.clip_weights,
         any_clip=job.any_clip,
     )
+    for note in notes:
+        job.run.progress.log(note)
     cases = read_cases(job.datalist, job.run.options, prompts=(name,), notify=job.run.progress.log)
     whole = job.source.static() if job.source.config.kind == "static" else job.source.routed()
     net = StaticGcisNet.resolved(whole, [pathway]).to(job.run.device)
@@ -192,7 +193,11 @@ def routed_stage(job: Job, stage: Stage) -> Outcome:
         net = GcisNet(source.config.network, checkpoint=True)
         source.load_into(net)
     cases = read_cases(job.datalist, options, notify=job.run.progress.log)
-    embeddings = embeddings_of(source, cases.prompts, clip_weights=job.clip_weights, any_clip=job.any_clip)
+    embeddings, notes = routing_embeddings(
+        source, cases.prompts, clip_weights=job.clip_weights, any_clip=job.any_clip
+    )
+    for note in notes:
+        job.run.progress.log(note)
     pathways = {prompt: net.resolve(embedding) for prompt, embedding in embeddings.items()}
     if frozen:
         used = {pathways[p] for p in prompts_of(cases.training)}
@@ -246,6 +251,8 @@ def _share(trained: Sequence[str], net: torch.nn.Module) -> str:
 def _checkpoint_config(job: Job, cases: Cases, *, stage: str) -> CheckpointConfig:
     """Return the configuration of the checkpoints, with the prompt table of the source."""
     options = job.run.options
+    trained = {*job.source.trained_prompts, *prompts_of(cases.training)}
+    untrained = [p for p in job.source.prompts if p not in trained]
     return msgspec.structs.replace(
         job.source.config,
         kind="routed",
@@ -257,6 +264,7 @@ def _checkpoint_config(job: Job, cases: Cases, *, stage: str) -> CheckpointConfi
             "source_sha256": job.source.sha256,
             "training_cases": len(set(cases.training)),
             "phantoms_per_epoch": options.phantoms,
+            **({"untrained_prompts": untrained} if untrained else {}),
         },
     )
 

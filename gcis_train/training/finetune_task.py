@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from gcis_runtime.errors import DataError, PromptError
 from gcis_train.data.datalist import read_datalist
 from gcis_train.nets.pathway import Pathway
 from gcis_train.text.prompts import embeddings_of
+from gcis_train.text.resolve import unambiguous_name
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, unknown_prompt
 
@@ -22,8 +24,8 @@ def choose_pathway(
     path_selection: str | None,
     clip_weights: str | None,
     any_clip: bool = False,
-) -> tuple[Pathway, PromptEntry]:
-    """Return the pathway that a single task trains, and the prompt table entry of the task.
+) -> tuple[Pathway, PromptEntry, tuple[str, ...]]:
+    """Return the pathway that a single task trains, the prompt table entry of the task, and remarks.
 
     A static network with one pathway can be trained for any prompt; one with several, for its own prompts.
 
@@ -49,14 +51,52 @@ def choose_pathway(
                 fix="Omit --path-selection.",
             )
         fixed = [Pathway(tuple(n - 1 for n in one_based)) for one_based in found.config.path_selections]
-        if len(fixed) > 1 and prompt not in found.prompts:
+        if len(fixed) == 1:
+            return fixed[0], entry, ()
+        name = unambiguous_name(prompt, found.prompts)
+        if name is None:
             raise unknown_prompt(prompt, found.prompts)
-        return fixed[found.prompts.index(prompt) if len(fixed) > 1 else 0], entry
+        return fixed[found.prompts.index(name)], entry, ()
     if path_selection is not None:
-        return Pathway.parse(path_selection, pathways=found.config.network.pathways), entry
-    embedding = embeddings_of(found, [prompt], clip_weights=clip_weights, any_clip=any_clip)[prompt]
-    (entry,) = checkpoint.prompt_table([prompt], embedding[None])
-    return found.routed().resolve(embedding), entry
+        return Pathway.parse(path_selection, pathways=found.config.network.pathways), entry, ()
+    embeddings, notes = routing_embeddings(found, [prompt], clip_weights=clip_weights, any_clip=any_clip)
+    (entry,) = checkpoint.prompt_table([prompt], embeddings[prompt][None])
+    return found.routed().resolve(embeddings[prompt]), entry, notes
+
+
+def routing_embeddings(
+    found: Checkpoint, prompts: Sequence[str], *, clip_weights: str | None, any_clip: bool = False
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the embedding that routes each prompt, and remarks.
+
+    An alias of a trained prompt is routed like that prompt. Other prompts are embedded by the text tower.
+    These include names without the side of two trained prompts: the training defines what they mean.
+
+    Args:
+        found: A routed checkpoint.
+        prompts: Prompts of the datalist.
+        clip_weights: Text weights for prompts that the checkpoint does not have.
+        any_clip: Accept a text tower other than that of the checkpoint.
+
+    Raises:
+        PromptError, CheckpointError: See `embeddings_of`.
+    """
+    names = {prompt: unambiguous_name(prompt, found.trained_prompts) for prompt in prompts}
+    wanted = {prompt: name or prompt for prompt, name in names.items()}
+    embeddings = embeddings_of(
+        found, list(dict.fromkeys(wanted.values())), clip_weights=clip_weights, any_clip=any_clip
+    )
+    notes = [
+        f"{prompt!r} is routed like the trained prompt {name!r}"
+        for prompt, name in names.items()
+        if name is not None and name != prompt
+    ]
+    notes += [
+        f"the network was not trained with {prompt!r} before: the routers select a pathway by its wording"
+        for prompt, name in names.items()
+        if name is None
+    ]
+    return {prompt: embeddings[name] for prompt, name in wanted.items()}, tuple(notes)
 
 
 def only_prompt(datalist: Path) -> str:

@@ -9,11 +9,12 @@ from functools import partial
 import msgspec
 import torch
 
-from gcis_runtime.errors import CheckpointError
+from gcis_runtime.errors import CheckpointError, PromptError
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Spread
 from gcis_train.nets.pathway import spread as spread_last
 from gcis_train.text.prompts import embeddings_of
+from gcis_train.text.resolve import unambiguous_name
 from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.material import Material, checkpoint_config, store_embeddings
 from gcis_train.training.objectives import JointObjective
@@ -89,6 +90,15 @@ def upcycled(
             expected="a static checkpoint of gcis-train warmstart",
             fix="Copy the weights with gcis-train pretrain --pretrained instead.",
         )
+    for prompt in prompts:
+        name = unambiguous_name(prompt, found.prompts)
+        if name not in (None, prompt):
+            raise PromptError(
+                "this is another name of a prompt of the checkpoint",
+                received=repr(prompt),
+                expected="a structure that the checkpoint does not have",
+                fix=f"Omit it, and use {name!r}.",
+            )
     names = tuple(dict.fromkeys((*found.prompts, *prompts)))
     embeddings = torch.stack(list(embeddings_of(found, names, clip_weights=clip_weights).values()))
     routed = upcycle(net, embeddings, router_gap=router_gap, spread=spread)

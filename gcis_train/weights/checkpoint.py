@@ -105,6 +105,15 @@ class Checkpoint:
         """Prompts of the prompt table."""
         return tuple(entry.prompt for entry in self.config.prompts)
 
+    @property
+    def trained_prompts(self) -> tuple[str, ...]:
+        """Prompts with an embedding that the network was trained with.
+
+        `gcis-train upcycle` adds prompts that it was not trained with.
+        """
+        new = self.config.provenance.get("untrained_prompts", ())
+        return tuple(e.prompt for e in self.config.prompts if e.embedding and e.prompt not in new)
+
     def embedding(self, prompt: str) -> Tensor:
         """Return the (text_dim,) embedding of a prompt.
 

@@ -75,10 +75,41 @@ def test_a_prompt_that_the_routers_do_not_know_is_marked(imported, tmp_path, mon
     routed, _ = imported
     monkeypatch.setattr(prompts, "TextEncoder", _Flat)
     with pytest.raises(PromptError, match=r"probably not trained.*smallest router gap of 0\.0.*--untrained"):
-        resolve(routed, ["xyzzy"], text=TextOptions(clip_weights="laion400m_e32"))
+        resolve(routed, ["pancreas"], text=TextOptions(clip_weights="laion400m_e32"))
     text = TextOptions(clip_weights="laion400m_e32", untrained=True)
-    found = resolve(routed, ["xyzzy"], text=text)
+    found = resolve(routed, ["pancreas"], text=text)
     assert found.choices[0].untrained and "not trained" in found.notes[0]
+
+
+@pytest.mark.parametrize("word", ["xyzzy", "banana", "apple"])
+def test_a_word_that_is_no_structure_is_refused_or_marked(imported, monkeypatch, word):
+    """The routers select some pathway for every word, often with a large gap."""
+    routed, _ = imported
+    monkeypatch.setattr(prompts, "TextEncoder", _Varied)
+    text = TextOptions(clip_weights="laion400m_e32")
+    with pytest.raises(PromptError, match=rf"no structure that is known.*received '{word}'.*--untrained"):
+        resolve(routed, [word], text=text)
+    found = resolve(routed, [word], text=dataclasses.replace(text, untrained=True))
+    assert found.choices[0].untrained and found.notes == (
+        f"the network was not trained with the prompt '{word}'",
+    )
+    known = resolve(routed, ["spleen", "Leber"], text=text)
+    assert [c.prompt for c in known.choices] == ["spleen", "Leber"]
+    assert not any(c.untrained for c in known.choices)
+    assert known.notes == (
+        "the checkpoint does not list its trained prompts: 'spleen', 'Leber' may not be among them",
+    )
+
+
+class _Varied:
+    """Text tower with a distinct embedding per word."""
+
+    def __init__(self, model, weights, *, seed=0):
+        self.weights, self.dim = weights, 512
+
+    def embed(self, wanted):
+        rows = [torch.Generator().manual_seed(sum(word.encode())) for word in wanted]
+        return torch.stack([10 * torch.randn(self.dim, generator=g) for g in rows])
 
 
 class _Flat:

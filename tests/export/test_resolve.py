@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 import torch
 
@@ -78,6 +81,33 @@ def test_path_selection_needs_no_embedding(tmp_path):
         resolve(bare)
 
 
+def test_names_of_pathways_selected_by_hand_are_resolved(checkpoint):
+    """The checkpoint lists its prompts, so it is known which ones the network was trained with."""
+    hand = ["1,1,1,1,1,1,1", "2,1,1,1,1,1,1"]
+    result = resolve(checkpoint, ["Kehlkopf", "mandible"], path_selections=hand)
+    assert [(c.prompt, c.asked, c.untrained) for c in result.choices] == [
+        ("larynx", "Kehlkopf", False),
+        ("mandible", "", False),
+    ]
+    assert result.notes == ("'Kehlkopf' is the trained prompt 'larynx'",)
+    with pytest.raises(PromptError, match=r"not trained with this prompt; received 'banana'.*--untrained"):
+        resolve(checkpoint, ["banana"], path_selections=hand[:1])
+    result = resolve(checkpoint, ["banana"], path_selections=hand[:1], text=TextOptions(untrained=True))
+    assert result.choices[0].untrained and "not trained with the prompt 'banana'" in result.notes[0]
+
+
+def test_a_prompt_that_was_added_without_training_is_marked(checkpoint):
+    provenance = {**checkpoint.config.provenance, "untrained_prompts": ["larynx"]}
+    config = msgspec.structs.replace(checkpoint.config, provenance=provenance)
+    added = dataclasses.replace(checkpoint, config=config)
+    for arguments in ({}, {"path_selections": ["1,1,1,1,1,1,1"]}):
+        with pytest.raises(PromptError, match=r"not trained with this prompt; received 'larynx'"):
+            resolve(added, ["larynx"], **arguments)
+        result = resolve(added, ["larynx"], text=TextOptions(untrained=True), **arguments)
+        assert result.choices[0].untrained and "'larynx'" in result.notes[0]
+    assert not resolve(added, ["mandible"]).choices[0].untrained
+
+
 def test_prompts_must_differ(checkpoint):
     with pytest.raises(PromptError, match="distinct"):
         resolve(checkpoint, ["larynx", "Larynx "])
@@ -85,8 +115,8 @@ def test_prompts_must_differ(checkpoint):
 
 def test_coinciding_pathways_are_reported(checkpoint):
     hand = ["1,1,1,1,1,1,1", "2,1,1,1,1,1,1", "1,1,1,1,1,1,1"]
-    result = resolve(checkpoint, ["a", "b", "c"], path_selections=hand)
-    assert result.coinciding == [["a", "c"]]
+    result = resolve(checkpoint, PROMPTS, path_selections=hand)
+    assert result.coinciding == [[PROMPTS[0], PROMPTS[2]]]
 
 
 def test_static_checkpoint_exports_directly(checkpoint, tmp_path):

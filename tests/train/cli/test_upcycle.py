@@ -72,6 +72,12 @@ def test_further_prompts_are_recorded_as_untrained(static: Path, monkeypatch: py
     assert len({net.resolve(torch.tensor(entry.embedding)) for entry in config.prompts}) == 4
 
 
+def test_another_name_of_a_prompt_is_no_further_prompt(static: Path, tmp_path: Path) -> None:
+    result = _run(static, tmp_path / "out", "--prompt", "Unterkiefer", "--clip-weights", "random")
+    assert result.exit_code == 2 and "Omit it, and use 'mandible'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_errors_are_one_line(static: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = _run(static, out, "--prompt", "tumour")  # its embedding needs the text weights

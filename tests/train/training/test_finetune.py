@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -24,7 +25,7 @@ from gcis_train.options.stored import read_options
 from gcis_train.options.training import TrainOptions
 from gcis_train.training import finetune
 from gcis_train.training.finetune import Job, routed_stage, single_task, two_stages
-from gcis_train.training.finetune_task import choose_pathway
+from gcis_train.training.finetune_task import choose_pathway, routing_embeddings
 from gcis_train.training.freezing import (
     FROZEN_PARTS,
     FrozenPart,
@@ -36,11 +37,11 @@ from gcis_train.training.freezing import (
 from gcis_train.training.loop.run_folder import RunFolder
 from gcis_train.training.loop.trainer import Outcome
 from gcis_train.training.losses import prompt_loss, value
-from gcis_train.training.material import Cases
+from gcis_train.training.material import Cases, read_cases
 from gcis_train.training.objectives import FixedObjective
 from gcis_train.training.run import Run
 from gcis_train.weights import checkpoint
-from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, PromptEntry, prompt_table
 from gcis_train.weights.upcycle import fit_routers
 from tests.support.short_training import deterministic
 from tests.support.training_values import PROMPTS, Silent, batch, equal_states, options, write_cases
@@ -307,6 +308,30 @@ def test_fixed_pathways_give_the_loss_and_gradients_of_rows_run_one_by_one(
     assert float(FixedObjective(net, pathways, frozen="encoder").loss(empty, done=0.0)[0].count) == 0
 
 
+def test_new_words_are_named_and_prompts_without_training_stay_marked(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "gcis_train.training.finetune_task.embeddings_of",
+        lambda _found, prompts, **_: dict.fromkeys(prompts, torch.ones(8)),
+    )
+    embeddings, notes = routing_embeddings(source, ["ball", "right ball"], clip_weights="random")
+    assert list(embeddings) == ["ball", "right ball"]
+    (note,) = notes
+    assert note.startswith("the network was not trained with 'ball' before")
+    added = ["left ball", "cube"]
+    config = msgspec.structs.replace(
+        source.config,
+        provenance={"untrained_prompts": added},
+        prompts=(*source.config.prompts, PromptEntry(prompt="cube", embedding=(1.0,) * 8)),
+    )
+    found = dataclasses.replace(source, config=config)
+    assert found.trained_prompts == ("right ball",)
+    job = _job(found, tmp_path)
+    cases = read_cases(job.datalist, job.run.options, notify=lambda _: None)
+    assert finetune._checkpoint_config(job, cases, stage="shared").provenance["untrained_prompts"] == ["cube"]
+
+
 def test_a_pathway_is_chosen_by_prompt_by_hand_or_by_the_static_network(
     source: Checkpoint, tmp_path: Path
 ) -> None:
@@ -314,9 +339,13 @@ def test_a_pathway_is_chosen_by_prompt_by_hand_or_by_the_static_network(
         return choose_pathway(found, prompt, path_selection=by_hand, clip_weights=None)[0]
 
     assert choose(source, "left ball") == LEFT
+    pathway, entry, notes = choose_pathway(source, "Ball_L", path_selection=None, clip_weights=None)
+    assert pathway == LEFT and entry.embedding == source.config.prompts[0].embedding
+    assert entry.prompt == "Ball_L" and notes == ("'Ball_L' is routed like the trained prompt 'left ball'",)
     assert choose(source, "anything", "3,1,1,1,1,1,2").one_based == (3, 1, 1, 1, 1, 1, 2)
     for prompt, by_hand, message in (
         ("spleen", None, "no text embedding"),
+        ("ball", None, "no text embedding"),  # both sides: a new structure
         (" ", None, "empty"),
         ("left ball", "4,1,1,1,1,1,1", "numbers from 1 to 3"),
         ("left ball", "1,1", "path selection cannot be read"),
