@@ -87,7 +87,8 @@ def ladder_block() -> str:
     dates = sorted({record["environment"]["date"][:10] for record in (trained, large)})
     note = (
         "Seconds of whole processes from file to label map, and how many times faster than (a). (a) and (b) "
-        "run the network once per structure. 12/64 is feature size 12 and windows of 64 voxels with the "
+        "run the network once per structure. All take labels of the nearest voxel; the published code "
+        "stretches them by array shape. 12/64 is feature size 12 and windows of 64 voxels with the "
         "weights of the earlier demo bundle; 48/96 is the published size with seeded weights, which serve "
         f"for time only. Agreement is that of {_structures(every)} at 12/64. Windows per column: {windows}. "
         f"{_sharing(every)}"

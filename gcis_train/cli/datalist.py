@@ -41,6 +41,7 @@ def datalist() -> None:
 
 @datalist.command("check")
 @click.argument("path", metavar="F", type=FILE)
+@click.option("--prompt", default="", help="Structure of rows without a prompt.")
 @json_option(help="Print the complete result as JSON.")
 @click.option("--headers-only", is_flag=True, help="Compare grids without reading voxels.")
 @click.option("--picture", type=FILE, help="PNG file with slices of a few cases [NAME_check.png next to F].")
@@ -55,7 +56,13 @@ def datalist() -> None:
 )
 @verbose_option
 def check(
-    path: Path, as_json: bool, headers_only: bool, picture: Path | None, no_picture: bool, count: int
+    path: Path,
+    prompt: str,
+    as_json: bool,
+    headers_only: bool,
+    picture: Path | None,
+    no_picture: bool,
+    count: int,
 ) -> None:
     """Check the files of datalist F: grids, labels, HU values and duplicates. Exit code 2 reports errors."""
     import sys
@@ -68,10 +75,12 @@ def check(
     from gcis_train.training.progress import Progress
 
     sheet = None if no_picture or headers_only else picture or path.with_name(f"{path.stem}_check.png")
-    rows = read_datalist(path)
+    rows = read_datalist(path, prompt=prompt)
     if sheet is not None:
         check_writable(sheet)
-    facts, problems = check_datalist(path, headers_only=headers_only, progress=Progress(sys.stderr).log)
+    facts, problems = check_datalist(
+        path, prompt=prompt, headers_only=headers_only, progress=Progress(sys.stderr).log
+    )
     result = summary(facts, problems)
     chosen = spread(facts, count) if sheet is not None else []
     if sheet is not None and chosen:

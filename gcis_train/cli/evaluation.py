@@ -35,6 +35,7 @@ _CASES = click.option(
 PRESET_CHOICES = ("kits23", "msd", "segrap", "flare22", "word")
 """Names of `evaluation.presets.PRESETS`, which is not imported for the help of other commands."""
 _DATALIST = click.option("--datalist", type=FILE, required=True, help="Datalist JSON.")
+_PROMPT = click.option("--prompt", default="", help="Structure of the rows of the datalist without a prompt.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ class _SourceOptions:
 )
 @click.option("--allow-missing", is_flag=True, help="Skip cases without a label map in --predictions.")
 @_DATALIST
+@_PROMPT
 @_SPLIT
 @_CASES
 @click.option(
@@ -128,6 +130,7 @@ class _SourceOptions:
 @out_option(type=FOLDER, required=True, help="Folder for scores.csv, summary.json, summary.md and images.")
 def evaluate(
     datalist: Path,
+    prompt: str,
     split: str,
     cases: int,
     preset: str | None,
@@ -147,7 +150,8 @@ def evaluate(
     if preset is not None:
         if tolerance is not None or worst is not None or lesions:
             raise click.UsageError("--preset defines the scores: omit --tolerance, --worst and --lesion.")
-        _evaluate_preset(preset, datalist, split, cases, out, options)
+        chosen = _cases(datalist, split, cases, prompt=prompt)
+        _evaluate_preset(preset, chosen, {"datalist": datalist.name, "split": split}, out, options)
         return
     from gcis_train.evaluation.evaluate import evaluate as run
     from gcis_train.evaluation.scorecard import table, write_results
@@ -155,7 +159,7 @@ def evaluate(
     from gcis_train.evaluation.worst import WorstCases
     from gcis_train.training.progress import Progress
 
-    chosen = _cases(datalist, split, cases)
+    chosen = _cases(datalist, split, cases, prompt=prompt)
     pictures = WorstCases(3 if worst is None else worst)
     with _open_source(options, chosen) as opened:
         found = run(
@@ -169,23 +173,21 @@ def evaluate(
     notes = {"datalist": datalist.name, "split": split, **opened.notes}
     result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
     echo(table(result))
-    for prompt, rows in found.unscored.items():
-        echo(f"not predicted, not scored: {prompt!r} ({rows} rows)", err=True)
+    for name, rows in found.unscored.items():
+        echo(f"not predicted, not scored: {name!r} ({rows} rows)", err=True)
 
 
 def _evaluate_preset(
-    name: str, datalist: Path, split: str, count: int, out: Path, options: _SourceOptions
+    name: str, cases: tuple[Case, ...], notes: dict[str, str], out: Path, options: _SourceOptions
 ) -> None:
     from gcis_train.evaluation.preset_card import table, write_preset
     from gcis_train.evaluation.preset_scores import evaluate_preset
     from gcis_train.evaluation.presets import PRESETS
     from gcis_train.training.progress import Progress
 
-    chosen = _cases(datalist, split, count)
-    with _open_source(options, chosen) as opened:
-        found = evaluate_preset(chosen, opened, PRESETS[name], progress=Progress(sys.stderr).log)
-    notes = {"datalist": datalist.name, "split": split, **opened.notes}
-    echo(table(write_preset(out, found, notes)))
+    with _open_source(options, cases) as opened:
+        found = evaluate_preset(cases, opened, PRESETS[name], progress=Progress(sys.stderr).log)
+    echo(table(write_preset(out, found, {**notes, **opened.notes})))
 
 
 @contextlib.contextmanager
@@ -223,10 +225,10 @@ def _open_source(options: _SourceOptions, cases: Sequence[Case]) -> Iterator[Sou
         )
 
 
-def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
+def _cases(datalist: Path, split: str, count: int, *, prompt: str) -> tuple[Case, ...]:
     from gcis_train.data.datalist import group_cases, read_datalist
 
-    rows = read_datalist(datalist)
+    rows = read_datalist(datalist, prompt=prompt)
     for note in rows.notes:
         echo(f"datalist: {note}", err=True)
     chosen = group_cases(rows.training if split == "training" else rows.validation, folder=datalist.parent)
@@ -235,6 +237,7 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
 
 @click.command()
 @_DATALIST
+@_PROMPT
 @_SPLIT
 @_CASES
 @click.option(
@@ -252,7 +255,13 @@ def _cases(datalist: Path, split: str, count: int) -> tuple[Case, ...]:
 )
 @out_option(type=FILE, required=True, help="JSON file of the result.")
 def ceiling(
-    datalist: Path, split: str, cases: int, spacings: tuple[str, ...], orientation: str, out: Path
+    datalist: Path,
+    prompt: str,
+    split: str,
+    cases: int,
+    spacings: tuple[str, ...],
+    orientation: str,
+    out: Path,
 ) -> None:
     """Compute the Dice of the true labels after resampling to a voxel size and back.
 
@@ -269,9 +278,9 @@ def ceiling(
     for text in spacings:
         x, y, z = numbers(text, float, "--spacing", count=3)
         specs[f"{text} mm"] = PreprocessSpec(orientation=axes, spacing=(x, y, z))
-    result = ceilings(_cases(datalist, split, cases), specs, progress=Progress(sys.stderr).log)
-    record = {"datalist": datalist.name, "split": split, "orientation": axes, **result}
-    write_json(out, record)
+    every = _cases(datalist, split, cases, prompt=prompt)
+    result = ceilings(every, specs, progress=Progress(sys.stderr).log)
+    write_json(out, {"datalist": datalist.name, "split": split, "orientation": axes, **result})
     echo(table(result))
 
 

@@ -94,12 +94,17 @@ class CaseFacts:
 
 
 def check_datalist(
-    path: Path, *, headers_only: bool = False, progress: Callable[[str], None] = lambda _: None
+    path: Path,
+    *,
+    prompt: str = "",
+    headers_only: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[CaseFacts], list[Problem]]:
     """Read all files of a datalist.
 
     Args:
         path: The datalist.
+        prompt: Prompt of rows without one.
         headers_only: Compare grids without reading voxels: seconds instead of minutes, but label values,
             intensities and copies are not checked.
         progress: Called with one line per case.
@@ -110,7 +115,7 @@ def check_datalist(
     Raises:
         DataError: The datalist itself is not valid.
     """
-    rows = read_datalist(path)
+    rows = read_datalist(path, prompt=prompt)
     lists = {"training": rows.training, "validation": rows.validation}
     cases = [(split, c) for split, rs in lists.items() for c in group_cases(rs, folder=path.parent)]
     facts = []

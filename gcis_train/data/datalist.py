@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,23 +170,27 @@ def read_datalist(path: Path, *, prompt: str = "") -> Datalist:
     for name in _Lists.__struct_fields__:
         for index, row in enumerate(fields.get(name, ())):
             extra.update(_extra_keys(row, where=f"{path}: {name}[{index}]"))
+    unnamed = sum(not row.prompt for row in (*read.training, *read.validation))
     lists = {}
     for name, entries in (("training", read.training), ("validation", read.validation)):
         lists[name] = tuple(r if r.prompt else msgspec.structs.replace(r, prompt=prompt) for r in entries)
         for index, entry in enumerate(lists[name]):
             _check_row(entry, where=f"{path}: {name}[{index}]", folder=path.parent)
     notes = [f"the key {key!r} of {count} rows is ignored" for key, count in extra.items()]
+    if unnamed:
+        notes.append(f"{unnamed} rows without a prompt are rows of {prompt!r}")
     return Datalist(
         training=lists["training"], validation=lists["validation"], notes=(*notes, *_notes_on_repeats(lists))
     )
 
 
-def _extra_keys(row: Iterable[str], *, where: str) -> list[str]:
-    """Return the keys of a row that are not read; a key that looks misspelt is an error."""
+def _extra_keys(row: Collection[str], *, where: str) -> list[str]:
+    """Return the keys of a row that are not read; one that looks like a missing field is an error."""
     known = Row.__struct_fields__
     extra = [key for key in row if key not in known]
     for key in extra:
-        if meant := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8):
+        meant = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8)
+        if meant and (meant[0] not in row or meant[0] == key.lower()):
             raise DataError(
                 f"{where} has an unknown field",
                 received=repr(key),
@@ -228,7 +232,7 @@ def _check_row(row: Row, *, where: str, folder: Path) -> None:
             f"{where} has no prompt" if not row.prompt else f"{where} has an empty prompt",
             received=repr(row.prompt) if row.prompt else None,
             expected='"prompt": the structure in words',
-            fix="Name the structure. Only gcis-train finetune --prompt reads rows without a prompt.",
+            fix="Name the structure in the row, or with --prompt if all rows without one have the same.",
         )
     # A larger value occurs in no label map, and the structure would be absent from every image.
     if row.values is not None and not (row.values and min(row.values) >= 1 and max(row.values) <= MAX_LABEL):

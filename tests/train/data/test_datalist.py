@@ -123,9 +123,13 @@ def test_the_same_structure_twice_is_two_cases_with_a_note(folder: Path) -> None
 
 
 def test_further_keys_of_rows_are_ignored_with_a_note(folder: Path) -> None:
-    rows = [{**ROW, "fold": 2, "site": None}, {**ROW, "prompt": "spleen", "fold": 1}]
+    rows = [{**ROW, "fold": 2, "site": None}, {**ROW, "prompt": "spleen", "fold": 1, "label2": "x"}]
     datalist = read_datalist(_write(folder, {"training": rows, "notes": "published lists have further keys"}))
-    assert datalist.notes == ("the key 'fold' of 2 rows is ignored", "the key 'site' of 1 rows is ignored")
+    assert datalist.notes == (
+        "the key 'fold' of 2 rows is ignored",
+        "the key 'site' of 1 rows is ignored",
+        "the key 'label2' of 1 rows is ignored",
+    )
     assert datalist.training[0] == Row(**ROW)
 
 
@@ -134,6 +138,7 @@ def test_rows_of_a_single_task_need_no_prompt(folder: Path) -> None:
     path = _write(folder, {"training": [bare], "validation": [bare, {**ROW, "prompt": "spleen"}]})
     datalist = read_datalist(path, prompt="liver")
     assert [r.prompt for r in (*datalist.training, *datalist.validation)] == ["liver", "liver", "spleen"]
+    assert datalist.notes == ("2 rows without a prompt are rows of 'liver'",)
 
 
 def test_a_structure_may_have_several_values_and_files(folder: Path) -> None:
