@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
@@ -17,7 +18,10 @@ from gcis_runtime.cli.run import main as run_main
 from gcis_train.cli.main import main as train_main
 from gcis_train.text.prompts import embed_prompts
 from gcis_train.text.tower import TextEncoder, _import_open_clip
+from gcis_train.weights import checkpoint as checkpoints
 from tests.support.export_cases import TEXT_DIM, write_checkpoint
+from tests.support.training_values import PROMPTS as BALLS
+from tests.support.training_values import write_cases
 
 MODEL = "tiny-text-tower"
 TRAINED = ("larynx", "left parotid gland", "right parotid gland")
@@ -85,3 +89,47 @@ def test_from_a_weights_file_to_the_report(weights: Path, tmp_path: Path) -> Non
     assert "the network was not trained with the prompt 'tongue'" in report["warnings"]
     refused = invoke(run_main, *run, "--prompt", "tonge", "-o", tmp_path / "three.nii.gz", code=2)
     assert "Did you mean 'tongue'?" in refused.output
+
+
+@pytest.mark.slow
+def test_training_uses_the_embeddings_of_a_weights_file(weights: Path, tmp_path: Path) -> None:
+    """`pretrain`, `paths`, `finetune` and `upcycle` with the file, and refusals of another tower."""
+    options = {
+        "network": {"feature_size": 12, "pathways": 2, "text_dim": TEXT_DIM},
+        "preprocess": {"orientation": "RAS", "spacing": [2, 2, 2]},
+        "window": {"patch_size": [64, 64, 64]},
+    }
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    short = ("--max-epochs", 1, "--windows-per-case", 1, "--no-amp", "--validate-every", 100)
+    data = write_cases(tmp_path, 1)
+    tower = ("--clip-weights", weights)
+    run, single = tmp_path / "run", tmp_path / "single"
+    asked = ("--datalist", data, "--config", tmp_path / "options.json", "--text-model", MODEL)
+    invoke(train_main, "pretrain", *asked, "--run-dir", run, *tower, *short)
+    found = checkpoints.load(run)
+    assert found.text_weights == weights.name and found.prompts == BALLS
+    expected = TextEncoder(MODEL, str(weights)).embed(BALLS)
+    torch.testing.assert_close(torch.stack([found.embedding(p) for p in BALLS]), expected)
+
+    shown = invoke(train_main, "paths", "--checkpoint", run, "--prompt", "Ball_L", "--prompt", "cube", *tower)
+    assert "'Ball_L' is the trained prompt 'left ball'" in shown.stderr
+    assert "not trained with the prompt 'cube'" in shown.stderr
+
+    (tmp_path / "cube.json").write_text(data.read_text().replace("left ball", "cube"))
+    tune = ("finetune", "--checkpoint", run, "--datalist", tmp_path / "cube.json", "--prompt", "cube", *short)
+    refused = invoke(train_main, *tune, "--run-dir", single, "--clip-weights", "random", code=2)
+    assert "not those that the checkpoint was trained with" in refused.output
+    shown = invoke(train_main, *tune, "--run-dir", single, *tower)
+    assert "was not trained with 'cube' before" in shown.stderr
+    tuned = checkpoints.load(single)
+    pathway = found.routed().resolve(TextEncoder(MODEL, str(weights)).embed(["cube"])[0])
+    assert tuned.prompts == ("cube",) and tuned.config.path_selections == (pathway.one_based,)
+
+    more = ("--prompt", "cone", *tower, "-o", tmp_path / "up")
+    invoke(train_main, "upcycle", "--checkpoint", single, *more)
+    assert checkpoints.load(tmp_path / "up").trained_prompts == ("cube",)
+    target = ("-o", tmp_path / "cone.gcis", "--check-windows", 1)
+    refused = invoke(
+        export_main, "--checkpoint", tmp_path / "up", "--prompt", "cone", *tower, *target, code=2
+    )
+    assert "was not trained with this prompt; received 'cone'" in refused.output
