@@ -160,8 +160,8 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str, *, any_
             "the CLIP weights are not those that the checkpoint was trained with",
             received=f"{encoder.weights} of {config.text_model}",
             expected=f"{expected} of {config.text_model}",
-            fix=f"{fix} The routers cannot use embeddings of another text tower; if the weights are the same "
-            "under another name, pass --any-clip.",
+            fix=f"{fix} The routers cannot use embeddings of another text tower; if a file contains the same "
+            "weights but is not the published one (compared by SHA-256), pass --any-clip.",
         )
     return encoder.embed(prompts)
 
