@@ -159,7 +159,9 @@ def _write_model(
     )
     names = [choice.prompt for choice in content.resolution.choices]
     alike = describe_similar(similar_logits(gate.windows, network.answers, names))
-    manifest = draft_manifest(content, graph, entry, (*content.resolution.notes, *alike))
+    manifest = draft_manifest(
+        content, graph, entry, (*content.checkpoint.notes, *content.resolution.notes, *alike)
+    )
     bundle = StagedBundle(folder=folder, manifest=manifest, gate=gate)
     return bundle, model, References(network=network, exact=exact)
 

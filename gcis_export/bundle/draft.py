@@ -90,7 +90,7 @@ def draft_manifest(content: Content, graph: Graph, entry: FileEntry, notes: tupl
         provenance=Provenance(
             checkpoint_sha256=content.checkpoint.sha256,
             text_model=config.text_model,
-            text_weights=config.text_weights,
+            text_weights=content.checkpoint.text_weights,
             merging=config.network.merging,
             training=config.provenance,
         ),

@@ -19,8 +19,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         text_dim: Length of the text embedding of a prompt.
         in_channels: Number of image channels.
         out_channels: Number of classes per prompt: background and foreground.
-        merging: Neighbours that patch merging concatenates (nets/patch_merging.py). Checkpoints that do not
-            record it were trained with `"v2"`.
+        merging: Neighbours that patch merging concatenates (nets/patch_merging.py). Runs and
+            checkpoints that do not record it were trained with `"v2"`, except imports
+            (weights/stored_values.py).
     """
 
     feature_size: int = 48

@@ -1,9 +1,9 @@
 """Define the encoder: Swin transformer of MONAI, our patch merging, and convolutional blocks on its features.
 
 MONAI provides `SwinTransformer`: patch embedding, transformer blocks (window attention, shifted windows and
-their mask, MLP), their order, and the layer norm of the features. These parts compute the same in MONAI 1.4
-to 1.6, which the golden logits in tests/data/conformance check. Patch merging changed in MONAI 1.5; it is
-defined in patch_merging.py.
+their mask, MLP), their order, and the layer norm of the features. The golden logits in tests/data/conformance
+check that these parts compute as published, with every allowed version of MONAI. Patch merging changed in
+MONAI 1.5; it is defined in patch_merging.py.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Encoder(nn.Module):
 
 
 def _fuse_attention(swin: SwinTransformer) -> None:
-    """Let MONAI 1.6 and later compute window attention in one fused kernel where gradients are disabled.
+    """Let MONAI compute window attention in one fused kernel where gradients are disabled.
 
-    Earlier versions ignore the attribute. Results differ by rounding only.
+    Results differ by rounding only.
     """
     for module in swin.modules():
         if isinstance(module, WindowAttention):

@@ -13,12 +13,11 @@ from torch import Tensor
 from gcis_runtime.errors import CheckpointError, OutputError, PromptError
 from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.system.json_files import decode_json
-from gcis_train.text.tower import RANDOM, TextEncoder, described
-from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, prompt_table, unknown_prompt
+from gcis_train.text.tower import RANDOM, TextEncoder, described, published_sha256
+from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, hash_file, prompt_table, unknown_prompt
+from gcis_train.weights.text_towers import same_embedding
 
 PROMPTS_FILE = "prompts.json"
-_SAME_EMBEDDING = 1e-2
-"""Tolerance relative to the norm: float32 differs by 1e-5 between machines, other weights by about 1."""
 
 
 class PromptTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,22 +151,32 @@ def _embed(found: Checkpoint, prompts: Sequence[str], clip_weights: str, *, any_
     probe = next((entry for entry in config.prompts if entry.embedding), None)
     if any_clip:
         same = True
-    elif probe is None:  # published files are named after their tag
-        same = expected in ("unknown", encoder.weights) or _names_tag(clip_weights, expected)
+    elif probe is None:
+        same = expected == "unknown" or _is_published(clip_weights, expected, encoder)
     else:  # file names are arbitrary: compare the embedding of a known prompt
-        ours, theirs = torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0]
-        same = float((ours - theirs).norm()) <= _SAME_EMBEDDING * float(ours.norm())
+        same = same_embedding(torch.tensor(probe.embedding), encoder.embed([probe.prompt])[0])
     if not same:
         raise CheckpointError(
             "the CLIP weights are not those that the checkpoint was trained with",
             received=f"{encoder.weights} of {config.text_model}",
             expected=f"{expected} of {config.text_model}",
-            fix=f"{fix} The routers cannot use embeddings of another text tower; if the weights are the same "
-            "under another name, pass --any-clip.",
+            fix=f"{fix} The routers cannot use embeddings of another text tower; if a file contains the same "
+            "weights but is not the published one (compared by SHA-256), pass --any-clip.",
         )
     return encoder.embed(prompts)
 
 
-def _names_tag(weights: str, tag: str) -> bool:
-    """Return whether the weights are a file whose name contains a tag, as in the releases of open_clip."""
-    return Path(weights).is_file() and tag in re.split(r"[-.]", Path(weights).name)
+def _is_published(weights: str, tag: str, encoder: TextEncoder) -> bool:
+    """Return whether weights are those of a tag: the tag itself, or its published file.
+
+    The SHA-256 identifies a file whose tag open_clip publishes with the beginning of the hash, and a file
+    with such a beginning in its name; any other file is identified by its name.
+    """
+    file = Path(weights)
+    if not file.is_file():
+        return encoder.weights == tag
+    named = file.name == tag or tag in re.split(r"[-.]", file.name)
+    if known := published_sha256(encoder.model, tag):
+        return hash_file(file).startswith(known)
+    suffix = re.search(r"-([0-9a-f]{8,64})\.\w+$", file.name)
+    return named and (suffix is None or hash_file(file).startswith(suffix[1]))

@@ -20,7 +20,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train.weights.pickles import is_torchscript
+from gcis_train.weights.pickles import is_torchscript, load_pickle
+from gcis_train.weights.stored_values import refuse_non_finite
 
 RANDOM = "random"
 _QUICK = "-quickgelu"
@@ -142,6 +143,17 @@ def described(weights: str, *, seed: int) -> str:
     return f"{RANDOM} (seed {seed})" if weights == RANDOM else Path(weights).name
 
 
+def published_sha256(model: str, tag: str) -> str | None:
+    """Return the beginning of the SHA-256 of the file of a tag, from the table of open_clip; None if unknown.
+
+    Addresses in the table contain the hash: the last folder, or 8 digits at the end of the file name.
+    """
+    _import_open_clip()
+    known: dict[str, Any] = importlib.import_module("open_clip.pretrained").get_pretrained_cfg(model, tag)
+    found = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.\w+$", known.get("url", "") if known else "")
+    return (found[1] or found[2]) if found else None
+
+
 def read_text_tower(file: Path) -> dict[str, Tensor]:
     """Return the tensors of the text tower in a CLIP weights file, by parameter name of the tower.
 
@@ -151,8 +163,9 @@ def read_text_tower(file: Path) -> dict[str, Tensor]:
             because loading one runs the code in it.
 
     Raises:
-        ValueError: The file has no text tower.
-        OSError, RuntimeError, pickle.UnpicklingError, SafetensorError: The file cannot be read.
+        ValueError: The file has no text tower, or is damaged.
+        CheckpointError: A tensor is not finite.
+        OSError, pickle.UnpicklingError, SafetensorError: The file cannot be read.
     """
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as data:
@@ -163,13 +176,14 @@ def read_text_tower(file: Path) -> dict[str, Tensor]:
         tower = {ours: tensor for name, tensor in state.items() if (ours := _text_name(name))}
     if not tower:
         raise ValueError("no text tower in the file")
+    refuse_non_finite(tower, file)
     return {name: tensor.float() for name, tensor in tower.items()}
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     if is_torchscript(file):
         raise ValueError("a TorchScript archive, whose code would run; save its state_dict() as .safetensors")
-    tree = torch.load(file, map_location="cpu", weights_only=True)
+    tree = load_pickle(file)
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 

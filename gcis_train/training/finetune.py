@@ -77,7 +77,7 @@ def base_options(found: Checkpoint) -> dict[str, Any]:
     config = found.config
     base = {"network": config.network, "preprocess": config.preprocess, "window": config.window}
     given = {name: msgspec.to_builtins(value) for name, value in base.items() if value is not None}
-    return {**given, "text_model": config.text_model, "text_weights": config.text_weights}
+    return {**given, "text_model": config.text_model, "text_weights": found.text_weights}
 
 
 def fine_tune(
@@ -104,6 +104,8 @@ def fine_tune(
     run = job.run
     for folder in [run.run_dir / name for name in STAGES] if stage == "both" else [run.run_dir]:
         check_run_folder(folder, resume=run.resume)
+    for note in job.source.notes:
+        run.progress.log(note)
     if stage == "both":
         return two_stages(job)
     if stage is not None:
@@ -259,6 +261,7 @@ def _checkpoint_config(job: Job, cases: Cases, *, stage: str) -> CheckpointConfi
         preprocess=options.preprocess,
         window=options.window,
         path_selections=(),
+        text_weights=job.source.text_weights,
         provenance={
             "stage": f"fine-tuning, {stage}",
             "source_sha256": job.source.sha256,

@@ -26,8 +26,9 @@ from gcis_train.training.loop.workers import worker_count
 from gcis_train.training.material import Cases, Material
 from gcis_train.training.objectives import Objective
 from gcis_train.training.progress import Progress
-from gcis_train.weights.checkpoint import CheckpointConfig
+from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from gcis_train.weights.initialise import REPORT_FILE, initialise, read_source
+from gcis_train.weights.text_towers import TextTower
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,11 @@ def initialise_network(net: GcisNet | StaticGcisNet, material: Material, run: Ru
         read_source(run.pretrained),
         prompts=material.cases.prompts,
         embeddings=material.embeddings,
+        text=TextTower(
+            model=run.options.text_model,
+            weights=material.text_weights,
+            prompts=prompt_table(material.cases.prompts, material.embeddings),
+        ),
         router_gap=run.options.router_gap,
     )
     for line in report.lines():

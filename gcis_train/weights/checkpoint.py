@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,6 +25,7 @@ from gcis_runtime.system.json_files import decode_json
 from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
+from gcis_train.weights import stored_values
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -86,12 +86,21 @@ class CheckpointConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: configuration, weights by parameter name, and SHA-256 of the weights file."""
+    """A checkpoint in memory.
+
+    Attributes:
+        config: Contents of `config.json`.
+        weights: Tensors by parameter name.
+        sha256: SHA-256 of the weights file.
+        folder: Folder of the checkpoint.
+        notes: Notes for the user on properties that `config.json` does not record.
+    """
 
     config: CheckpointConfig
     weights: dict[str, Tensor]
     sha256: str
     folder: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def text_weights(self) -> str:
@@ -234,10 +243,15 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
         CheckpointError: The checkpoint is missing or damaged, or has a different schema.
     """
     folder = find(path, prefer=prefer)
+    notes: tuple[str, ...] = ()
     try:
         data = (folder / CONFIG_FILE).read_bytes()
         refuse_newer(str(folder), data, SCHEMA_VERSION, CheckpointError)
         config = decode_json(data, CheckpointConfig)
+        if stored_values.lacks_merging(data):
+            network = msgspec.structs.replace(config.network, merging=stored_values.IMPORTED_MERGING)
+            config = msgspec.structs.replace(config, network=network)
+            notes = (stored_values.assumed_merging(folder.name),)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT
@@ -247,7 +261,8 @@ def load(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Checkpoin
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read", received=str(error), fix=_OTHER_CHECKPOINT) from error
-    return Checkpoint(config=config, weights=weights, sha256=hash_file(file), folder=folder)
+    stored_values.refuse_non_finite(weights, file)
+    return Checkpoint(config=config, weights=weights, sha256=hash_file(file), folder=folder, notes=notes)
 
 
 def save(
@@ -291,15 +306,3 @@ def prompt_table(prompts: Sequence[str], embeddings: Tensor) -> tuple[PromptEntr
     return tuple(
         PromptEntry(prompt=p, embedding=tuple(row.tolist())) for p, row in zip(prompts, values, strict=True)
     )
-
-
-def prune(folder: Path, *, keep: set[str]) -> None:
-    """Remove the checkpoints of a run that are not listed in `keep`.
-
-    Args:
-        folder: The `checkpoints` folder of the run.
-        keep: Names to keep, as `checkpoints/<name>`.
-    """
-    for found in folder.iterdir():
-        if f"{folder.name}/{found.name}" not in keep:
-            shutil.rmtree(found, ignore_errors=True)

@@ -22,8 +22,9 @@ from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights.checkpoint import CheckpointConfig, PromptEntry, hash_file, save
-from gcis_train.weights.pickles import load_pickle
+from gcis_train.weights.pickles import DamagedFileError, load_pickle
 from gcis_train.weights.published import published_name
+from gcis_train.weights.stored_values import IMPORTED_MERGING, refuse_non_finite
 
 Kind = Literal["gcis-routed", "gcis-single", "swin-encoder", "swin-unetr"]
 
@@ -58,7 +59,7 @@ class Import:
     missing: tuple[str, ...]
 
 
-def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = "v0.9") -> Import:
+def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = IMPORTED_MERGING) -> Import:
     """Read a foreign checkpoint.
 
     Args:
@@ -69,7 +70,7 @@ def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = "v
 
     Raises:
         CheckpointError: The file cannot be read, contains code, has an unknown format or another number of
-            image channels or classes, or tensors do not fit.
+            image channels or classes, or tensors do not fit or are not finite.
     """
     state = _by_published_name(_tensors(path), path)
     kind = _recognise(state.keys(), path)
@@ -112,7 +113,9 @@ def read_foreign(path: Path, *, prompt: str | None = None, merging: Merging = "v
     )
 
 
-def import_file(path: Path, folder: Path, *, prompt: str | None = None, merging: Merging = "v0.9") -> Import:
+def import_file(
+    path: Path, folder: Path, *, prompt: str | None = None, merging: Merging = IMPORTED_MERGING
+) -> Import:
     """Read a foreign checkpoint and write it as a checkpoint folder.
 
     Raises:
@@ -141,8 +144,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             expected=_EXPECTED,
             fix="Save only the state_dict; loading other objects could run code.",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _refusal(path, "a file that torch.load cannot read") from error
+    except DamagedFileError as error:
+        raise CheckpointError(
+            f"{path} cannot be read",
+            received=str(error),
+            expected=_EXPECTED,
+            fix="Download or copy the file again, and compare its size with that of the original.",
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
@@ -151,6 +159,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in tree.items() if isinstance(value, Tensor)}
     if not tensors:
         raise _refusal(path, "no tensor")
+    refuse_non_finite(tensors, path)
     return tensors
 
 

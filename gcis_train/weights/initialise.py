@@ -16,6 +16,7 @@ from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointKind
 from gcis_train.weights.foreign import read_foreign
+from gcis_train.weights.text_towers import TextTower, same_tower
 from gcis_train.weights.upcycle import fit_routers
 
 REPORT_FILE = "pretrained.json"
@@ -34,7 +35,9 @@ class Source:
         network: Sizes of the network that the weights belong to.
         weights: Tensors by parameter name.
         pathways: Prompt and pathway of each channel of a static network.
+        text: Text tower of the routers.
         unused: Tensors of a foreign file that have no counterpart, with the reason.
+        notes: Notes for the user on the checkpoint.
     """
 
     name: str
@@ -44,7 +47,9 @@ class Source:
     network: NetworkConfig
     weights: dict[str, Tensor]
     pathways: tuple[tuple[str | None, Pathway], ...]
+    text: TextTower
     unused: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ class Report:
         unused: Tensors of the source that were not used, with the reason.
         missing: Tensors of the network without a counterpart; they keep their random initialisation.
         fitted: Prompts to whose pathways the routers were fitted.
+        notes: Notes for the user on the source and its routers.
     """
 
     source: str
@@ -70,6 +76,7 @@ class Report:
     unused: dict[str, str]
     missing: tuple[str, ...]
     fitted: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return builtin values for JSON."""
@@ -89,7 +96,7 @@ class Report:
             lines.append(
                 f"  {len(self.unused)} tensors of the source were not used: {_some(tuple(self.unused))}"
             )
-        return lines
+        return lines + [f"  {note}" for note in self.notes]
 
 
 def read_source(path: Path) -> Source:
@@ -101,11 +108,14 @@ def read_source(path: Path) -> Source:
     if path.is_file():
         found = read_foreign(path)
         config, weights, unused = found.config, found.weights, found.unused
+        notes: tuple[str, ...] = ()
+        text_weights = config.text_weights
         sha256, name = str(config.provenance["source_sha256"]), path.name
         described: str = found.kind
     else:
         loaded = checkpoint.load(path)
-        config, weights, unused = loaded.config, loaded.weights, {}
+        config, weights, unused, notes = loaded.config, loaded.weights, {}, loaded.notes
+        text_weights = loaded.text_weights
         sha256, name, described = loaded.sha256, str(loaded.folder), config.kind
     prompts: list[str | None] = [entry.prompt for entry in config.prompts]
     if config.kind != "static" or len(prompts) != len(config.path_selections):
@@ -119,7 +129,9 @@ def read_source(path: Path) -> Source:
         network=config.network,
         weights=weights,
         pathways=tuple(zip(prompts, paths, strict=True)),
+        text=TextTower(model=config.text_model, weights=text_weights, prompts=config.prompts),
         unused=unused,
+        notes=notes,
     )
 
 
@@ -129,6 +141,7 @@ def initialise(
     *,
     prompts: Sequence[str],
     embeddings: Tensor,
+    text: TextTower,
     router_gap: float,
 ) -> Report:
     """Set the tensors of a network to those of the source with the same name and shape.
@@ -136,13 +149,15 @@ def initialise(
     A decoder block that the source lacks becomes a copy of one of the source's blocks at that position, in
     turn, so that a static network fills every pathway. If a static source shares at least two prompts with
     this run, the routers are fitted to its pathways; otherwise they stay random, and every pathway has the
-    same output.
+    same output. The routers of a routed source also stay random if they were trained with the embeddings of
+    another text tower, which mean something else.
 
     Args:
         net: Network to initialise, modified in place.
         source: The weights.
         prompts: Prompts of this run.
         embeddings: (P, text_dim) embeddings of these prompts.
+        text: Text tower of these embeddings.
         router_gap: Difference between the router logits of the assigned block and every other block.
 
     Raises:
@@ -152,7 +167,8 @@ def initialise(
     """
     _check_merging(net.config, source)
     state = net.state_dict()
-    used, reasons = _match(state, source)
+    reasons = _foreign_routers(source, text)
+    used = _match(state, source, reasons)
     if source.network.feature_size != net.config.feature_size or not any(
         # Position bias tables have the same shape at every feature size, so a few matches are not enough.
         n.startswith("encoder.")
@@ -177,7 +193,19 @@ def initialise(
         unused={**source.unused, **unused},
         missing=tuple(n for n in state if n not in used and not (fitted and n.startswith(_ROUTERS))),
         fitted=fitted,
+        notes=(*source.notes, *dict.fromkeys(reasons[n] for n in reasons if n.startswith(_ROUTERS))),
     )
+
+
+def _foreign_routers(source: Source, text: TextTower) -> dict[str, str]:
+    """Return the router tensors of a source whose text tower is another one, with the reason."""
+    if same_tower(source.text, text):
+        return {}
+    reason = (
+        f"routers for the text weights {source.text.described()} cannot use the embeddings of this run, "
+        f"{text.described()}"
+    )
+    return {name: reason for name in source.weights if name.startswith(_ROUTERS)}
 
 
 def _check_merging(config: NetworkConfig, source: Source) -> None:
@@ -191,10 +219,12 @@ def _check_merging(config: NetworkConfig, source: Source) -> None:
         )
 
 
-def _match(state: dict[str, Tensor], source: Source) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the name of the source tensor per tensor of `state`, and the reasons for rejected ones."""
+def _match(state: dict[str, Tensor], source: Source, reasons: dict[str, str]) -> dict[str, str]:
+    """Return the name of the source tensor per tensor of `state`.
+
+    Tensors that have a reason in `reasons` are not used; reasons for further ones are added.
+    """
     blocks: dict[str, list[str]] = {}
-    reasons: dict[str, str] = {}
     for name in source.weights:
         if (place := _block(name)) is not None and source.kind == "encoder":
             # The decoder has other input channels, so only half of a block would fit.
@@ -214,7 +244,7 @@ def _match(state: dict[str, Tensor], source: Source) -> tuple[dict[str, str], di
                 break
             if theirs is not None:
                 reasons[candidate] = f"shape {tuple(theirs.shape)}, expected {tuple(tensor.shape)}"
-    return used, reasons
+    return used
 
 
 def _block(name: str) -> tuple[str, str, str] | None:

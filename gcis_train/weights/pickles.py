@@ -25,19 +25,37 @@ _FORMATS: Final = {
 _CODE: Final = re.compile(r"(^|/)(constants\.pkl$|code/)")
 """Entries of an archive that only TorchScript writes."""
 
+_TRUNCATED: Final = re.compile(r"truncated|ran out of input", re.IGNORECASE)
+
+
+class DamagedFileError(ValueError):
+    """A PyTorch file ends early or cannot be parsed."""
+
+    def __init__(self) -> None:
+        super().__init__("a file that is incomplete or damaged, or not a PyTorch file")
+
 
 def load_pickle(path: Path) -> Any:
     """Return the contents of a PyTorch file: tensors and plain values; NumPy scalars become Python numbers.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be opened.
         pickle.UnpicklingError: The file contains other objects or code, or is not a PyTorch file.
-        RuntimeError, EOFError, ValueError, KeyError: The file is damaged.
+        DamagedFileError: The file is incomplete or damaged.
     """
+    with path.open("rb"):
+        pass  # an error from here on concerns the content, not the path or its permissions
     if is_torchscript(path):
         raise pickle.UnpicklingError("a TorchScript archive, which contains code")
-    with torch.serialization.safe_globals([_ScalarType, _scalar, _scalar_numpy1]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with torch.serialization.safe_globals([_ScalarType, _scalar, _scalar_numpy1]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _TRUNCATED.search(str(error)):
+            raise DamagedFileError from error
+        raise
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise DamagedFileError from error
 
 
 def is_torchscript(path: Path) -> bool:

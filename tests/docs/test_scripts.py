@@ -18,6 +18,7 @@ SCRIPTS = [
     "scripts/environment.sh",
     "scripts/browser_programs",
     "scripts/cpp_programs",
+    "scripts/lowest_monai",
     "scripts/triton_server",
     "examples/headneck/run.sh",
     "examples/headneck/feature12/run.sh",

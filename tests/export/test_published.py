@@ -19,6 +19,7 @@ from gcis_train.text import prompts
 from gcis_train.text.resolve import TextOptions
 from gcis_train.text.tower import TextEncoder
 from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import hash_file
 from gcis_train.weights.foreign import import_file
 from tests.support.documents import write_published
 
@@ -52,16 +53,22 @@ def test_neither_needs_clip_when_it_says_where_to_go(imported):
         resolve(routed, ["pancreas"])
 
 
-def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path):
+def test_a_routed_one_goes_by_prompt_with_a_local_clip(imported, tmp_path, monkeypatch):
     routed, _ = imported
     tower = TextEncoder("ViT-B-32-quickgelu", "random", seed=4)
-    for name in ("clip", "vit_b_32-quickgelu-laion400m_e32-46683a32"):
-        save_file(tower._tower.state_dict(), tmp_path / f"{name}.safetensors")
-    text = TextOptions(clip_weights=str(tmp_path / f"{name}.safetensors"), untrained=True)
+    published = tmp_path / "vit_b_32-quickgelu-laion400m_e32-46683a32.safetensors"
+    for file in (published, tmp_path / "clip.safetensors"):
+        save_file(tower._tower.state_dict(), file)
+    text = TextOptions(clip_weights=str(published), untrained=True)
+    with pytest.raises(CheckpointError, match=r"received vit_b_32.*expected laion400m_e32.*--any-clip"):
+        resolve(routed, ["pancreas"], text=text)  # its name is published, its content is not
+    monkeypatch.setattr(prompts, "published_sha256", lambda *_: hash_file(published)[:8])
     (choice,) = resolve(routed, ["pancreas"], text=text).choices
     assert choice.pathway == routed.routed().resolve(tower.embed(["pancreas"])[0])
     assert choice.router_gaps is not None and min(choice.router_gaps) > 0
     other = dataclasses.replace(text, clip_weights=str(tmp_path / "clip.safetensors"))
+    assert resolve(routed, ["pancreas"], text=other).choices[0].pathway == choice.pathway  # by content
+    monkeypatch.setattr(prompts, "published_sha256", lambda *_: None)
     with pytest.raises(CheckpointError, match=r"received clip.*expected laion400m_e32.*--any-clip"):
         resolve(routed, ["pancreas"], text=other)
     assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ class RunFolder:
         except OutputError as error:
             raise _unwritable(self.path, error) from error
         self._pointer = pointer
-        checkpoint.prune(self.path / "checkpoints", keep=set(pointer.values()))
+        prune(self.path / "checkpoints", keep=set(pointer.values()))
 
     def rewind_metrics(self, epoch: int) -> None:
         """Remove the metrics of epochs after `epoch`, and a line that was only partly written."""
@@ -232,3 +233,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[prefix + name] = list(value) if isinstance(value, tuple) else value
     return result
+
+
+def prune(folder: Path, *, keep: set[str]) -> None:
+    """Remove the checkpoints of a run that are not listed in `keep`.
+
+    Args:
+        folder: The `checkpoints` folder of the run.
+        keep: Names to keep, as `checkpoints/<name>`.
+    """
+    for found in folder.iterdir():
+        if f"{folder.name}/{found.name}" not in keep:
+            shutil.rmtree(found, ignore_errors=True)

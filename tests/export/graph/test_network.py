@@ -30,8 +30,9 @@ LARGER = [
     ("roi", "batch"),
     [((64, 64, 64), 1), ((64, 96, 64), 2), *(pytest.param(*c, marks=pytest.mark.slow) for c in LARGER)],
 )
-def test_swin_equals_monai(roi, batch):
-    encoder = Encoder(in_channels=1, feature_size=12).eval()
+@pytest.mark.parametrize("merging", ["v0.9", "v2"])
+def test_swin_equals_monai(roi, batch, merging):
+    encoder = Encoder(in_channels=1, feature_size=12, merging=merging).eval()
     randomise(encoder)
     image = torch.rand(batch, 1, *roi)
     with torch.no_grad():

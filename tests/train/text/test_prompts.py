@@ -18,7 +18,7 @@ from gcis_train.text import prompts
 from gcis_train.text.prompts import PROMPTS_FILE, embed_prompts, embeddings_of, read_table, write_table
 from gcis_train.text.tower import described
 from gcis_train.training.material import gather, store_embeddings
-from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, prompt_table
+from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, hash_file, prompt_table
 from tests.support.training_values import PROMPTS, options, write_cases
 
 
@@ -123,3 +123,32 @@ def test_only_the_text_tower_of_the_checkpoint_embeds_a_new_prompt(
     monkeypatch.setattr(Tower, "dim", 8)
     with pytest.raises(CheckpointError, match=r"does not fit the router; received embeddings of 8 numbers"):
         embeddings_of(found, ["liver"], clip_weights="tag")
+
+
+def test_a_file_without_a_known_prompt_is_identified_by_its_hash(
+    found: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = dataclasses.replace(found, config=msgspec.structs.replace(found.config, prompts=()))
+    (tmp_path / "weights").write_bytes(b"weights")
+    digest = hash_file(tmp_path / "weights")
+    assert len(embeddings_of(bare, ["liver"], clip_weights="tag")) == 1
+    hashes: dict[str, str | None] = {"tag": None}
+    monkeypatch.setattr(prompts, "published_sha256", lambda model, tag: hashes[tag])
+    for known, name, same in (
+        (None, f"vit-tag-{digest[:8]}.pt", True),
+        (None, "vit-tag-00000000.pt", False),  # another file under the published name
+        (None, "vit-tag.pt", True),
+        (None, f"vit-other-{digest[:8]}.pt", False),
+        (digest[:8], "anything.pt", True),
+        ("00000000", f"vit-tag-{digest[:8]}.pt", False),
+        ("00000000", "tag", False),
+    ):
+        hashes["tag"] = known
+        file = tmp_path / name
+        file.write_bytes(b"weights")
+        if same:
+            assert len(embeddings_of(bare, ["liver"], clip_weights=str(file))) == 1
+        else:
+            with pytest.raises(CheckpointError, match="not those that the checkpoint"):
+                embeddings_of(bare, ["liver"], clip_weights=str(file))
+            assert len(embeddings_of(bare, ["liver"], clip_weights=str(file), any_clip=True)) == 1

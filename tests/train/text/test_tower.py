@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gcis_runtime.errors import CheckpointError, PromptError
-from gcis_train.text.tower import TextEncoder, _import_open_clip, _reachable, read_text_tower
+from gcis_train.text.tower import (
+    TextEncoder,
+    _import_open_clip,
+    _reachable,
+    published_sha256,
+    read_text_tower,
+)
 from gcis_train.weights.pickles import load_pickle
 
 MODEL = "ViT-B-32-quickgelu"
@@ -213,3 +219,26 @@ def test_weights_for_another_activation_function_are_refused() -> None:
 def test_a_model_with_another_tokenizer_is_refused(model: str) -> None:
     with pytest.raises(CheckpointError, match="does not use the tokenizer of CLIP"):
         TextEncoder(model, "random")
+
+
+def test_the_published_hash_of_a_tag_is_known_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
+    assert published_sha256(MODEL, "laion400m_e32") == "46683a32"
+    assert (
+        published_sha256(MODEL, "openai")
+        == "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+    )
+    assert published_sha256(MODEL, "clip.pt") is None and published_sha256("none", "tag") is None
+
+
+def test_a_damaged_or_diverged_weights_file_is_an_error(tower: TextEncoder, tmp_path: Path) -> None:
+    state = {n: t.clone() for n, t in tower._tower.state_dict().items()}
+    torch.save(state, tmp_path / "clip.pt")
+    data = (tmp_path / "clip.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="received a file that is incomplete or damaged"):
+        TextEncoder(MODEL, str(tmp_path / "cut.pt"))
+    state["text_projection"][0, 0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match="NaN or infinity in text_projection"):
+        TextEncoder(MODEL, str(tmp_path / "nan.safetensors"))

@@ -476,3 +476,18 @@ def test_errors_of_the_command_are_one_line_and_leave_nothing(source: Checkpoint
     folder.mkdir(parents=True)
     (folder / "checkpoint.json").write_text("{}")
     assert "already contains a run" in _finetune(source, tmp_path, "--stage", "both").stderr
+
+
+def test_an_import_by_an_earlier_version_keeps_its_text_weights_and_its_note(
+    source: Checkpoint, tmp_path: Path
+) -> None:
+    older = {"text_weights": "unknown", "provenance": {"source_kind": "gcis-routed"}}
+    config = msgspec.structs.replace(source.config, **older)
+    imported = dataclasses.replace(source, config=config, notes=("the patch merging is assumed",))
+    assert finetune.base_options(imported)["text_weights"] == "laion400m_e32"
+    progress = Silent()
+    job = _job(imported, tmp_path, progress=progress, options=msgspec.structs.replace(RUN, max_epochs=1))
+    assert finetune.fine_tune(job, prompt="left ball").finished
+    assert progress.lines[0] == "the patch merging is assumed"
+    tuned = checkpoint.load(job.run.run_dir, prefer="latest")
+    assert tuned.text_weights == "laion400m_e32"

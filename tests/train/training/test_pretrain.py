@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from gcis_runtime.errors import CheckpointError
+from gcis_train.nets.network import GcisNet
 from gcis_train.nets.pathway import spread
+from gcis_train.training.run import initialise_network
 from gcis_train.training.warmstart import warm_start
 from gcis_train.weights import checkpoint
+from gcis_train.weights.checkpoint import CheckpointConfig
 from tests.support.short_training import RUN, deterministic, make_material, make_run, pretrain
 from tests.support.training_values import PROMPTS, Silent, equal_states, options, write_cases
 
@@ -116,3 +119,20 @@ def test_warm_start_then_pretrain_from_it(tmp_path: Path) -> None:
             same=True,
         )
     assert files == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("weights", "copied"), [("random (seed 0)", True), ("laion400m_e32", False)])
+def test_a_run_takes_the_routers_of_its_own_text_tower_only(
+    tmp_path: Path, weights: str, copied: bool
+) -> None:
+    source, net = GcisNet(RUN.network), GcisNet(RUN.network)
+    config = CheckpointConfig(
+        kind="routed", network=RUN.network, text_model=RUN.text_model, text_weights=weights
+    )
+    checkpoint.save(tmp_path / "c", config, source.state_dict())
+    progress = Silent()
+    run = make_run(RUN, tmp_path / "run", progress, pretrained=tmp_path / "c")
+    initialise_network(net, make_material(tmp_path), run)
+    routers = [n for n in net.state_dict() if n.startswith("routers.") and n.endswith("weight")]
+    assert all(torch.equal(net.state_dict()[n], source.state_dict()[n]) == copied for n in routers)
+    assert any("cannot use the embeddings of this run" in line for line in progress.lines) != copied

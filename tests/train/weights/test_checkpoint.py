@@ -17,6 +17,7 @@ from gcis_train.nets.config import NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.training.loop import state
+from gcis_train.training.loop.run_folder import prune
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from tests.support.training_values import equal_states
@@ -171,7 +172,7 @@ def test_a_run_folder_points_to_its_checkpoints(tmp_path: Path, tiny_net: GcisNe
     assert checkpoint.load(tmp_path, prefer="latest").config.provenance["epoch"] == 2
     pointer.write_text('{"latest": "checkpoints/latest-2"}')
     assert checkpoint.find(tmp_path).name == "latest-2"
-    checkpoint.prune(tmp_path / "checkpoints", keep={"checkpoints/latest-2"})
+    prune(tmp_path / "checkpoints", keep={"checkpoints/latest-2"})
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["latest-2"]
 
 
@@ -241,3 +242,42 @@ def test_configurations_are_frozen() -> None:
     config = CheckpointConfig(kind="routed", network=NetworkConfig())
     with pytest.raises(AttributeError):
         config.kind = "static"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("v2", "v0.9"), ("v0.9", "v2")])
+def test_weights_of_the_other_patch_merging_are_not_loaded(tmp_path: Path, ours: Any, theirs: Any) -> None:
+    networks = {m: NetworkConfig(feature_size=12, pathways=2, text_dim=16, merging=m) for m in (ours, theirs)}
+    net = GcisNet(networks[theirs])
+    checkpoint.save(tmp_path / "c", _config(net), net.state_dict())
+    found = checkpoint.load(tmp_path / "c")
+    for other in (GcisNet(networks[ours]), StaticGcisNet(networks[ours], [Pathway((0,) * 7)])):
+        before = {n: t.clone() for n, t in other.state_dict().items()}
+        with pytest.raises(
+            CheckpointError, match=f"received {theirs}; expected {ours}. Set --merging {theirs}"
+        ):
+            found.load_into(other)
+        assert all(torch.equal(t, before[n]) for n, t in other.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["gcis-routed", "gcis-single", "swin-unetr"])
+def test_an_import_without_merging_has_that_of_the_publication(saved: Path, kind: str) -> None:
+    network = {"feature_size": 12, "pathways": 2, "text_dim": 16}
+    _edit(saved, network=network, provenance={"source_kind": kind})
+    found = checkpoint.load(saved)
+    assert found.config.network.merging == "v0.9" and found.routed().config.merging == "v0.9"
+    assert "did not record the patch merging" in found.notes[0] and "--merging v2" in found.notes[0]
+    for changes in (
+        {"network": network, "provenance": {"epoch": 3}},  # trained by this package
+        {"network": {**network, "merging": "v2"}, "provenance": {"source_kind": kind}},
+    ):
+        _edit(saved, **changes)
+        assert checkpoint.load(saved).config.network.merging == "v2" and checkpoint.load(saved).notes == ()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_an_error(saved: Path, tiny_net: GcisNet, value: float) -> None:
+    state = {n: t.clone() for n, t in tiny_net.state_dict().items()}
+    state["encoder.encoder2.conv1.weight"].view(-1)[3] = value
+    checkpoint.save(saved, _config(tiny_net), state)
+    with pytest.raises(CheckpointError, match=r"not finite; received NaN or infinity in encoder\.encoder2"):
+        checkpoint.load(saved)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from gcis_runtime.errors import CheckpointError
@@ -22,6 +21,7 @@ from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import Checkpoint, CheckpointConfig, PromptEntry, prompt_table
 from gcis_train.weights.export_published import export_published, published_state
 from gcis_train.weights.foreign import import_file
+from tests.support.swin_unetr import swin_unetr_state
 from tests.support.training_values import CONFORMANCE, equal_states
 
 NETWORK = NetworkConfig(feature_size=12, pathways=2, merging="v0.9")
@@ -69,8 +69,8 @@ def test_names_and_shapes_are_those_of_the_published_networks(tmp_path: Path, ca
     found = _routed(tmp_path / "routed", network)
     state = published_state(found)
     assert _shapes(state) == info["routed_shapes"]
-    swin = SwinUNETR(in_channels=1, out_channels=2, feature_size=network.feature_size).swinViT.state_dict()
-    assert {f"swinViT.{name}" for name in swin} == {name for name in state if name.startswith("swinViT.")}
+    theirs = swin_unetr_state(out_channels=2, feature_size=network.feature_size)
+    assert {n for n in theirs if n.startswith("swinViT.")} == {n for n in state if n.startswith("swinViT.")}
     single = StaticGcisNet.resolved(found.routed(), [Pathway((network.pathways - 1,) * 7)])
     selections = (single.pathways[0].one_based,)
     config = CheckpointConfig(kind="static", network=network, path_selections=selections)

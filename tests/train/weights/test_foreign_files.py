@@ -98,3 +98,33 @@ def test_every_format_was_trained_with_the_merging_of_monai_0_9(tmp_path: Path) 
         torch.save({"state_dict": state}, tmp_path / "weights.pt")
         assert read_foreign(tmp_path / "weights.pt").config.network.merging == "v0.9"
     assert read_foreign(tmp_path / "weights.pt", merging="v2").config.network.merging == "v2"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_called_incomplete(tmp_path: Path, share: float, zipped: bool) -> None:
+    file = tmp_path / "cut.pt"
+    torch.save({"state_dict": swin_unetr_state()}, file, _use_new_zipfile_serialization=zipped)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError, match=r"incomplete or damaged.*Download or copy the file") as caught:
+        read_foreign(file)
+    assert "permissions" not in str(caught.value) and "run code" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_opened_is_about_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(CheckpointError, match=r"cannot be read; received .*path and its permissions"):
+            read_foreign(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    state = published("two_pathways", "routed")
+    state["decoder3.conv_block_p1.conv2.conv.weight"].view(-1)[7] = value
+    torch.save({"state_dict": state}, tmp_path / "routed.pt")
+    with pytest.raises(
+        CheckpointError, match=r"not finite; received NaN or infinity in decoder3\.conv_block_p1\.conv2"
+    ):
+        import_file(tmp_path / "routed.pt", tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()

@@ -16,6 +16,7 @@ from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import checkpoint
 from gcis_train.weights.checkpoint import CheckpointConfig, prompt_table
 from gcis_train.weights.initialise import initialise, read_source
+from gcis_train.weights.text_towers import TextTower, same_tower
 from tests.support.swin_unetr import swin_unetr_state
 
 CONFIG = NetworkConfig(feature_size=12, pathways=3, text_dim=16)
@@ -29,12 +30,19 @@ def _net(seed: int = 5, config: NetworkConfig = CONFIG) -> GcisNet:
     return GcisNet(config)
 
 
-def _save(folder: Path, net: GcisNet | StaticGcisNet, prompts: tuple[str, ...]) -> Path:
+TEXT = TextTower(model="m", weights="tag", prompts=prompt_table(PROMPTS, EMBEDDINGS))
+
+
+def _save(
+    folder: Path, net: GcisNet | StaticGcisNet, prompts: tuple[str, ...], text: TextTower = TEXT
+) -> Path:
     static = isinstance(net, StaticGcisNet)
     config = CheckpointConfig(
         kind="static" if static else "routed",
         network=net.config,
-        prompts=prompt_table(prompts, torch.zeros(len(prompts), 16)),
+        prompts=tuple(entry for entry in text.prompts if entry.prompt in prompts),
+        text_model=text.model,
+        text_weights=text.weights,
         path_selections=tuple(p.one_based for p in net.pathways) if static else (),
     )
     checkpoint.save(folder, config, net.state_dict())
@@ -42,7 +50,9 @@ def _save(folder: Path, net: GcisNet | StaticGcisNet, prompts: tuple[str, ...]) 
 
 
 def _start(net: GcisNet | StaticGcisNet, path: Path, gap: float = 9.0):  # type: ignore[no-untyped-def]
-    return initialise(net, read_source(path), prompts=PROMPTS, embeddings=EMBEDDINGS, router_gap=gap)
+    return initialise(
+        net, read_source(path), prompts=PROMPTS, embeddings=EMBEDDINGS, text=TEXT, router_gap=gap
+    )
 
 
 def test_a_routed_checkpoint_gives_every_tensor(tmp_path: Path) -> None:
@@ -153,3 +163,47 @@ def test_a_text_tower_of_another_size_leaves_the_routers(tmp_path: Path) -> None
     report = _start(_net(), _save(tmp_path / "c", other, PROMPTS))
     assert set(report.missing) == {f"routers.{i}.weight" for i in range(7)}
     assert report.unused["routers.0.weight"] == "shape (3, 8), expected (3, 16)"
+
+
+def _tower(weights: str = "tag", model: str = "m", prompts: tuple[str, ...] = (), seed: int = 1) -> TextTower:
+    values = torch.randn(len(prompts), 16, generator=torch.Generator().manual_seed(seed))
+    return TextTower(model=model, weights=weights, prompts=prompt_table(prompts, values))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _tower("other"),
+        _tower("other", prompts=("kidney",)),
+        _tower(prompts=PROMPTS, seed=2),
+        _tower(model="n"),
+    ],
+    ids=["no table", "no common prompt", "same file name", "other model"],
+)
+def test_routers_of_another_text_tower_stay_random(tmp_path: Path, text: TextTower) -> None:
+    source, net = _net(1), _net(2)
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    report = _start(net, _save(tmp_path / "c", source, (*PROMPTS, "kidney"), text))
+    routers = {n for n in before if n.startswith("routers.")}
+    assert set(report.missing) == routers == set(report.unused)
+    assert all(torch.equal(net.state_dict()[n], before[n]) for n in routers)
+    assert torch.equal(net.state_dict()[(name := "encoder.encoder1.conv1.weight")], source.state_dict()[name])
+    foreign = f"  routers for the text weights {text.weights} of {text.model}"
+    assert f"{foreign} cannot use the embeddings of this run, tag of m" in report.lines()
+
+
+def test_a_common_prompt_identifies_the_text_tower_under_another_name(tmp_path: Path) -> None:
+    source, net = _net(1), _net(2)
+    text = _tower("copy.pt", prompts=PROMPTS)
+    report = _start(net, _save(tmp_path / "c", source, PROMPTS[:1], text))
+    assert report.missing == () and report.notes == ()
+    assert same_tower(_tower("unknown"), TEXT) and not same_tower(_tower("other"), TEXT)
+
+
+def test_an_import_by_an_earlier_version_has_the_published_text_weights(tmp_path: Path) -> None:
+    config = CheckpointConfig(
+        kind="routed", network=CONFIG, text_model="m", provenance={"source_kind": "gcis-routed"}
+    )
+    checkpoint.save(tmp_path / "c", config, _net(1).state_dict())
+    assert read_source(tmp_path / "c").text.weights == "laion400m_e32"
+    assert len(_start(_net(2), tmp_path / "c").missing) == 14  # this run has the text weights "tag"
