@@ -84,6 +84,11 @@ class Budget:
         return self._validation + self._checkpoints * self._checkpoint
 
     @property
+    def text(self) -> str:
+        """Reserved and limiting time, for a message."""
+        return f"{self.reserved:.0f} s of {self._limit / 60:g} minutes"
+
+    @property
     def done(self) -> float:
         """Completed share of the time for training, in [0, 1)."""
         share = self.used / max(self._limit - self.reserved, 1e-9)

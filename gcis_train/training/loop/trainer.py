@@ -89,8 +89,8 @@ class Trainer:
         self._config, self._progress = config, progress
         self._processes: Processes = current()
         self._stepper = Stepper(objective, options, self._processes, steps=feed.steps)
-        kept = bool(options.save_every)
-        self._budget = Budget(options.max_minutes, clock, self._processes, checkpoints=4 + kept)
+        reserved = 5 if options.save_every else 4
+        self._budget = Budget(options.max_minutes, clock, self._processes, checkpoints=reserved)
         self._load = Load(self._stepper.device, self._processes)
         self._at = Counters(steps=feed.steps)
         self._routers = RouterLog(health, progress)
@@ -178,8 +178,7 @@ class Trainer:
             rounds = -(-len(volumes) // self._processes.world)
             self._budget.reserve(validation=rounds * self._budget.tick())
         self._budget.check(new=self._global_step == 0)
-        reserved = f"{self._budget.reserved:.0f} s of {self._options.max_minutes:g} minutes"
-        self._progress.log(f"{reserved} are reserved for the last validation and its checkpoints")
+        self._progress.log(f"{self._budget.text} are reserved for the last validation and its checkpoints")
 
     def _run_epoch(self, batches: Iterator[Batch], scalars: Scalars) -> None:
         started = time.monotonic()
