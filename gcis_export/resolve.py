@@ -19,7 +19,8 @@ from gcis_train.text.resolve import (
     trained_name,
 )
 from gcis_train.text.tower import described
-from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
+from gcis_train.weights.checkpoint import Checkpoint
+from gcis_train.weights.prompt_errors import unknown_prompt
 
 UNTRAINED_GAP = 0.05
 """Smallest gap of the seven routers below which a prompt counts as untrained if the checkpoint does not list

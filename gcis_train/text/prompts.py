@@ -14,7 +14,8 @@ from gcis_runtime.errors import CheckpointError, OutputError, PromptError
 from gcis_runtime.system.atomic_files import replacing
 from gcis_runtime.system.json_files import decode_json
 from gcis_train.text.tower import RANDOM, TextEncoder, described, published_sha256
-from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, hash_file, prompt_table, unknown_prompt
+from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, hash_file, prompt_table
+from gcis_train.weights.prompt_errors import unknown_prompt
 from gcis_train.weights.text_towers import same_embedding
 
 PROMPTS_FILE = "prompts.json"

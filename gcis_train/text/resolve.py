@@ -10,7 +10,8 @@ from torch import Tensor
 from gcis_runtime.errors import AmbiguousPromptError, PromptError
 from gcis_runtime.structures.match import match_prompt, names_structure, nearest_prompts
 from gcis_train.text.prompts import embeddings_of
-from gcis_train.weights.checkpoint import Checkpoint, unknown_prompt
+from gcis_train.weights.checkpoint import Checkpoint
+from gcis_train.weights.prompt_errors import unknown_prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from gcis_train.nets.pathway import Pathway
 from gcis_train.text.prompts import embeddings_of
 from gcis_train.text.resolve import unambiguous_name
 from gcis_train.weights import checkpoint
-from gcis_train.weights.checkpoint import Checkpoint, PromptEntry, unknown_prompt
+from gcis_train.weights.checkpoint import Checkpoint, PromptEntry
+from gcis_train.weights.prompt_errors import unknown_prompt
 
 
 def choose_pathway(

@@ -16,16 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gcis_runtime.bundles.manifest import POSITIONS
-from gcis_runtime.errors import CheckpointError, PromptError
+from gcis_runtime.errors import CheckpointError
 from gcis_runtime.schema_version import refuse_newer
 from gcis_runtime.spec import PreprocessSpec, WindowSpec, check_padding
-from gcis_runtime.structures.match import nearest_prompts
 from gcis_runtime.system.atomic_files import replacing_folder
 from gcis_runtime.system.json_files import decode_json
 from gcis_train.nets.config import PUBLISHED_TEXT_WEIGHTS, NetworkConfig
 from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.weights import stored_values
+from gcis_train.weights.prompt_errors import unknown_prompt
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -193,20 +193,6 @@ class Checkpoint:
                 expected="the network that its config.json describes",
                 fix=_OTHER_CHECKPOINT,
             ) from error
-
-
-def unknown_prompt(prompt: str, known: tuple[str, ...]) -> PromptError:
-    """Return an error for a prompt without a stored embedding that lists the most similar known prompts."""
-    near = nearest_prompts(prompt, known)
-    listing = ", ".join(repr(p) for p in known) or "none"
-    hint = f" Nearest: {', '.join(repr(p) for p in near)}." if near else ""
-    return PromptError(
-        "the checkpoint has no text embedding of this prompt",
-        received=repr(prompt),
-        expected=f"one of {listing}",
-        fix="Choose one of these, pass the CLIP weights with --clip-weights, or the pathway with "
-        f"--path-selection.{hint}",
-    )
 
 
 def find(path: Path, *, prefer: Literal["best", "latest"] = "best") -> Path:

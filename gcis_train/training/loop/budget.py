@@ -19,15 +19,20 @@ class Budget:
         minutes: Time of the run; 0 means no limit.
         clock: Seconds of a monotonic clock.
         processes: Processes of the training; the first one measures.
+        checkpoints: Checkpoints to reserve time for: latest, best and latest of the last validation, one of
+            `save_minutes` that is not yet counted, and that of `save_every`.
 
     Attributes:
         used: Seconds since the start, without interruptions.
     """
 
-    def __init__(self, minutes: float, clock: Callable[[], float], processes: Processes) -> None:
+    def __init__(
+        self, minutes: float, clock: Callable[[], float], processes: Processes, *, checkpoints: int
+    ) -> None:
         self.limited = minutes > 0
         self.used = 0.0
         self._limit, self._clock, self._processes = 60 * minutes, clock, processes
+        self._checkpoints = checkpoints
         self._at: float | None = None
         self._last_step = 0.0
         self._validation = self._checkpoint = 0.0
@@ -55,14 +60,17 @@ class Budget:
         self._last_step = self.tick()
 
     def reserve(self, *, validation: float | None = None, checkpoint: float | None = None) -> None:
-        """Reserve the measured seconds of a validation or a checkpoint for the end of the run.
+        """Reserve the measured seconds of a validation or a checkpoint for the end of the run."""
+        self._validation = self._validation if validation is None else _MARGIN * validation
+        self._checkpoint = self._checkpoint if checkpoint is None else _MARGIN * checkpoint
+
+    def check(self, *, new: bool) -> None:
+        """Check that a new run has time for training; one that has trained steps ends instead.
 
         Raises:
             DataError: The reserved time leaves none for training.
         """
-        self._validation = self._validation if validation is None else _MARGIN * validation
-        self._checkpoint = self._checkpoint if checkpoint is None else _MARGIN * checkpoint
-        if self.limited and self.reserved >= self._limit:
+        if new and self.reserved >= self._limit:
             raise DataError(
                 "--max-minutes leaves no time for training",
                 received=f"{self._limit / 60:.2g} minutes",
@@ -72,8 +80,13 @@ class Budget:
 
     @property
     def reserved(self) -> float:
-        """Seconds that are reserved for the last validation and its checkpoints (latest, best, latest)."""
-        return self._validation + 3 * self._checkpoint
+        """Seconds that are reserved for the last validation and all checkpoints until the end."""
+        return self._validation + self._checkpoints * self._checkpoint
+
+    @property
+    def text(self) -> str:
+        """Reserved and limiting time, for a message."""
+        return f"{self.reserved:.0f} s of {self._limit / 60:g} minutes"
 
     @property
     def done(self) -> float:

@@ -89,7 +89,8 @@ class Trainer:
         self._config, self._progress = config, progress
         self._processes: Processes = current()
         self._stepper = Stepper(objective, options, self._processes, steps=feed.steps)
-        self._budget = Budget(options.max_minutes, clock, self._processes)
+        reserved = 5 if options.save_every else 4
+        self._budget = Budget(options.max_minutes, clock, self._processes, checkpoints=reserved)
         self._load = Load(self._stepper.device, self._processes)
         self._at = Counters(steps=feed.steps)
         self._routers = RouterLog(health, progress)
@@ -176,14 +177,13 @@ class Trainer:
             validate(self._objective.evaluator(), self._prompts, [volumes[own]], self._options)
             rounds = -(-len(volumes) // self._processes.world)
             self._budget.reserve(validation=rounds * self._budget.tick())
-        reserved = f"{self._budget.reserved:.0f} s of {self._options.max_minutes:g} minutes"
-        self._progress.log(f"{reserved} are reserved for the last validation and its checkpoints")
+        self._budget.check(new=self._global_step == 0)
+        self._progress.log(f"{self._budget.text} are reserved for the last validation and its checkpoints")
 
     def _run_epoch(self, batches: Iterator[Batch], scalars: Scalars) -> None:
         started = time.monotonic()
         self._train_epoch(batches, scalars)
-        limited = self._budget.limited
-        last = self._budget.over if limited else self._at.epoch + 1 == self._options.max_epochs
+        last = self._budget.over if self._budget.limited else self._at.epoch + 1 == self._options.max_epochs
         if self._at.step < self._feed.steps and (self._stop or not last):
             self._save("latest")
             return
@@ -196,6 +196,7 @@ class Trainer:
                 self._agree_to_stop()
                 return
             record |= scores
+            last = last or self._budget.over  # this validation was slower than expected, and is the last
         health = self._routers.watch(scalars, self._global_step)
         record |= {} if health is None else {"routing": health.as_dict()}
         self._at.end_epoch()
@@ -208,6 +209,7 @@ class Trainer:
         self._save("latest")
         if self._options.save_every and self._at.epoch % self._options.save_every == 0:
             self._save(f"epoch-{self._at.epoch}")
+        self._budget.tick()
         self._progress.epoch(record)
         if health is not None:
             self._routers.report(health)
@@ -253,10 +255,9 @@ class Trainer:
         # A single process stops immediately; several processes agree in the next step.
         self._stop = stopping or (self._signal.received and self._processes.world == 1)
 
-    def _agree_to_stop(self) -> bool:
+    def _agree_to_stop(self) -> None:
         flag = torch.tensor(float(self._signal.received), device=self._stepper.device)
         self._stop = bool(self._processes.add(flag) > 0)
-        return self._stop
 
     def _validate(self, scalars: Scalars) -> dict[str, Any] | None:
         """Validate, and save the best checkpoint; return None if interrupted before the end."""
@@ -290,8 +291,7 @@ class Trainer:
         if not self._processes.first:
             return
         self._at.seconds = self._budget.used
-        whole = self._at.step == self._feed.steps
-        epoch = self._at.epoch + whole
+        epoch = self._at.epoch + (self._at.step == self._feed.steps)
         notes = {"epoch": epoch, "step": self._global_step, "validation_dice": self._at.best}
         data = state.pack(self._stepper.optimizer, self._stepper.scaler, dataclasses.asdict(self._at))
         weights: dict[str, Tensor] = self._objective.net.state_dict()

@@ -9,10 +9,11 @@ import torch
 from monai.losses import DiceCELoss
 
 from gcis_train.nets.config import NetworkConfig
-from gcis_train.nets.network import StaticGcisNet
+from gcis_train.nets.network import GcisNet, StaticGcisNet
 from gcis_train.nets.pathway import Pathway
 from gcis_train.training.losses import Mean, joint_loss, prompt_loss, soft_dice_loss, value
-from gcis_train.training.objectives import Batch, JointObjective
+from gcis_train.training.objectives import Batch, JointObjective, RoutedObjective
+from tests.support.training_values import batch
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -125,3 +126,10 @@ def test_a_batch_in_two_halves_adds_up_to_the_whole() -> None:
     sums = [Mean(total=a.total + b.total, count=a.count + b.count) for a, b in zip(*halves, strict=True)]
     assert torch.allclose(value(sums), value(whole), atol=1e-6)
     assert not torch.allclose((value(halves[0]) + value(halves[1])) / 2, value(whole), atol=1e-3)
+
+
+def test_the_balance_loss_is_of_the_routers_alone() -> None:
+    net = GcisNet(NetworkConfig(feature_size=12, pathways=2, text_dim=8))
+    objective = RoutedObjective(net, ["one", "two"], torch.randn(2, 8), tau=1.0, balance=0.5)
+    _, balance = objective.loss(batch((8, 8, 8), ((),)), done=0.0)
+    assert balance.of_routers and balance.total.item() > 0

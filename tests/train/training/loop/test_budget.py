@@ -150,8 +150,55 @@ def test_a_validation_longer_than_the_time_is_an_error(tmp_path: Path, clock: Cl
         _trainer(tmp_path / "run", clock, run).run()
 
 
+@pytest.mark.parametrize("due", [1, 100], ids=["each epoch", "at the end"])
+def test_a_run_ends_after_a_slow_validation(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, due: int
+) -> None:
+    run = type(RUN)(**{**_fields(RUN), "validate_every": due})
+    trainer = _trainer(tmp_path / "run", clock, run)
+    validated = []
+
+    def slow(*_args: Any, **_options: Any) -> dict[str, list[float]]:
+        clock.now += 100
+        validated.append(clock.now)
+        return {"liver": [0.5]}
+
+    monkeypatch.setattr("gcis_train.training.loop.trainer.validate_share", slow)
+    assert trainer.run().finished and len(validated) == 1
+    assert _records(tmp_path / "run")[-1]["dice"] == 0.5
+    again = _trainer(tmp_path / "run", clock, run)
+    assert again.run().finished and not again._progress.rates
+
+
+def test_an_interrupted_run_without_time_ends(tmp_path: Path, clock: Clock) -> None:
+    first = _trainer(tmp_path / "run", clock)
+    first._progress.stop_after = 10
+    assert not first.run().finished
+    shorter = type(RUN)(**{**_fields(RUN), "max_minutes": 0.1})
+    second = _trainer(tmp_path / "run", clock, shorter)
+    assert second.run().finished and not second._progress.rates
+    assert "dice" in _records(tmp_path / "run")[-1]
+
+
+@pytest.mark.parametrize(("every", "save_minutes"), [(0, 1e3), (1, 1e3), (0, 0.0)])
+def test_time_is_reserved_for_all_checkpoints(
+    tmp_path: Path, clock: Clock, every: int, save_minutes: float
+) -> None:
+    run = type(RUN)(**{**_fields(RUN), "save_every": every, "save_minutes": save_minutes})
+    trainer = _trainer(tmp_path / "run", clock, run)
+    save, began = trainer._save, clock.now
+
+    def slow(role: str) -> None:
+        clock.now += 3
+        save(role)
+
+    trainer._save = slow
+    assert trainer.run().finished and trainer._progress.rates
+    assert clock.now - began <= 60
+
+
 def test_without_a_limit_nothing_is_measured() -> None:
-    budget = Budget(0.0, lambda: 1 / 0, Processes())  # type: ignore[arg-type, return-value]
+    budget = Budget(0.0, lambda: 1 / 0, Processes(), checkpoints=4)  # type: ignore[arg-type, return-value]
     budget.step()
     assert not budget.over and budget.has_time_to_validate and budget.used == 0.0
 

@@ -15,6 +15,7 @@ from gcis_train.data.datalist import Case, group_cases, read_datalist
 from gcis_train.data.volumes import CaseVolume, load_case
 from gcis_train.options.training import AugmentSpec, TrainOptions
 from gcis_train.training.loop.feed import PHANTOM_SEEDS, Feed
+from gcis_train.training.objectives import Batch
 from tests.support.training_values import PROMPTS, options, write_cases
 
 
@@ -123,3 +124,28 @@ def test_a_case_is_loaded_once_by_all_workers(tmp_path: Path) -> None:
     feed.load()
     list(feed.epoch(0))
     assert sorted(names) == ["ct0", "ct1", "ct2"]
+
+
+@pytest.mark.parametrize("stage", ["load", "stream"])
+def test_workers_load_and_draw_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    rows = read_datalist(write_cases(tmp_path, 2))
+    both = threading.Barrier(2, timeout=30)  # one worker alone never passes
+
+    def load(case: Case) -> CaseVolume:
+        if stage == "load":
+            both.wait()
+        return load_case(case, options().preprocess)
+
+    feed = Feed(group_cases(rows.training, folder=tmp_path), PROMPTS, options(workers=2), load=load)
+    feed.load()
+    if stage == "stream":
+        draw = feed.batch
+
+        def together(epoch: int, step: int) -> Batch:
+            both.wait()
+            return draw(epoch, step)
+
+        monkeypatch.setattr(feed, "batch", together)
+    assert len(list(feed.stream(0, end=1))) == 2
