@@ -155,7 +155,10 @@ class PrivateCache:
         named: dict[Path, float] = {}
         for note in self.folder.glob(f"*{_NOTE}"):
             entry = self._read(note)
-            if entry is not None and len(entry.sha256) == 64 and entry.sha256.isalnum():
+            if entry is None:  # of an earlier version, or damaged: it would be reported at every start
+                with contextlib.suppress(OSError):
+                    note.unlink()
+            elif len(entry.sha256) == 64 and entry.sha256.isalnum():
                 data = self._data(note.name.rpartition("-")[0], entry.sha256)
                 named[data] = max(note.lstat().st_mtime, named.get(data, 0.0))
         files = sorted(self.folder.glob("*.bin"), key=lambda file: named.get(file, 0.0))

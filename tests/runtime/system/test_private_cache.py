@@ -171,6 +171,16 @@ def test_the_least_recently_used_go_first(tmp_path):
     assert sum(f.stat().st_size for f in tmp_path.glob("*.bin")) <= 30
 
 
+def test_a_record_of_an_earlier_version_is_reported_once(cache, caplog):
+    old = cache.folder / "kind-0123456789abcdef01234567.json"
+    old.write_text('{"key": {"graph": "old"}, "sha256": "0"}')
+    put(cache)
+    assert caplog.text.count(f"{old} is ignored") == 1 and not old.exists()
+    put(cache, b"newer")
+    assert caplog.text.count("is ignored") == 1
+    assert cache.find("kind", KEY).read_bytes() == b"newer"
+
+
 def test_two_writers_leave_one_whole_entry(cache):
     """The second process writes while the first is writing; each names its own data file."""
 
