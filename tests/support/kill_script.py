@@ -60,7 +60,7 @@ def _arm(moment: str) -> None:
     elif moment == "pointer":  # the checkpoint lies there, nothing points to it yet
         run_folder.replacing = _killing(run_folder.replacing, 3)
     elif moment == "prune":
-        checkpoint.prune = _killing(checkpoint.prune, 4)
+        run_folder.prune = _killing(run_folder.prune, 4)
     elif moment == "metrics":  # the epoch's line is written, its checkpoint is not
         add = run_folder.RunFolder.add_metrics
         run_folder.RunFolder.add_metrics = _killing(add, 1, after=True)  # type: ignore[method-assign]

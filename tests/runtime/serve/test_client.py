@@ -39,6 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate("ab"):
         write_ct(folder / "cts" / f"{name}.nii.gz", shape=(20, 18, 16), seed=seed)
     (folder / "token.txt").write_text(TOKEN + "\n")
+    (folder / "token.txt").chmod(0o600)
     return folder
 
 
@@ -156,6 +157,7 @@ def test_a_wrong_token_and_a_wrong_address_are_one_line(server: Server, data: Pa
     ct = data / "cts" / "a.nii.gz"
     wrong = tmp_path / "wrong.txt"
     wrong.write_text("another-token-0123456789\n")
+    wrong.chmod(0o600)
     done = run(ct, "--server", server.url, "--token-file", wrong, "-o", tmp_path / "x", remote=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "the token is missing or wrong" in done.stderr

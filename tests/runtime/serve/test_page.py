@@ -61,6 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder / "b.gcis")
     write_ct(folder / "ct.nii.gz", affine=np.diag([-3.0, -3.0, 4.0, 1.0]))
     (folder / "token.txt").write_text(TOKEN)
+    (folder / "token.txt").chmod(0o600)
     return folder
 
 
