@@ -34,7 +34,6 @@ class _Entry:
         progress: Its progress while it runs.
         forecast: Its forecast.
         version: Number of changes.
-        cancelled: Whether a client cancelled it.
         interrupted: Whether the service stops, so that it shall be queued again.
     """
 
@@ -42,7 +41,6 @@ class _Entry:
     progress: JobProgress | None = None
     forecast: ForecastView | None = None
     version: int = 0
-    cancelled: bool = False
     interrupted: bool = False
 
 
@@ -124,7 +122,7 @@ class Board:
         """
         with self._saving:
             entry = self._entries.get(record.id)
-            if entry is not None and entry.cancelled:
+            if entry is not None and entry.record.cancelled:  # `record` may be older than the cancellation
                 record = msgspec.structs.replace(record, cancelled=True)
             if save and entry is not None:
                 self._save(record)
@@ -192,10 +190,12 @@ class Board:
 
     def cancel(self, job: str) -> None:
         """Let a running job notice that it was cancelled. The record keeps this, in case the process dies."""
-        entry = self._entry(job)
-        if not entry.record.ended:
-            entry.cancelled = True
-            self.update(entry.record)
+        with self._saving:
+            record = self._entry(job).record
+            if not record.ended:
+                cancelled = msgspec.structs.replace(record, cancelled=True)
+                self._save(cancelled)
+                self._replace(cancelled)
 
     def interrupt_all(self) -> None:
         """Let every running job notice that the service stops."""
@@ -206,7 +206,7 @@ class Board:
     def cancelled(self, job: str) -> bool:
         """Return whether a client cancelled a job, or removed it."""
         entry = self._entries.get(job)
-        return entry is None or entry.cancelled
+        return entry is None or entry.record.cancelled
 
     def wait(self, job: str, timeout: float | None) -> JobRecord:
         """Wait until a job has ended or the time is over.
@@ -268,7 +268,7 @@ class Board:
 
     def _followed(self, job: str) -> _Entry:
         entry = self._entries.get(job)
-        if entry is None or entry.cancelled or entry.interrupted:
+        if entry is None or entry.record.cancelled or entry.interrupted:
             raise CancelledJobError
         return entry
 

@@ -221,6 +221,28 @@ def test_a_job_that_was_cancelled_before_a_crash_does_not_run_again(
     assert first.wait(job, 30).state == "cancelled"
 
 
+def test_a_job_that_has_ended_stays_as_it_is_when_it_is_cancelled(make_service: Any, material: Path) -> None:
+    service = make_service()
+    job = submit(service, material / "0.nii.gz")
+    ended = service.wait(job, 60)
+    assert service.cancel(job) == service.record(job) == ended
+    assert (ended.state, ended.cancelled) == ("done", False)
+
+
+def test_a_job_that_ends_while_it_is_cancelled_has_ended(make_service: Any, material: Path) -> None:
+    service = make_service(start=False)
+    job, board = submit(service, material / "0.nii.gz"), service._board
+    record = msgspec.structs.replace(service.record(job), state="running")
+    board.update(record)
+    canceller = threading.Thread(target=board.cancel, args=(job,))
+    with board._saving:
+        canceller.start()
+        canceller.join(0.2)  # it waits for the lock, or has read the record before
+        board._replace(msgspec.structs.replace(record, state="done"))
+    canceller.join(30)
+    assert service.record(job).state == "done"
+
+
 def test_a_job_with_a_damaged_record_is_left_out_and_stays(
     make_service: Any, material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
