@@ -253,8 +253,8 @@ def _share(trained: Sequence[str], net: torch.nn.Module) -> str:
 def _checkpoint_config(job: Job, cases: Cases, *, stage: str) -> CheckpointConfig:
     """Return the configuration of the checkpoints, with the prompt table of the source."""
     options = job.run.options
-    trained = {*job.source.trained_prompts, *prompts_of(cases.training)}
-    untrained = [p for p in job.source.prompts if p not in trained]
+    trained = prompts_of(cases.training)
+    untrained = [prompt for prompt in job.source.untrained_prompts if prompt not in trained]
     return msgspec.structs.replace(
         job.source.config,
         kind="routed",

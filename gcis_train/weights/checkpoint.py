@@ -115,12 +115,14 @@ class Checkpoint:
         return tuple(entry.prompt for entry in self.config.prompts)
 
     @property
-    def trained_prompts(self) -> tuple[str, ...]:
-        """Prompts with an embedding that the network was trained with.
+    def untrained_prompts(self) -> tuple[str, ...]:
+        """Prompts that `gcis-train upcycle` added, and that no training has used since."""
+        return tuple(self.config.provenance.get("untrained_prompts", ()))
 
-        `gcis-train upcycle` adds prompts that it was not trained with.
-        """
-        new = self.config.provenance.get("untrained_prompts", ())
+    @property
+    def trained_prompts(self) -> tuple[str, ...]:
+        """Prompts with an embedding that the network was trained with."""
+        new = self.untrained_prompts
         return tuple(e.prompt for e in self.config.prompts if e.embedding and e.prompt not in new)
 
     def embedding(self, prompt: str) -> Tensor:
