@@ -14,6 +14,7 @@ from gcis_train.text.resolve import (
     ResolvedPrompt,
     TextOptions,
     doubts,
+    name_remarks,
     resolve_names,
     resolve_prompts,
     trained_name,
@@ -98,9 +99,12 @@ def resolve(
         network = _cut(checkpoint, choices)
         return Resolution(choices=choices, network=network, routed=None, notes=_notes(choices))
     net, text = checkpoint.routed(), text or TextOptions()
-    resolved = () if path_selections else resolve_prompts(checkpoint, wanted, text)
-    choices = _by_hand(checkpoint, wanted, path_selections, text) if path_selections else ()
-    choices += tuple(_route(net, entry, text) for entry in resolved)
+    resolved: tuple[ResolvedPrompt, ...] = ()
+    if path_selections:
+        choices = _by_hand(checkpoint, wanted, path_selections, text)
+    else:
+        resolved = resolve_prompts(checkpoint, wanted, text)
+        choices = tuple(_route(net, entry, text) for entry in resolved)
     _check_names([choice.prompt for choice in choices], ())
     network = StaticGcisNet.resolved(net, [choice.pathway for choice in choices]).eval()
     notes = (*_notes(choices), *doubts(resolved))
@@ -233,6 +237,7 @@ def _route(net: GcisNet, resolved: ResolvedPrompt, text: TextOptions) -> Choice:
 
 def _notes(choices: Sequence[Choice]) -> tuple[str, ...]:
     """Return remarks on aliases and untrained prompts."""
-    aliases = [f"{c.asked!r} is the trained prompt {c.prompt!r}" for c in choices if c.asked]
-    untrained = [f"the network was not trained with the prompt {c.prompt!r}" for c in choices if c.untrained]
-    return (*aliases, *untrained)
+    return name_remarks(
+        aliases=[(c.asked, c.prompt) for c in choices if c.asked],
+        untrained=[c.prompt for c in choices if c.untrained],
+    )

@@ -87,14 +87,20 @@ def resolve_names(found: Checkpoint, prompts: Sequence[str], options: TextOption
     Raises:
         PromptError: A name is unknown and `untrained` is false, or ambiguous.
     """
+    names = _names(found, prompts)
+    for prompt, name in names.items():
+        if name.trained is False and not options.untrained:
+            raise _untrained(prompt, found.trained_prompts)
+    return names
+
+
+def _names(found: Checkpoint, prompts: Sequence[str]) -> dict[str, PromptName]:
     known = found.trained_prompts
     listed = any(entry.embedding for entry in found.config.prompts)
-    names: dict[str, PromptName] = {}
+    names = {}
     for prompt in prompts:
         name = trained_name(prompt, known)
         trained = None if not listed and names_structure(prompt) else name is not None
-        if trained is False and not options.untrained:
-            raise _untrained(prompt, known)
         names[prompt] = PromptName(prompt=prompt if name is None else name, trained=trained)
     return names
 
@@ -113,29 +119,46 @@ def resolve_prompts(
         PromptError: A prompt is empty, unknown, ambiguous, or was not trained and `untrained` is false.
         CheckpointError: The text tower is not available, or not that of the checkpoint.
     """
-    known = found.trained_prompts
-    if known and options.clip_weights is None:
-        for prompt in prompts:
-            if prompt not in found.prompts and trained_name(prompt, known) is None:
-                raise unknown_prompt(prompt, known)
-    names = resolve_names(found, [prompt for prompt in prompts if prompt.strip()], options)
-    wanted = [names[prompt].prompt if prompt in names else prompt for prompt in prompts]
+    known, names = found.trained_prompts, _names(found, prompts)
+    for prompt, name in names.items():
+        if name.trained is False and known and options.clip_weights is None and prompt not in found.prompts:
+            raise unknown_prompt(prompt, known)
+        if name.trained is False and prompt.strip() and not options.untrained:
+            raise _untrained(prompt, known)
     embeddings = embeddings_of(
-        found, list(dict.fromkeys(wanted)), clip_weights=options.clip_weights, any_clip=options.any_clip
+        found,
+        list(dict.fromkeys(name.prompt for name in names.values())),
+        clip_weights=options.clip_weights,
+        any_clip=options.any_clip,
     )
     return tuple(
-        ResolvedPrompt(asked=asked, prompt=prompt, embedding=embeddings[prompt], trained=names[asked].trained)
-        for asked, prompt in zip(prompts, wanted, strict=True)
+        ResolvedPrompt(
+            asked=asked,
+            prompt=names[asked].prompt,
+            embedding=embeddings[names[asked].prompt],
+            trained=names[asked].trained,
+        )
+        for asked in prompts
     )
 
 
 def remarks(resolved: Sequence[ResolvedPrompt]) -> tuple[str, ...]:
     """Return remarks on prompts that are aliases, were not trained, or may not have been trained."""
-    aliases = [f"{r.asked!r} is the trained prompt {r.prompt!r}" for r in resolved if r.asked != r.prompt]
-    new = [
-        f"the network was not trained with the prompt {r.prompt!r}" for r in resolved if r.trained is False
-    ]
-    return (*aliases, *new, *doubts(resolved))
+    return (
+        *name_remarks(
+            aliases=[(r.asked, r.prompt) for r in resolved if r.asked != r.prompt],
+            untrained=[r.prompt for r in resolved if r.trained is False],
+        ),
+        *doubts(resolved),
+    )
+
+
+def name_remarks(*, aliases: Sequence[tuple[str, str]], untrained: Sequence[str]) -> tuple[str, ...]:
+    """Return a remark per alias, given with its trained prompt, and per prompt that was not trained."""
+    return (
+        *(f"{asked!r} is the trained prompt {prompt!r}" for asked, prompt in aliases),
+        *(f"the network was not trained with the prompt {prompt!r}" for prompt in untrained),
+    )
 
 
 def doubts(resolved: Sequence[ResolvedPrompt]) -> tuple[str, ...]:
