@@ -147,11 +147,12 @@ def evaluate(
     challenge instead.
     """
     options = _SourceOptions(**source)
+    if preset is not None and (tolerance is not None or worst is not None or lesions):
+        raise click.UsageError("--preset defines the scores: omit --tolerance, --worst and --lesion.")
+    chosen = _cases(datalist, split, cases, prompt=prompt)
+    notes = {"datalist": datalist.name, "split": split}
     if preset is not None:
-        if tolerance is not None or worst is not None or lesions:
-            raise click.UsageError("--preset defines the scores: omit --tolerance, --worst and --lesion.")
-        chosen = _cases(datalist, split, cases, prompt=prompt)
-        _evaluate_preset(preset, chosen, {"datalist": datalist.name, "split": split}, out, options)
+        _evaluate_preset(preset, chosen, notes, out, options)
         return
     from gcis_train.evaluation.evaluate import evaluate as run
     from gcis_train.evaluation.scorecard import table, write_results
@@ -159,7 +160,6 @@ def evaluate(
     from gcis_train.evaluation.worst import WorstCases
     from gcis_train.training.progress import Progress
 
-    chosen = _cases(datalist, split, cases, prompt=prompt)
     pictures = WorstCases(3 if worst is None else worst)
     with _open_source(options, chosen) as opened:
         found = run(
@@ -170,8 +170,7 @@ def evaluate(
             watcher=pictures,
             lesions=lesions,
         )
-    notes = {"datalist": datalist.name, "split": split, **opened.notes}
-    result = write_results(out, found, {**notes, "worst_cases": pictures.write(out)})
+    result = write_results(out, found, {**notes, **opened.notes, "worst_cases": pictures.write(out)})
     echo(table(result))
     for name, rows in found.unscored.items():
         echo(f"not predicted, not scored: {name!r} ({rows} rows)", err=True)
