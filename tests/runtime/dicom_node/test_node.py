@@ -151,13 +151,18 @@ def test_a_full_disk_and_a_large_series_are_answered_with_a_status(
     assert not list((tmp_path / "full").rglob("*.dcm"))
 
 
+def large_instance(ct: Volume) -> list[Any]:
+    """Return one instance of 8 MiB."""
+    large = slices_of(ct)[:1]
+    large[0].add_new(0x00091010, "OB", bytes(8 << 20))
+    return large
+
+
 def test_more_than_is_allowed_ends_the_connection_within_bounded_memory(
     node: Callable[..., DicomNode], seen: Seen, ct: Volume, tmp_path: Path
 ) -> None:
-    large = slices_of(ct)[:1]
-    large[0].add_new(0x00091010, "OB", bytes(8 << 20))
     with node(instance_bytes=1 << 20) as listening:
-        answer = send(listening.port, write(large, tmp_path / "sent"))
+        answer = send(listening.port, write(large_instance(ct), tmp_path / "sent"))
         assert set(answer["store"].values()) == {None} and answer["echo"] == 0
         seen.wait_for("ended a connection with PACS: it sent more than is allowed")
         with socket.create_connection(("127.0.0.1", listening.port), timeout=60) as peer:
@@ -195,10 +200,8 @@ def test_connections_together_are_bounded_and_the_small_ones_go_on() -> None:
 def test_a_connection_that_ended_has_no_share_of_the_budget(
     node: Callable[..., DicomNode], seen: Seen, ct: Volume, tmp_path: Path
 ) -> None:
-    large = slices_of(ct)[:1]
-    large[0].add_new(0x00091010, "OB", bytes(8 << 20))
     with node(waiting_bytes=1 << 20) as listening:
-        answer = send(listening.port, write(large, tmp_path / "large"))
+        answer = send(listening.port, write(large_instance(ct), tmp_path / "large"))
         assert set(answer["store"].values()) == {None}
         seen.wait_for("ended a connection with PACS: it sent more than is allowed")
         assert listening._receiver._budget._waiting == 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets.swin_unetr import WindowAttention
 
 from gcis_runtime.errors import CheckpointError
 from gcis_train.nets.config import NetworkConfig
@@ -114,7 +112,6 @@ def test_static_network_holds_only_used_blocks(tiny_net: GcisNet) -> None:
 def test_attention_without_gradients_is_fused_and_equal(
     conformance: ConformanceCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MONAI 1.6 and later have the fused kernel; earlier versions compute both in the same way."""
     encoder, image = copy.deepcopy(conformance.net.encoder).double(), conformance.image.double()
     fused: list[None] = []
     original = torch.nn.functional.scaled_dot_product_attention
@@ -128,8 +125,7 @@ def test_attention_without_gradients_is_fused_and_equal(
     assert not fused and explicit[0].requires_grad
     with torch.no_grad():
         found = encoder.transform(image)
-    available = "use_flash_attention" in inspect.signature(WindowAttention).parameters
-    assert len(fused) == (8 if available else 0)  # two blocks in each of four stages
+    assert len(fused) == 8  # two blocks in each of four stages
     for one, other in zip(found, explicit, strict=True):
         assert (one - other).abs().max() <= 1e-10
 
