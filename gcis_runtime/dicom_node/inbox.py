@@ -79,7 +79,7 @@ class ReceivedSeries:
 
 
 class FullError(Exception):
-    """A series or the disk has no room for another instance; the text gives the reason."""
+    """A series, the folder or the disk has no room for another instance; the text gives the reason."""
 
 
 def hashed(*uids: str) -> str:
@@ -93,6 +93,7 @@ class Inbox:
     Args:
         folder: The folder, which is created, readable for this user only.
         series_bytes: Largest size of a series.
+        most_series: Largest number of series in the folder, finished ones included.
         reserve_bytes: Space that stays free.
         free_bytes: Returns the free space in a folder.
 
@@ -105,13 +106,16 @@ class Inbox:
         folder: Path,
         *,
         series_bytes: int,
+        most_series: int,
         reserve_bytes: int,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         self._received, self._results = folder / "received", folder / "results"
-        self._series_bytes, self._reserve, self._free = series_bytes, reserve_bytes, free_bytes
+        self._series_bytes, self._most_series = series_bytes, most_series
+        self._reserve, self._free = reserve_bytes, free_bytes
         for path in (folder, self._received, self._results):
             private_folder(path)
+        self._stored = len(list(self._received.iterdir()))
         self._known: dict[str, _Sizes] = {}
         self._lock = threading.Lock()
 
@@ -119,12 +123,14 @@ class Inbox:
         """Write an instance atomically, and return the key of its series; the same instance is replaced.
 
         Raises:
-            FullError: The series or the disk has no room.
+            FullError: The series, the folder or the disk has no room.
             OutputError: The file cannot be written.
         """
         key, name = hashed(study_uid, series_uid), f"{hashed(instance_uid)}.dcm"
         folder = self._received / key
         with self._lock:
+            if not folder.exists() and self._stored >= self._most_series:
+                raise FullError(f"{self._most_series} series are stored, which is the limit")
             known = self._sizes(key)
             known.require_room(name, len(data), limit=self._series_bytes)
             known.saves += 1
@@ -132,6 +138,7 @@ class Inbox:
                 raise FullError("the disk is full")
             record = self._record(key)
             if record is None:
+                self._stored += not folder.exists()
                 folder.mkdir(mode=0o700, exist_ok=True)
                 record = SeriesRecord(study_uid=study_uid, series_uid=series_uid, caller=caller)
                 write_json(folder / _RECORD, record)
@@ -193,6 +200,7 @@ class Inbox:
                     self._known.pop(folder.name, None)
                     shutil.rmtree(self._results / folder.name, ignore_errors=True)
                     shutil.rmtree(folder, ignore_errors=True)
+                    self._stored -= not folder.exists()
 
     def _sizes(self, key: str) -> _Sizes:
         """Return the sizes of a series; its folder is read once, not for each of its instances."""

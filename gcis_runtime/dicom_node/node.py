@@ -68,8 +68,9 @@ class DicomNode:
         options = self.options
         with ExitStack() as stack:
             self._inbox = Inbox(
-                options.folder, series_bytes=options.series_bytes, reserve_bytes=options.reserve_bytes
-            )
+                options.folder, series_bytes=options.series_bytes, most_series=options.most_series,
+                reserve_bytes=options.reserve_bytes,
+            )  # fmt: skip
             stack.enter_context(folder_lock(options.folder))
             for key in self._inbox.unfinished():
                 self._completion.arrived(key, time.monotonic())

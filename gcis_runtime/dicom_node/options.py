@@ -31,6 +31,8 @@ class NodeOptions:
         waiting_bytes: Largest size of what arrives on all associations at the same time; those with more
             than their share are ended above it.
         series_bytes: Largest size of a series.
+        most_series: Largest number of series in `folder`, finished ones included; instances of further
+            series are refused.
         reserve_bytes: Space that stays free in `folder`; instances are refused before.
         keep_seconds: Age at which finished series and their results are removed.
         attempts: Number of times that a series is processed, if the function that processes it fails.
@@ -48,6 +50,7 @@ class NodeOptions:
     instance_bytes: int = 1 << 30
     waiting_bytes: int = 2 << 30
     series_bytes: int = 8 << 30
+    most_series: int = 10_000
     reserve_bytes: int = 1 << 30
     keep_seconds: float = 3600.0
     attempts: int = 3

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,8 @@ from gcis_runtime.text import counted, error_text
 
 _ENTRY = "entry.json"
 _VERSION = 1
+_CLEAN_SECONDS = 3600.0
+"""Longest time between two searches for entries that are too old."""
 
 Send = Callable[[Sequence[Path], Destination], None]
 
@@ -53,9 +55,10 @@ class Outbox:
     Args:
         folder: The folder, which is created, readable for this user only.
         send: Sends files.
-        delays: Seconds between attempts; after the last one, the entry stays in the folder and is not sent.
-        destinations: Where entries may be sent; those of an earlier process for other destinations stay in
-            the folder. None permits every destination.
+        delays: Seconds between attempts; after the last one, the entry is sent by the next process only.
+        destinations: Where entries may be sent; those of an earlier process for other destinations are not.
+            None permits every destination.
+        keep_seconds: Age at which entries that were not sent are removed.
         log: Receives lines without anything of the patient.
 
     Raises:
@@ -69,10 +72,12 @@ class Outbox:
         send: Send = send_files,
         delays: Sequence[float] = (5, 30, 120, 600, 3600, 3600, 3600),
         destinations: Sequence[Destination] | None = None,
+        keep_seconds: float = 7 * 24 * 3600.0,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._folder, self._send, self._delays, self._log = folder, send, tuple(delays), log
         self._longest = max(self._delays, default=0.0)
+        self._keep_seconds = keep_seconds
         self._permitted = None if destinations is None else {str(d) for d in destinations}
         self._kept_back: set[str] = set()
         self._changed = threading.Event()
@@ -81,6 +86,7 @@ class Outbox:
         self._lock = threading.Lock()
         private_folder(folder)
         remove_leftovers(folder)
+        self._retry_given_up()
 
     def add(self, files: Sequence[Path], destination: Destination, *, key: str) -> None:
         """Add files, which replace those of the same key for the same destination.
@@ -109,11 +115,8 @@ class Outbox:
     def send_due(self, now: float) -> float | None:
         """Send everything that is due; return when the next attempt is due, None if there is none."""
         times = []
-        for folder in sorted(self._folder.iterdir()):
-            if folder.name.startswith("."):  # it is being written or removed
-                continue
-            entry = read_record(folder / _ENTRY, OutboxEntry, newest=_VERSION).value
-            if entry is None or entry.attempts > len(self._delays):
+        for folder, entry in self._entries():
+            if self._expired(folder, entry, now) or entry.attempts > len(self._delays):
                 continue
             if self._permitted is not None and entry.destination not in self._permitted:
                 self._keep_back(folder, entry)
@@ -124,6 +127,32 @@ class Outbox:
             elif (later := self._attempt(folder, entry, now)) is not None:
                 times.append(later)
         return min(times, default=None)
+
+    def _entries(self) -> Iterator[tuple[Path, OutboxEntry]]:
+        for folder in sorted(self._folder.iterdir()):
+            if folder.name.startswith("."):  # it is being written or removed
+                continue
+            entry = read_record(folder / _ENTRY, OutboxEntry, newest=_VERSION).value
+            if entry is not None:
+                yield folder, entry
+
+    def _retry_given_up(self) -> None:
+        """Let entries that an earlier process gave up be sent again: its cause may be gone."""
+        for folder, entry in self._entries():
+            if entry.attempts > len(self._delays):
+                write_json(folder / _ENTRY, msgspec.structs.replace(entry, attempts=0, due=0.0))
+
+    def _expired(self, folder: Path, entry: OutboxEntry, now: float) -> bool:
+        """Remove an entry that is too old; return whether it was. Attempts do not change its files."""
+        with self._lock:
+            added = max((f.stat().st_mtime for f in folder.glob("*.dcm")), default=now)
+            if now - added < self._keep_seconds:
+                return False
+            _remove(folder)
+        reason = f": {entry.error}" if entry.error else ""
+        days = counted(round(self._keep_seconds / 86400), "day")
+        self._log(f"removed results that were not sent to {entry.destination} for {days}{reason}")
+        return True
 
     def _attempt(self, folder: Path, entry: OutboxEntry, now: float) -> float | None:
         """Send an entry and remove it; return when it is tried again, None if it is not."""
@@ -166,7 +195,8 @@ class Outbox:
                 text = error_text(error) if isinstance(error, GcisError | OSError) else type(error).__name__
                 self._log(f"error in the outbox: {text}")
                 due = time.time() + 60
-            self._changed.wait(None if due is None else max(0.0, due - time.time()))
+            wait = _CLEAN_SECONDS if due is None else min(_CLEAN_SECONDS, due - time.time())
+            self._changed.wait(max(0.0, wait))
 
 
 def _remove(folder: Path) -> None:

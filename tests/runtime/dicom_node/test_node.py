@@ -248,7 +248,7 @@ def test_what_a_killed_node_received_is_processed_by_the_next(
 
 
 def test_a_series_that_ends_the_process_is_given_up(tmp_path: Path) -> None:
-    inbox = Inbox(tmp_path, series_bytes=1 << 20, reserve_bytes=0)
+    inbox = Inbox(tmp_path, series_bytes=1 << 20, most_series=10, reserve_bytes=0)
     key = inbox.save(b"x", study_uid="1.2", series_uid="1.3", instance_uid="1.4", caller="PACS")
     assert inbox.unfinished() == [key]
     assert [inbox.start(key)[1] for _ in range(3)] == [1, 2, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,3 +142,33 @@ def test_a_destination_that_was_removed_receives_nothing(tmp_path: Path, files: 
     assert later.send_due(1e9) is None and later.send_due(1e9) is None and not sent.calls
     assert len(lines) == 1 and "no destination any more" in lines[0]
     assert Outbox(tmp_path / "out", send=sent, destinations=[PACS]).send_due(1e9) is None and sent.calls
+
+
+def test_what_was_given_up_is_sent_again_by_a_later_process(tmp_path: Path, files: list[Path]) -> None:
+    sent = Sent(failures=2)
+    outbox = Outbox(tmp_path / "out", send=sent, delays=(5,))
+    outbox.add(files, PACS, key="a")
+    outbox.send_due(0.0)
+    outbox.send_due(5.0)
+    assert outbox.send_due(6.0) is None and not sent.calls
+    later = Outbox(tmp_path / "out", send=sent, delays=(5,))
+    assert later.send_due(6.0) is None and len(sent.calls) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("destinations", [[PACS], [WEB]], ids=["given up", "removed destination"])
+def test_results_that_were_not_sent_for_long_are_removed(
+    tmp_path: Path, files: list[Path], destinations: list[Destination]
+) -> None:
+    lines: list[str] = []
+    outbox = Outbox(
+        tmp_path / "out", send=Sent(failures=99), delays=(), destinations=destinations, keep_seconds=86400.0,
+        log=lines.append,
+    )  # fmt: skip
+    outbox.add(files, PACS, key="a")
+    now = time.time()
+    assert outbox.send_due(now) is None and outbox.send_due(now + 86000) is None
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
+    assert outbox.send_due(now + 86500) is None
+    assert not list((tmp_path / "out").iterdir())
+    assert lines[-1].startswith("removed results that were not sent to PACS@pacs:104 for 1 day")
