@@ -26,6 +26,8 @@ from tests.support.documents import (
     write_published,
 )
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 PUBLISHED = "\n## Published weights\n"
 SMALLER = {
@@ -68,7 +70,6 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
     assert (workplace / "results" / "evaluation" / "summary.json").is_file()
 
 
-@pytest.mark.slow
 def test_published_weights_go_to_a_mask_without_clip(workplace: Path) -> None:
     """The commands run in separate processes in which CLIP cannot be imported."""
     lines = commands(README.partition(PUBLISHED)[2])

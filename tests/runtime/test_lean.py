@@ -101,6 +101,7 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     shutil.rmtree(home)  # half a gigabyte
 
 
+@pytest.mark.slow
 def test_the_wheel_contains_three_packages_with_their_data(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     installed = {name for name in names if not name.partition("/")[0].endswith(".dist-info")}
@@ -117,6 +118,7 @@ def test_the_wheel_contains_three_packages_with_their_data(wheel):
     } <= installed
 
 
+@pytest.mark.slow
 def test_the_base_distribution_alone_segments(bare, make_bundle, ct, tmp_path):
     """Run in an environment that was installed from the wheel and the package index."""
     python = bare / "bin" / "python"

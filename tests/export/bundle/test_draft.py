@@ -48,6 +48,7 @@ def test_an_import_by_an_earlier_version_records_the_published_text_weights(chec
     assert _provenance(checkpoint).text_weights == "random (seed 0)"
 
 
+@pytest.mark.slow
 def test_an_export_notes_equal_masks_and_an_assumed_patch_merging(tmp_path):
     """Two pathways with equal blocks, in a checkpoint whose import did not record the patch merging."""
     found = write_checkpoint(tmp_path / "c", provenance={"source_kind": "gcis-routed"})

@@ -54,6 +54,7 @@ def _seen(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(f.read_text()) if f.exists() else {} for f in files]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(work: Path) -> None:
     # Shares are unequal (one window with two rows, two windows with one row), some blocks are sampled by one
     # process only and some by none, and there is a balance term.
@@ -73,6 +74,7 @@ def test_two_processes_give_the_gradients_of_one(work: Path) -> None:
     assert not torch.allclose(one["loss"], mean_of_means["loss"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_is_the_run_of_one_with_twice_the_batch(data: Path, work: Path, tmp_path: Path) -> None:
     first, second = _seen(work / "train")
     alone = trainer(data, tmp_path / "alone", changed(batch_size=2), dropout=False, progress=Silent())
@@ -88,6 +90,7 @@ def test_a_run_of_two_is_the_run_of_one_with_twice_the_batch(data: Path, work: P
     assert checkpoint.load(work / "train" / "run0", prefer="latest").config.provenance["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(work: Path) -> None:
     first, second = _seen(work / "stop")
     assert not first["finished"] and not second["finished"]
@@ -95,6 +98,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(work: Path) -> No
     assert checkpoint.load(work / "stop" / "run0", prefer="latest").config.provenance["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_other_with_an_error_and_a_checkpoint(work: Path) -> None:
     first, second = _seen(work / "dead")
     assert second == {}
@@ -103,6 +107,7 @@ def test_a_dead_process_ends_the_other_with_an_error_and_a_checkpoint(work: Path
     assert checkpoint.load(work / "dead" / "run0", prefer="latest").config.provenance["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_bad_loss_in_one_process_is_named_by_it_and_stops_all(work: Path) -> None:
     first, second = _seen(work / "nan")
     assert "the loss is nan at step 0; received a window of another process" in first["error"]

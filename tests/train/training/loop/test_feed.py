@@ -82,7 +82,7 @@ def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
     assert not any(t.name.startswith("gcis-feed") for t in threading.enumerate())
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path, workers: int) -> None:
     augment = AugmentSpec(flip=(0.5, 0.5, 0.5), affine=0.5, intensity_scale=0.5)
     run = options(augment=augment, windows_per_case=3, batch_size=2, phantoms=1, workers=1)
