@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 
 from gcis_runtime.errors import GcisError, ImageError
+from gcis_runtime.images.contents import HEAD, suffix_of_content
 from gcis_runtime.images.other_file import refuse_other_file
+from gcis_runtime.images.suffixes import READABLE
 from gcis_runtime.pipeline.options import Callbacks, Progress
 from gcis_runtime.pipeline.segmenter import Segmenter
 from gcis_runtime.runs.case import read_case, segment_case, write_case
@@ -16,9 +18,6 @@ from gcis_runtime.runs.inputs import Source
 from gcis_runtime.runs.options import RunOptions
 from gcis_runtime.runs.outputs import plan_jobs
 from gcis_runtime.system.json_files import json_bytes
-
-_MAGIC = ((b"\x1f\x8b", ".nii.gz"), (b"NRRD", ".nrrd"), (b"ObjectType", ".mha"), (b"NDims", ".mha"))
-"""First bytes of formats other than uncompressed NIfTI, which begins with the size of its header."""
 
 
 def segment_bytes(
@@ -42,7 +41,8 @@ def segment_bytes(
     """
     if not content:
         raise ImageError("the image is empty", received="0 bytes", expected="the content of an image file")
-    suffix = next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), ".nii")
+    suffix = suffix_of_content(content[:HEAD])
+    suffix = suffix if suffix in READABLE else ".nii"  # whose reader names what it finds
     with tempfile.TemporaryDirectory(prefix="gcis-") as folder:
         image = Path(folder) / f"image{suffix}"
         image.write_bytes(content)

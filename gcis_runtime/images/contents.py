@@ -1,4 +1,4 @@
-"""Recognise files that are not images by their first bytes, and name them in the error."""
+"""Recognise the format of a file by its first bytes, and name in the error what is no image."""
 
 from __future__ import annotations
 
@@ -33,6 +33,28 @@ _ARCHIVES = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89HDF": "an HDF5 file",
 }
+
+_FORMATS = ((b"\x1f\x8b", ".nii.gz"), (b"BZh", ".nii.bz2"), (b"NRRD", ".nrrd"), (b"PK\x03\x04", ".zip"))
+_NIFTI = (b"n+1\0", b"n+2\0")
+
+
+def suffix_of_content(head: bytes) -> str:
+    """Return the suffix of the format of a file, for files without a name.
+
+    Args:
+        head: Its first bytes, 348 or more.
+
+    Returns:
+        Such as `.nii.gz`, `.mha`, `.dcm` or `.zip`; empty if the format is not known.
+    """
+    if found := next((suffix for magic, suffix in _FORMATS if head.startswith(magic)), ""):
+        return found
+    if is_dicom(head):
+        return ".dcm"
+    if head[344:348] in _NIFTI or head[4:8] in _NIFTI:
+        return ".nii"
+    key, equals, _ = head[:40].partition(b"=")
+    return ".mha" if equals and key.strip().isalnum() else ""
 
 
 def refuse_known(path: Path, head: bytes) -> None:

@@ -10,13 +10,12 @@ from typing import BinaryIO
 from anyio import to_thread
 
 from gcis_runtime.errors import ImageError
-from gcis_runtime.images.dicom_content import is_dicom
+from gcis_runtime.images.contents import HEAD, suffix_of_content
 from gcis_runtime.images.other_file import refuse_other_file
 from gcis_runtime.serve.problems import ServeError, refusal_of
 from gcis_runtime.serve.service import Upload
 from gcis_runtime.serve.store import INPUT, private_texts
 
-_HEAD = 400
 _CHUNK = 1 << 20
 
 
@@ -38,8 +37,8 @@ class ReceivedFile:
 
     async def write(self, data: bytes) -> None:
         """Append data."""
-        if len(self.head) < _HEAD:
-            self.head = (self.head + data)[:_HEAD]
+        if len(self.head) < HEAD:
+            self.head = (self.head + data)[:HEAD]
         self.buffer += data
         if len(self.buffer) >= _CHUNK:
             await self.flush()
@@ -57,7 +56,7 @@ def placed(upload: Upload, files: Sequence[ReceivedFile], name: str = "image") -
     Raises:
         ServeError: They are neither one image nor DICOM files, or the image names another file.
     """
-    suffixes = [_suffix(file.head) for file in files]
+    suffixes = [suffix_of_content(file.head) for file in files]
     if all(suffix == ".dcm" for suffix in suffixes) and name == "image":
         folder = upload.input / name
         folder.mkdir()
@@ -82,19 +81,3 @@ def placed(upload: Upload, files: Sequence[ReceivedFile], name: str = "image") -
         expected="one file: NIfTI, NRRD, MetaImage, or a zip archive of a DICOM series; or DICOM files",
         fix="Send one image per job.",
     )
-
-
-_MAGIC = ((b"\x1f\x8b", ".nii.gz"), (b"BZh", ".nii.bz2"), (b"NRRD", ".nrrd"), (b"PK\x03\x04", ".zip"))
-_NIFTI = (b"n+1\0", b"n+2\0")
-
-
-def _suffix(head: bytes) -> str:
-    """Return the suffix of a format by the first bytes of a file; empty if they are not known."""
-    if found := next((suffix for magic, suffix in _MAGIC if head.startswith(magic)), ""):
-        return found
-    if is_dicom(head[:132]):
-        return ".dcm"
-    if head[344:348] in _NIFTI or head[4:8] in _NIFTI:
-        return ".nii"
-    key, equals, _ = head[:40].partition(b"=")
-    return ".mha" if equals and key.strip().isalnum() else ""

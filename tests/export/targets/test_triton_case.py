@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from google.protobuf import text_format
 from tritonclient import grpc
 from tritonclient.grpc import model_config_pb2
@@ -68,7 +70,8 @@ def test_another_model_of_the_same_name_stays(bundle, tmp_path):
 
 def test_bytes_give_the_labels_of_the_file(bundle, image, expected, tmp_path):
     with Segmenter.open(bundle, engine="onnx") as segmenter:
-        for content in (image.read_bytes(), gzip.decompress(image.read_bytes())):
+        plain = gzip.decompress(image.read_bytes())
+        for content in (image.read_bytes(), plain, bz2.compress(plain)):
             labels, report = segment_bytes(segmenter, content)
             (tmp_path / "l.nii.gz").write_bytes(labels)
             assert (np.asanyarray(nib.load(tmp_path / "l.nii.gz").dataobj) == expected).all()
@@ -77,6 +80,10 @@ def test_bytes_give_the_labels_of_the_file(bundle, image, expected, tmp_path):
         named = b"NDims = 3\nDimSize = 1 1 1\nElementType = MET_CHAR\nElementDataFile = /proc/version\n"
         with pytest.raises(ImageError, match="names another file"):
             segment_bytes(segmenter, named)
+        for start, kind in ((bytes(128) + b"DICM", "DICOM"), (b"PK\x03\x04", "ZIP")):
+            with pytest.raises(ImageError) as found:
+                segment_bytes(segmenter, start + bytes(400))
+            assert kind in str(found.value)
         for content in (b"", b"text", image.read_bytes()[:500]):
             with pytest.raises(GcisError) as caught:
                 segment_bytes(segmenter, content)
@@ -86,6 +93,15 @@ def test_bytes_give_the_labels_of_the_file(bundle, image, expected, tmp_path):
         assert segment_bytes(segmenter, image.read_bytes())[0] == labels
     with Segmenter.open(bundle, engine="onnx") as segmenter, pytest.raises(ImageError, match="is empty"):
         segment_bytes(segmenter, b"")
+
+
+def test_a_meta_image_is_recognised_by_any_first_key(bundle, image, expected, tmp_path):
+    path = tmp_path / "ct.mha"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(image), path)
+    with Segmenter.open(bundle, engine="onnx") as segmenter:
+        labels, _ = segment_bytes(segmenter, b"Comment = of a converter\n" + path.read_bytes())
+    path.write_bytes(labels)
+    assert (expected == SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)).T).all()
 
 
 @pytest.mark.service
@@ -100,7 +116,8 @@ def test_the_real_server_gives_the_labels_of_gcis_run(bundle, image, expected, t
             answer = client.infer(model.name, [tensor], **options)
             return answer.as_numpy("labels").tobytes(), json.loads(answer.as_numpy("report").tobytes())
 
-        for content in (image.read_bytes(), gzip.decompress(image.read_bytes())):
+        plain = gzip.decompress(image.read_bytes())
+        for content in (image.read_bytes(), plain, bz2.compress(plain)):
             labels, report = ask(content)
             (tmp_path / "l.nii.gz").write_bytes(labels)
             assert (np.asanyarray(nib.load(tmp_path / "l.nii.gz").dataobj) == expected).all()
