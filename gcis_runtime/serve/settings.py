@@ -15,6 +15,7 @@ class Limits:
             jobs may be queued.
         upload_bytes: Largest body of a request.
         upload_seconds: Longest time of a whole body.
+        idle_seconds: Longest time in which nothing of a body arrives.
         attempts: Number of times that a job is started, if the process ends while it runs.
         keep_seconds: Age at which ended jobs are removed.
         keep_bytes: Size of all ended jobs, above which the oldest are removed.
@@ -25,6 +26,7 @@ class Limits:
     uploads: int = 4
     upload_bytes: int = 4 << 30
     upload_seconds: float = 600.0
+    idle_seconds: float = 60.0
     attempts: int = 3
     keep_seconds: float = 24 * 3600.0
     keep_bytes: int = 20 << 30

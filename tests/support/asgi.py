@@ -16,8 +16,9 @@ def ask(
     body: bytes | Iterable[bytes] = b"",
     *,
     headers: dict[str, str] | None = None,
+    complete: bool = True,
 ) -> Answer:
-    """Return the answer of an application; a body in pieces has no announced length."""
+    """Return the answer of an application; a body in pieces has no announced length, or is not completed."""
     pieces = [body] if isinstance(body, bytes) else list(body)
     known = {"host": "127.0.0.1:8470", **(headers or {})}
     if isinstance(body, bytes):
@@ -33,7 +34,7 @@ def ask(
 
     async def receive() -> dict[str, Any]:
         if pieces:
-            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces) or not complete}
         await asyncio.sleep(3600)
         raise AssertionError
 

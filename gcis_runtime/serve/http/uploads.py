@@ -134,11 +134,31 @@ async def drain(http: Request) -> None:
 
 async def _limited(http: Request, service: JobService) -> AsyncIterator[bytes]:
     size = 0
-    async for chunk in http.stream():
+    async for chunk in _steady(http, service.limits.idle_seconds):
         size += len(chunk)
         if size > service.limits.upload_bytes:
             raise _too_large(size, service.limits.upload_bytes)
         service.metrics.received(len(chunk))
+        yield chunk
+
+
+async def _steady(http: Request, seconds: float) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body; a client that sends none for some time does not occupy its slot longer."""
+    stream = http.stream()
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            raise ServeError(
+                "the body is incomplete",
+                status=408,
+                received=f"nothing for {seconds:g} s",
+                expected="the rest of the body",
+                fix="Send it again.",
+            ) from error
+        if chunk is None:
+            return
         yield chunk
 
 

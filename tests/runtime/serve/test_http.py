@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gcis_runtime.images.files import read_volume
-from gcis_runtime.serve.http import guard
+from gcis_runtime.serve.http import guard, uploads
 from gcis_runtime.serve.http.app import make_app
 from gcis_runtime.serve.http.openapi import document
 from tests.support.asgi import ask
@@ -141,6 +141,16 @@ def test_a_full_queue_refuses_and_asks_to_wait_longer_each_time(make_service: An
     assert waits == sorted(waits) and waits[-1] > waits[0] > 0
     assert answers[2].json["retry_after"] == waits[0]
     assert ask(app, "GET", "/ready").status == 503, "no engine is open"
+
+
+def test_a_client_that_stops_sending_frees_its_slot(
+    make_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_DRAIN_SECONDS", 0.05)
+    app = make_app(make_service(start=False, idle_seconds=0.2, uploads=1))
+    for _ in range(2):
+        answer = ask(app, "POST", "/v1/jobs", [b"x" * 100], complete=False)
+        assert answer.status == 408 and "nothing for 0.2 s" in answer.json["detail"]
 
 
 def test_images_are_recognised_by_their_content(
